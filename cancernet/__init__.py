@@ -1,0 +1,7 @@
+"""Patient-wise training, calibration and reporting for tissue image classification."""
+
+__version__ = "0.1.0"
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used; the message is one line that says what, and what to do next."""

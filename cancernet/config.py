@@ -1,0 +1,52 @@
+"""Where things live, how a dataset is split, and what an experiment is. Standard library only."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ORIGINAL = Path("datasets/original")
+DATASET = Path("datasets/idc")
+RUNS = Path("runs")
+
+SPLITS = ("training", "validation", "testing")
+TESTING_SHARE = 0.20  # of all patients
+VALIDATION_SHARE = 0.10  # of the patients that are not for testing
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes to training images. Every field is the largest change; 0 or False switches it off."""
+
+    rotation_degrees: float = 0.0
+    zoom: float = 0.0  # share of the side: 0.05 scales by 0.95 to 1.05
+    shift: float = 0.0  # share of the side
+    shear_degrees: float = 0.0
+    flips: bool = False  # horizontal and vertical, each with probability 1/2
+    quarter_turns: bool = False
+    stain_jitter: float = 0.0  # relative change of the haematoxylin, eosin and residual densities
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All settings of one training. The defaults are the tutorial's, read as what its code meant to do."""
+
+    model: str = "cancernet"
+    recipe: str = "tutorial"
+    image_size: int = 48  # pixels, square
+    channels: int = 3
+    weights: str = "none"  # none | imagenet | a file of backbone weights
+    strategy: str = "all"  # all | frozen | finetune | two-phase
+    epochs: int = 40
+    batch_size: int = 32
+    optimizer: str = "adagrad"  # adagrad | adam | adamw
+    learning_rate: float = 0.01
+    schedule: str = "inverse_time"  # inverse_time | constant | cosine | plateau
+    weight_decay: float = 0.0
+    class_weight: str = "ratio"  # ratio: max(count)/count | balanced: n/(classes*count) | none
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    average_momentum: float = 0.0  # of the exponential moving average of the weights; 0 is off
+    test_time_flips: bool = False  # mean of the eight flips and quarter turns when predicting
+    early_stopping_patience: int = 0  # epochs without a better validation loss; 0 is off
+    seed: int = 42
+
+
+TUTORIAL_AUGMENTATION = Augmentation(rotation_degrees=20, zoom=0.05, shift=0.1, shear_degrees=0.05, flips=True)
