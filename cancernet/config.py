@@ -8,6 +8,15 @@ DATASET = Path("datasets/idc")
 RUNS = Path("runs")
 
 SPLITS = ("training", "validation", "testing")
+SPLIT_NAMES = {  # what a folder or a split file may call them
+    "train": "training",
+    "training": "training",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "testing",
+    "testing": "testing",
+}
 TESTING_SHARE = 0.20  # of all patients
 VALIDATION_SHARE = 0.10  # of the patients that are not for testing
 

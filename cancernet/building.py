@@ -1,0 +1,283 @@
+"""Writing a built dataset: images checked and copied into class folders, and nothing half-built left behind."""
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import signal
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from cancernet import InputError
+from cancernet.config import SPLITS
+from cancernet.dataset import MANIFEST, SUMMARY, Patch, SourceImage, check_patients, read_summary, walk
+from cancernet.images import decode_image
+
+_CLASS_IN_NAME = re.compile(r"_class(\d+)$")
+LAYOUT = "The class of an image is the folder it lies in: <patient>/<class>/x.png or <class>/x.png."
+_CHUNK = 128  # files a worker takes at a time
+
+
+class Check(NamedTuple):
+    """What decoding one image told."""
+
+    sha256: str
+    height: int
+    width: int
+    reason: str  # why it cannot be used; "" if it can
+
+
+def place_images(
+    source: Path,
+    output: Path,
+    images: Sequence[SourceImage],
+    *,
+    mode: str = "copy",
+    progress: Callable[[int], object] = lambda files: None,
+) -> tuple[list[Patch], list[tuple[str, str]], list[Check]]:
+    """Decode, hash and copy each image into `output/<split>/<class>/`, using every processor.
+
+    Args:
+        source, output: folders; `output` is new.
+        images: what `plan_splits` returned; images without a split are passed over.
+        mode: copy, hardlink or symlink.
+        progress: called with the number of files done since the last call.
+
+    Returns:
+        The manifest's rows in the order of their files; file and reason of what was rejected; and a check for
+        each row of the manifest.
+
+    Raises:
+        OSError: a file cannot be written (a full disk, say).
+    """
+    names: set[str] = set()
+    jobs = []
+    for image in images:
+        if image.split:
+            target = _free_name(f"{image.split}/{image.label}/{Path(image.file).name}", names)
+            jobs.append((image, target, _wrong_label(image)))
+    for folder in {Path(target).parent for _, target, reason in jobs if not reason}:
+        (output / folder).mkdir(parents=True, exist_ok=True)
+    tasks = [(image.file, target, reason) for image, target, reason in jobs]
+    checks = _check_and_copy_all(source.resolve(), output.resolve(), tasks, mode, progress)
+
+    patches, rejected, kept_checks = [], [], []
+    first_of: dict[tuple, str] = {}
+    order = sorted(range(len(jobs)), key=lambda index: _manifest_order(*jobs[index]))
+    for index in order:
+        (image, target, _), check = jobs[index], checks[index]
+        reason = check.reason
+        if not reason and image.patient:
+            key = (image.patient, image.label, Path(image.file).name, check.sha256)
+            original = first_of.setdefault(key, image.file)
+            if original != image.file:
+                reason = f"a second copy of {original}"
+                (output / target).unlink()
+        if reason:
+            rejected.append((image.file, reason))
+            continue
+        patches.append(Patch(target, image.label, image.patient, image.x, image.y, image.split, check.sha256))
+        kept_checks.append(check)
+    return patches, sorted(rejected), kept_checks
+
+
+def _manifest_order(image: SourceImage, target: str, _) -> tuple[int, str]:
+    return SPLITS.index(image.split), target
+
+
+def _free_name(target: str, taken: set[str]) -> str:
+    """`target`, or the same with -2, -3... before its ending where a file of that name is already there."""
+    stem, ending = os.path.splitext(target)
+    number, name = 1, target
+    while name.lower() in taken:
+        number += 1
+        name = f"{stem}-{number}{ending}"
+    taken.add(name.lower())
+    return name
+
+
+def _wrong_label(image: SourceImage) -> str:
+    if not image.label:
+        return "lies in no class folder"
+    named = _CLASS_IN_NAME.search(Path(image.file).stem)
+    if named and image.label.isdigit() and named.group(1) != image.label:
+        return f"its name says class {named.group(1)}, its folder {image.label}"
+    return ""
+
+
+def _check_and_copy_all(source: Path, output: Path, tasks: list, mode: str, progress: Callable) -> list[Check]:
+    chunks = [tasks[start : start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
+    checks: list[Check] = []
+    with ProcessPoolExecutor(max_workers=os.cpu_count(), initializer=_start_worker) as pool:
+        try:
+            done = pool.map(
+                _check_and_copy, [source] * len(chunks), [output] * len(chunks), chunks, [mode] * len(chunks)
+            )
+            for chunk in done:
+                checks.extend(chunk)
+                progress(len(chunk))
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return checks
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders write about damaged files there; we name them ourselves
+
+
+def _check_and_copy(source: Path, output: Path, tasks: list, mode: str) -> list[Check]:
+    checks = []
+    for file, target, reason in tasks:
+        if reason:
+            checks.append(Check("", 0, 0, reason))
+            continue
+        origin = os.path.join(source, file)
+        try:
+            with open(origin, "rb") as opened:
+                data = opened.read()
+            height, width = decode_image(data, channels=3).shape[:2]
+        except InputError as error:
+            checks.append(Check("", 0, 0, str(error)))
+            continue
+        except OSError as error:
+            checks.append(Check("", 0, 0, f"cannot be read: {error.strerror}"))
+            continue
+        _put(data, origin, os.path.join(output, target), mode)
+        checks.append(Check(hashlib.sha256(data).hexdigest(), height, width, ""))
+    return checks
+
+
+def _put(data: bytes, origin: str, target: str, mode: str) -> None:
+    if mode == "hardlink":
+        os.link(origin, target)
+    elif mode == "symlink":
+        os.symlink(origin, target)
+    else:
+        with open(target, "wb") as file:
+            file.write(data)
+
+
+def summarise(
+    images: Sequence[SourceImage], patches: Sequence[Patch], rejected: Sequence, checks: Sequence[Check]
+) -> dict:
+    """Count what a build did: what came in, what was rejected or left out, image sizes, and duplicates.
+
+    Duplicates are files with the same bytes under different patients, a leak between splits.
+    """
+    sizes = Counter((check.height, check.width) for check in checks)
+    usual = sizes.most_common(1)[0][0] if sizes else (0, 0)
+    same_bytes = defaultdict(list)
+    for patch in patches:
+        same_bytes[patch.sha256].append(patch)
+    duplicates = [
+        group
+        for group in same_bytes.values()
+        if len(group) > 1 and len({patch.patient or patch.file for patch in group}) > 1
+    ]
+    left_out = {image.patient for image in images} - {patch.patient for patch in patches}
+    return {
+        "source_images": len(images),
+        "images": len(patches),
+        "source_patients": len({image.patient for image in images if image.patient}),
+        "images_without_patient": sum(not patch.patient for patch in patches),
+        "rejected": len(rejected),
+        "left_out_images": len(images) - len(patches) - len(rejected),
+        "left_out_patients": len(left_out - {""}),
+        "edge_tiles": sum(n for (h, w), n in sizes.items() if h < usual[0] or w < usual[1]),
+        "sizes": {f"{width}x{height}": n for (height, width), n in sizes.most_common()},
+        "duplicates_across_patients": len(duplicates),
+        "duplicates_across_splits": sum(len({patch.split for patch in group}) > 1 for group in duplicates),
+        "duplicates": [[patch.file for patch in group] for group in duplicates],
+    }
+
+
+def fingerprint(images: Sequence[SourceImage]) -> str:
+    """Hash of the names, sizes and times of the source's files; it changes when the source does."""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(f"{image.file}\0{image.size}\0{image.modified}\n".encode())
+    return digest.hexdigest()
+
+
+def is_current(output: Path, settings: dict, source_fingerprint: str, *, force: bool) -> bool:
+    """Whether `output` already is what a build with these settings would make.
+
+    Raises:
+        InputError: it holds something else that must not be overwritten.
+    """
+    if output.is_file() or output.is_symlink():
+        raise InputError(f"{output} is a file; --output takes the folder to be made.")
+    if not output.exists() or not any(output.iterdir()):
+        return False
+    if not (output / MANIFEST).is_file() or not (output / SUMMARY).is_file():
+        raise InputError(f"{output} is not empty and no dataset made by build_dataset.py. Choose another --output.")
+    summary = read_summary(output)
+    if summary["settings"] != settings:
+        if force:
+            return False
+        changed = ", ".join(sorted(key for key in settings if summary["settings"].get(key) != settings[key]))
+        raise InputError(f"{output} was made with other settings ({changed}). Use --force to make it anew.")
+    files = sum(1 for split in SPLITS if (output / split).is_dir() for _ in walk(output / split))
+    return summary["source_fingerprint"] == source_fingerprint and files == summary["images"]
+
+
+@contextlib.contextmanager
+def fresh_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder under a provisional name; it gets its own name when all went well.
+
+    What was there before is replaced only then. What an interrupted build left behind is removed.
+    """
+    partial, replaced = (folder.with_name(folder.name + ending) for ending in (".partial", ".replaced"))
+    for leftover in (partial, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if folder.exists():
+            folder.rename(replaced)
+        partial.rename(folder)
+    finally:
+        for leftover in (partial, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def check_apart(source: Path, output: Path) -> None:
+    """See that neither folder lies in the other, so that the source is never changed.
+
+    Raises:
+        InputError: one does.
+    """
+    inner, outer = source.resolve(), output.resolve()
+    if inner == outer or inner in outer.parents or outer in inner.parents:
+        raise InputError(f"--source {source} and --output {output} must be two folders, neither inside the other.")
+
+
+def check_splits(images: Sequence[SourceImage | Patch], *, split_by: str) -> None:
+    """See that a planned or built dataset can be used: images, two classes, whole patients.
+
+    A dataset with only a testing split is fine; one that can be trained on needs every class in training.
+
+    Raises:
+        InputError: says what is wrong.
+    """
+    labels = {split: {image.label for image in images if image.split == split} for split in SPLITS}
+    everything = set().union(*labels.values())
+    if not everything:
+        raise InputError('None of the images can be used: none could be decoded. See README, "Data".')
+    if labels["training"]:
+        if len(everything) < 2:
+            raise InputError(f"Only the class {min(everything)} was found; a classifier needs two. {LAYOUT}")
+        if not labels["validation"]:
+            raise InputError("No image is left for validation. Add patients, or --split-by image.")
+        for split in ("validation", "testing"):
+            unknown = labels[split] - labels["training"]
+            if unknown:
+                raise InputError(f"Class {min(unknown)} is in {split} but not in training. Check the folders' names.")
+    if split_by == "patient":
+        check_patients(image for image in images if image.split)

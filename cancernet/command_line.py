@@ -1,0 +1,54 @@
+"""What the scripts share: argument types, and errors as one line."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from cancernet import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line, like every other error here."""
+
+    def error(self, message: str):
+        raise InputError(f"{message}. See {self.prog} --help.")
+
+
+def at_least(smallest: int) -> Callable[[str], int]:
+    """Argument type: a whole number of at least `smallest`."""
+
+    def parse(text: str) -> int:
+        if not text.lstrip("-").isdigit() or int(text) < smallest:
+            raise argparse.ArgumentTypeError(f"takes a whole number of at least {smallest}, not {text!r}")
+        return int(text)
+
+    return parse
+
+
+def positive_number(text: str) -> float:
+    """Argument type: a number above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"takes a number above 0, not {text!r}")
+    return value
+
+
+def run_script(main: Callable[[Sequence[str]], None]) -> None:
+    """Run a script's main and end the program: 0, 2 with one line for what the user can mend, 130 for Ctrl-C."""
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        sys.exit(_complain(str(error), 2))
+    except KeyboardInterrupt:
+        sys.exit(_complain("interrupted.", 130))
+    except OSError as error:  # a full disk, a folder that may not be written
+        place = f": {error.filename}" if error.filename else ""
+        sys.exit(_complain(f"{error.strerror or error}{place}. Nothing was overwritten.", 2))
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"\nerror: {message}" if sys.stderr.isatty() else f"error: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,196 @@
+"""What a file's name tells, the images of a source, and the built dataset: its manifest and its summary."""
+
+import csv
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cancernet import InputError
+from cancernet.config import SPLIT_NAMES, SPLITS
+from cancernet.images import EXTENSIONS
+
+MANIFEST = "manifest.csv"
+REJECTED = "rejected.csv"
+SUMMARY = "dataset.json"
+IDC_PATIENT = r"^(\d+)_idx"
+_COORDINATES = re.compile(r"_x(\d+)_y(\d+)")
+
+
+class Patch(NamedTuple):
+    """One row of the manifest: an image, what it shows, whose it is and where it lies."""
+
+    file: str  # relative to the dataset's folder, with forward slashes
+    label: str  # name of its class
+    patient: str  # "" where unknown
+    x: int | None  # pixel offset in the slide
+    y: int | None
+    split: str  # training | validation | testing
+    sha256: str
+
+
+class SourceImage(NamedTuple):
+    """An image as it was found under the source."""
+
+    file: str  # relative to the source
+    label: str
+    patient: str
+    x: int | None
+    y: int | None
+    split: str  # "" where the source is not split
+    size: int  # bytes
+    modified: int  # nanoseconds
+
+
+def find_images(source: Path, patient_pattern: str = IDC_PATIENT) -> list[SourceImage]:
+    """List the images under a folder, in the order of their names.
+
+    The class of an image is the folder it lies in. Where the source's own folders are called train, val or test
+    (or the longer names), they are the split.
+
+    Args:
+        source: folder of images, as `<patient>/<class>/x.png`, `<class>/x.jpg` or `<split>/<class>/x.png`.
+        patient_pattern: regular expression; its first group, searched in the file's name, is the patient.
+
+    Raises:
+        InputError: no such folder, no images in it, or a pattern that is no regular expression with a group.
+    """
+    try:
+        find_patient = re.compile(patient_pattern)
+    except re.error as error:
+        raise InputError(f"--patient-pattern {patient_pattern!r} is no regular expression: {error}.") from error
+    if find_patient.groups < 1:
+        raise InputError(rf"--patient-pattern {patient_pattern!r} has no group; put the patient in brackets: ^(\d+)_")
+    if not source.exists():
+        raise InputError(f"There is no folder {source}. Give --source, or --sample for made-up slides.")
+    if not source.is_dir():
+        raise InputError(f"{source} is a file; --source takes a folder of images.")
+    entries = list(walk(source))
+    tops = {Path(file).parts[0].lower() for file, _ in entries if file.count("/") >= 2}
+    is_split = bool(tops) and all(top in SPLIT_NAMES for top in tops)
+    images = []
+    for file, status in entries:
+        parts = Path(file).parts
+        name = Path(file).stem
+        patient = find_patient.search(name)
+        place = _COORDINATES.search(name)
+        images.append(
+            SourceImage(
+                file=file,
+                label=parts[-2] if len(parts) > 1 else "",
+                patient=(patient.group(1) or "") if patient else "",
+                x=int(place.group(1)) if place else None,
+                y=int(place.group(2)) if place else None,
+                split=SPLIT_NAMES[parts[0].lower()] if is_split and len(parts) > 2 else "",
+                size=status.st_size,
+                modified=status.st_mtime_ns,
+            )
+        )
+    if not images:
+        raise InputError(
+            f'No images under {source}. Expected names like 10253_idx5_x1351_y1101_class0.png; see README, "Data".'
+        )
+    return images
+
+
+def walk(folder: Path, prefix: str = "") -> Iterable[tuple[str, os.stat_result]]:
+    """Images under a folder in the order of their names: path relative to it, and what stat tells."""
+    with os.scandir(folder) as found:
+        for entry in sorted(found, key=lambda entry: entry.name):
+            if entry.is_dir():
+                yield from walk(Path(entry.path), f"{prefix}{entry.name}/")
+            elif entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith("."):
+                yield prefix + entry.name, entry.stat()
+
+
+def write_manifest(folder: Path, patches: Sequence[Patch], rejected: Sequence[tuple[str, str]], summary: dict) -> None:
+    """Write manifest.csv, rejected.csv and dataset.json into the folder of a built dataset."""
+    _write_csv(folder / MANIFEST, Patch._fields, patches)
+    _write_csv(folder / REJECTED, ("file", "reason"), rejected)
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def read_manifest(dataset: Path) -> list[Patch]:
+    """Read the manifest of a built dataset and see that its files are there, no more and no fewer.
+
+    Raises:
+        InputError: no such folder, no manifest, a broken one, or files that do not match it.
+    """
+    path = dataset / MANIFEST
+    again = "Run build_dataset.py again."
+    if not path.is_file():
+        raise InputError(f"{dataset} has no {MANIFEST}, so it is no built dataset. Run build_dataset.py first.")
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = csv.reader(file)
+            if tuple(next(rows, ())) != Patch._fields:
+                raise InputError(f"{path} must have the columns {','.join(Patch._fields)}. {again}")
+            patches = [_read_row(row) for row in rows]
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path} is damaged: {error}. {again}") from error
+    if not patches:
+        raise InputError(f"{path} names no image. {again}")
+    named = {patch.file for patch in patches}
+    if len(named) != len(patches):
+        raise InputError(f"{path} names a file twice. {again}")
+    found = {f"{split}/{file}" for split in SPLITS if (dataset / split).is_dir() for file, _ in walk(dataset / split)}
+    for difference, what in ((named - found, "missing from"), (found - named, "not in the manifest but lie under")):
+        if difference:
+            raise InputError(f"{len(difference)} file(s) are {what} {dataset}, first {min(difference)}. {again}")
+    return patches
+
+
+def _read_row(row: list[str]) -> Patch:
+    file, label, patient, x, y, split, sha256 = row
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}")
+    return Patch(file, label, patient, int(x) if x else None, int(y) if y else None, split, sha256)
+
+
+def read_summary(dataset: Path) -> dict:
+    """Read dataset.json, what the build did.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    path = dataset / SUMMARY
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is missing or damaged. Run build_dataset.py again.") from error
+
+
+def hash_manifest(dataset: Path) -> str:
+    """SHA-256 of the manifest, in hexadecimal: it stands for every image of the dataset."""
+    return hashlib.sha256((dataset / MANIFEST).read_bytes()).hexdigest()
+
+
+def check_patients(patches: Iterable[Patch]) -> None:
+    """See that each known patient is in one split only.
+
+    Raises:
+        InputError: one is in two.
+    """
+    split_of: dict[str, str] = {}
+    for patch in patches:
+        first = split_of.setdefault(patch.patient, patch.split) if patch.patient else patch.split
+        if first != patch.split:
+            raise InputError(
+                f"Patient {patch.patient} is in both {first} and {patch.split}. Run build_dataset.py again, "
+                "or with --split-by image if that is meant."
+            )
+
+
+def class_names(patches: Iterable[Patch]) -> list[str]:
+    """Names of the classes in the order of the model's outputs."""
+    return sorted({patch.label for patch in patches})

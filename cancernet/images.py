@@ -1,0 +1,125 @@
+"""The only image decoder: bytes of a file to an array, and many files to batches of one size."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from cancernet import InputError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm")
+
+
+def decode_image(data: bytes, channels: int) -> np.ndarray:
+    """Decode one image file.
+
+    Grey, RGB, palette and transparent images of 8 or 16 bits are taken. Transparency is laid on white, the
+    background of a slide; 16 bits become 8 by dividing by 257, so that 65535 is 255. A multi-page file gives its
+    first page.
+
+    Args:
+        data: the bytes of a file.
+        channels: 3 for RGB, 1 for grey (ITU-R BT.601 weights).
+
+    Returns:
+        uint8 array [height, width, channels], values 0 to 255.
+
+    Raises:
+        InputError: the bytes are no complete image, or an image of floating point numbers.
+    """
+    if not data:
+        raise InputError("the file is empty")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise InputError(f"cannot be decoded ({error.err or 'damaged'})") from error
+    if image is None:
+        raise InputError("cannot be decoded: not an image, damaged or cut off")
+    if image.dtype == np.uint16:
+        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise InputError(f"holds {image.dtype} values; 8 or 16 bits a channel are taken")
+    if image.ndim == 3 and image.shape[2] == 4:
+        opacity = image[..., 3:].astype(np.float32) / 255
+        image = np.rint(image[..., :3] * opacity + 255 * (1 - opacity)).astype(np.uint8)
+    if image.ndim == 2:
+        return image[..., None] if channels == 1 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    if channels == 1:
+        return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def fit_image(image: np.ndarray, size: int) -> np.ndarray:
+    """Scale an image [height, width, channels] to [size, size, channels]; an edge tile is stretched.
+
+    Pixels are averaged when both sides shrink and interpolated otherwise.
+    """
+    height, width, channels = image.shape
+    if height == width == size:
+        return image
+    shrinks = height >= size and width >= size
+    scaled = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return scaled.reshape(size, size, channels)
+
+
+class ImageStore:
+    """Image files as rows of one array, each decoded when it is first asked for.
+
+    With `cache` a decoded image is kept, at one byte a value, so that a file is read once however many epochs
+    there are; without it memory stays flat and every fetch reads the files again. Safe to use from many threads.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        *,
+        image_size: int,
+        channels: int,
+        sha256: Sequence[str] | None = None,
+        cache: bool = True,
+    ):
+        self.files = files
+        self.image_size = image_size
+        self.channels = channels
+        self.sha256 = sha256
+        self.problem: InputError | None = None  # the first file that could not be used
+        self._images = np.empty((len(files), *self.shape), np.uint8) if cache else None
+        self._ready = np.zeros(len(files), bool)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of every image."""
+        return (self.image_size, self.image_size, self.channels)
+
+    def fetch(self, indices: np.ndarray) -> np.ndarray:
+        """Images [n, size, size, channels], uint8, in the order of `indices` [n].
+
+        Raises:
+            InputError: a file is missing, damaged, or not the one that `sha256` tells of.
+        """
+        if self._images is None:
+            images = np.empty((len(indices), *self.shape), np.uint8)
+            for row, index in enumerate(indices):
+                images[row] = self._read(index)
+            return images
+        for index in indices[~self._ready[indices]]:
+            self._images[index] = self._read(index)
+            self._ready[index] = True
+        return self._images[indices]
+
+    def _read(self, index: int) -> np.ndarray:
+        file = self.files[index]
+        try:
+            data = Path(file).read_bytes()
+            if self.sha256 is not None and hashlib.sha256(data).hexdigest() != self.sha256[index]:
+                raise InputError("is not the file that the manifest names. Run build_dataset.py again.")
+            return fit_image(decode_image(data, self.channels), self.image_size)
+        except (InputError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            self.problem = InputError(f"{file}: {reason}")
+            raise self.problem from error
