@@ -33,6 +33,7 @@ def main(argv: Sequence[str]) -> None:
     from tqdm import tqdm
 
     from cancernet import building, dataset, splits
+    from cancernet.folders import fresh_folder
 
     source, output = arguments.source, arguments.output
     building.check_apart(source, output)
@@ -58,12 +59,12 @@ def main(argv: Sequence[str]) -> None:
         return
 
     planned = splits.plan_splits(images, split_by=arguments.split_by, split_file=split_file, seed=arguments.seed)
-    building.check_splits(planned, split_by=arguments.split_by)
-    with building.fresh_folder(output) as folder, tqdm(total=len(images), unit="image", desc="Building") as bar:
+    check(planned, arguments.split_by)
+    with fresh_folder(output) as folder, tqdm(total=len(images), unit="image", desc="Building") as bar:
         patches, rejected, checks = building.place_images(
             source, folder, planned, mode=arguments.mode, progress=bar.update
         )
-        building.check_splits(patches, split_by=arguments.split_by)
+        check(patches, arguments.split_by)
         summary = building.summarise(images, patches, rejected, checks) | {
             "split": "file" if split_file else "given" if images[0].split else arguments.split_by,
             "settings": settings,
@@ -73,6 +74,19 @@ def main(argv: Sequence[str]) -> None:
         save_overview(folder, patches, checks)
     print_table(patches, summary)
     print(f"\nWritten to {output}; look at {output / 'overview.png'} before you train.")
+
+
+def check(images, split_by: str) -> None:
+    """See that a planned or a built dataset can be used; one with only a testing split may lack classes."""
+    from cancernet.dataset import check_patients, check_trainable
+
+    images = [image for image in images if image.split]
+    if not images:
+        raise InputError('None of the images can be used, none could be decoded. See README, "Data".')
+    if {image.split for image in images} != {"testing"}:
+        check_trainable(images)
+    if split_by == "patient":
+        check_patients(images)
 
 
 def download() -> Path:

@@ -1,20 +1,18 @@
 """Writing a built dataset: images checked and copied into class folders, and nothing half-built left behind."""
 
-import contextlib
 import hashlib
 import os
 import re
-import shutil
 import signal
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from cancernet import InputError
 from cancernet.config import SPLITS
-from cancernet.dataset import MANIFEST, SUMMARY, Patch, SourceImage, check_patients, read_summary, walk
+from cancernet.dataset import MANIFEST, SUMMARY, Patch, SourceImage, read_summary, walk
 from cancernet.images import decode_image
 
 _CLASS_IN_NAME = re.compile(r"_class(\d+)$")
@@ -227,26 +225,6 @@ def is_current(output: Path, settings: dict, source_fingerprint: str, *, force: 
     return summary["source_fingerprint"] == source_fingerprint and files == summary["images"]
 
 
-@contextlib.contextmanager
-def fresh_folder(folder: Path) -> Iterator[Path]:
-    """Make a folder under a provisional name; it gets its own name when all went well.
-
-    What was there before is replaced only then. What an interrupted build left behind is removed.
-    """
-    partial, replaced = (folder.with_name(folder.name + ending) for ending in (".partial", ".replaced"))
-    for leftover in (partial, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if folder.exists():
-            folder.rename(replaced)
-        partial.rename(folder)
-    finally:
-        for leftover in (partial, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
 def check_apart(source: Path, output: Path) -> None:
     """See that neither folder lies in the other, so that the source is never changed.
 
@@ -256,28 +234,3 @@ def check_apart(source: Path, output: Path) -> None:
     inner, outer = source.resolve(), output.resolve()
     if inner == outer or inner in outer.parents or outer in inner.parents:
         raise InputError(f"--source {source} and --output {output} must be two folders, neither inside the other.")
-
-
-def check_splits(images: Sequence[SourceImage | Patch], *, split_by: str) -> None:
-    """See that a planned or built dataset can be used: images, two classes, whole patients.
-
-    A dataset with only a testing split is fine; one that can be trained on needs every class in training.
-
-    Raises:
-        InputError: says what is wrong.
-    """
-    labels = {split: {image.label for image in images if image.split == split} for split in SPLITS}
-    everything = set().union(*labels.values())
-    if not everything:
-        raise InputError('None of the images can be used: none could be decoded. See README, "Data".')
-    if labels["training"]:
-        if len(everything) < 2:
-            raise InputError(f"Only the class {min(everything)} was found; a classifier needs two. {LAYOUT}")
-        if not labels["validation"]:
-            raise InputError("No image is left for validation. Add patients, or --split-by image.")
-        for split in ("validation", "testing"):
-            unknown = labels[split] - labels["training"]
-            if unknown:
-                raise InputError(f"Class {min(unknown)} is in {split} but not in training. Check the folders' names.")
-    if split_by == "patient":
-        check_patients(image for image in images if image.split)

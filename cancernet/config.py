@@ -59,3 +59,21 @@ class Experiment:
 
 
 TUTORIAL_AUGMENTATION = Augmentation(rotation_degrees=20, zoom=0.05, shift=0.1, shear_degrees=0.05, flips=True)
+
+# A recipe is the settings of one training from scratch, or of one kind of transfer learning.
+RECIPES = {
+    # CancerNet as its tutorial trains it. The tutorial's Adagrad(lr, decay=lr / epochs) is the inverse_time schedule.
+    "tutorial": Experiment(augmentation=TUTORIAL_AUGMENTATION),
+    # Transfer learning from a keras.applications backbone.
+    "transfer": Experiment(
+        recipe="transfer",
+        strategy="frozen",
+        weights="imagenet",
+        optimizer="adam",
+        learning_rate=1e-4,
+        schedule="plateau",
+        class_weight="balanced",
+        augmentation=Augmentation(flips=True),
+        early_stopping_patience=10,
+    ),
+}

@@ -191,6 +191,24 @@ def check_patients(patches: Iterable[Patch]) -> None:
             )
 
 
+def check_trainable(patches: Sequence[Patch]) -> None:
+    """See that there is something to train on: training and validation images, and no class that training lacks.
+
+    Raises:
+        InputError: says what is missing.
+    """
+    labels = {split: {patch.label for patch in patches if patch.split == split} for split in SPLITS}
+    for split in ("training", "validation"):
+        if not labels[split]:
+            raise InputError(f"The dataset has no {split} images. Build one with patients in every split.")
+    if len(labels["training"]) < 2:
+        raise InputError(f"Training has only the class {min(labels['training'])}; a classifier needs two.")
+    for split in ("validation", "testing"):
+        unknown = labels[split] - labels["training"]
+        if unknown:
+            raise InputError(f"Class {min(unknown)} is in {split} but not in training. Check the folders' names.")
+
+
 def class_names(patches: Iterable[Patch]) -> list[str]:
     """Names of the classes in the order of the model's outputs."""
     return sorted({patch.label for patch in patches})

@@ -1,0 +1,29 @@
+# make demo: made-up slides, built, trained on and reported.  make test: the whole test suite.  make lint: the linter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+demo: $(VENV)/ready
+	$(BIN)/python build_dataset.py --sample --source datasets/sample --output datasets/demo
+	$(BIN)/python train_model.py --dataset datasets/demo --output runs/demo --epochs 10 --force
+
+test: $(VENV)/ready-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/ready: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --requirement requirements.txt
+	touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready requirements-dev.txt
+	$(BIN)/pip install --quiet --requirement requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) datasets/sample datasets/demo runs/demo
+
+.PHONY: demo test lint clean

@@ -1,0 +1,261 @@
+"""From the scores of a split to its predictions, its report and its pictures; train and evaluate share it."""
+
+import csv
+import datetime
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cancernet import plots
+from cancernet.config import SPLITS
+from cancernet.dataset import Patch
+from cancernet.decision import Decision, calibrated_probabilities, decide, fit_decision
+from cancernet.evaluation import evaluate
+from cancernet.images import decode_image
+from cancernet.slides import choose_sigma, smooth_scores
+
+PREDICTIONS = "predictions.csv"
+_WORST_ERRORS = 12
+
+
+class Predictions(NamedTuple):
+    """What a frozen decision says of the patches of one split, row by row."""
+
+    patches: Sequence[Patch]
+    labels: np.ndarray  # class index [n]
+    probabilities: np.ndarray  # calibrated [n, classes]
+    predicted: np.ndarray  # class index [n]
+
+
+def fit_on_validation(
+    patches: Sequence[Patch],
+    scores: np.ndarray,
+    *,
+    classes: Sequence[str],
+    operating_point: str,
+    neighbours: bool,
+) -> Decision:
+    """Fix the decision on the validation split: width of the smoothing, temperature and threshold.
+
+    Args:
+        scores: log-probabilities [n, classes] in the order of `patches`.
+        operating_point: as `decision.parse_operating_point` takes it.
+        neighbours: whether smoothing over a slide's neighbours may be chosen.
+    """
+    labels = np.array([classes.index(patch.label) for patch in patches], dtype=int)
+    sigma = choose_sigma(scores, labels, **_places(patches)) if neighbours else 0.0
+    return fit_decision(
+        smooth_scores(scores, sigma=sigma, **_places(patches)),
+        labels,
+        [patch.patient for patch in patches],
+        classes=classes,
+        positive=classes[-1] if len(classes) == 2 else None,
+        operating_point=operating_point,
+        neighbour_sigma=sigma,
+    )
+
+
+def apply_decision(decision: Decision, patches: Sequence[Patch], scores: np.ndarray) -> Predictions:
+    """Smooth over neighbours, calibrate and decide, as the decision was fitted.
+
+    Args:
+        scores: log-probabilities [n, classes] in the order of `patches`.
+    """
+    if len(patches) != len(scores):
+        raise ValueError(f"{len(patches)} patches but {len(scores)} scores")
+    smoothed = smooth_scores(scores, sigma=decision.neighbour_sigma, **_places(patches))
+    probabilities = calibrated_probabilities(decision, smoothed)
+    labels = np.array([decision.classes.index(patch.label) for patch in patches], dtype=int)
+    return Predictions(patches, labels, probabilities, decide(decision, probabilities))
+
+
+def _places(patches: Sequence[Patch]) -> dict[str, list]:
+    return {
+        "patients": [patch.patient for patch in patches],
+        "x": [patch.x for patch in patches],
+        "y": [patch.y for patch in patches],
+        "files": [patch.file for patch in patches],
+    }
+
+
+def write_predictions(path: Path, predictions: Predictions, classes: Sequence[str]) -> None:
+    """Write predictions.csv: file, label, patient, x, y, probability of each class at full precision, predicted."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*Patch._fields[:5], *(f"probability_{name}" for name in classes), "predicted"])
+        for patch, probabilities, index in zip(*predictions[::2], predictions.predicted, strict=True):
+            writer.writerow([*patch[:5], *probabilities.tolist(), classes[index]])
+
+
+def describe_data(patches: Sequence[Patch], summary: dict) -> dict:
+    """The report's part on data: what came in and what is in each split."""
+    splits = {}
+    for split in SPLITS:
+        rows = [patch for patch in patches if patch.split == split]
+        known = {patch.patient for patch in rows if patch.patient}
+        counts = Counter(patch.label for patch in rows)
+        splits[split] = {"images": len(rows), "patients": len(known), "classes": dict(sorted(counts.items()))}
+    keys = ("source_images", "rejected", "left_out_images", "duplicates_across_patients", "duplicates_across_splits")
+    return {key: summary[key] for key in keys} | {
+        "split_by": summary["split"],
+        "images_without_patient": sum(not patch.patient for patch in patches),
+        "patients_known": any(patch.patient for patch in patches),
+        "splits": splits,
+    }
+
+
+def describe(
+    predictions: Predictions,
+    decision: Decision,
+    *,
+    name: str,
+    evaluated_on: str,
+    data: dict,
+    prevalence: float | None = None,
+) -> dict:
+    """The report of one split's predictions, in the form of report.json, as far as it follows from them."""
+    figures = evaluate(
+        predictions.labels,
+        predictions.probabilities,
+        predictions.predicted,
+        [patch.patient for patch in predictions.patches],
+        classes=decision.classes,
+        positive=decision.positive,
+        prevalence=prevalence,
+    )
+    return {
+        "name": name,
+        "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "statement": _state(data, evaluated_on),
+        "evaluated_on": evaluated_on,
+        "warnings": _warn(data, evaluated_on),
+        "classes": list(decision.classes),
+        "positive": decision.positive,
+        "data": data,
+        **figures,
+        "decision": describe_decision(decision),
+        "expected_on_validation": decision.expected_on_validation,
+        "worst_errors": find_worst_errors(predictions, decision.classes),
+    }
+
+
+def _state(data: dict, evaluated_on: str) -> str:
+    split = data["splits"][evaluated_on]
+    if evaluated_on == "validation":
+        return (
+            f"There is no testing split: these figures come from the {split['images']:,} images that chose the model, "
+            "and are flattered by it."
+        )
+    if not split["patients"] or data["split_by"] == "image":
+        return f"Tested on {split['images']:,} images that were not trained on."
+    return f"Tested on {split['images']:,} images of {split['patients']:,} patients that the model has never seen."
+
+
+def _warn(data: dict, evaluated_on: str) -> list[str]:
+    warnings = []
+    if data["split_by"] == "image" and data["patients_known"]:
+        warnings.append(
+            "The split is by image: patients of training are also in testing, and the figures are flattered by it. "
+            "Build the dataset by patient to know how the model does on new patients."
+        )
+    if data["images_without_patient"]:
+        whose = "all images" if not data["patients_known"] else f"{data['images_without_patient']:,} images"
+        warnings.append(
+            f"Patients are unknown for {whose}: each counts as its own, so images of one patient may be on both sides "
+            "of the split and the intervals may be too narrow."
+        )
+    if data["duplicates_across_splits"]:
+        warnings.append(
+            f"{data['duplicates_across_splits']} image(s) lie in more than one split with the same bytes under "
+            "different names or patients: a leak."
+        )
+    return warnings
+
+
+def flatten(settings: dict, prefix: str = "") -> dict:
+    """Nested settings as one level of `part.name`."""
+    flat = {}
+    for key, value in settings.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat
+
+
+def describe_decision(decision: Decision) -> dict:
+    """The decision without its curve."""
+    keys = ("temperature", "threshold", "operating_point", "neighbour_sigma", "positive", "classes", "fitted_on")
+    return {key: getattr(decision, key) for key in keys} | {"classes": list(decision.classes)}
+
+
+def find_worst_errors(predictions: Predictions, classes: Sequence[str]) -> list[dict]:
+    """The wrong answers that give the true class the least probability, the worst first."""
+    rows = np.arange(len(predictions.labels))
+    of_truth = predictions.probabilities[rows, predictions.labels]
+    wrong = rows[predictions.predicted != predictions.labels]
+    worst = wrong[np.argsort(of_truth[wrong], kind="stable")][:_WORST_ERRORS]
+    return [
+        {
+            "file": predictions.patches[row].file,
+            "label": classes[predictions.labels[row]],
+            "predicted": classes[predictions.predicted[row]],
+            "probability": float(predictions.probabilities[row, predictions.predicted[row]]),
+        }
+        for row in worst
+    ]
+
+
+def draw(predictions: Predictions, report: dict, dataset: Path) -> dict[str, Figure]:
+    """The pictures of a report, by name."""
+    classes, positive, metrics = report["classes"], report["positive"], report["metrics"]
+    shown = [positive] if positive is not None else classes
+    curves = {}
+    for name in shown:
+        index = classes.index(name)
+        curves[name] = (predictions.labels == index, predictions.probabilities[:, index])
+    per_class = report["per_class"]
+    roc = {
+        name: plots.Curve(*curve, metrics["auroc"] if positive else per_class[name]["auroc"])
+        for name, curve in curves.items()
+    }
+    recall = {
+        name: plots.Curve(*curve, metrics["auprc"] if positive else per_class[name].get("auprc"))
+        for name, curve in curves.items()
+    }
+    at = {key: metrics[key]["value"] for key in ("sensitivity", "specificity", "precision")} if positive else {}
+    rates, precise = (at.get("sensitivity"), at.get("specificity")), (at.get("sensitivity"), at.get("precision"))
+    errors = report["worst_errors"]
+    images = [decode_image((dataset / error["file"]).read_bytes(), channels=3) for error in errors]
+    figures = {
+        "confusion_matrix": plots.plot_confusion_matrix(matrix=report["confusion_matrix"], classes=classes),
+        "roc": plots.plot_roc(curves=roc, operating_point=None if None in rates else rates),
+        "precision_recall": plots.plot_precision_recall(
+            curves=recall, operating_point=None if None in precise else precise
+        ),
+        "reliability": _draw_reliability(predictions, report),
+        "worst_errors": plots.plot_errors(images=images, errors=errors),
+    }
+    if positive is not None:
+        is_positive, probabilities = curves[positive]
+        figures["threshold"] = plots.plot_threshold(
+            positive=is_positive,
+            probabilities=probabilities,
+            threshold=report["decision"]["threshold"],
+            name=positive,
+        )
+    if report["patients"]:
+        figures["patients"] = plots.plot_patients(patients=report["patients"])
+    return figures
+
+
+def _draw_reliability(predictions: Predictions, report: dict) -> Figure:
+    positive = report["positive"]
+    if positive is None:
+        probabilities, event = predictions.probabilities.max(axis=1), "right"
+    else:
+        probabilities, event = predictions.probabilities[:, report["classes"].index(positive)], positive
+    return plots.plot_reliability(
+        bins=report["calibration"]["bins"], probabilities=probabilities, ece=report["metrics"]["ece"], event=event
+    )

@@ -1,0 +1,105 @@
+"""A run folder, loaded: image files in, calibrated probabilities out."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from cancernet import InputError
+from cancernet.decision import Decision, load_decision, log_scores
+from cancernet.images import ImageStore
+from cancernet.pipeline import evaluation_batches, naming_bad_files
+
+MODEL, DECISION, CONFIG = "model.keras", "decision.json", "config.json"
+
+
+class Classifier(NamedTuple):
+    """A trained network with its frozen decision."""
+
+    model: keras.Model
+    decision: Decision
+    config: dict  # the run's config.json
+    run: Path
+
+
+def write_config(run: Path, config: dict) -> None:
+    """Write config.json."""
+    (run / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def read_config(run: Path) -> dict:
+    """The settings of a run, its config.json.
+
+    Raises:
+        InputError: no such run, or a damaged file.
+    """
+    path = run / CONFIG
+    if not run.is_dir():
+        raise InputError(f"There is no run {run}. Train one with train_model.py --output {run}.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["experiment"]["image_size"], config["classes"], config["positive"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is missing or damaged, so {run} is no finished run. Train again.") from error
+    return config
+
+
+def load_classifier(run: Path) -> Classifier:
+    """Load a run.
+
+    Raises:
+        InputError: one of its files is missing or damaged, or they do not belong together.
+    """
+    config = read_config(run)
+    decision = load_decision(run / DECISION)
+    path = run / MODEL
+    try:
+        model = keras.models.load_model(path, compile=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is missing or damaged. Train again, or copy the whole run folder.") from error
+    experiment = config["experiment"]
+    shape = (experiment["image_size"], experiment["image_size"], experiment["channels"])
+    if tuple(model.input_shape[1:]) != shape or model.output_shape[-1] != len(decision.classes):
+        raise InputError(f"{path} takes {model.input_shape[1:]}, {run / CONFIG} says {shape}: not of one run.")
+    return Classifier(model, decision, config, run)
+
+
+def predict_scores(
+    model: keras.Model, store: ImageStore, *, batch_size: int = 128, test_time_flips: bool = False, verbose: int = 0
+) -> np.ndarray:
+    """Log-probabilities [n, classes], float64, of every image of a store, in its order.
+
+    Raises:
+        InputError: a file cannot be used, or the model answers something that is not a number.
+    """
+    network = average_over_flips(model) if test_time_flips else model
+    return log_scores(predict(network, store, batch_size=batch_size, verbose=verbose))
+
+
+def predict(model: keras.Model, store: ImageStore, *, batch_size: int = 128, verbose: int = 0) -> np.ndarray:
+    """What a network answers for every image of a store, in its order: [n, outputs] float32.
+
+    Raises:
+        InputError: a file cannot be used.
+    """
+    with naming_bad_files(store):
+        return model.predict(evaluation_batches(store, batch_size=batch_size), verbose=verbose)
+
+
+def average_over_flips(model: keras.Model) -> keras.Model:
+    """The same network, answering the mean over the eight flips and quarter turns of a square image."""
+    inputs = keras.Input(model.input_shape[1:])
+    turned = keras.ops.transpose(inputs, (0, 2, 1, 3))
+    views = [
+        keras.ops.flip(keras.ops.flip(image, 1) if upside_down else image, 2)
+        if mirrored
+        else keras.ops.flip(image, 1)
+        if upside_down
+        else image
+        for image in (inputs, turned)
+        for upside_down in (False, True)
+        for mirrored in (False, True)
+    ]
+    return keras.Model(inputs, keras.layers.Average()([model(view) for view in views]))

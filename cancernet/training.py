@@ -1,0 +1,257 @@
+"""Class weights, compiling, fitting with the best epoch kept, and going on after a crash."""
+
+import csv
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from cancernet import InputError
+from cancernet.config import Experiment
+from cancernet.folders import fresh_folder
+
+_LAST, _BEST, _STATE = "last.keras", "best.npz", "state.json"
+_SECONDS_BETWEEN_CHECKPOINTS = 60
+
+
+class Training(NamedTuple):
+    """What a training left behind, beside the model's weights."""
+
+    history: dict[str, list[float]]  # a value an epoch
+    best_epoch: int  # counted from 0; its weights are the model's
+    seconds: float  # of fitting, validation included
+    images_per_second: float  # of the steady state: training images over the time of all epochs but the first
+
+
+def class_weights(labels: np.ndarray, n_classes: int, kind: str) -> dict[int, float]:
+    """Weight of each class in the loss.
+
+    Args:
+        labels: class index of each training image [n].
+        kind: `ratio`, max(count) / count, as the tutorial; `balanced`, n / (classes * count), as scikit-learn;
+            `none`, 1 for all.
+
+    Raises:
+        InputError: a class without images.
+    """
+    counts = np.bincount(labels, minlength=n_classes)
+    if not counts.all():
+        raise InputError(f"Class number {int(np.argmin(counts))} has no training image. Run build_dataset.py again.")
+    weights = {
+        "ratio": counts.max() / counts,
+        "balanced": len(labels) / (n_classes * counts),
+        "none": np.ones(n_classes),
+    }[kind]
+    return {index: float(weight) for index, weight in enumerate(weights)}
+
+
+def compile_model(model: keras.Model, experiment: Experiment, *, classes: int, steps_per_epoch: int) -> None:
+    """Give the model its optimizer, its loss and its accuracy.
+
+    The loss of two classes is binary cross-entropy on the two softmax outputs, of more categorical cross-entropy.
+    The schedules count steps: `inverse_time` is rate / (1 + rate / epochs * step), what the tutorial's
+    `decay=rate / epochs` meant to Keras before version 3; `cosine` falls to zero over all epochs after a warm-up
+    of a twentieth.
+    """
+    rate, steps = experiment.learning_rate, experiment.epochs * steps_per_epoch
+    if experiment.schedule == "inverse_time":
+        rate = keras.optimizers.schedules.InverseTimeDecay(rate, 1, experiment.learning_rate / experiment.epochs)
+    elif experiment.schedule == "cosine":
+        warm_up = steps // 20
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if warm_up else rate,
+            max(steps - warm_up, 1),
+            warmup_target=rate if warm_up else None,
+            warmup_steps=warm_up,
+        )
+    averaging = {"use_ema": True, "ema_momentum": experiment.average_momentum} if experiment.average_momentum else {}
+    make = {"adagrad": keras.optimizers.Adagrad, "adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}
+    decay = {"weight_decay": experiment.weight_decay} if experiment.weight_decay else {}
+    model.compile(
+        optimizer=make[experiment.optimizer](rate, **averaging, **decay),
+        loss="binary_crossentropy" if classes == 2 else "categorical_crossentropy",
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        jit_compile=False,  # XLA on a processor is slower than none
+    )
+
+
+def fit_model(
+    model: keras.Model,
+    make_batches: Callable[[int], object],
+    validation,
+    *,
+    experiment: Experiment,
+    n_images: int,
+    steps_per_epoch: int,
+    weights: dict[int, float],
+    checkpoint: Path,
+    settings: dict,
+    verbose: int = 1,
+) -> Training:
+    """Train, keep the epoch with the lowest validation loss, and leave its weights in the model.
+
+    A crash loses little more than a minute: where the folder `checkpoint` is there, the training goes on from it to
+    the numbers it would have had.
+
+    Args:
+        model: compiled.
+        make_batches: first epoch -> batches of that epoch and all after it.
+        validation: batches of validation images and targets.
+        n_images: training images in an epoch.
+        weights: class index -> weight in the loss.
+        checkpoint: folder of the checkpoint, all a training needs to go on.
+        settings: of the training, as JSON takes them; a checkpoint with others is refused.
+        verbose: as `keras.Model.fit` takes it.
+
+    Raises:
+        InputError: a damaged checkpoint or one with other settings; a loss that is not a number.
+    """
+    recorder = Recorder(checkpoint, experiment.seed, settings, steps_per_epoch)
+    callbacks = _callbacks(experiment)
+    if checkpoint.exists():
+        recorder.restore(model)
+    recorder.listeners = callbacks
+    started = time.perf_counter()
+    model.fit(
+        make_batches(len(recorder.epochs)),
+        validation_data=validation,
+        epochs=experiment.epochs,
+        initial_epoch=len(recorder.epochs),
+        steps_per_epoch=steps_per_epoch,
+        class_weight=weights,
+        callbacks=[*callbacks, recorder],
+        verbose=verbose,
+    )
+    model.set_weights(recorder.best_weights)
+    return recorder.summary(n_images, time.perf_counter() - started)
+
+
+def _callbacks(experiment: Experiment) -> list[keras.callbacks.Callback]:
+    callbacks: list[keras.callbacks.Callback] = []
+    if experiment.average_momentum:
+        callbacks.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
+    if experiment.schedule == "plateau":
+        callbacks.append(keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=5, min_lr=1e-7))
+    if experiment.early_stopping_patience:
+        callbacks.append(keras.callbacks.EarlyStopping(patience=experiment.early_stopping_patience))
+    return callbacks
+
+
+class Recorder(keras.callbacks.Callback):
+    """Keeps the history, the best epoch's weights and a checkpoint; makes dropout a function of seed and epoch.
+
+    Must be the last callback: with averaged weights the ones before it put the average into the model at the end of
+    an epoch, which is what the best epoch is, and take it out again at the beginning of the next, which is when the
+    checkpoint is written.
+    """
+
+    def __init__(self, folder: Path, seed: int, settings: dict, steps_per_epoch: int):
+        super().__init__()
+        self.folder = folder
+        self.seed = seed
+        self.settings = settings
+        self.steps_per_epoch = steps_per_epoch
+        self.epochs: list[dict[str, float]] = []
+        self.best_epoch = -1
+        self.best_weights: list[np.ndarray] = []
+        self.listeners: Sequence[keras.callbacks.Callback] = ()
+        self._saved = time.monotonic()
+        self._epoch_started = self._fitted = 0.0
+
+    def on_train_begin(self, logs=None) -> None:
+        # What early stopping and the plateau remember is a function of the history: let them see it again.
+        rate = float(self.model.optimizer.learning_rate)
+        for epoch, past in enumerate(self.epochs):
+            for listener in self.listeners:
+                if not isinstance(listener, keras.callbacks.SwapEMAWeights):
+                    listener.on_epoch_end(epoch, dict(past))
+        if any(isinstance(listener, keras.callbacks.ReduceLROnPlateau) for listener in self.listeners):
+            self.model.optimizer.learning_rate = rate
+
+    def on_epoch_begin(self, epoch: int, logs=None) -> None:
+        if self.epochs and time.monotonic() - self._saved > _SECONDS_BETWEEN_CHECKPOINTS:
+            self.save()
+        states = [v for v in self.model.non_trainable_variables if v.path.endswith("seed_generator_state")]
+        for index, state in enumerate(states):
+            state.assign([self.seed + index, epoch * self.steps_per_epoch])
+        self._epoch_started = time.perf_counter()
+
+    def on_test_begin(self, logs=None) -> None:
+        self._fitted = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        record = {key: float(value) for key, value in (logs or {}).items()}
+        self.epochs.append(record | {"seconds": self._fitted - self._epoch_started})
+        losses = [past["val_loss"] for past in self.epochs]
+        if not math.isfinite(losses[-1]):
+            raise InputError(f"The validation loss of epoch {epoch + 1} is {losses[-1]}. Lower --learning-rate.")
+        if self.best_epoch < 0 or losses[-1] < min(losses[:-1]):
+            self.best_epoch, self.best_weights = epoch, self.model.get_weights()
+
+    def save(self) -> None:
+        """Write the checkpoint: the last state with its optimizer, the best weights and the history."""
+        with fresh_folder(self.folder) as folder:
+            self.model.save(folder / _LAST)
+            np.savez(folder / _BEST, *self.best_weights)
+            state = {"settings": self.settings, "best_epoch": self.best_epoch, "epochs": self.epochs}
+            (folder / _STATE).write_text(json.dumps(state), encoding="utf-8")
+        self._saved = time.monotonic()
+
+    def restore(self, model: keras.Model) -> None:
+        """Put the checkpoint's state into a compiled model and its optimizer.
+
+        Raises:
+            InputError: no checkpoint, a damaged one, or one made with other settings.
+        """
+        try:
+            state = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
+            if state["settings"] != self.settings:
+                raise InputError(f"{self.folder.parent} was begun with other settings. Start again with --force.")
+            last = keras.models.load_model(self.folder / _LAST)
+            with np.load(self.folder / _BEST) as best:
+                self.best_weights = [best[name] for name in best.files]
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{self.folder} is a damaged checkpoint. Start again with --force.") from error
+        model.set_weights(last.get_weights())
+        model.optimizer.build(model.trainable_variables)
+        for mine, saved in zip(model.optimizer.variables, last.optimizer.variables, strict=True):
+            mine.assign(saved)
+        self.best_epoch, self.epochs = state["best_epoch"], state["epochs"]
+
+    def summary(self, n_images: int, seconds: float) -> Training:
+        """The training in numbers; the first epoch, slowed by decoding and tracing, has no say in speed."""
+        steady = self.epochs[1:] or self.epochs
+        rate = n_images * len(steady) / max(sum(epoch["seconds"] for epoch in steady), 1e-9)
+        history = {key: [epoch.get(key) for epoch in self.epochs] for key in self.epochs[0]}
+        return Training(history, self.best_epoch, seconds, rate)
+
+
+def join(first: Training, second: Training) -> Training:
+    """Two phases as one training; the best epoch is the second's, whose weights the model has."""
+    history = {key: [*first.history[key], *values] for key, values in second.history.items()}
+    best = len(first.history["loss"]) + second.best_epoch
+    return Training(history, best, first.seconds + second.seconds, second.images_per_second)
+
+
+def describe(trained: Training, device: str) -> dict:
+    """The report's part on training; the best epoch counted from 1."""
+    return {
+        "epochs": len(trained.history["loss"]),
+        "best_epoch": trained.best_epoch + 1,
+        "seconds": trained.seconds,
+        "images_per_second": trained.images_per_second,
+        "device": device,
+    }
+
+
+def write_history(path: Path, history: dict[str, list[float]]) -> None:
+    """Write history.csv, a row an epoch."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["epoch", *history])
+        writer.writerows([number, *values] for number, values in enumerate(zip(*history.values()), start=1))

@@ -1,0 +1,246 @@
+"""Train a network on a built dataset, then report on patients it has never seen."""
+
+import dataclasses
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from collections.abc import Sequence
+from pathlib import Path
+
+from cancernet import InputError, __version__
+from cancernet.command_line import Parser, at_least, positive_number, run_script
+from cancernet.config import DATASET, RECIPES, RUNS, SPLITS, Experiment
+from cancernet.models import MODELS, check_architecture
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def parse_arguments(argv: Sequence[str]):
+    parser = Parser(prog="train_model.py", description=__doc__)
+    parser.add_argument("--dataset", type=Path, default=DATASET, help="made by build_dataset.py (%(default)s)")
+    parser.add_argument("--output", type=Path, help="folder of the run (runs/MODEL)")
+    parser.add_argument("--model", choices=tuple(MODELS), default="cancernet", help="(%(default)s)")
+    parser.add_argument("--recipe", choices=tuple(RECIPES), help="all settings at once; see config.py")
+    parser.add_argument("--epochs", type=at_least(1))
+    parser.add_argument("--batch-size", type=at_least(1))
+    parser.add_argument("--learning-rate", type=positive_number)
+    parser.add_argument("--seed", type=at_least(0), help="same seed, same numbers (42)")
+    parser.add_argument("--image-size", type=at_least(1), help="pixels; the model's own by default")
+    parser.add_argument("--weights", help="of a backbone: imagenet, none or a file (imagenet)")
+    parser.add_argument("--strategy", choices=("frozen", "finetune", "two-phase"), help="of a backbone (frozen)")
+    parser.add_argument("--class-weight", choices=("ratio", "balanced", "none"))
+    parser.add_argument(
+        "--operating-point", default="balanced", help="balanced, sensitivity=0.95, specificity=0.95 or a threshold"
+    )
+    parser.add_argument("--no-neighbours", action="store_true", help="do not smooth over a slide's neighbours")
+    parser.add_argument("--prevalence", type=positive_number, help="to give PPV and NPV at, such as 0.01")
+    parser.add_argument("--cache-limit", type=positive_number, help="GB for decoded images (half of free memory)")
+    parser.add_argument("--force", action="store_true", help="replace a run that is there")
+    return parser.parse_args(argv)
+
+
+def choose_experiment(arguments) -> Experiment:
+    """The recipe with what the command line changes of it."""
+    architecture = MODELS[arguments.model]
+    recipe = arguments.recipe or ("transfer" if architecture.family == "transfer" else "tutorial")
+    chosen = {
+        "model": arguments.model,
+        "image_size": arguments.image_size or architecture.image_size,
+        "channels": architecture.channels,
+    }
+    for name in ("epochs", "batch_size", "learning_rate", "seed", "weights", "strategy", "class_weight"):
+        if getattr(arguments, name) is not None:
+            chosen[name] = getattr(arguments, name)
+    experiment = dataclasses.replace(RECIPES[recipe], **chosen)
+    if architecture.family != "transfer" and experiment.strategy != "all":
+        raise InputError(
+            f"--strategy {experiment.strategy} needs a backbone; {arguments.model} is trained from scratch."
+        )
+    check_architecture(experiment)
+    return experiment
+
+
+def main(argv: Sequence[str]) -> None:
+    arguments = parse_arguments(argv)
+    experiment = choose_experiment(arguments)
+    run = arguments.output = arguments.output or RUNS / experiment.model
+    from cancernet import dataset, decision
+
+    decision.parse_operating_point(arguments.operating_point)
+    patches, summary = dataset.read_manifest(arguments.dataset), dataset.read_summary(arguments.dataset)
+    if summary["split"] != "image":
+        dataset.check_patients(patches)
+    dataset.check_trainable(patches)
+    work = prepare_folder(run, force=arguments.force)
+    report = train_run(arguments, experiment, patches, summary, work)
+    finish_folder(work, run)
+    print(report)
+    print(f"\nThe report with its pictures: {run / 'report.html'}")
+
+
+def prepare_folder(run: Path, *, force: bool) -> Path:
+    """Where a training works until it is finished; an unfinished one with the same settings goes on from there.
+
+    Raises:
+        InputError: `run` is something that must not be overwritten.
+    """
+    work = run.with_name(run.name + ".unfinished")
+    if run.is_file():
+        raise InputError(f"{run} is a file; --output takes the folder of the run.")
+    if run.exists() and any(run.iterdir()):
+        if not (run / "report.json").is_file():
+            raise InputError(f"{run} is not empty and no run. Choose another --output.")
+        if not force:
+            raise InputError(f"{run} holds a finished run. Choose another --output, or --force to replace it.")
+    if force:
+        shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    return work
+
+
+def finish_folder(work: Path, run: Path) -> None:
+    """Give a finished run its name."""
+    for checkpoint in work.glob("checkpoint*"):
+        shutil.rmtree(checkpoint)
+    shutil.rmtree(run, ignore_errors=True)
+    work.rename(run)
+
+
+def train_run(arguments, experiment: Experiment, patches, summary: dict, work: Path) -> str:
+    """One run: train on training, fix the decision on validation, report on testing. Returns the report's text."""
+    print("Loading TensorFlow ...", flush=True)
+    import keras
+    import numpy as np
+
+    from cancernet import assessment, classifier, dataset, decision, models, pipeline, plots, report, training
+
+    classes = dataset.class_names(patches)
+    splits = {split: [patch for patch in patches if patch.split == split] for split in SPLITS}
+    labels = {split: np.array([classes.index(patch.label) for patch in rows]) for split, rows in splits.items()}
+    weights = training.class_weights(labels["training"], len(classes), experiment.class_weight)
+    settings = describe_settings(arguments, experiment, dataset.hash_manifest(arguments.dataset), classes)
+    device = settings["hardware"]["device"]
+    print(f"Training {experiment.model} on {len(splits['training']):,} images of {arguments.dataset}, on the {device}.")
+
+    keras.utils.set_random_seed(experiment.seed)
+    model = models.build_model(experiment, len(classes))
+    stores = pipeline.open_stores(
+        arguments.dataset,
+        splits,
+        image_size=experiment.image_size,
+        channels=experiment.channels,
+        cache_limit=arguments.cache_limit and int(arguments.cache_limit * 2**30),
+    )
+    with pipeline.naming_bad_files(*stores.values()):
+        trained = fit_phases(model, experiment, stores, labels, weights, settings, work)
+
+    predict = {"test_time_flips": experiment.test_time_flips}
+    frozen = assessment.fit_on_validation(
+        splits["validation"],
+        classifier.predict_scores(model, stores["validation"], **predict),
+        classes=classes,
+        operating_point=arguments.operating_point,
+        neighbours=not arguments.no_neighbours,
+    )
+    evaluated_on = "testing" if splits["testing"] else "validation"
+    scores = classifier.predict_scores(model, stores[evaluated_on], **predict)
+    predictions = assessment.apply_decision(frozen, splits[evaluated_on], scores)
+    described = assessment.describe(
+        predictions,
+        frozen,
+        name=arguments.output.name,
+        evaluated_on=evaluated_on,
+        data=assessment.describe_data(patches, summary),
+        prevalence=arguments.prevalence,
+    ) | {
+        "class_weights": {name: weights[index] for index, name in enumerate(classes)},
+        "training": training.describe(trained, device),
+        "settings": assessment.flatten(settings),
+    }
+    figures = assessment.draw(predictions, described, arguments.dataset)
+    figures["history"] = plots.plot_history(history=trained.history, best_epoch=trained.best_epoch + 1)
+
+    model.save(work / classifier.MODEL)
+    decision.save_decision(frozen, work / classifier.DECISION)
+    classifier.write_config(work, settings)
+    training.write_history(work / "history.csv", trained.history)
+    assessment.write_predictions(work / assessment.PREDICTIONS, predictions, classes)
+    report.write_report(work, described, figures)
+    return report.report_text(described)
+
+
+def fit_phases(model, experiment: Experiment, stores: dict, labels: dict, weights: dict, settings: dict, work: Path):
+    """Train as the strategy says: all at once, or of a backbone the head on features, everything, or one and then the other."""
+    from cancernet import classifier, models, training
+
+    trained = None
+    if experiment.strategy in ("frozen", "two-phase"):
+        extractor, head = models.split_model(model)
+        features = {split: classifier.predict(extractor, store) for split, store in stores.items() if len(store)}
+        trained = fit_phase(head, experiment, features, labels, weights, settings, work / "checkpoint_head")
+    if experiment.strategy != "frozen":
+        if experiment.strategy == "two-phase":
+            experiment = dataclasses.replace(experiment, learning_rate=experiment.learning_rate / 10)
+        everything = fit_phase(model, experiment, stores, labels, weights, settings, work / "checkpoint")
+        trained = training.join(trained, everything) if trained else everything
+    return trained
+
+
+def fit_phase(model, experiment: Experiment, rows: dict, labels: dict, weights: dict, settings: dict, checkpoint: Path):
+    """Compile and fit one network on rows, which are images of a store or features, of training and validation."""
+    import keras
+
+    from cancernet import pipeline, training
+
+    targets = {split: keras.utils.to_categorical(labels[split], len(weights)) for split in ("training", "validation")}
+    steps = pipeline.steps_per_epoch(len(rows["training"]), experiment.batch_size)
+
+    def make_batches(first_epoch: int):
+        return pipeline.training_batches(
+            rows["training"],
+            targets["training"],
+            batch_size=experiment.batch_size,
+            epochs=experiment.epochs,
+            seed=experiment.seed,
+            augmentation=experiment.augmentation,
+            first_epoch=first_epoch,
+        )
+
+    training.compile_model(model, experiment, classes=len(weights), steps_per_epoch=steps)
+    return training.fit_model(
+        model,
+        make_batches,
+        pipeline.evaluation_batches(rows["validation"], batch_size=128, targets=targets["validation"]),
+        experiment=experiment,
+        n_images=len(rows["training"]),
+        steps_per_epoch=steps,
+        weights=weights,
+        checkpoint=checkpoint,
+        settings=settings,
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
+
+
+def describe_settings(arguments, experiment: Experiment, manifest: str, classes: list[str]) -> dict:
+    """All that is needed to train again: config.json."""
+    from cancernet import pipeline
+
+    packages = ("tensorflow", "keras", "numpy", "scikit-learn", "opencv-python-headless", "imutils", "matplotlib")
+    return {
+        "experiment": dataclasses.asdict(experiment),
+        "classes": classes,
+        "positive": classes[-1] if len(classes) == 2 else None,
+        "operating_point": arguments.operating_point,
+        "neighbours": not arguments.no_neighbours,
+        "manifest_sha256": manifest,
+        "versions": {"cancernet": __version__, "python": platform.python_version()}
+        | {name: metadata.version(name) for name in packages},
+        "hardware": {"device": pipeline.describe_device(), "cores": os.cpu_count(), "system": platform.platform()},
+    }
+
+
+if __name__ == "__main__":
+    run_script(main)
