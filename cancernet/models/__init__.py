@@ -53,9 +53,9 @@ MODELS = {
 def build_model(experiment, classes):
     """Build the network that `experiment` (a `config.Experiment`) names: raw images in, probabilities out.
 
-    Returns an uncompiled, fully trainable `keras.Model`: [n, size, size, channels] of 0 to 255 (channels first where
-    Keras is set so) -> [n, classes] float32 softmax. Its weights start at random (seed them with
-    `keras.utils.set_random_seed`), a backbone's at what `experiment.weights` says.
+    Returns an uncompiled `keras.Model`: [n, size, size, channels] of 0 to 255 (channels first where Keras is set so) ->
+    [n, classes] float32 softmax. All of it is trainable but a backbone's batch normalisation. Weights start at random
+    (seed them with `keras.utils.set_random_seed`), those of a backbone at what `experiment.weights` says.
 
     Raises InputError as `check_architecture` does, for fewer than two classes, and for backbone weights that are
     missing, unreadable or another network's.

@@ -44,8 +44,9 @@ def has_backbone(model):
 def set_trainable(model, phase):
     """Choose what training changes: phase `head` (the backbone is frozen) or `all`. Compile afterwards.
 
-    Batch normalisation of the backbone uses its stored statistics in both phases, because `model` calls its extractor
-    with training=False; in phase `all` its scale and offset are trained, its mean and variance are not.
+    Batch normalisation of the backbone is frozen in both phases. That is what keeps it in inference mode, on its
+    stored mean and variance, and it is saved with the model; calling the extractor with training=False would not do,
+    because Keras 3 replaces it by the training=True of the surrounding call.
     Raises ValueError for another phase, and for phase `head` of a model without a backbone.
     """
     if phase not in ("head", "all"):
@@ -54,8 +55,13 @@ def set_trainable(model, phase):
         extractor, head = split_model(model)
         extractor.trainable = False
         head.trainable = True
-    else:
-        model.trainable = True
+        return
+    # One by one: on TensorFlow, setting a model to the value it already has does not reach what is inside.
+    for part in (model, *model.layers):
+        part.trainable = True
+    if has_backbone(model):
+        for layer in split_model(model)[0].layers:
+            layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
 
 
 def last_activation(model):
@@ -80,9 +86,9 @@ def with_activation_map(model):
     """
     owner, layer = last_activation(model)
     if owner is model:
-        return keras.Model(model.inputs, [layer.output, model.outputs[0]], name="activation_map")
+        return keras.Model(model.inputs[0], [layer.output, model.outputs[0]], name="activation_map")
     extractor, head = split_model(model)
-    both = keras.Model(extractor.inputs, [layer.output, extractor.outputs[0]], name="extractor_map")
+    both = keras.Model(extractor.inputs[0], [layer.output, extractor.outputs[0]], name="extractor_map")
     image = keras.Input(extractor.input_shape[1:], name="image")
-    maps, features = both(image, training=False)
+    maps, features = both(image)
     return keras.Model(image, [maps, head(features)], name="activation_map")

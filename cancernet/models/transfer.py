@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from cancernet.models.structure import channel_axis, image_shape
+from cancernet.models.structure import channel_axis, image_shape, set_trainable
 from cancernet.models.weights import find_imagenet_weights, load_backbone_weights
 
 # As keras.applications' preprocess_input, whose figures are over the ImageNet training set, for pixels of 0 to 255.
@@ -15,10 +15,9 @@ TORCH_DEVIATION_RGB = (0.229, 0.224, 0.225)
 def build_transfer_model(architecture, image_size, classes, weights):
     """Build the network of `architecture` (an `Architecture` of family transfer) for square images.
 
-    `weights` is `imagenet`, `none`, or a file of weights of that backbone without its top. Returns an uncompiled, fully
-    trainable `keras.Model`: [n, image_size, image_size, 3] of 0 to 255 -> [n, classes] softmax, put together as
-    `cancernet.models.structure` says. The extractor is called with training=False: batch normalisation of the backbone
-    always uses its stored statistics and its own dropout is off, whatever is trained and also after save and load.
+    `weights` is `imagenet`, `none`, or a file of weights of that backbone without its top. Returns an uncompiled
+    `keras.Model`: [n, image_size, image_size, 3] of 0 to 255 -> [n, classes] softmax, put together and trainable in
+    phase `all` as `cancernet.models.structure` says.
 
     Raises InputError for weights that are missing, unreadable or another network's.
     """
@@ -27,7 +26,9 @@ def build_transfer_model(architecture, image_size, classes, weights):
     extractor = build_extractor(architecture, image_size, weights)
     head = build_head(extractor.output_shape[-1], classes)
     image = keras.Input(extractor.input_shape[1:], name="image")
-    return keras.Model(image, head(extractor(image, training=False)), name=architecture.backbone.lower())
+    model = keras.Model(image, head(extractor(image)), name=architecture.backbone.lower())
+    set_trainable(model, "all")
+    return model
 
 
 def build_extractor(architecture, image_size, weights):
