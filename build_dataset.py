@@ -58,20 +58,22 @@ def main(argv: Sequence[str]) -> None:
         print_table(dataset.read_manifest(output), dataset.read_summary(output))
         return
 
-    planned = splits.plan_splits(images, split_by=arguments.split_by, split_file=split_file, seed=arguments.seed)
+    placed, misplaced = dataset.separate_misplaced(images)
+    planned = splits.plan_splits(placed, split_by=arguments.split_by, split_file=split_file, seed=arguments.seed)
     check(planned, arguments.split_by)
-    with fresh_folder(output) as folder, tqdm(total=len(images), unit="image", desc="Building") as bar:
-        patches, rejected, checks = building.place_images(
+    with fresh_folder(output) as folder, tqdm(total=len(planned), unit="image", desc="Building") as bar:
+        patches, sizes, rejected = building.place_images(
             source, folder, planned, mode=arguments.mode, progress=bar.update
         )
         check(patches, arguments.split_by)
-        summary = building.summarise(images, patches, rejected, checks) | {
-            "split": "file" if split_file else "given" if images[0].split else arguments.split_by,
+        rejected = sorted(misplaced + rejected)
+        summary = building.summarise(images, patches, sizes, rejected) | {
+            "split": "file" if split_file else "given" if placed[0].split else arguments.split_by,
             "settings": settings,
             "source_fingerprint": source_fingerprint,
         }
         dataset.write_manifest(folder, patches, rejected, summary)
-        save_overview(folder, patches, checks)
+        save_overview(folder, patches, sizes)
     print_table(patches, summary)
     print(f"\nWritten to {output}; look at {output / 'overview.png'} before you train.")
 
@@ -110,7 +112,7 @@ def make_sample(folder: Path, seed: int) -> None:
     print(f"Made {files} patches of made-up slides under {folder}.")
 
 
-def save_overview(folder: Path, patches, checks) -> None:
+def save_overview(folder: Path, patches, sizes) -> None:
     from cancernet import plots
     from cancernet.images import decode_image
 
@@ -120,9 +122,7 @@ def save_overview(folder: Path, patches, checks) -> None:
         shown = examples.setdefault(patch.label, [])
         if len(shown) < 8:
             shown.append(decode_image((folder / patch.file).read_bytes(), channels=3))
-    figure = plots.plot_dataset(
-        counts=counts, sizes=[(check.width, check.height) for check in checks], samples=examples
-    )
+    figure = plots.plot_dataset(counts=counts, sizes=sizes, samples=examples)
     figure.savefig(folder / "overview.png", dpi=120)
 
 

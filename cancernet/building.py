@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import signal
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -15,8 +14,6 @@ from cancernet.config import SPLITS
 from cancernet.dataset import MANIFEST, SUMMARY, Patch, SourceImage, read_summary, walk
 from cancernet.images import decode_image
 
-_CLASS_IN_NAME = re.compile(r"_class(\d+)$")
-LAYOUT = "The class of an image is the folder it lies in: <patient>/<class>/x.png or <class>/x.png."
 _CHUNK = 128  # files a worker takes at a time
 
 
@@ -36,7 +33,7 @@ def place_images(
     *,
     mode: str = "copy",
     progress: Callable[[int], object] = lambda files: None,
-) -> tuple[list[Patch], list[tuple[str, str]], list[Check]]:
+) -> tuple[list[Patch], list[tuple[int, int]], list[tuple[str, str]]]:
     """Decode, hash and copy each image into `output/<split>/<class>/`, using every processor.
 
     Args:
@@ -46,8 +43,7 @@ def place_images(
         progress: called with the number of files done since the last call.
 
     Returns:
-        The manifest's rows in the order of their files; file and reason of what was rejected; and a check for
-        each row of the manifest.
+        The manifest's rows by split and file; width and height of each; and file and reason of what was rejected.
 
     Raises:
         OSError: a file cannot be written (a full disk, say).
@@ -57,17 +53,15 @@ def place_images(
     for image in images:
         if image.split:
             target = _free_name(f"{image.split}/{image.label}/{Path(image.file).name}", names)
-            jobs.append((image, target, _wrong_label(image)))
-    for folder in {Path(target).parent for _, target, reason in jobs if not reason}:
+            jobs.append((image, target))
+    for folder in {Path(target).parent for _, target in jobs}:
         (output / folder).mkdir(parents=True, exist_ok=True)
-    tasks = [(image.file, target, reason) for image, target, reason in jobs]
+    tasks = [(image.file, target) for image, target in jobs]
     checks = _check_and_copy_all(source.resolve(), output.resolve(), tasks, mode, progress)
 
-    patches, rejected, kept_checks = [], [], []
+    kept, rejected = [], []
     first_of: dict[tuple, str] = {}
-    order = sorted(range(len(jobs)), key=lambda index: _manifest_order(*jobs[index]))
-    for index in order:
-        (image, target, _), check = jobs[index], checks[index]
+    for (image, target), check in zip(jobs, checks, strict=True):
         reason = check.reason
         if not reason and image.patient:
             key = (image.patient, image.label, Path(image.file).name, check.sha256)
@@ -77,14 +71,11 @@ def place_images(
                 (output / target).unlink()
         if reason:
             rejected.append((image.file, reason))
-            continue
-        patches.append(Patch(target, image.label, image.patient, image.x, image.y, image.split, check.sha256))
-        kept_checks.append(check)
-    return patches, sorted(rejected), kept_checks
-
-
-def _manifest_order(image: SourceImage, target: str, _) -> tuple[int, str]:
-    return SPLITS.index(image.split), target
+        else:
+            row = Patch(target, image.label, image.patient, image.x, image.y, image.split, check.sha256)
+            kept.append((row, (check.width, check.height)))
+    kept.sort(key=lambda pair: (SPLITS.index(pair[0].split), pair[0].file))
+    return [patch for patch, _ in kept], [size for _, size in kept], rejected
 
 
 def _free_name(target: str, taken: set[str]) -> str:
@@ -96,15 +87,6 @@ def _free_name(target: str, taken: set[str]) -> str:
         name = f"{stem}-{number}{ending}"
     taken.add(name.lower())
     return name
-
-
-def _wrong_label(image: SourceImage) -> str:
-    if not image.label:
-        return "lies in no class folder"
-    named = _CLASS_IN_NAME.search(Path(image.file).stem)
-    if named and image.label.isdigit() and named.group(1) != image.label:
-        return f"its name says class {named.group(1)}, its folder {image.label}"
-    return ""
 
 
 def _check_and_copy_all(source: Path, output: Path, tasks: list, mode: str, progress: Callable) -> list[Check]:
@@ -131,10 +113,7 @@ def _start_worker() -> None:
 
 def _check_and_copy(source: Path, output: Path, tasks: list, mode: str) -> list[Check]:
     checks = []
-    for file, target, reason in tasks:
-        if reason:
-            checks.append(Check("", 0, 0, reason))
-            continue
+    for file, target in tasks:
         origin = os.path.join(source, file)
         try:
             with open(origin, "rb") as opened:
@@ -162,14 +141,14 @@ def _put(data: bytes, origin: str, target: str, mode: str) -> None:
 
 
 def summarise(
-    images: Sequence[SourceImage], patches: Sequence[Patch], rejected: Sequence, checks: Sequence[Check]
+    images: Sequence[SourceImage], patches: Sequence[Patch], sizes: Sequence[tuple[int, int]], rejected: Sequence
 ) -> dict:
     """Count what a build did: what came in, what was rejected or left out, image sizes, and duplicates.
 
     Duplicates are files with the same bytes under different patients, a leak between splits.
     """
-    sizes = Counter((check.height, check.width) for check in checks)
-    usual = sizes.most_common(1)[0][0] if sizes else (0, 0)
+    counts = Counter(sizes)
+    usual = counts.most_common(1)[0][0]
     same_bytes = defaultdict(list)
     for patch in patches:
         same_bytes[patch.sha256].append(patch)
@@ -187,8 +166,8 @@ def summarise(
         "rejected": len(rejected),
         "left_out_images": len(images) - len(patches) - len(rejected),
         "left_out_patients": len(left_out - {""}),
-        "edge_tiles": sum(n for (h, w), n in sizes.items() if h < usual[0] or w < usual[1]),
-        "sizes": {f"{width}x{height}": n for (height, width), n in sizes.most_common()},
+        "edge_tiles": sum(n for (width, height), n in counts.items() if width < usual[0] or height < usual[1]),
+        "sizes": {f"{width}x{height}": n for (width, height), n in counts.most_common()},
         "duplicates_across_patients": len(duplicates),
         "duplicates_across_splits": sum(len({patch.split for patch in group}) > 1 for group in duplicates),
         "duplicates": [[patch.file for patch in group] for group in duplicates],

@@ -17,6 +17,7 @@ MANIFEST = "manifest.csv"
 REJECTED = "rejected.csv"
 SUMMARY = "dataset.json"
 IDC_PATIENT = r"^(\d+)_idx"
+_CLASS_IN_NAME = re.compile(r"_class(\d+)$")
 _COORDINATES = re.compile(r"_x(\d+)_y(\d+)")
 
 
@@ -94,6 +95,25 @@ def find_images(source: Path, patient_pattern: str = IDC_PATIENT) -> list[Source
             f'No images under {source}. Expected names like 10253_idx5_x1351_y1101_class0.png; see README, "Data".'
         )
     return images
+
+
+def separate_misplaced(images: Sequence[SourceImage]) -> tuple[list[SourceImage], list[tuple[str, str]]]:
+    """The images whose class is clear, and file and reason of the others."""
+    placed, misplaced = [], []
+    for image in images:
+        named = _CLASS_IN_NAME.search(Path(image.file).stem)
+        if not image.label:
+            misplaced.append((image.file, "lies in no class folder"))
+        elif named and image.label.isdigit() and named.group(1) != image.label:
+            misplaced.append((image.file, f"its name says class {named.group(1)}, its folder {image.label}"))
+        else:
+            placed.append(image)
+    if not placed:
+        raise InputError(
+            f"No image lies in a class folder, first {images[0].file}: {misplaced[0][1]}. "
+            "Expected <patient>/<class>/x.png or <class>/x.png."
+        )
+    return placed, misplaced
 
 
 def walk(folder: Path, prefix: str = "") -> Iterable[tuple[str, os.stat_result]]:

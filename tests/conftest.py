@@ -1,0 +1,45 @@
+"""Small made-up slides, and where the real images are."""
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture
+def shared():
+    """The folder of real images; the test is skipped where there is none."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("no real images in ../shared/data")
+    return SHARED
+
+
+def write_image(path: Path, seed: int = 0, shape=(50, 50, 3)) -> Path:
+    """A picture of noise, different for every seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+    return path
+
+
+def write_slides(folder: Path, patients: int = 10, patches: int = 6) -> Path:
+    """IDC's layout: noise for both classes, IDC darker, a third of each patient's patches."""
+    for patient in range(100, 100 + patients):
+        for number in range(patches):
+            label = int(number % 3 == 0)
+            name = f"{patient}_idx5_x{50 * number + 1}_y{51 + 50 * (patient % 2)}_class{label}.png"
+            path = folder / str(patient) / str(label) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rng = np.random.default_rng([patient, number])
+            cv2.imwrite(str(path), rng.integers(0, 120 if label else 256, (50, 50, 3), dtype=np.uint8))
+    return folder
+
+
+@pytest.fixture
+def slides(tmp_path):
+    return write_slides(tmp_path / "source")

@@ -1,0 +1,249 @@
+"""The script as a user meets it: folders in, folders out, one line for what is wrong."""
+
+import csv
+import hashlib
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+from conftest import ROOT, write_image, write_slides
+
+import build_dataset
+from cancernet import InputError
+from cancernet.dataset import read_manifest
+
+
+def build(source, output, *options):
+    build_dataset.main(["--source", str(source), "--output", str(output), *options])
+    return read_manifest(output)
+
+
+def start(*arguments, **options):
+    command = [sys.executable, str(ROOT / "build_dataset.py"), *map(str, arguments)]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_every_image_lands_in_its_class_folder(slides, tmp_path, capsys):
+    before = snapshot(slides)
+    patches = build(slides, tmp_path / "built")
+    assert snapshot(slides) == before
+    assert len(patches) == 60
+    for patch in patches:
+        data = (tmp_path / "built" / patch.file).read_bytes()
+        assert patch.file.startswith(f"{patch.split}/{patch.label}/{patch.patient}_idx5_x{patch.x}_y{patch.y}_class")
+        assert patch.sha256 == hashlib.sha256(data).hexdigest()
+    assert len({(patch.patient, patch.split) for patch in patches}) == 10
+    assert (tmp_path / "built" / "overview.png").stat().st_size > 10_000
+    table = capsys.readouterr().out
+    assert "testing" in table
+    assert "33.3% 1" in table
+
+
+def test_the_same_source_gives_the_same_manifest(slides, tmp_path):
+    build(slides, tmp_path / "a")
+    build(slides, tmp_path / "b")
+    assert (tmp_path / "a/manifest.csv").read_bytes() == (tmp_path / "b/manifest.csv").read_bytes()
+
+
+def test_a_second_build_with_nothing_changed_does_nothing(slides, tmp_path, capsys):
+    build(slides, tmp_path / "built")
+    written = (tmp_path / "built/manifest.csv").stat().st_mtime_ns
+    build(slides, tmp_path / "built")
+    assert "is up to date" in capsys.readouterr().out
+    assert (tmp_path / "built/manifest.csv").stat().st_mtime_ns == written
+
+
+def test_a_changed_source_or_a_lost_file_is_built_again(slides, tmp_path):
+    build(slides, tmp_path / "built")
+    write_slides(slides, patients=11)
+    patches = build(slides, tmp_path / "built")
+    assert len(patches) == 66
+    (tmp_path / "built" / patches[0].file).unlink()
+    assert len(build(slides, tmp_path / "built")) == 66
+
+
+def test_other_settings_need_force(slides, tmp_path):
+    build(slides, tmp_path / "built")
+    with pytest.raises(InputError, match=r"made with other settings \(seed\)\. Use --force"):
+        build(slides, tmp_path / "built", "--seed", "7")
+    build(slides, tmp_path / "built", "--seed", "7", "--force")
+    assert json.loads((tmp_path / "built/dataset.json").read_text())["settings"]["seed"] == 7
+
+
+def test_a_folder_that_is_no_dataset_is_never_replaced(slides, tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/thesis.txt").write_text("x")
+    with pytest.raises(InputError, match="not empty and no dataset"):
+        build(slides, tmp_path / "precious", "--force")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="is a file"):
+        build(slides, tmp_path / "file")
+    with pytest.raises(InputError, match="two folders, neither inside the other"):
+        build(slides, slides / "built")
+
+
+def test_files_of_one_name_do_not_overwrite_each_other(tmp_path):
+    for number, folder in enumerate(("a/cat", "b/cat", "c/cat", "a/dog", "b/dog", "c/dog")):
+        for name in ("x.png", "X.png", "y.png"):
+            write_image(tmp_path / "source" / folder / name, 10 * number + ord(name[0]))
+    patches = build(tmp_path / "source", tmp_path / "built")
+    assert len(patches) == 18
+    assert len({patch.file.lower() for patch in patches}) == 18
+    assert len({patch.sha256 for patch in patches}) == 18
+
+
+def test_bad_images_are_rejected_with_the_reason(slides, tmp_path, capsys):
+    (slides / "100/0/100_idx5_x501_y1_class0.png").write_bytes(b"\x89PNG but no more")
+    (slides / "100/0/100_idx5_x551_y1_class0.png").write_bytes(b"")
+    write_image(slides / "100/0/100_idx5_x601_y1_class1.png", 1)
+    write_image(slides / "lonely.png", 2)
+    first = slides / "101/0/101_idx5_x51_y101_class0.png"
+    copy = slides / "again/101/0" / first.name
+    copy.parent.mkdir(parents=True)
+    shutil.copy(first, copy)
+    assert len(build(slides, tmp_path / "built")) == 60
+    with (tmp_path / "built/rejected.csv").open() as file:
+        reasons = {row["file"].split("/")[-1]: row["reason"] for row in csv.DictReader(file)}
+    assert reasons == {
+        "100_idx5_x501_y1_class0.png": "cannot be decoded: not an image, damaged or cut off",
+        "100_idx5_x551_y1_class0.png": "the file is empty",
+        "100_idx5_x601_y1_class1.png": "its name says class 1, its folder 0",
+        "lonely.png": "lies in no class folder",
+        first.name: f"a second copy of 101/0/{first.name}",
+    }
+    assert "5 rejected, see rejected.csv" in capsys.readouterr().out
+
+
+def test_edge_tiles_are_kept_and_counted(slides, tmp_path, capsys):
+    write_image(slides / "100/0/100_idx5_x901_y1_class0.png", 1, (50, 1, 3))
+    assert len(build(slides, tmp_path / "built")) == 61
+    assert "1 smaller than the rest (edge tiles), kept" in capsys.readouterr().out
+
+
+def test_the_same_bytes_under_two_patients_are_named(slides, tmp_path, capsys):
+    shutil.copy(slides / "100/0/100_idx5_x51_y51_class0.png", slides / "101/0/101_idx5_x951_y1_class0.png")
+    build(slides, tmp_path / "built")
+    said = capsys.readouterr().out
+    assert "1 group(s) of files with the same bytes under different patients" in said
+    assert "100_idx5_x51_y51_class0.png" in said.split("same bytes: ")[1]
+
+
+@pytest.mark.parametrize("mode", ["hardlink", "symlink"])
+def test_links_take_no_space(slides, tmp_path, mode):
+    for patch in build(slides, tmp_path / "built", "--mode", mode):
+        path = tmp_path / "built" / patch.file
+        assert path.is_symlink() == (mode == "symlink")
+        assert path.stat().st_nlink == (2 if mode == "hardlink" else 1)
+
+
+def test_a_published_split_is_followed(slides, tmp_path, capsys):
+    rows = [f"{patient},{'training' if patient < 105 else 'validation'}" for patient in range(100, 108)]
+    (tmp_path / "split.csv").write_text("patient,split\n" + "\n".join(rows) + "\n")
+    patches = build(slides, tmp_path / "built", "--split-file", str(tmp_path / "split.csv"))
+    assert Counter(patch.split for patch in patches) == {"training": 30, "validation": 18}
+    assert "12 left out: their patients (2) are not in the split file" in capsys.readouterr().out
+
+
+def test_a_given_split_that_tears_patients_apart_is_refused(tmp_path):
+    for split in ("train", "val", "test"):
+        for label in "ab":
+            for person in (1, 2):
+                write_image(
+                    tmp_path / "source" / split / label / f"person{person}_{split}.png", hash((split, label)) % 99
+                )
+    with pytest.raises(InputError, match="Patient person1 is in both"):
+        build(tmp_path / "source", tmp_path / "built", "--patient-pattern", r"^(person\d+)_")
+    built = build(tmp_path / "source", tmp_path / "built", "--patient-pattern", r"^(person\d+)_", "--split-by", "image")
+    assert len(built) == 12
+
+
+def test_only_a_testing_split_is_a_dataset_too(slides, tmp_path):
+    rows = "".join(f"{patient},testing\n" for patient in range(100, 110))
+    (tmp_path / "split.csv").write_text("patient,split\n" + rows)
+    assert len(build(slides, tmp_path / "built", "--split-file", str(tmp_path / "split.csv"))) == 60
+
+
+def test_one_class_is_refused(tmp_path):
+    for number in range(5):
+        write_image(tmp_path / "source/0" / f"{number}.png", number)
+    with pytest.raises(InputError, match="Training has only the class 0; a classifier needs two"):
+        build(tmp_path / "source", tmp_path / "built")
+    assert not (tmp_path / "built").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--source", "nowhere"], "error: There is no folder nowhere."),
+        (["--split-by", "slide"], "error: argument --split-by: invalid choice: 'slide'"),
+        (["--seed", "x"], "error: argument --seed"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_exit_2(tmp_path, arguments, message):
+    process = start(*arguments, cwd=tmp_path)
+    out, error = process.communicate()
+    assert process.returncode == 2
+    assert out == ""
+    assert error.startswith(message)
+    assert error.count("\n") == 1
+
+
+def test_a_full_disk_leaves_nothing_behind(slides, tmp_path):
+    def limit_file_size():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    process = start("--source", slides, "--output", tmp_path / "built", preexec_fn=limit_file_size)
+    _, error = process.communicate()
+    assert process.returncode == 2
+    assert error.splitlines()[-1].startswith("error: File too large")
+    assert os.listdir(tmp_path) == ["source"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_nothing_behind_and_can_be_started_again(tmp_path):
+    source = write_slides(tmp_path / "source", patients=40, patches=150)
+    process = start("--source", source, "--output", tmp_path / "built", start_new_session=True)
+    while not list(tmp_path.glob("built.partial/*/*/*.png")):
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate()
+    assert process.returncode == 130
+    assert error.splitlines()[-1] == "error: interrupted."
+    assert os.listdir(tmp_path) == ["source"]
+    assert len(build(source, tmp_path / "built")) == 6000
+
+
+def test_a_killed_builds_leftovers_are_cleared(slides, tmp_path):
+    write_image(tmp_path / "built.partial/training/0/old.png")
+    assert len(build(slides, tmp_path / "built")) == 60
+    assert sorted(os.listdir(tmp_path)) == ["built", "source"]
+
+
+def test_help_is_quick():
+    started = time.perf_counter()
+    process = start("--help")
+    out, _ = process.communicate()
+    assert process.returncode == 0
+    assert "--split-file" in out
+    assert time.perf_counter() - started < 0.5
+
+
+@pytest.mark.realdata
+def test_real_patches_are_all_placed_and_repeatable(shared, tmp_path):
+    first = build(shared / "data/idc", tmp_path / "a", "--mode", "symlink")
+    build(shared / "data/idc", tmp_path / "b", "--mode", "symlink", "--force")
+    assert len(first) == 5875
+    assert len({patch.patient for patch in first}) == len({(patch.patient, patch.split) for patch in first}) == 160
+    assert (tmp_path / "a/manifest.csv").read_bytes() == (tmp_path / "b/manifest.csv").read_bytes()

@@ -1,0 +1,137 @@
+import pytest
+from conftest import write_image
+
+from cancernet import InputError
+from cancernet.dataset import (
+    Patch,
+    check_patients,
+    check_trainable,
+    class_names,
+    find_images,
+    read_manifest,
+    write_manifest,
+)
+
+
+def patch(file="training/0/a.png", label="0", patient="1", split="training"):
+    return Patch(file, label, patient, 51, 101, split, "00")
+
+
+def test_an_idc_name_tells_patient_place_and_class(tmp_path):
+    write_image(tmp_path / "10253" / "0" / "10253_idx5_x1351_y1101_class0.png")
+    (image,) = find_images(tmp_path)
+    assert image[:6] == ("10253/0/10253_idx5_x1351_y1101_class0.png", "0", "10253", 1351, 1101, "")
+
+
+def test_names_without_a_patient_leave_it_unknown(tmp_path):
+    write_image(tmp_path / "benign" / "scan.png")
+    (image,) = find_images(tmp_path)
+    assert image[:6] == ("benign/scan.png", "benign", "", None, None, "")
+
+
+def test_a_pattern_finds_the_patient(tmp_path):
+    write_image(tmp_path / "covid" / "person12_bacteria_3.jpeg")
+    write_image(tmp_path / "covid" / "other.JPG")
+    assert [image.patient for image in find_images(tmp_path, r"^(person\d+)_")] == ["", "person12"]
+
+
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("training", "validation", "testing")])
+def test_a_source_that_is_split_already_is_understood(tmp_path, names):
+    for name in names:
+        write_image(tmp_path / name / "cat" / "x.png")
+    expected = {"tr": "training", "va": "validation", "te": "testing"}
+    assert [image.split for image in find_images(tmp_path)] == [expected[name[:2]] for name in sorted(names)]
+
+
+def test_a_class_called_test_is_no_split(tmp_path):
+    write_image(tmp_path / "test" / "x.png")
+    write_image(tmp_path / "control" / "x.png")
+    assert [(image.label, image.split) for image in find_images(tmp_path)] == [("control", ""), ("test", "")]
+
+
+def test_other_files_and_hidden_ones_are_passed_over(tmp_path):
+    write_image(tmp_path / "a" / "x.png")
+    (tmp_path / "a" / "notes.txt").write_text("x")
+    (tmp_path / "a" / "._x.png").write_text("x")
+    assert len(find_images(tmp_path)) == 1
+
+
+def test_a_missing_source_is_named(tmp_path):
+    with pytest.raises(InputError, match="There is no folder .*nowhere"):
+        find_images(tmp_path / "nowhere")
+
+
+def test_an_empty_source_says_what_was_expected(tmp_path):
+    with pytest.raises(InputError, match="No images under .* Expected names like 10253_idx5"):
+        find_images(tmp_path)
+
+
+@pytest.mark.parametrize(("pattern", "message"), [("(", "no regular expression"), ("person", "has no group")])
+def test_bad_patterns_are_explained(tmp_path, pattern, message):
+    with pytest.raises(InputError, match=message):
+        find_images(tmp_path, pattern)
+
+
+def test_a_manifest_comes_back_as_it_was_written(tmp_path):
+    patches = [patch(), Patch("testing/1/b c,\u00e9.png", "1", "", None, None, "testing", "ff")]
+    for each in patches:
+        write_image(tmp_path / each.file)
+    write_manifest(tmp_path, patches, [("broken.png", "damaged")], {})
+    assert read_manifest(tmp_path) == patches
+    assert (tmp_path / "manifest.csv").read_text().splitlines()[0] == "file,label,patient,x,y,split,sha256"
+    assert (tmp_path / "rejected.csv").read_text() == "file,reason\nbroken.png,damaged\n"
+
+
+def test_a_folder_without_a_manifest_is_no_dataset(tmp_path):
+    with pytest.raises(InputError, match=r"has no manifest\.csv"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\n", "must have the columns"),
+        ("file,label,patient,x,y,split,sha256\n", "names no image"),
+        ("file,label,patient,x,y,split,sha256\na,0,1\n", "is damaged"),
+        ("file,label,patient,x,y,split,sha256\na,0,1,2,3,test,00\n", "unknown split 'test'"),
+    ],
+)
+def test_broken_manifests_are_explained(tmp_path, text, message):
+    (tmp_path / "manifest.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_manifest(tmp_path)
+
+
+def test_missing_and_foreign_files_are_named(tmp_path):
+    write_manifest(tmp_path, [patch()], [], {})
+    with pytest.raises(InputError, match=r"1 file\(s\) are missing from .*training/0/a\.png"):
+        read_manifest(tmp_path)
+    write_image(tmp_path / "training/0/a.png")
+    write_image(tmp_path / "training/0/z.png")
+    with pytest.raises(InputError, match=r"not in the manifest .*training/0/z\.png"):
+        read_manifest(tmp_path)
+
+
+def test_a_patient_in_two_splits_is_named():
+    patches = [patch(), patch("testing/0/b.png", split="testing")]
+    with pytest.raises(InputError, match="Patient 1 is in both training and testing"):
+        check_patients(patches)
+    check_patients([each._replace(patient="") for each in patches])
+
+
+def test_training_needs_two_classes_and_validation():
+    benign, idc = patch(), patch("training/1/b.png", label="1")
+    validation = patch("validation/0/c.png", split="validation")
+    check_trainable([benign, idc, validation])
+    for patches, message in (
+        ([benign, idc], "no validation images"),
+        ([validation], "no training images"),
+        ([benign, validation], "only the class 0"),
+        ([benign, idc, validation, patch(label="2", split="testing")], "Class 2 is in testing but not in training"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_trainable(patches)
+
+
+def test_classes_come_in_alphabetical_order():
+    assert class_names([patch(label="normal"), patch(label="benign"), patch(label="normal")]) == ["benign", "normal"]

@@ -1,0 +1,115 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from cancernet import InputError
+from cancernet.config import SPLITS
+from cancernet.dataset import SourceImage
+from cancernet.splits import assign_splits, plan_splits, read_split_file
+
+
+def make_images(patients=50, patches=20, given=""):
+    """Patients whose share of IDC runs from 0 to 1."""
+    return [
+        SourceImage(f"{p}/{n}.png", str(int(n < patches * p / patients)), str(p), None, None, given, 1, 1)
+        for p in range(patients)
+        for n in range(patches)
+    ]
+
+
+def plan(images, split_by="patient", split_file=None, seed=42):
+    return plan_splits(images, split_by=split_by, split_file=split_file, seed=seed)
+
+
+def test_patients_stay_together_in_80_10_20():
+    planned = plan(make_images())
+    split_of = {(image.patient, image.split) for image in planned}
+    assert len(split_of) == 50
+    assert Counter(split for _, split in split_of) == {"training": 36, "validation": 4, "testing": 10}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_split_has_the_wholes_share_of_each_class(seed):
+    images = plan(make_images(), seed=seed)
+    whole = np.mean([image.label == "1" for image in images])
+    for split in SPLITS:
+        share = np.mean([image.label == "1" for image in images if image.split == split])
+        assert abs(share - whole) < 0.08
+
+
+def test_the_seed_decides():
+    assert plan(make_images()) == plan(make_images())
+    assert plan(make_images(), seed=1) != plan(make_images(), seed=2)
+
+
+def test_by_image_the_shares_are_exact():
+    images = plan(make_images(), split_by="image")
+    assert Counter(image.split for image in images) == {"training": 720, "validation": 80, "testing": 200}
+    assert len({(image.patient, image.split) for image in images}) > 50  # patients are torn apart
+
+
+def test_images_without_patient_are_their_own_group():
+    images = [image._replace(patient="") for image in make_images(10, 10)]
+    assert Counter(image.split for image in plan(images)) == {"training": 72, "validation": 8, "testing": 20}
+
+
+def test_three_patients_fill_three_splits():
+    assert len({image.split for image in plan(make_images(3, 20))}) == 3
+
+
+def test_fewer_patients_than_splits_are_refused():
+    with pytest.raises(InputError, match=r"2 patient\(s\) cannot fill 3 splits"):
+        assign_splits(["0", "1"] * 4, ["a", "a", "b", "b"] * 2, seed=1)
+
+
+def test_a_class_with_one_image_is_named():
+    with pytest.raises(InputError, match="Class rare has too few images"):
+        assign_splits(["common"] * 20 + ["rare"], [str(n) for n in range(21)], seed=1)
+
+
+def test_a_given_split_is_kept():
+    images = [image._replace(split=SPLITS[n % 3]) for n, image in enumerate(make_images(9))]
+    assert plan(images) == images
+
+
+def test_validation_is_taken_from_training_where_it_is_missing():
+    images = [image._replace(split="testing" if int(image.patient) < 10 else "training") for image in make_images()]
+    planned = plan(images)
+    assert [image for image in planned if image.split == "testing"] == images[:200]
+    assert len({image.patient for image in planned if image.split == "validation"}) == 4
+
+
+def test_a_split_file_decides_and_leaves_others_out():
+    images = make_images(4, 1)
+    planned = plan(images, split_file={"0": "training", "1": "testing", "3": "validation"})
+    assert [image.split for image in planned] == ["training", "testing", "", "validation"]
+    with pytest.raises(InputError, match="names none of the patients"):
+        plan(images, split_file={"9": "training"})
+
+
+def test_a_split_file_is_read(tmp_path):
+    file = tmp_path / "split.csv"
+    file.write_text("# from a paper\npatient,split\n8863,training\n9346 , Test\n")
+    assert read_split_file(file) == {"8863": "training", "9346": "testing"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("patient,split\n1,holdout\n", "patient 1 has the split 'holdout'; known are training"),
+        ("patient,split\n1,training\n1,testing\n", "patient 1 stands there twice"),
+        ("name,part\n1,training\n", "must have the columns patient,split"),
+        ("patient,split\n", "must have the columns patient,split and at least one row"),
+    ],
+)
+def test_bad_split_files_are_explained(tmp_path, text, message):
+    file = tmp_path / "split.csv"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_split_file(file)
+
+
+def test_a_missing_split_file_is_named(tmp_path):
+    with pytest.raises(InputError, match="Cannot read the split file .*nowhere"):
+        read_split_file(tmp_path / "nowhere.csv")
