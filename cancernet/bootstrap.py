@@ -1,0 +1,147 @@
+"""Figures of many weighted resamples at once, and the intervals they give.
+
+A group is what is resampled: a patient with all its images, or one image. A draw takes as many groups as there are,
+with replacement; a group's weight in a draw, 0 or more, is how often it was taken. `weights` is `[draws, groups]`.
+"""
+
+from collections.abc import Callable, Hashable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+LEVEL = 0.95
+CHUNK_ELEMENTS = 2**18  # weights of images held at once; chosen to stay in a processor's cache
+
+
+class Ranking(NamedTuple):
+    """The images of one class against all others, each ascending by score: what a weighted AUROC needs."""
+
+    positive_groups: np.ndarray  # [P] group of each positive image
+    negative_groups: np.ndarray  # [N]
+    positives_below: np.ndarray  # [P] how many positive images score less than this positive one
+    negatives_below: np.ndarray  # [P] how many negative images score less
+    negatives_not_above: np.ndarray  # [P] how many score less or the same
+
+
+def rank_images(scores: np.ndarray, is_positive: np.ndarray, groups: np.ndarray) -> Ranking:
+    """Sort `[n]` scores once for all draws. groups: `[n]` indices from 0."""
+    order = np.argsort(scores, kind="stable")
+    scores, is_positive, groups = scores[order], is_positive[order], groups[order]
+    positives, negatives = scores[is_positive], scores[~is_positive]
+    return Ranking(
+        positive_groups=groups[is_positive],
+        negative_groups=groups[~is_positive],
+        positives_below=np.searchsorted(positives, positives, side="left"),
+        negatives_below=np.searchsorted(negatives, positives, side="left"),
+        negatives_not_above=np.searchsorted(negatives, positives, side="right"),
+    )
+
+
+def ranking_figures(ranking: Ranking, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUROC and AUPRC of each draw, `[draws]` each; NaN where a draw holds one class only.
+
+    AUROC: the share of pairs of a positive and a negative image in which the positive scores higher, ties counting
+    half (Hanley & McNeil 1982). AUPRC: average precision, sum of (R_n - R_n-1) P_n over the thresholds, as in
+    scikit-learn's `average_precision_score`.
+    """
+    positive = np.take(weights, ranking.positive_groups, axis=1)  # [draws, P]
+    negative_sums = _cumulative(np.take(weights, ranking.negative_groups, axis=1))  # [draws, N + 1]
+    positive_sums = _cumulative(positive)
+    n_positive, n_negative = positive_sums[:, -1:], negative_sums[:, -1:]
+
+    below = np.take(negative_sums, ranking.negatives_below, axis=1)  # [draws, P]
+    pairs_won = np.einsum("ij,ij->i", positive, below)
+    if not np.array_equal(ranking.negatives_below, ranking.negatives_not_above):
+        not_above = np.take(negative_sums, ranking.negatives_not_above, axis=1)
+        pairs_won = (pairs_won + np.einsum("ij,ij->i", positive, not_above)) / 2
+
+    called = n_positive - np.take(positive_sums, ranking.positives_below, axis=1)  # at this image's score or above
+    precision = called / np.maximum(called + n_negative - below, 1)
+    gained = np.einsum("ij,ij->i", positive, precision)
+
+    pairs = (n_positive * n_negative)[:, 0]
+    both = pairs > 0
+    auroc, auprc = np.full(len(weights), np.nan), np.full(len(weights), np.nan)
+    np.divide(pairs_won, pairs, out=auroc, where=both)
+    np.divide(gained, n_positive[:, 0], out=auprc, where=both)
+    return auroc, auprc
+
+
+def class_rates(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Rates of each class against the rest, `[..., k]`, from confusion matrices `[..., k, k]`; NaN where undefined."""
+    tp = np.diagonal(counts, axis1=-2, axis2=-1)
+    fn = counts.sum(axis=-1) - tp
+    fp = counts.sum(axis=-2) - tp
+    tn = counts.sum(axis=(-2, -1))[..., None] - tp - fn - fp
+    return {
+        "sensitivity": ratio(tp, tp + fn),
+        "specificity": ratio(tn, tn + fp),
+        "precision": ratio(tp, tp + fp),
+        "npv": ratio(tn, tn + fn),
+        "f1": ratio(2 * tp, 2 * tp + fp + fn),
+    }
+
+
+def matthews_correlation(counts: np.ndarray) -> np.ndarray:
+    """MCC `[...]` from confusion matrices `[..., k, k]` (Gorodkin 2004); NaN with one true or one predicted class."""
+    true, called, total = counts.sum(axis=-1), counts.sum(axis=-2), counts.sum(axis=(-2, -1))
+    covariance = np.trace(counts, axis1=-2, axis2=-1) * total - (true * called).sum(axis=-1)
+    spread = (total**2 - (true**2).sum(axis=-1)) * (total**2 - (called**2).sum(axis=-1))
+    return ratio(covariance, np.sqrt(spread))
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """NaN where the denominator is 0."""
+    shape = np.broadcast_shapes(np.shape(numerator), np.shape(denominator))
+    return np.divide(numerator, denominator, out=np.full(shape, np.nan), where=np.asarray(denominator) > 0)
+
+
+def draw_weights(n_groups: int, *, draws: int, seed: int, at_once: int) -> Iterator[np.ndarray]:
+    """Weights `[up to at_once, n_groups]` float64, chunk after chunk until `draws` rows have come.
+
+    Each row sums to n_groups. The rows depend on the seed alone, not on `at_once`.
+    """
+    random = np.random.default_rng(seed)
+    for start in range(0, draws, at_once):
+        rows = min(at_once, draws - start)
+        taken = random.integers(n_groups, size=(rows, n_groups))
+        taken += np.arange(rows)[:, None] * n_groups
+        yield np.bincount(taken.ravel(), minlength=rows * n_groups).reshape(rows, n_groups).astype(np.float64)
+
+
+def bootstrap(
+    figures: Callable[[np.ndarray], dict[Hashable, np.ndarray]], n_groups: int, n_images: int, *, draws: int, seed: int
+) -> dict[Hashable, np.ndarray]:
+    """Every figure in every draw, `[draws]` each, where `figures` maps weights `[d, n_groups]` to figures `[d]`."""
+    at_once = max(1, CHUNK_ELEMENTS // max(n_groups, n_images))
+    parts = [figures(weights) for weights in draw_weights(n_groups, draws=draws, seed=seed, at_once=at_once)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def percentile_interval(values: np.ndarray, why_undefined: str) -> tuple[float | None, float | None, str | None]:
+    """Low end, high end, and, where an end is None, the reason in words.
+
+    The ends are the 2.5 and 97.5 percentiles of the draws (Efron & Tibshirani 1993, chapter 13). Draws in which the
+    figure is undefined (NaN) are left out; where fewer than half are left there is no interval. Infinite values (a
+    likelihood ratio) count as larger than all others. There is none either where all draws give the same figure: a
+    sensitivity of 1 in every resample says that no error was seen, not that there are none to come.
+    """
+    defined = values[~np.isnan(values)]
+    undefined = len(values) - len(defined)
+    if undefined > len(values) / 2:
+        return None, None, f"no interval: {why_undefined} in {undefined:,} of {len(values):,} draws"
+    if np.isfinite(defined).all() and np.ptp(defined) <= 1e-12 * max(1.0, abs(defined[0])):
+        return None, None, "no interval: every draw gives the same figure, so how sure it is cannot be told"
+    with np.errstate(invalid="ignore"):  # between two infinite draws
+        low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    if np.isfinite(high):
+        return float(low), float(high), None
+    low_end = float(low) if np.isfinite(low) else None
+    return low_end, None, "no upper end: the ratio is infinite in more than 2.5% of the draws"
+
+
+def _cumulative(weights: np.ndarray) -> np.ndarray:
+    """Running sums along the rows, with a leading 0: `[draws, n]` to `[draws, n + 1]`."""
+    sums = np.zeros((len(weights), weights.shape[1] + 1))
+    np.cumsum(weights, axis=1, out=sums[:, 1:])
+    return sums

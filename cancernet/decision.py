@@ -1,0 +1,340 @@
+"""How raw scores become a calibrated probability and a yes or no: fitted on validation, then frozen.
+
+Scores are log-probabilities `[n, k]` float64, a row an image, a column a class, in the order of `classes`.
+"""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logsumexp, softmax
+
+from cancernet import InputError
+
+DEFAULT_OPERATING_POINT = "balanced"
+TEMPERATURES = (0.01, 100.0)  # the fit looks between these
+CURVE_STEPS = 200  # of the threshold from 0 to 1, in `Decision.curve`
+ABOVE_ONE = float(np.nextafter(1.0, 2.0))  # a threshold that even a probability of exactly 1 does not reach
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was fitted on validation. Probabilities and thresholds are calibrated ones, of the positive class."""
+
+    classes: tuple[str, ...]
+    positive: str | None  # None where there are more than two classes
+    temperature: float  # scores are divided by it; above 1 it makes the probabilities less sure
+    threshold: float | None  # positive where probability >= threshold; None where there are more than two classes
+    operating_point: str  # as it was asked for
+    neighbour_sigma: float  # width of the smoothing over a slide's grid, in patches; 0 is off
+    fitted_on: dict[str, int | None]  # images, patients (None where no patient is known)
+    expected_on_validation: dict[str, float] | None  # sensitivity, specificity at the threshold
+    curve: dict[str, list[float]] | None  # threshold (ascending), sensitivity, specificity: see `expected_rates`
+
+
+class OperatingPoint(NamedTuple):
+    rule: str  # balanced | sensitivity | specificity | threshold
+    value: float | None  # None for balanced
+
+
+def log_scores(probabilities: np.ndarray) -> np.ndarray:
+    """Log-probabilities `[n, k]` float64 of a network's softmax outputs `[n, k]`, float32 or float64, 0 to 1.
+
+    Outputs are clipped at the smallest normal float32. Of two classes the difference of the columns is the log-odds; it
+    tells images apart even where the larger output has saturated to exactly 1, since the smaller one has not.
+
+    Raises InputError where an output is not a number.
+    """
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    broken = int((~np.isfinite(probabilities)).any(axis=-1).sum())
+    if broken:
+        raise InputError(
+            f"The network gives no number for {broken:,} of {len(probabilities):,} images: its training diverged. "
+            "Train again with a smaller --learning-rate."
+        )
+    return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+
+
+def parse_operating_point(text: str) -> OperatingPoint:
+    """`balanced`, `sensitivity=0.95`, `specificity=0.95` (above 0, at most 1), or a threshold between 0 and 1: `0.5`.
+
+    Raises InputError for anything else.
+    """
+    rule, equals, number = str(text).strip().partition("=")
+    rule = rule.strip()
+    if rule == "balanced" and not equals:
+        return OperatingPoint("balanced", None)
+    try:
+        value = float(number if equals else rule)
+    except ValueError:
+        value = math.nan
+    if equals and rule in ("sensitivity", "specificity") and 0 < value <= 1:
+        return OperatingPoint(rule, value)
+    if not equals and 0 < value < 1:
+        return OperatingPoint("threshold", value)
+    raise InputError(
+        f"Unknown operating point {str(text)!r}. Give balanced, sensitivity=0.95, specificity=0.95, "
+        "or a threshold between 0 and 1 such as 0.5."
+    )
+
+
+def fit_decision(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    patients: Sequence[str],
+    *,
+    classes: Sequence[str],
+    positive: str | None,
+    operating_point: str = DEFAULT_OPERATING_POINT,
+    neighbour_sigma: float = 0.0,
+) -> Decision:
+    """Fit temperature and threshold on the validation images.
+
+    scores: `[n, k]` log-probabilities, already smoothed over neighbours where `neighbour_sigma` (recorded, not applied
+    here) is above 0. labels: `[n]` class indices. patients: `[n]`, '' where unknown. positive: one of the two classes;
+    None where there are more. operating_point: see `parse_operating_point`; with more than two classes the most
+    probable one is decided on, and only `balanced` is allowed.
+
+    - Temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks"): the temperature with the least
+      log-loss. Where every image is on the right side the log-loss falls without end as the temperature nears 0 and
+      the data cannot tell it; it stays 1.
+    - `balanced`: the highest balanced accuracy; of several equal ones the widest interval between neighbouring
+      probabilities, of equally wide ones the lowest. `sensitivity=s`: the highest threshold whose sensitivity is at
+      least s. `specificity=s`: the lowest threshold whose specificity is at least s. The threshold lies midway between
+      neighbouring probabilities (0 and 1 count as neighbours), not on an image's own.
+
+    Raises InputError: no images, shapes that do not match, one class only, an operating point that cannot be used.
+    """
+    scores, labels, classes = np.asarray(scores, dtype=np.float64), np.asarray(labels), tuple(classes)
+    point = parse_operating_point(operating_point)
+    _check_fit(scores, labels, patients, classes, positive, point, operating_point, neighbour_sigma)
+    known = {patient for patient in patients if patient}
+    temperature = _fit_temperature(scores, labels)
+    threshold = expected = curve = None
+    if positive is not None:
+        index = classes.index(positive)
+        probability = _tempered_softmax(scores, temperature)[:, index]
+        threshold = _fit_threshold(probability, labels == index, point)
+        curve = _rates_curve(probability, labels == index, threshold)
+        at = curve["threshold"].index(threshold)
+        expected = {name: curve[name][at] for name in ("sensitivity", "specificity")}
+    return Decision(
+        classes=classes,
+        positive=positive,
+        temperature=temperature,
+        threshold=threshold,
+        operating_point=operating_point,
+        neighbour_sigma=float(neighbour_sigma),
+        fitted_on={"images": len(labels), "patients": len(known) or None},
+        expected_on_validation=expected,
+        curve=curve,
+    )
+
+
+def calibrated_probabilities(decision: Decision, scores: np.ndarray) -> np.ndarray:
+    """softmax(scores / temperature), `[n, k]` float64, 0 to 1, rows sum to 1.
+
+    Of two classes the order of any two images by log-odds is kept. Raises InputError where the number of columns is not
+    that of the decision's classes.
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    if scores.ndim != 2 or scores.shape[1] != len(decision.classes):
+        raise InputError(
+            f"Scores of shape {list(scores.shape)} do not fit the decision's {len(decision.classes)} classes "
+            f"({', '.join(decision.classes)}). Use the decision.json of the same run."
+        )
+    return _tempered_softmax(scores, decision.temperature)
+
+
+def decide(decision: Decision, probabilities: np.ndarray) -> np.ndarray:
+    """Class indices `[n]` from calibrated probabilities `[n, k]`.
+
+    Of two classes: the positive one where its probability is at least the threshold. Of more: the most probable.
+    """
+    probabilities = np.asarray(probabilities)
+    if decision.positive is None:
+        return probabilities.argmax(axis=1)
+    index = decision.classes.index(decision.positive)
+    return np.where(probabilities[:, index] >= decision.threshold, index, 1 - index)
+
+
+def expected_rates(decision: Decision, threshold: float) -> dict[str, float]:
+    """Sensitivity and specificity on validation at any threshold from 0 to 1, for a threshold that a user moves.
+
+    Exact at the decision's own threshold and at multiples of 0.005, straight lines between them.
+    Raises InputError for a decision on more than two classes, which has no threshold.
+    """
+    if decision.curve is None:
+        raise InputError("A decision on more than two classes has no threshold to move.")
+    at = decision.curve["threshold"]
+    return {name: float(np.interp(threshold, at, decision.curve[name])) for name in ("sensitivity", "specificity")}
+
+
+def save_decision(decision: Decision, path: Path) -> None:
+    """Write the decision as JSON, one line a field; the file is either the old one or the whole new one."""
+    path = Path(path)
+    lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in asdict(decision).items())
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def load_decision(path: Path) -> Decision:
+    """Read what `save_decision` wrote. Raises InputError where the file is missing or is not a whole decision."""
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"No {path}. A run folder has a {path.name}; train again, or name another run.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:  # broken JSON or broken UTF-8
+        raise InputError(f"{path} is not JSON ({error}). Train again, or copy the run folder again.") from None
+    problem = _problem_of(content)
+    if problem:
+        raise InputError(f"{path} is not a decision: {problem}. Train again, or copy the run folder again.")
+    return Decision(**{field.name: content[field.name] for field in fields(Decision)} | _as_tuple(content["classes"]))
+
+
+def _as_tuple(classes: list[str]) -> dict[str, tuple[str, ...]]:
+    return {"classes": tuple(classes)}
+
+
+def _problem_of(content: object) -> str | None:
+    """What is wrong with the content of a decision file, in words; None where nothing is."""
+    if not isinstance(content, dict):
+        return "it holds no fields"
+    missing = [field.name for field in fields(Decision) if field.name not in content]
+    if missing:
+        return f"{', '.join(missing)} missing"
+    classes, positive = content["classes"], content["positive"]
+    if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(name, str) for name in classes):
+        return f"classes is {classes!r}"
+    if (positive is None) == (len(classes) == 2) or (positive is not None and positive not in classes):
+        return f"positive is {positive!r} of classes {', '.join(classes)}"
+    if not _is_number(content["temperature"]) or content["temperature"] <= 0:
+        return f"temperature is {content['temperature']!r}"
+    if not _is_number(content["neighbour_sigma"]) or content["neighbour_sigma"] < 0:
+        return f"neighbour_sigma is {content['neighbour_sigma']!r}"
+    if not isinstance(content["fitted_on"], dict) or not {"images", "patients"} <= set(content["fitted_on"]):
+        return f"fitted_on is {content['fitted_on']!r}"
+    return None if positive is None else _problem_of_threshold(content)
+
+
+def _problem_of_threshold(content: dict) -> str | None:
+    if not _is_number(content["threshold"]) or not 0 <= content["threshold"] <= ABOVE_ONE:
+        return f"threshold is {content['threshold']!r}"
+    expected, curve = content["expected_on_validation"], content["curve"]
+    if not isinstance(expected, dict) or not all(
+        _is_number(expected.get(name)) for name in ("sensitivity", "specificity")
+    ):
+        return f"expected_on_validation is {expected!r}"
+    names = ("threshold", "sensitivity", "specificity")
+    columns = [curve.get(name) for name in names] if isinstance(curve, dict) else []
+    if not columns or not all(isinstance(column, list) and all(map(_is_number, column)) for column in columns):
+        return "its curve is not three lists of numbers"
+    return (
+        None if columns[0] and len({len(column) for column in columns}) == 1 else "its curve's lists differ in length"
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_fit(scores, labels, patients, classes, positive, point, operating_point, neighbour_sigma) -> None:
+    if not len(labels):
+        raise InputError(
+            "No validation images to fit the decision on. Build the dataset again with a validation split."
+        )
+    if scores.shape != (len(labels), len(classes)) or len(patients) != len(labels):
+        raise InputError(
+            f"Validation scores of shape {list(scores.shape)} do not fit {len(labels):,} labels, {len(patients):,} "
+            f"patients and {len(classes)} classes. They must be of the same images."
+        )
+    if not np.isfinite(scores).all():
+        raise InputError(
+            "Validation scores are not all finite numbers: training diverged. Use a smaller --learning-rate."
+        )
+    if (positive is None) == (len(classes) == 2) or (positive is not None and positive not in classes):
+        raise InputError(f"The positive class {positive!r} does not fit the classes {', '.join(classes)}.")
+    present = np.unique(labels)
+    if len(present) < 2:
+        raise InputError(
+            f"All {len(labels):,} validation images are of class {classes[int(present[0])]}; calibration and threshold "
+            "need at least two classes. Build the dataset again with more patients, or another --seed."
+        )
+    if positive is None and point.rule != DEFAULT_OPERATING_POINT:
+        raise InputError(
+            f"Operating point {operating_point} needs two classes, and there are {len(classes)} "
+            f"({', '.join(classes)}). Leave --operating-point out: the most probable class is decided on."
+        )
+    if not neighbour_sigma >= 0:
+        raise InputError(f"The neighbours' width is {neighbour_sigma} patches. It must be 0 (off) or more.")
+
+
+def _tempered_softmax(scores: np.ndarray, temperature: float) -> np.ndarray:
+    if scores.shape[1] != 2:
+        return softmax(scores / temperature, axis=1)
+    log_odds = (scores[:, 1] - scores[:, 0]) / temperature  # one rounded number an image: its order cannot change
+    return np.stack([expit(-log_odds), expit(log_odds)], axis=1)
+
+
+def _fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
+    rows = np.arange(len(labels))
+    others = scores.copy()
+    others[rows, labels] = -np.inf
+    if (scores[rows, labels] >= others.max(axis=1)).all():
+        return 1.0
+
+    def log_loss(log_temperature: float) -> float:
+        tempered = scores * math.exp(-log_temperature)
+        return float(np.mean(logsumexp(tempered, axis=1) - tempered[rows, labels]))
+
+    # convex in 1/temperature, so there is one minimum
+    bounds = tuple(math.log(limit) for limit in TEMPERATURES)
+    best = minimize_scalar(log_loss, bounds=bounds, method="bounded", options={"xatol": 1e-7})
+    return math.exp(best.x) if best.fun < log_loss(0.0) else 1.0
+
+
+def _fit_threshold(probability: np.ndarray, is_positive: np.ndarray, point: OperatingPoint) -> float:
+    if point.rule == "threshold":
+        return point.value
+    values = np.unique(probability)
+    lower, upper = np.append(0.0, values), np.append(values, 1.0)
+    middle = (lower + upper) / 2
+    middle = np.where(middle <= lower, upper, middle)  # where the neighbours are adjacent floating-point numbers
+    if values[-1] >= 1.0:
+        middle[-1] = ABOVE_ONE
+    hits, rejections = _count_right(probability, is_positive, middle)
+    n_positive = int(is_positive.sum())
+    n_negative = len(is_positive) - n_positive
+    if point.rule == "sensitivity":
+        return float(middle[hits / n_positive >= point.value][-1])
+    if point.rule == "specificity":
+        return float(middle[rejections / n_negative >= point.value][0])
+    balanced = hits * n_negative + rejections * n_positive  # whole numbers, so that equal is equal
+    width = np.where(balanced == balanced.max(), upper - lower, -1.0)
+    return float(middle[width.argmax()])
+
+
+def _count_right(probability, is_positive, thresholds) -> tuple[np.ndarray, np.ndarray]:
+    """Positive images at or above each threshold, and negative ones below it."""
+    positives, negatives = np.sort(probability[is_positive]), np.sort(probability[~is_positive])
+    return len(positives) - np.searchsorted(positives, thresholds), np.searchsorted(negatives, thresholds)
+
+
+def _rates_curve(probability: np.ndarray, is_positive: np.ndarray, threshold: float) -> dict[str, list[float]]:
+    thresholds = np.unique(np.append(np.arange(CURVE_STEPS + 1) / CURVE_STEPS, threshold))
+    hits, rejections = _count_right(probability, is_positive, thresholds)
+    return {
+        "threshold": thresholds.tolist(),
+        "sensitivity": (hits / is_positive.sum()).tolist(),
+        "specificity": (rejections / (~is_positive).sum()).tolist(),
+    }
