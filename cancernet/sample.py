@@ -1,0 +1,366 @@
+"""Made-up H&E slides with known truth, for the demo and the tests: IDC's scale, layout and names, no real patient.
+
+A slide is painted as two maps, the concentrations of haematoxylin and eosin, and then dyed and lit by the law of
+Beer and Lambert with the patient's own stain. One pixel is 4 micrometres, so a benign nucleus is about 2 pixels wide.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.random import Generator as Random
+from scipy import ndimage
+from scipy.spatial import cKDTree
+from scipy.special import expit, ndtri
+
+from cancernet import InputError
+
+PATCH_PIXELS = 50
+SIDE_PIXELS = 540  # of a slide: about 85 patches of tissue
+FIRST_PATIENT = 70001  # above IDC's own numbers, which end at 16896
+CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
+
+# Optical-density vectors (red, green, blue) in the manner of Ruifrok & Johnston 2001, "Quantification of
+# histochemical staining by color deconvolution". Their printed eosin is more magenta than IDC's scanner shows; these
+# are near the medians that the method of Macenko et al. 2009 finds over the patients of the IDC set.
+HAEMATOXYLIN = (0.55, 0.72, 0.42)
+EOSIN = (0.11, 0.83, 0.55)
+
+
+class Stain(NamedTuple):
+    """How one patient's slide was dyed and scanned."""
+
+    vectors: np.ndarray  # float64 [2, 3], unit rows: haematoxylin, eosin
+    strength: np.ndarray  # float64 [2]: factor on the two concentrations
+    white: np.ndarray  # float64 [3]: intensity of empty glass, 0-255
+    noise: float  # standard deviation of the scanner's noise, grey levels
+    blur: float  # standard deviation of the scanner's blur, pixels
+
+
+class Anatomy(NamedTuple):
+    """How one patient's tissue is built; shares are 0-1, counts are per slide."""
+
+    tumour_share: float  # of the tissue
+    cellularity: float  # share of the tumour that is nests of tumour cells
+    pleomorphism: float  # 0: all tumour nuclei small; 1: many large
+    chromatin: float  # haematoxylin of a tumour nucleus
+    fat_share: float
+    fat_cell_pixels: float  # spacing of fat cells
+    stroma_nuclei: float  # per pixel
+    cellular_stroma: float  # share of benign stroma that is rich in nuclei
+    glands: int  # in turn a lobule and a group of ducts
+    infiltrates: int  # clumps of lymphocytes
+
+
+LOWEST = Anatomy(0.12, 0.25, 0.1, 0.4, 0.0, 8.5, 0.004, 0.0, 4, 2)
+HIGHEST = Anatomy(0.5, 0.75, 1.0, 0.75, 0.3, 13.0, 0.016, 0.35, 15, 8)
+
+
+class Slide(NamedTuple):
+    """One patient's tissue and its truth, all of the same height and width."""
+
+    image: np.ndarray  # uint8 [h, w, 3], RGB
+    tumour: np.ndarray  # bool [h, w]: inside the outline a pathologist would draw round the IDC
+    tissue: np.ndarray  # bool [h, w]: not empty glass; fat and the lumen of a duct are tissue
+
+
+def make_slide(seed: int, patient: int, *, side: int = SIDE_PIXELS) -> Slide:
+    """Paints the slide of one patient; the same arguments give the same bytes.
+
+    Height and width are drawn between side and side + 49 pixels, so that slides end in edge tiles.
+    """
+    if side < 4 * PATCH_PIXELS:
+        raise InputError(f"A slide of {side} pixels is too small. Ask for {4 * PATCH_PIXELS} or more.")
+    rng = np.random.default_rng([seed, patient])
+    stain, anatomy = draw_stain(rng), draw_anatomy(rng)
+    shape = tuple(side + rng.integers(PATCH_PIXELS, size=2))
+    tissue = _outline_tissue(rng, shape)
+    tumour = _outline_tumour(rng, tissue, anatomy.tumour_share)
+    return Slide(scan(rng, paint_tissue(rng, tissue, tumour, anatomy), stain), tumour, tissue)
+
+
+def make_patch_with_corner_tumour(seed: int, corner: str, pixels: int = PATCH_PIXELS) -> tuple[np.ndarray, np.ndarray]:
+    """Paints benign stroma with tumour in one quarter only, in the manner and with the stains of the sample slides.
+
+    corner is one of CORNERS; the stain depends on the seed alone. Returns the image, uint8 [pixels, pixels, 3] RGB,
+    and the tumour, bool [pixels, pixels].
+    """
+    if corner not in CORNERS:
+        raise InputError(f"Unknown corner {corner!r}. Choose one of {', '.join(CORNERS)}.")
+    if pixels < 16:
+        raise InputError(f"A patch of {pixels} pixels is too small. Ask for 16 or more.")
+    rng = np.random.default_rng(seed)
+    stain = draw_stain(rng)
+    quiet = draw_anatomy(rng)._replace(cellularity=0.85, cellular_stroma=0, fat_share=0, glands=0, infiltrates=0)
+    half = np.arange(pixels) < pixels // 2
+    vertical, horizontal = corner.split("-")
+    tumour = np.outer(half if vertical == "top" else half[::-1], half if horizontal == "left" else half[::-1])
+    return scan(rng, paint_tissue(rng, np.ones_like(tumour), tumour, quiet), stain), tumour
+
+
+def cut_patches(slide: Slide) -> Iterator[tuple[np.ndarray, str, int, int]]:
+    """Cuts a slide into tiles of 50 x 50 pixels and leaves out those of which half or more is empty glass.
+
+    Yields image, label, x and y. The image is uint8 [h, w, 3] RGB; h and w are 50, less at the right and bottom edge.
+    The label is "1" where most of the tile is tumour, else "0". x and y are its left and top pixel, counted from 1.
+    """
+    height, width = slide.tissue.shape
+    for top in range(0, height, PATCH_PIXELS):
+        for left in range(0, width, PATCH_PIXELS):
+            tile = (slice(top, top + PATCH_PIXELS), slice(left, left + PATCH_PIXELS))
+            if slide.tissue[tile].mean() > 0.5:
+                yield slide.image[tile], "1" if slide.tumour[tile].mean() > 0.5 else "0", left + 1, top + 1
+
+
+def write_sample(
+    folder: Path, *, patients: int = 30, seed: int = 42, side: int = SIDE_PIXELS, progress: Callable = lambda done: None
+) -> int:
+    """Writes the patches of made-up patients as `<patient>/<0|1>/<patient>_idx5_x<X>_y<Y>_class<C>.png`.
+
+    progress is called with the number of patients done since the last call. Returns the number of files. The folder
+    appears only when it is complete. Raises InputError where it already holds something.
+    """
+    if patients < 1:
+        raise InputError(f"Cannot make a sample of {patients} patients. Ask for 1 or more.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} already exists and is not an empty folder. Remove it or name another.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    written = 0
+    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        for patient in range(FIRST_PATIENT, FIRST_PATIENT + patients):
+            for image, label, x, y in cut_patches(make_slide(seed, patient, side=side)):
+                file = Path(scratch, folder.name, f"{patient}/{label}/{patient}_idx5_x{x}_y{y}_class{label}.png")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
+                written += 1
+            progress(1)
+        if folder.exists():
+            folder.rmdir()
+        Path(scratch, folder.name).rename(folder)
+    return written
+
+
+def draw_stain(rng: Random) -> Stain:
+    """Draws a patient's stain round the usual one; the spread is near that of the IDC set's patients."""
+    vectors = np.array([HAEMATOXYLIN, EOSIN]) + rng.normal(0, [[0.02], [0.018]], (2, 3))
+    return Stain(
+        vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
+        strength=np.exp(rng.normal(0, [0.15, 0.17])),
+        white=rng.normal([242, 240, 241], 1.5),
+        noise=rng.uniform(1.5, 3.5),
+        blur=rng.uniform(0.35, 0.6),
+    )
+
+
+def draw_anatomy(rng: Random) -> Anatomy:
+    """Draws how a patient's tissue is built; the ranges are wide because difficulty should differ by patient."""
+    drawn = Anatomy(*rng.uniform(LOWEST, HIGHEST))
+    return drawn._replace(glands=round(drawn.glands), infiltrates=round(drawn.infiltrates))
+
+
+def absorb(concentrations: np.ndarray, stain: Stain) -> np.ndarray:
+    """Light that passes through dyed tissue, by Beer and Lambert: white * 10 ** -(concentration * strength @ vectors).
+
+    concentrations: float [h, w, 2], haematoxylin and eosin, >= 0. Returns float64 [h, w, 3], RGB, 0 to white.
+    """
+    density = (np.asarray(concentrations, np.float64) * stain.strength) @ stain.vectors
+    return stain.white * 10.0**-density
+
+
+def scan(rng: Random, concentrations: np.ndarray, stain: Stain) -> np.ndarray:
+    """The scanner's picture of dyed tissue: blurred and noisy. float [h, w, 2] in, uint8 [h, w, 3] RGB out."""
+    light = cv2.GaussianBlur(absorb(concentrations, stain), (0, 0), stain.blur)
+    return np.clip(np.rint(light + rng.normal(0, stain.noise, light.shape)), 0, 255).astype(np.uint8)
+
+
+def paint_tissue(rng: Random, tissue: np.ndarray, tumour: np.ndarray, anatomy: Anatomy) -> np.ndarray:
+    """Paints tissue and tumour, two bool [h, w], as concentrations of haematoxylin and eosin, float32 [h, w, 2]."""
+    flow = _draw_flow(rng, tissue.shape)
+    margin = _soften(tumour, 2.0)
+    paint = _paint_stroma(rng, flow, margin, anatomy)
+    _paint_lymphocytes(rng, paint, tissue, tumour, anatomy.infiltrates)
+    _paint_glands(rng, paint, tissue & ~tumour, anatomy)
+    _paint_fat(rng, paint, margin, anatomy)
+    _paint_tumour(rng, paint, flow, margin, anatomy)
+    return np.clip(paint, 0, None) * _soften(tissue, 0.7)[..., None]
+
+
+def _outline_tissue(rng: Random, shape: tuple[int, int]) -> np.ndarray:
+    """One connected piece that fills about two thirds of the slide and mostly runs over its right and bottom edge."""
+    rows, columns = np.mgrid[-1.0 : 0.85 : shape[0] * 1j, -1.0 : 0.85 : shape[1] * 1j]
+    field = _smooth(rng, shape, 55) * 0.16 - (np.abs(rows) ** 2.6 + np.abs(columns) ** 2.6)
+    return _largest_piece(field > np.quantile(field, rng.uniform(0.28, 0.42)))
+
+
+def _outline_tumour(rng: Random, tissue: np.ndarray, share: float) -> np.ndarray:
+    """One connected region that fills the share of the tissue."""
+    depth = ndimage.distance_transform_edt(np.pad(tissue, 1))[1:-1, 1:-1]
+    inner = np.argwhere(depth > 0.4 * depth.max())
+    centre = inner[rng.integers(len(inner))]
+    rows, columns = np.indices(tissue.shape)
+    distance = np.hypot(rows - centre[0], columns - centre[1]) / np.sqrt(share * tissue.sum() / np.pi)
+    field = 0.3 * _smooth(rng, tissue.shape, 40) + 0.06 * _smooth(rng, tissue.shape, 10) - distance
+    return _largest_piece(tissue & (field > np.quantile(field[tissue], 1 - share)))
+
+
+def _paint_stroma(rng: Random, flow: np.ndarray, margin: np.ndarray, anatomy: Anatomy) -> np.ndarray:
+    """Wavy collagen with slits between its fibres and spindle-shaped nuclei along them; float32 [h, w, 2]."""
+    shape = margin.shape
+    fibre = _warp(_smooth(rng, shape, 7, 0.7), flow)
+    rich = expit((_smooth(rng, shape, 30) - ndtri(1 - anatomy.cellular_stroma)) / 0.2) * (1 - margin)
+    density = anatomy.stroma_nuclei * (1 + 6 * rich + 3 * margin * anatomy.cellularity)
+    spindles = _warp(_scatter_nuclei(rng, 1, shape, 3, (1.9, 0.8)), flow)
+    nuclei = spindles * (_smooth(rng, shape, 1.5, 1.5) > ndtri(1 - density * 4))
+    eosin = 0.2 * (1 + 0.2 * fibre + 0.22 * _smooth(rng, shape, 22) + 0.13 * _smooth(rng, shape, 1))
+    haematoxylin = 0.045 + 0.012 * fibre + 0.07 * rich + 0.05 * margin
+    haematoxylin += 0.02 * _smooth(rng, shape, 30) + 0.012 * _smooth(rng, shape, 1)
+    slits = 0.85 * expit((-fibre - 1.9 + 0.5 * _smooth(rng, shape, 35)) / 0.12)
+    paint = np.dstack([haematoxylin, eosin]) * (1 - slits)[..., None]
+    blood = expit((_smooth(rng, shape, 9) + 0.4 * fibre - 3.0) / 0.1)
+    return paint + np.dstack([0.5 * nuclei, 0.35 * blood])
+
+
+def _paint_lymphocytes(rng: Random, paint: np.ndarray, tissue: np.ndarray, tumour: np.ndarray, count: int) -> None:
+    """Clumps of small dark round nuclei, about half of them at the tumour's edge: dense, yet benign."""
+    border = tissue & (np.abs(_soften(tumour, 8) - 0.4) < 0.35)
+    crowd = np.full(tissue.shape, -30.0)
+    for number in range(count):
+        places = np.argwhere(border if number % 2 and border.any() else tissue & ~tumour)
+        if len(places):
+            row, column = places[rng.integers(len(places))]
+            _merge(crowd, row, column, *rng.uniform(9, 34, 2), rng.uniform(0, np.pi))
+    crowd = expit((crowd + 5 * _smooth(rng, tissue.shape, 6)) / 1.5)
+    nuclei = _scatter_nuclei(rng, crowd * 0.85, tissue.shape, 3, (0.95, 0.95))
+    paint[..., 0] += 0.08 * crowd + 0.7 * nuclei
+    paint[..., 1] *= 1 - 0.35 * crowd
+
+
+def _paint_glands(rng: Random, paint: np.ndarray, benign: np.ndarray, anatomy: Anatomy) -> None:
+    """Lobules, close groups of small acini, and single ducts: rings of dark nuclei round a lumen."""
+    places = np.argwhere(benign)
+    lobule, gland = np.full(benign.shape, -9.0), np.full(benign.shape, -9.0)
+    for number in range(anatomy.glands if len(places) else 0):
+        row, column = places[rng.integers(len(places))]
+        if number % 2:
+            radius = rng.uniform(12, 32)
+            _merge(lobule, row, column, radius, radius * rng.uniform(0.6, 1), rng.uniform(0, np.pi))
+            rings = [(radius * 0.42, rng.uniform(2.2, 4.5)) for _ in range(int(radius * 0.9))]
+        else:
+            rings = [(12, rng.uniform(4, 13)) for _ in range(rng.integers(1, 7))]
+        for spread, outer in rings:
+            centre, long = rng.normal((row, column), spread), outer * rng.uniform(1, 1.8)
+            _merge(gland, *centre, long, outer, rng.uniform(0, np.pi))
+    inside = _soften(benign, 1.5)
+    gland += 0.6 * _smooth(rng, benign.shape, 4)
+    nuclei = _scatter_nuclei(rng, 1, benign.shape, 3, (0.9, 0.9))
+    secretion = expit(_smooth(rng, benign.shape, 25) * 6 - 4)
+    _blend(paint, expit(lobule + 1) * inside * 0.8, 0.13, 0.15)
+    _blend(paint, expit(gland / 0.3) * inside, 0.3 + 0.4 * nuclei, 0.18)
+    _blend(paint, expit((gland - rng.uniform(2.6, 3.6)) / 0.25) * inside, 0.06 * secretion, 0.12 * secretion)
+
+
+def _paint_fat(rng: Random, paint: np.ndarray, margin: np.ndarray, anatomy: Anatomy) -> None:
+    """Fat cells: empty polygons with thin walls where they lie close, single round holes where they do not."""
+    shape, spacing = margin.shape, anatomy.fat_cell_pixels
+    grid = np.mgrid[-1 : shape[0] / spacing + 1, -1 : shape[1] / spacing + 1].reshape(2, -1).T * spacing
+    centres = grid + rng.uniform(-0.4, 0.4, grid.shape) * spacing
+    field = _smooth(rng, shape, 38) - ndtri(1 - anatomy.fat_share) - 1.2 * margin
+    row, column = np.clip(np.rint(centres).astype(int), 0, np.array(shape) - 1).T
+    is_fat = rng.random(len(centres)) < expit(field[row, column] * 5)
+    near = np.argwhere(field > -0.9)
+    distance, cell = cKDTree(centres).query(near, k=2)
+    wall = (distance[:, 1] - distance[:, 0]) / 2
+    hole = np.clip(wall - 0.05, 0, 1) * np.clip(0.6 * spacing - distance[:, 0], 0, 1) * is_fat[cell[:, 0]]
+    empty = np.zeros(shape)
+    empty[tuple(near.T)] = hole
+    paint *= (1 - 0.55 * expit((field - 0.1) * 8))[..., None]
+    paint *= 1 - 0.97 * empty[..., None]
+
+
+def _paint_tumour(rng: Random, paint: np.ndarray, flow: np.ndarray, margin: np.ndarray, anatomy: Anatomy) -> None:
+    """Nests and cords of tumour cells along the fibres, their nuclei larger and less alike than benign ones."""
+    shape = margin.shape
+    field = _warp(_smooth(rng, shape, 5, rng.uniform(2, 3.5)), flow)
+    share = np.clip(anatomy.cellularity + 0.22 * _smooth(rng, shape, 30), 0.04, 0.92)
+    inside = (field - ndtri(1 - share)) / 0.2
+    nests = expit(inside) * margin
+    gaps = expit((_smooth(rng, shape, 3) - 1.1) / 0.15) * ((inside < 0) & (inside > -2)) * margin
+    large = anatomy.pleomorphism * 0.7
+    nuclei = np.zeros(shape)
+    for size, part in ((0.9, 1 - large), (1.25, large * 0.7), (1.7, large * 0.3)):
+        spacing = 3 if size < 1 else 4
+        nuclei = np.maximum(nuclei, _scatter_nuclei(rng, part, shape, spacing, (size, size * 0.85)))
+    paint *= 1 - 0.8 * gaps[..., None]
+    cytoplasm = 0.18 + 0.03 * _smooth(rng, shape, 1)
+    _blend(paint, nests, cytoplasm + anatomy.chromatin * nuclei, 0.17)
+
+
+def _smooth(rng: Random, shape: tuple[int, ...], scale: float, across: float | None = None) -> np.ndarray:
+    """A random field of mean 0 and standard deviation 1 that varies over `scale` pixels; float32 [h, w].
+
+    With `across` it varies over that many pixels down the columns instead, and so looks like fibres along the rows.
+    """
+    step = 1 if across else max(1, int(scale / 3))
+    coarse = rng.standard_normal((shape[0] // step + 8, shape[1] // step + 8), np.float32)
+    coarse = cv2.GaussianBlur(coarse, (0, 0), sigmaX=scale / step, sigmaY=(across or scale) / step)
+    fine = cv2.resize(coarse, None, fx=step, fy=step, interpolation=cv2.INTER_CUBIC)
+    field = fine[step : step + shape[0], step : step + shape[1]]
+    mean, deviation = cv2.meanStdDev(field)
+    return (field - np.float32(mean.item())) / np.float32(deviation.item())
+
+
+def _draw_flow(rng: Random, shape: tuple[int, int]) -> np.ndarray:
+    """Where each pixel lies on a canvas of straight, horizontal fibres: float32 [h, w, 2], x and y."""
+    rows, columns = np.indices(shape)
+    turn, centre = rng.uniform(0, np.pi), np.array(shape) / 2
+    rows, columns = rows - shape[0] / 2, columns - shape[1] / 2
+    x = np.cos(turn) * columns - np.sin(turn) * rows + centre[1] + 22 * _smooth(rng, shape, 45)
+    y = np.sin(turn) * columns + np.cos(turn) * rows + centre[0] + 22 * _smooth(rng, shape, 45)
+    return np.dstack([x, y + 3 * _smooth(rng, shape, 9)]).astype(np.float32)
+
+
+def _warp(canvas: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    return cv2.remap(canvas, flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def _scatter_nuclei(rng: Random, chance: np.ndarray | float, shape: tuple, spacing: int, size: tuple) -> np.ndarray:
+    """Scatters ellipses of two radii in pixels, of height 0.7 to 1.1 with a soft edge; float32 [h, w].
+
+    Of all places that keep a distance from each other, about half of `spacing` and more, a place is taken by chance.
+    """
+    noise = rng.random(shape, np.float32)
+    places = (noise == cv2.dilate(noise, np.ones((spacing, spacing)))) & (rng.random(shape) < chance)
+    reach = int(np.ceil(max(size))) + 1
+    rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    nucleus = np.clip(0.5 - (np.hypot(columns / size[0], rows / size[1]) - 1) * min(size), 0, 1)
+    return np.minimum(cv2.filter2D(places * rng.uniform(0.7, 1.1, shape).astype(np.float32), -1, nucleus), 1.1)
+
+
+def _merge(field: np.ndarray, row: float, column: float, radius_x: float, radius_y: float, turn: float) -> None:
+    """Raises a field, in place, to about the depth below an ellipse's edge, in pixels; outside it is below 0."""
+    reach = 1.8 * max(radius_x, radius_y) + 3
+    top, left = max(0, int(row - reach)), max(0, int(column - reach))
+    window = field[top : max(0, int(row + reach)), left : max(0, int(column + reach))]
+    rows, columns = np.indices(window.shape)
+    rows, columns = rows + top - row, columns + left - column
+    along, across = np.cos(turn) * columns + np.sin(turn) * rows, np.cos(turn) * rows - np.sin(turn) * columns
+    depth = (1 - np.hypot(along / radius_x, across / radius_y)) * min(radius_x, radius_y)
+    np.maximum(window, depth, out=window)
+
+
+def _blend(paint: np.ndarray, cover: np.ndarray, haematoxylin: np.ndarray | float, eosin: np.ndarray | float) -> None:
+    """Covers a painting, in place, with other concentrations where cover is 1, and by parts where it is below."""
+    paint[..., 0] += cover * (haematoxylin - paint[..., 0])
+    paint[..., 1] += cover * (eosin - paint[..., 1])
+
+
+def _largest_piece(mask: np.ndarray) -> np.ndarray:
+    pieces, _ = ndimage.label(mask)
+    return ndimage.binary_fill_holes(pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]))
+
+
+def _soften(mask: np.ndarray, scale: float) -> np.ndarray:
+    return cv2.GaussianBlur(mask.astype(np.float32), (0, 0), scale)
