@@ -215,6 +215,7 @@ class TestTrainable:
         structure.set_trainable(model, "all")
         assert len(model.trainable_weights) == everything
         assert everything > 70
+        assert len(structure.split_model(model)[0].trainable_weights) == everything - 4
         assert not any("gamma" in weight.path and "head" not in weight.path for weight in model.trainable_weights)
 
     def test_training_the_head_on_features_trains_the_model(self):
