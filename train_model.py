@@ -6,16 +6,15 @@ import platform
 import shutil
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from collections.abc import Sequence
 from pathlib import Path
 
 from cancernet import InputError, __version__
-from cancernet.command_line import Parser, at_least, positive_number, run_script
+from cancernet.command_line import Parser, at_least, positive_number, quiet_import, run_script
 from cancernet.config import DATASET, RECIPES, RUNS, SPLITS, Experiment
 from cancernet.models import MODELS, check_architecture
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+PACKAGES = ("tensorflow", "keras", "numpy", "sklearn", "scipy", "cv2", "imutils", "matplotlib")
 
 
 def parse_arguments(argv: Sequence[str]):
@@ -112,7 +111,8 @@ def finish_folder(work: Path, run: Path) -> None:
 def train_run(arguments, experiment: Experiment, patches, summary: dict, work: Path) -> str:
     """One run: train on training, fix the decision on validation, report on testing. Returns the report's text."""
     print("Loading TensorFlow ...", flush=True)
-    import keras
+    with quiet_import():
+        import keras
     import numpy as np
 
     from cancernet import assessment, classifier, dataset, decision, models, pipeline, plots, report, training
@@ -228,7 +228,6 @@ def describe_settings(arguments, experiment: Experiment, manifest: str, classes:
     """All that is needed to train again: config.json."""
     from cancernet import pipeline
 
-    packages = ("tensorflow", "keras", "numpy", "scikit-learn", "opencv-python-headless", "imutils", "matplotlib")
     return {
         "experiment": dataclasses.asdict(experiment),
         "classes": classes,
@@ -237,7 +236,7 @@ def describe_settings(arguments, experiment: Experiment, manifest: str, classes:
         "neighbours": not arguments.no_neighbours,
         "manifest_sha256": manifest,
         "versions": {"cancernet": __version__, "python": platform.python_version()}
-        | {name: metadata.version(name) for name in packages},
+        | {name: sys.modules[name].__version__ for name in PACKAGES},
         "hardware": {"device": pipeline.describe_device(), "cores": os.cpu_count(), "system": platform.platform()},
     }
 

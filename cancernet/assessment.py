@@ -99,8 +99,9 @@ def describe_data(patches: Sequence[Patch], summary: dict) -> dict:
         known = {patch.patient for patch in rows if patch.patient}
         counts = Counter(patch.label for patch in rows)
         splits[split] = {"images": len(rows), "patients": len(known), "classes": dict(sorted(counts.items()))}
-    keys = ("source_images", "rejected", "left_out_images", "duplicates_across_patients", "duplicates_across_splits")
+    keys = ("source_images", "rejected", "duplicates_across_patients", "duplicates_across_splits")
     return {key: summary[key] for key in keys} | {
+        "left_out": summary["left_out_images"],
         "split_by": summary["split"],
         "images_without_patient": sum(not patch.patient for patch in patches),
         "patients_known": any(patch.patient for patch in patches),

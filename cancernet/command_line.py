@@ -1,8 +1,11 @@
 """What the scripts share: argument types, and errors as one line."""
 
 import argparse
+import contextlib
+import os
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 
 from cancernet import InputError
 
@@ -34,6 +37,25 @@ def positive_number(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"takes a number above 0, not {text!r}")
     return value
+
+
+@contextlib.contextmanager
+def quiet_import() -> Iterator[None]:
+    """Around the import of TensorFlow, which greets with lines of its own; they are shown if the import fails."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as greeting:
+        os.dup2(greeting.fileno(), 2)
+        try:
+            yield
+        except ImportError:
+            greeting.seek(0)
+            os.write(terminal, greeting.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def run_script(main: Callable[[Sequence[str]], None]) -> None:

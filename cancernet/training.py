@@ -124,6 +124,7 @@ def fit_model(
         initial_epoch=len(recorder.epochs),
         steps_per_epoch=steps_per_epoch,
         class_weight=weights,
+        shuffle=False,  # the batches are in their order already
         callbacks=[*callbacks, recorder],
         verbose=verbose,
     )
