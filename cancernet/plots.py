@@ -302,8 +302,8 @@ def _tile(image: np.ndarray, strip: int) -> np.ndarray:
 
 
 def _error_caption(error: dict) -> str:
-    answers = f"true: {error['label']}", f"said: {error['predicted']} ({error['probability']:.3f})"
-    return "\n".join(_lines(text, 26, limit=52) for text in (error["file"].replace("\\", "/").split("/")[-1], *answers))
+    names = error["file"].replace("\\", "/").split("/")[-1], f"true: {error['label']}", f"said: {error['predicted']}"
+    return "\n".join([_lines(name, 26, limit=52) for name in names] + [f"probability {error['probability']:.3f}"])
 
 
 def _figure(width: float, height: float, *, rows: int = 1, columns: int = 1, **grid) -> tuple[Figure, list[Axes]]:
@@ -341,9 +341,9 @@ def _name(text: str, limit: int = 999) -> str:
 
 
 def _lines(text: str, width: int, limit: int = 999) -> str:
-    """For a label of several lines: as `_name`, broken after a blank, `_`, `-` or `.` to at most `width` characters."""
+    """For a label of several lines: as `_name`, broken after a blank, `_` or `-` to at most `width` characters."""
     lines = [""]
-    for part in re.findall(rf"(?:\\\$|[^ _.\-]){{1,{width - 1}}}[ _.\-]?|[ _.\-]", _name(text, limit)):
+    for part in re.findall(rf"(?:\\\$|[^ _-]){{1,{width - 1}}}[ _-]?|[ _-]", _name(text, limit)):
         lines += [""] if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width else []
         lines[-1] += part
     return "\n".join(line.rstrip() for line in lines)
