@@ -199,11 +199,8 @@ def load_decision(path: Path) -> Decision:
     problem = _problem_of(content)
     if problem:
         raise InputError(f"{path} is not a decision: {problem}. Train again, or copy the run folder again.")
-    return Decision(**{field.name: content[field.name] for field in fields(Decision)} | _as_tuple(content["classes"]))
-
-
-def _as_tuple(classes: list[str]) -> dict[str, tuple[str, ...]]:
-    return {"classes": tuple(classes)}
+    values = {field.name: content[field.name] for field in fields(Decision)}
+    return Decision(**values | {"classes": tuple(content["classes"])})
 
 
 def _problem_of(content: object) -> str | None:
