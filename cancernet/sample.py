@@ -26,8 +26,7 @@ CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
 # Optical-density vectors (red, green, blue) in the manner of Ruifrok & Johnston 2001, "Quantification of
 # histochemical staining by color deconvolution". Their printed eosin is more magenta than IDC's scanner shows; these
 # are near the medians that the method of Macenko et al. 2009 finds over the patients of the IDC set.
-HAEMATOXYLIN = (0.55, 0.72, 0.42)
-EOSIN = (0.11, 0.83, 0.55)
+HAEMATOXYLIN, EOSIN = (0.55, 0.72, 0.42), (0.11, 0.83, 0.55)
 
 
 class Stain(NamedTuple):
@@ -55,8 +54,8 @@ class Anatomy(NamedTuple):
     infiltrates: int  # clumps of lymphocytes
 
 
-LOWEST = Anatomy(0.12, 0.25, 0.1, 0.4, 0.0, 8.5, 0.004, 0.0, 4, 2)
-HIGHEST = Anatomy(0.5, 0.75, 1.0, 0.75, 0.3, 13.0, 0.016, 0.35, 15, 8)
+LOWEST = Anatomy(0.12, 0.15, 0.1, 0.4, 0.0, 8.5, 0.004, 0.0, 4, 2)
+HIGHEST = Anatomy(0.5, 0.7, 1.0, 0.75, 0.3, 13.0, 0.018, 0.45, 15, 9)
 
 
 class Slide(NamedTuple):
@@ -148,7 +147,7 @@ def draw_stain(rng: Random) -> Stain:
     vectors = np.array([HAEMATOXYLIN, EOSIN]) + rng.normal(0, [[0.02], [0.018]], (2, 3))
     return Stain(
         vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
-        strength=np.exp(rng.normal(0, [0.15, 0.17])),
+        strength=np.exp(rng.normal(0, [0.18, 0.2])),
         white=rng.normal([242, 240, 241], 1.5),
         noise=rng.uniform(1.5, 3.5),
         blur=rng.uniform(0.35, 0.6),
@@ -166,8 +165,7 @@ def absorb(concentrations: np.ndarray, stain: Stain) -> np.ndarray:
 
     concentrations: float [h, w, 2], haematoxylin and eosin, >= 0. Returns float64 [h, w, 3], RGB, 0 to white.
     """
-    density = (np.asarray(concentrations, np.float64) * stain.strength) @ stain.vectors
-    return stain.white * 10.0**-density
+    return stain.white * 10.0 ** -((concentrations * stain.strength) @ stain.vectors)
 
 
 def scan(rng: Random, concentrations: np.ndarray, stain: Stain) -> np.ndarray:
@@ -179,13 +177,13 @@ def scan(rng: Random, concentrations: np.ndarray, stain: Stain) -> np.ndarray:
 def paint_tissue(rng: Random, tissue: np.ndarray, tumour: np.ndarray, anatomy: Anatomy) -> np.ndarray:
     """Paints tissue and tumour, two bool [h, w], as concentrations of haematoxylin and eosin, float32 [h, w, 2]."""
     flow = _draw_flow(rng, tissue.shape)
-    margin = _soften(tumour, 2.0)
+    margin = cv2.GaussianBlur(tumour.astype(np.float32), (0, 0), 2.0)
     paint = _paint_stroma(rng, flow, margin, anatomy)
     _paint_lymphocytes(rng, paint, tissue, tumour, anatomy.infiltrates)
     _paint_glands(rng, paint, tissue & ~tumour, anatomy)
     _paint_fat(rng, paint, margin, anatomy)
     _paint_tumour(rng, paint, flow, margin, anatomy)
-    return np.clip(paint, 0, None) * _soften(tissue, 0.7)[..., None]
+    return np.clip(paint, 0, None) * cv2.GaussianBlur(tissue.astype(np.float32), (0, 0), 0.7)[..., None]
 
 
 def _outline_tissue(rng: Random, shape: tuple[int, int]) -> np.ndarray:
@@ -198,10 +196,9 @@ def _outline_tissue(rng: Random, shape: tuple[int, int]) -> np.ndarray:
 def _outline_tumour(rng: Random, tissue: np.ndarray, share: float) -> np.ndarray:
     """One connected region that fills the share of the tissue."""
     depth = ndimage.distance_transform_edt(np.pad(tissue, 1))[1:-1, 1:-1]
-    inner = np.argwhere(depth > 0.4 * depth.max())
-    centre = inner[rng.integers(len(inner))]
+    row, column = rng.choice(np.argwhere(depth > 0.4 * depth.max()))
     rows, columns = np.indices(tissue.shape)
-    distance = np.hypot(rows - centre[0], columns - centre[1]) / np.sqrt(share * tissue.sum() / np.pi)
+    distance = np.hypot(rows - row, columns - column) / np.sqrt(share * tissue.sum() / np.pi)
     field = 0.3 * _smooth(rng, tissue.shape, 40) + 0.06 * _smooth(rng, tissue.shape, 10) - distance
     return _largest_piece(tissue & (field > np.quantile(field[tissue], 1 - share)))
 
@@ -215,49 +212,44 @@ def _paint_stroma(rng: Random, flow: np.ndarray, margin: np.ndarray, anatomy: An
     spindles = _warp(_scatter_nuclei(rng, 1, shape, 3, (1.9, 0.8)), flow)
     nuclei = spindles * (_smooth(rng, shape, 1.5, 1.5) > ndtri(1 - density * 4))
     eosin = 0.2 * (1 + 0.2 * fibre + 0.22 * _smooth(rng, shape, 22) + 0.13 * _smooth(rng, shape, 1))
-    haematoxylin = 0.045 + 0.012 * fibre + 0.07 * rich + 0.05 * margin
-    haematoxylin += 0.02 * _smooth(rng, shape, 30) + 0.012 * _smooth(rng, shape, 1)
+    haematoxylin = 0.045 + 0.012 * (fibre + _smooth(rng, shape, 1)) + 0.07 * rich + 0.05 * margin
     slits = 0.85 * expit((-fibre - 1.9 + 0.5 * _smooth(rng, shape, 35)) / 0.12)
     paint = np.dstack([haematoxylin, eosin]) * (1 - slits)[..., None]
-    blood = expit((_smooth(rng, shape, 9) + 0.4 * fibre - 3.0) / 0.1)
-    return paint + np.dstack([0.5 * nuclei, 0.35 * blood])
+    return paint + np.dstack([0.5 * nuclei, 0.35 * expit((_smooth(rng, shape, 9) + 0.4 * fibre - 3) / 0.1)])  # blood
 
 
 def _paint_lymphocytes(rng: Random, paint: np.ndarray, tissue: np.ndarray, tumour: np.ndarray, count: int) -> None:
     """Clumps of small dark round nuclei, about half of them at the tumour's edge: dense, yet benign."""
-    border = tissue & (np.abs(_soften(tumour, 8) - 0.4) < 0.35)
-    crowd = np.full(tissue.shape, -30.0)
+    border = tissue & (np.abs(cv2.GaussianBlur(tumour.astype(np.float32), (0, 0), 8) - 0.4) < 0.35)
+    clumps = []
     for number in range(count):
         places = np.argwhere(border if number % 2 and border.any() else tissue & ~tumour)
         if len(places):
-            row, column = places[rng.integers(len(places))]
-            _merge(crowd, row, column, *rng.uniform(9, 34, 2), rng.uniform(0, np.pi))
-    crowd = expit((crowd + 5 * _smooth(rng, tissue.shape, 6)) / 1.5)
-    nuclei = _scatter_nuclei(rng, crowd * 0.85, tissue.shape, 3, (0.95, 0.95))
-    paint[..., 0] += 0.08 * crowd + 0.7 * nuclei
+            clumps.append((*rng.choice(places), *rng.uniform(9, 34, 2), rng.uniform(0, 180)))
+    crowd = expit((_depth(tissue.shape, clumps) + 5 * _smooth(rng, tissue.shape, 6)) / 1.5)
+    paint[..., 0] += 0.08 * crowd + 0.7 * _scatter_nuclei(rng, crowd * 0.85, tissue.shape, 3, (0.95, 0.95))
     paint[..., 1] *= 1 - 0.35 * crowd
 
 
 def _paint_glands(rng: Random, paint: np.ndarray, benign: np.ndarray, anatomy: Anatomy) -> None:
     """Lobules, close groups of small acini, and single ducts: rings of dark nuclei round a lumen."""
-    places = np.argwhere(benign)
-    lobule, gland = np.full(benign.shape, -9.0), np.full(benign.shape, -9.0)
+    places, lobules, rings = np.argwhere(benign), [], []
     for number in range(anatomy.glands if len(places) else 0):
-        row, column = places[rng.integers(len(places))]
+        row, column = rng.choice(places)
         if number % 2:
             radius = rng.uniform(12, 32)
-            _merge(lobule, row, column, radius, radius * rng.uniform(0.6, 1), rng.uniform(0, np.pi))
-            rings = [(radius * 0.42, rng.uniform(2.2, 4.5)) for _ in range(int(radius * 0.9))]
+            lobules.append((row, column, radius, radius * rng.uniform(0.6, 1), rng.uniform(0, 180)))
+            spread, smallest, largest, count = radius * 0.42, 2.2, 4.5, int(radius * 0.9)
         else:
-            rings = [(12, rng.uniform(4, 13)) for _ in range(rng.integers(1, 7))]
-        for spread, outer in rings:
-            centre, long = rng.normal((row, column), spread), outer * rng.uniform(1, 1.8)
-            _merge(gland, *centre, long, outer, rng.uniform(0, np.pi))
-    inside = _soften(benign, 1.5)
-    gland += 0.6 * _smooth(rng, benign.shape, 4)
+            spread, smallest, largest, count = 12, 4, 13, rng.integers(1, 7)
+        for outer in rng.uniform(smallest, largest, count):
+            centre = rng.normal((row, column), spread)
+            rings.append((*centre, outer * rng.uniform(1, 1.8), outer, rng.uniform(0, 180)))
+    inside = cv2.GaussianBlur(benign.astype(np.float32), (0, 0), 1.5)
+    lobule, gland = _depth(benign.shape, lobules), _depth(benign.shape, rings) + 0.6 * _smooth(rng, benign.shape, 4)
     nuclei = _scatter_nuclei(rng, 1, benign.shape, 3, (0.9, 0.9))
     secretion = expit(_smooth(rng, benign.shape, 25) * 6 - 4)
-    _blend(paint, expit(lobule + 1) * inside * 0.8, 0.13, 0.15)
+    _blend(paint, expit(lobule) * inside * 0.8, 0.13, 0.15)
     _blend(paint, expit(gland / 0.3) * inside, 0.3 + 0.4 * nuclei, 0.18)
     _blend(paint, expit((gland - rng.uniform(2.6, 3.6)) / 0.25) * inside, 0.06 * secretion, 0.12 * secretion)
 
@@ -272,30 +264,24 @@ def _paint_fat(rng: Random, paint: np.ndarray, margin: np.ndarray, anatomy: Anat
     is_fat = rng.random(len(centres)) < expit(field[row, column] * 5)
     near = np.argwhere(field > -0.9)
     distance, cell = cKDTree(centres).query(near, k=2)
-    wall = (distance[:, 1] - distance[:, 0]) / 2
-    hole = np.clip(wall - 0.05, 0, 1) * np.clip(0.6 * spacing - distance[:, 0], 0, 1) * is_fat[cell[:, 0]]
-    empty = np.zeros(shape)
-    empty[tuple(near.T)] = hole
+    hole = np.clip((distance[:, 1] - distance[:, 0]) / 2 - 0.05, 0, 1) * np.clip(0.6 * spacing - distance[:, 0], 0, 1)
     paint *= (1 - 0.55 * expit((field - 0.1) * 8))[..., None]
-    paint *= 1 - 0.97 * empty[..., None]
+    paint[tuple(near.T)] *= 1 - 0.97 * (hole * is_fat[cell[:, 0]])[:, None]
 
 
 def _paint_tumour(rng: Random, paint: np.ndarray, flow: np.ndarray, margin: np.ndarray, anatomy: Anatomy) -> None:
     """Nests and cords of tumour cells along the fibres, their nuclei larger and less alike than benign ones."""
     shape = margin.shape
     field = _warp(_smooth(rng, shape, 5, rng.uniform(2, 3.5)), flow)
-    share = np.clip(anatomy.cellularity + 0.22 * _smooth(rng, shape, 30), 0.04, 0.92)
+    share = np.clip(anatomy.cellularity + 0.25 * _smooth(rng, shape, 30), 0.04, 0.92)
     inside = (field - ndtri(1 - share)) / 0.2
-    nests = expit(inside) * margin
     gaps = expit((_smooth(rng, shape, 3) - 1.1) / 0.15) * ((inside < 0) & (inside > -2)) * margin
-    large = anatomy.pleomorphism * 0.7
-    nuclei = np.zeros(shape)
+    large, nuclei = anatomy.pleomorphism * 0.7, np.zeros(shape)
     for size, part in ((0.9, 1 - large), (1.25, large * 0.7), (1.7, large * 0.3)):
-        spacing = 3 if size < 1 else 4
-        nuclei = np.maximum(nuclei, _scatter_nuclei(rng, part, shape, spacing, (size, size * 0.85)))
+        nuclei = np.maximum(nuclei, _scatter_nuclei(rng, part, shape, 3 if size < 1 else 4, (size, 0.85 * size)))
     paint *= 1 - 0.8 * gaps[..., None]
     cytoplasm = 0.18 + 0.03 * _smooth(rng, shape, 1)
-    _blend(paint, nests, cytoplasm + anatomy.chromatin * nuclei, 0.17)
+    _blend(paint, expit(inside) * margin, cytoplasm + anatomy.chromatin * nuclei, 0.17)
 
 
 def _smooth(rng: Random, shape: tuple[int, ...], scale: float, across: float | None = None) -> np.ndarray:
@@ -314,15 +300,14 @@ def _smooth(rng: Random, shape: tuple[int, ...], scale: float, across: float | N
 
 def _draw_flow(rng: Random, shape: tuple[int, int]) -> np.ndarray:
     """Where each pixel lies on a canvas of straight, horizontal fibres: float32 [h, w, 2], x and y."""
-    rows, columns = np.indices(shape)
-    turn, centre = rng.uniform(0, np.pi), np.array(shape) / 2
-    rows, columns = rows - shape[0] / 2, columns - shape[1] / 2
-    x = np.cos(turn) * columns - np.sin(turn) * rows + centre[1] + 22 * _smooth(rng, shape, 45)
-    y = np.sin(turn) * columns + np.cos(turn) * rows + centre[0] + 22 * _smooth(rng, shape, 45)
-    return np.dstack([x, y + 3 * _smooth(rng, shape, 9)]).astype(np.float32)
+    turn, rows, columns = rng.uniform(0, np.pi), *np.indices(shape, np.float32)
+    x = np.cos(turn) * columns - np.sin(turn) * rows + 22 * _smooth(rng, shape, 45)
+    y = np.sin(turn) * columns + np.cos(turn) * rows + 22 * _smooth(rng, shape, 45) + 3 * _smooth(rng, shape, 9)
+    return np.dstack([x, y]).astype(np.float32)
 
 
 def _warp(canvas: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """Bends a canvas of straight fibres; where it ends it is mirrored."""
     return cv2.remap(canvas, flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
 
 
@@ -339,16 +324,18 @@ def _scatter_nuclei(rng: Random, chance: np.ndarray | float, shape: tuple, spaci
     return np.minimum(cv2.filter2D(places * rng.uniform(0.7, 1.1, shape).astype(np.float32), -1, nucleus), 1.1)
 
 
-def _merge(field: np.ndarray, row: float, column: float, radius_x: float, radius_y: float, turn: float) -> None:
-    """Raises a field, in place, to about the depth below an ellipse's edge, in pixels; outside it is below 0."""
-    reach = 1.8 * max(radius_x, radius_y) + 3
-    top, left = max(0, int(row - reach)), max(0, int(column - reach))
-    window = field[top : max(0, int(row + reach)), left : max(0, int(column + reach))]
-    rows, columns = np.indices(window.shape)
-    rows, columns = rows + top - row, columns + left - column
-    along, across = np.cos(turn) * columns + np.sin(turn) * rows, np.cos(turn) * rows - np.sin(turn) * columns
-    depth = (1 - np.hypot(along / radius_x, across / radius_y)) * min(radius_x, radius_y)
-    np.maximum(window, depth, out=window)
+def _depth(shape: tuple[int, int], ellipses: list[tuple]) -> np.ndarray:
+    """Depth below the edges of a heap of ellipses in pixels, below 0 outside; float32 [h, w].
+
+    An ellipse is its centre's row and column, its two radii and its turn in degrees.
+    """
+    mask = np.zeros(shape, np.uint8)
+    for row, column, radius_x, radius_y, degrees in ellipses:
+        centre, radii = (round(16 * column), round(16 * row)), (round(16 * radius_x), round(16 * radius_y))
+        for value, thickness in ((1, cv2.FILLED), (0, 1)):  # the line keeps an ellipse apart from those below it
+            cv2.ellipse(mask, centre, radii, degrees, 0, 360, value, thickness, shift=4)  # sixteenths of a pixel
+    depth, distance = (cv2.distanceTransform(part, cv2.DIST_L2, 5) for part in (mask, 1 - mask))
+    return depth - np.minimum(distance, 99)  # it is as good as infinite where there is no ellipse at all
 
 
 def _blend(paint: np.ndarray, cover: np.ndarray, haematoxylin: np.ndarray | float, eosin: np.ndarray | float) -> None:
@@ -360,7 +347,3 @@ def _blend(paint: np.ndarray, cover: np.ndarray, haematoxylin: np.ndarray | floa
 def _largest_piece(mask: np.ndarray) -> np.ndarray:
     pieces, _ = ndimage.label(mask)
     return ndimage.binary_fill_holes(pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]))
-
-
-def _soften(mask: np.ndarray, scale: float) -> np.ndarray:
-    return cv2.GaussianBlur(mask.astype(np.float32), (0, 0), scale)

@@ -13,6 +13,8 @@ from cancernet import InputError, sample
 
 NAME = re.compile(r"(\d+)_idx5_x(\d+)_y(\d+)_class([01])\.png")
 
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
+
 
 @pytest.fixture(scope="module")
 def slides():
