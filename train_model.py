@@ -6,7 +6,6 @@ import platform
 import shutil
 import sys
 from collections.abc import Sequence
-from collections.abc import Sequence
 from pathlib import Path
 
 from cancernet import InputError, __version__
@@ -115,7 +114,7 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
         import keras
     import numpy as np
 
-    from cancernet import assessment, classifier, dataset, decision, models, pipeline, plots, report, training
+    from cancernet import assessment, classifier, dataset, decision, models, pipeline, report, training
 
     classes = dataset.class_names(patches)
     splits = {split: [patch for patch in patches if patch.split == split] for split in SPLITS}
@@ -160,8 +159,13 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
         "training": training.describe(trained, device),
         "settings": assessment.flatten(settings),
     }
-    figures = assessment.draw(predictions, described, arguments.dataset)
-    figures["history"] = plots.plot_history(history=trained.history, best_epoch=trained.best_epoch + 1)
+    figures = report.draw_figures(
+        described,
+        truth=predictions.labels,
+        probabilities=predictions.probabilities,
+        history=trained.history,
+        error_images=assessment.read_worst_errors(described, arguments.dataset),
+    )
 
     model.save(work / classifier.MODEL)
     decision.save_decision(frozen, work / classifier.DECISION)
@@ -173,7 +177,7 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
 
 
 def fit_phases(model, experiment: Experiment, stores: dict, labels: dict, weights: dict, settings: dict, work: Path):
-    """Train as the strategy says: all at once, or of a backbone the head on features, everything, or one and then the other."""
+    """Train as the strategy says: everything, or of a backbone the head on its features, or one and then the other."""
     from cancernet import classifier, models, training
 
     trained = None

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from cancernet import plots
 from cancernet.config import SPLITS
-from cancernet.dataset import Patch
+from cancernet.dataset import Patch, is_idc
 from cancernet.decision import Decision, calibrated_probabilities, decide, fit_decision
 from cancernet.evaluation import evaluate
 from cancernet.images import decode_image
@@ -116,6 +114,7 @@ def describe(
     name: str,
     evaluated_on: str,
     data: dict,
+    warnings: Sequence[str] = (),
     prevalence: float | None = None,
 ) -> dict:
     """The report of one split's predictions, in the form of report.json, as far as it follows from them."""
@@ -133,8 +132,9 @@ def describe(
         "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "statement": _state(data, evaluated_on),
         "evaluated_on": evaluated_on,
-        "warnings": _warn(data, evaluated_on),
+        "warnings": [*_warn(data), *warnings],
         "classes": list(decision.classes),
+        "class_names": {"0": "benign", "1": "IDC"} if is_idc(predictions.patches) else None,
         "positive": decision.positive,
         "data": data,
         **figures,
@@ -156,24 +156,14 @@ def _state(data: dict, evaluated_on: str) -> str:
     return f"Tested on {split['images']:,} images of {split['patients']:,} patients that the model has never seen."
 
 
-def _warn(data: dict, evaluated_on: str) -> list[str]:
+def _warn(data: dict) -> list[str]:
     warnings = []
-    if data["split_by"] == "image" and data["patients_known"]:
+    if data["patients_known"] and data["images_without_patient"]:
         warnings.append(
-            "The split is by image: patients of training are also in testing, and the figures are flattered by it. "
-            "Build the dataset by patient to know how the model does on new patients."
-        )
-    if data["images_without_patient"]:
-        whose = "all images" if not data["patients_known"] else f"{data['images_without_patient']:,} images"
-        warnings.append(
-            f"Patients are unknown for {whose}: each counts as its own, so images of one patient may be on both sides "
-            "of the split and the intervals may be too narrow."
+            f"The patient of {data['images_without_patient']:,} images is unknown; each of them counts as its own."
         )
     if data["duplicates_across_splits"]:
-        warnings.append(
-            f"{data['duplicates_across_splits']} image(s) lie in more than one split with the same bytes under "
-            "different names or patients: a leak."
-        )
+        warnings.append(f"{data['duplicates_across_splits']:,} images lie in two splits with the same bytes: a leak.")
     return warnings
 
 
@@ -208,55 +198,6 @@ def find_worst_errors(predictions: Predictions, classes: Sequence[str]) -> list[
     ]
 
 
-def draw(predictions: Predictions, report: dict, dataset: Path) -> dict[str, Figure]:
-    """The pictures of a report, by name."""
-    classes, positive, metrics = report["classes"], report["positive"], report["metrics"]
-    shown = [positive] if positive is not None else classes
-    curves = {}
-    for name in shown:
-        index = classes.index(name)
-        curves[name] = (predictions.labels == index, predictions.probabilities[:, index])
-    per_class = report["per_class"]
-    roc = {
-        name: plots.Curve(*curve, metrics["auroc"] if positive else per_class[name]["auroc"])
-        for name, curve in curves.items()
-    }
-    recall = {
-        name: plots.Curve(*curve, metrics["auprc"] if positive else per_class[name].get("auprc"))
-        for name, curve in curves.items()
-    }
-    at = {key: metrics[key]["value"] for key in ("sensitivity", "specificity", "precision")} if positive else {}
-    rates, precise = (at.get("sensitivity"), at.get("specificity")), (at.get("sensitivity"), at.get("precision"))
-    errors = report["worst_errors"]
-    images = [decode_image((dataset / error["file"]).read_bytes(), channels=3) for error in errors]
-    figures = {
-        "confusion_matrix": plots.plot_confusion_matrix(matrix=report["confusion_matrix"], classes=classes),
-        "roc": plots.plot_roc(curves=roc, operating_point=None if None in rates else rates),
-        "precision_recall": plots.plot_precision_recall(
-            curves=recall, operating_point=None if None in precise else precise
-        ),
-        "reliability": _draw_reliability(predictions, report),
-        "worst_errors": plots.plot_errors(images=images, errors=errors),
-    }
-    if positive is not None:
-        is_positive, probabilities = curves[positive]
-        figures["threshold"] = plots.plot_threshold(
-            positive=is_positive,
-            probabilities=probabilities,
-            threshold=report["decision"]["threshold"],
-            name=positive,
-        )
-    if report["patients"]:
-        figures["patients"] = plots.plot_patients(patients=report["patients"])
-    return figures
-
-
-def _draw_reliability(predictions: Predictions, report: dict) -> Figure:
-    positive = report["positive"]
-    if positive is None:
-        probabilities, event = predictions.probabilities.max(axis=1), "right"
-    else:
-        probabilities, event = predictions.probabilities[:, report["classes"].index(positive)], positive
-    return plots.plot_reliability(
-        bins=report["calibration"]["bins"], probabilities=probabilities, ece=report["metrics"]["ece"], event=event
-    )
+def read_worst_errors(report: dict, dataset: Path) -> list[np.ndarray]:
+    """The pictures of the report's worst errors, uint8 [height, width, 3]."""
+    return [decode_image((dataset / error["file"]).read_bytes(), channels=3) for error in report["worst_errors"]]

@@ -229,6 +229,11 @@ def check_trainable(patches: Sequence[Patch]) -> None:
             raise InputError(f"Class {min(unknown)} is in {split} but not in training. Check the folders' names.")
 
 
+def is_idc(patches: Iterable[Patch]) -> bool:
+    """Whether the patches are of the IDC set, by their names; its class 0 is benign and 1 is IDC."""
+    return all(re.search(IDC_PATIENT, Path(patch.file).name) and patch.label in ("0", "1") for patch in patches)
+
+
 def class_names(patches: Iterable[Patch]) -> list[str]:
     """Names of the classes in the order of the model's outputs."""
     return sorted({patch.label for patch in patches})
