@@ -311,9 +311,7 @@ def _reasons(matrix: np.ndarray, classes: tuple[str, ...], positive: int | None)
 def _metric(key: Hashable, value: float, drawn: np.ndarray, why_undefined: str, n_groups: int) -> dict:
     if not np.isfinite(value):
         return {"value": None, "low": None, "high": None, "reason": why_undefined}
-    if n_groups == 1:
-        return {"value": value, "low": None, "high": None, "reason": "no interval: all images are of one patient"}
-    low, high, reason = percentile_interval(drawn, why_undefined)
+    low, high, reason = percentile_interval(drawn, n_groups, why_undefined)
     if key == "ece" and reason is None:
         # resampling adds noise to every bin, so that all draws may lie above the value itself
         low, high = min(low, value), max(high, value)
