@@ -163,6 +163,12 @@ def test_balanced_by_hand():
     assert decision.threshold == pytest.approx(edges.mean())
 
 
+def test_balanced_weighs_the_classes_not_the_images():
+    # 6 benign, 2 IDC. From 0.35 to 0.40: 2 of 2 and 4 of 6; above 0.55: 1 of 2 and 6 of 6, one image more in all
+    decision = fit([0.1, 0.2, 0.3, 0.35, 0.5, 0.55, 0.4, 0.9], [0] * 6 + [1] * 2)
+    assert decision.expected_on_validation == {"sensitivity": 1.0, "specificity": 4 / 6}
+
+
 def test_balanced_takes_the_middle_of_the_widest_best_interval():
     # separated, so that the temperature stays 1: the threshold is the middle of 0.3 and 0.8
     decision = fit([0.1, 0.3, 0.8, 0.9], [0, 0, 1, 1])
