@@ -274,7 +274,8 @@ def _describe_folds(report: dict) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """The first column to the left, the others to the right."""
+    """The first column to the left, at most 32 wide; the others to the right."""
+    rows = [[_shorten(first, 32), *others] for first, *others in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:
