@@ -160,7 +160,7 @@ def _answer(report: dict, sentence: str, metric: dict) -> dict:
 def _best_and_worst(report: dict) -> list[dict]:
     rates = {name: report["per_class"][name]["sensitivity"] for name in report["classes"]}
     known = sorted((name for name in rates if rates[name]["value"] is not None), key=lambda name: rates[name]["value"])
-    ends = [] if not known else [("worst", known[0]), ("best", known[-1])]
+    ends = [("worst", known[0]), ("best", known[-1])] if len(known) > 1 else []
     return [
         _answer(
             report, f"It is {end} at {class_word(report, name)}: of 100 such images it finds {{}}{{}}.", rates[name]

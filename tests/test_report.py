@@ -192,6 +192,8 @@ def test_many_classes_name_the_best_and_the_worst(many):
         "It is worst at benign: of 100 such images it finds 25 (95% interval 10 to 40).",
         "It is best at normal: of 100 such images it finds 67 (95% interval 25 to 100).",
     ]
+    many["per_class"]["benign"] = many["per_class"]["malignant"]
+    assert len(answers(many)) == 1  # one class alone is neither best nor worst
 
 
 def test_answers_give_ppv_here_and_at_the_given_prevalence_and_say_what_is_undefined(report):
