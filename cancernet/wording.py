@@ -177,7 +177,9 @@ def _share(report: dict) -> str:
 def _describe_data(report: dict) -> str:
     splits, positive = report["data"]["splits"], report["positive"]
     rows = [["", *splits]]
-    rows += [[key, *(count(split[key]) for split in splits.values())] for key in ("images", "patients")]
+    rows.append(["images", *(count(split["images"]) for split in splits.values())])
+    known = report["data"]["patients_known"]
+    rows.append(["patients", *(count(split["patients"] if known else None) for split in splits.values())])
     for name in report["classes"]:
         rows.append(
             [f"class {class_label(report, name)}", *(count(each["classes"].get(name, 0)) for each in splits.values())]

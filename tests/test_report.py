@@ -104,7 +104,7 @@ def many(report) -> dict:
     undefined = metric(None, reason="no image of class malignant")
     per_class["malignant"] = per_class["malignant"] | {"sensitivity": undefined, "images": 0}
     per_class["benign"] = per_class["benign"] | {"sensitivity": metric(0.25, 0.1, 0.4)}
-    splits = {"validation": {"images": 2, "patients": None, "classes": {"normal": 1, "benign": 1, "malignant": 0}}}
+    splits = {"validation": {"images": 2, "patients": 0, "classes": {"normal": 1, "benign": 1, "malignant": 0}}}
     return report | {
         "classes": list(per_class),
         "class_names": None,
@@ -182,6 +182,7 @@ def test_undefined_figures_are_not_available_with_their_reason(many, tmp_path):
     text = " ".join(report_text(many).split())
     assert "AUROC n/a no image of class malignant" in text
     assert "n/a: no image of class malignant" in text
+    assert "patients n/a class normal" in text
     html = page(tmp_path, many)
     assert re.search(r"<td>malignant</td><td>0</td>.*<td>n/a<small>no image of class malignant</small>", html)
 
