@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import expit, logsumexp, softmax
 
 from cancernet import InputError
 
 DEFAULT_OPERATING_POINT = "balanced"
 TEMPERATURES = (0.01, 100.0)  # the fit looks between these
+BIASES = 20.0  # and between this and its negative
 CURVE_STEPS = 200  # of the threshold from 0 to 1, in `Decision.curve`
 ABOVE_ONE = float(np.nextafter(1.0, 2.0))  # a threshold that even a probability of exactly 1 does not reach
 
@@ -30,12 +31,14 @@ class Decision:
     classes: tuple[str, ...]
     positive: str | None  # None where there are more than two classes
     temperature: float  # scores are divided by it; above 1 it makes the probabilities less sure
+    bias: tuple[float, ...]  # then added to each class's; the first is 0
     threshold: float | None  # positive where probability >= threshold; None where there are more than two classes
     operating_point: str  # as it was asked for
     neighbour_sigma: float  # width of the smoothing over a slide's grid, in patches; 0 is off
     fitted_on: dict[str, int | None]  # images, patients (None where no patient is known)
     expected_on_validation: dict[str, float] | None  # sensitivity, specificity at the threshold
     curve: dict[str, list[float]] | None  # threshold (ascending), sensitivity, specificity: see `expected_rates`
+    without_neighbours: "Decision | None" = None  # the one for patches that are not smoothed; None where sigma is 0
 
 
 class OperatingPoint(NamedTuple):
@@ -101,9 +104,11 @@ def fit_decision(
     None where there are more. operating_point: see `parse_operating_point`; with more than two classes the most
     probable one is decided on, and only `balanced` is allowed.
 
-    - Temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks"): the temperature with the least
-      log-loss. Where every image is on the right side the log-loss falls without end as the temperature nears 0 and
-      the data cannot tell it; it stays 1.
+    - Temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks") with a bias for each class
+      (Alexandari et al. 2020, "Maximum Likelihood with Bias-Corrected Calibration"): the temperature and biases with
+      the least log-loss. Class weights in training shift all log-odds alike, which no temperature can take back. Where
+      every image can be put on its right side the log-loss falls without end as the temperature nears 0 and the data
+      cannot tell it; the scores are then left as they are.
     - `balanced`: the highest balanced accuracy; of several equal ones the widest interval between neighbouring
       probabilities, of equally wide ones the lowest. `sensitivity=s`: the highest threshold whose sensitivity is at
       least s. `specificity=s`: the lowest threshold whose specificity is at least s. The threshold lies midway between
@@ -115,11 +120,11 @@ def fit_decision(
     point = parse_operating_point(operating_point)
     _check_fit(scores, labels, patients, classes, positive, point, operating_point, neighbour_sigma)
     known = {patient for patient in patients if patient}
-    temperature = _fit_temperature(scores, labels)
+    temperature, bias = _fit_calibration(scores, labels)
     threshold = expected = curve = None
     if positive is not None:
         index = classes.index(positive)
-        probability = _tempered_softmax(scores, temperature)[:, index]
+        probability = _calibrate(scores, temperature, bias)[:, index]
         threshold = _fit_threshold(probability, labels == index, point)
         curve = _rates_curve(probability, labels == index, threshold)
         at = curve["threshold"].index(threshold)
@@ -128,6 +133,7 @@ def fit_decision(
         classes=classes,
         positive=positive,
         temperature=temperature,
+        bias=bias,
         threshold=threshold,
         operating_point=operating_point,
         neighbour_sigma=float(neighbour_sigma),
@@ -138,7 +144,7 @@ def fit_decision(
 
 
 def calibrated_probabilities(decision: Decision, scores: np.ndarray) -> np.ndarray:
-    """softmax(scores / temperature), `[n, k]` float64, 0 to 1, rows sum to 1.
+    """softmax(scores / temperature + bias), `[n, k]` float64, 0 to 1, rows sum to 1.
 
     Of two classes the order of any two images by log-odds is kept. Raises InputError where the number of columns is not
     that of the decision's classes.
@@ -149,7 +155,7 @@ def calibrated_probabilities(decision: Decision, scores: np.ndarray) -> np.ndarr
             f"Scores of shape {list(scores.shape)} do not fit the decision's {len(decision.classes)} classes "
             f"({', '.join(decision.classes)}). Use the decision.json of the same run."
         )
-    return _tempered_softmax(scores, decision.temperature)
+    return _calibrate(scores, decision.temperature, decision.bias)
 
 
 def decide(decision: Decision, probabilities: np.ndarray) -> np.ndarray:
@@ -199,8 +205,20 @@ def load_decision(path: Path) -> Decision:
     problem = _problem_of(content)
     if problem:
         raise InputError(f"{path} is not a decision: {problem}. Train again, or copy the run folder again.")
+    return _from_json(content)
+
+
+def _from_json(content: dict) -> Decision:
     values = {field.name: content[field.name] for field in fields(Decision)}
-    return Decision(**values | {"classes": tuple(content["classes"])})
+    plain = content["without_neighbours"]
+    return Decision(
+        **values
+        | {
+            "classes": tuple(content["classes"]),
+            "bias": tuple(content["bias"]),
+            "without_neighbours": _from_json(plain) if plain else None,
+        }
+    )
 
 
 def _problem_of(content: object) -> str | None:
@@ -217,6 +235,11 @@ def _problem_of(content: object) -> str | None:
         return f"positive is {positive!r} of classes {', '.join(classes)}"
     if not _is_number(content["temperature"]) or content["temperature"] <= 0:
         return f"temperature is {content['temperature']!r}"
+    bias = content["bias"]
+    if not isinstance(bias, list) or len(bias) != len(classes) or not all(map(_is_number, bias)):
+        return f"bias is {bias!r}"
+    if content["without_neighbours"] is not None and _problem_of(content["without_neighbours"]):
+        return f"without_neighbours: {_problem_of(content['without_neighbours'])}"
     if not _is_number(content["neighbour_sigma"]) or content["neighbour_sigma"] < 0:
         return f"neighbour_sigma is {content['neighbour_sigma']!r}"
     if not isinstance(content["fitted_on"], dict) or not {"images", "patients"} <= set(content["fitted_on"]):
@@ -276,28 +299,33 @@ def _check_fit(scores, labels, patients, classes, positive, point, operating_poi
         raise InputError(f"The neighbours' width is {neighbour_sigma} patches. It must be 0 (off) or more.")
 
 
-def _tempered_softmax(scores: np.ndarray, temperature: float) -> np.ndarray:
+def _calibrate(scores: np.ndarray, temperature: float, bias: Sequence[float]) -> np.ndarray:
     if scores.shape[1] != 2:
-        return softmax(scores / temperature, axis=1)
-    log_odds = (scores[:, 1] - scores[:, 0]) / temperature  # one rounded number an image: its order cannot change
+        return softmax(scores / temperature + np.asarray(bias), axis=1)
+    log_odds = (scores[:, 1] - scores[:, 0]) / temperature + bias[1]  # one number an image: its order cannot change
     return np.stack([expit(-log_odds), expit(log_odds)], axis=1)
 
 
-def _fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
-    rows = np.arange(len(labels))
-    others = scores.copy()
-    others[rows, labels] = -np.inf
-    if (scores[rows, labels] >= others.max(axis=1)).all():
-        return 1.0
+def _fit_calibration(scores: np.ndarray, labels: np.ndarray) -> tuple[float, tuple[float, ...]]:
+    """Temperature and biases with the least log-loss; 1 and zeros where nothing is gained or the data cannot tell."""
+    rows, classes = np.arange(len(labels)), scores.shape[1]
+    truth = np.eye(classes)[labels]
 
-    def log_loss(log_temperature: float) -> float:
-        tempered = scores * math.exp(-log_temperature)
-        return float(np.mean(logsumexp(tempered, axis=1) - tempered[rows, labels]))
+    def log_loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        calibrated = scores * parameters[0] + np.append(0.0, parameters[1:])
+        loss = np.mean(logsumexp(calibrated, axis=1) - calibrated[rows, labels])
+        error = (softmax(calibrated, axis=1) - truth) / len(labels)
+        return float(loss), np.append(np.sum(error * scores), error.sum(axis=0)[1:])
 
-    # convex in 1/temperature, so there is one minimum
-    bounds = tuple(math.log(limit) for limit in TEMPERATURES)
-    best = minimize_scalar(log_loss, bounds=bounds, method="bounded", options={"xatol": 1e-7})
-    return math.exp(best.x) if best.fun < log_loss(0.0) else 1.0
+    # convex in 1 / temperature and the biases, so there is one minimum
+    widest = BIASES if len(np.unique(labels)) == classes else 0.0  # an absent class would be talked out of existence
+    bounds = [(1 / TEMPERATURES[1], 1 / TEMPERATURES[0]), *[(-widest, widest)] * (classes - 1)]
+    unchanged = np.append(1.0, np.zeros(classes - 1))
+    best = minimize(log_loss, unchanged, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-12})
+    all_right = (_calibrate(scores, 1 / best.x[0], [0.0, *best.x[1:]]).argmax(axis=1) == labels).all()
+    helps = best.fun < log_loss(unchanged)[0] and not all_right
+    inverse, *bias = best.x.tolist() if helps else unchanged.tolist()
+    return 1 / inverse, (0.0, *bias)
 
 
 def _fit_threshold(probability: np.ndarray, is_positive: np.ndarray, point: OperatingPoint) -> float:

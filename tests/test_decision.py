@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.metrics import log_loss
 
 from cancernet import InputError
@@ -114,7 +115,7 @@ def test_calibration_never_swaps_two_images(temperature):
 
 
 def test_calibrated_probabilities_by_hand():
-    decision = dataclasses.replace(fit(PROBABILITY, LABELS), temperature=2.0)
+    decision = dataclasses.replace(fit(PROBABILITY, LABELS), temperature=2.0, bias=(0.0, 0.0))
     # log-odds of 0.8 are log 4; halved they are log 2: 2 to 1
     np.testing.assert_allclose(calibrated_probabilities(decision, scores_of([0.8])), [[1 / 3, 2 / 3]])
 
@@ -243,7 +244,10 @@ def test_more_than_two_classes_take_the_most_probable():
     scores = np.log([[0.5, 0.3, 0.2], [0.2, 0.5, 0.3], [0.4, 0.35, 0.25]])
     decision = fit_decision(scores, [0, 1, 2], ["a", "a", ""], classes="abc", positive=None)
     assert (decision.threshold, decision.expected_on_validation, decision.curve) == (None, None, None)
+    decision = dataclasses.replace(decision, bias=(0.0, 0.0, 0.0))
     assert decide(decision, calibrated_probabilities(decision, scores)).tolist() == [0, 1, 0]
+    decision = dataclasses.replace(decision, bias=(0.0, 0.0, 2.0))
+    assert decide(decision, calibrated_probabilities(decision, scores)).tolist() == [2, 2, 2]
     with pytest.raises(InputError, match="has no threshold to move"):
         expected_rates(decision, 0.5)
 
@@ -393,3 +397,23 @@ def test_a_list_is_not_a_decision(tmp_path):
     path.write_text("[]")
     with pytest.raises(InputError, match="it holds no fields"):
         load_decision(path)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_known_bias_is_taken_back(classes):
+    rng = np.random.default_rng(5)
+    logits = 2 * rng.normal(size=(20_000, classes))
+    true = softmax(logits, axis=1)
+    labels = (true.cumsum(axis=1) < rng.random((20_000, 1))).sum(axis=1)
+    shift = np.arange(classes) / 2
+    positive = "b" if classes == 2 else None
+    decision = fit_decision(logits + shift, labels, [""] * 20_000, classes="abcd"[:classes], positive=positive)
+    np.testing.assert_allclose(decision.bias, -shift, atol=0.1)
+    np.testing.assert_allclose(decision.temperature, 1, atol=0.05)
+
+
+def test_the_decision_without_neighbours_comes_back_too(tmp_path):
+    plain = fit(PROBABILITY, LABELS)
+    decision = dataclasses.replace(plain, neighbour_sigma=1.5, without_neighbours=plain)
+    save_decision(decision, tmp_path / "decision.json")
+    assert load_decision(tmp_path / "decision.json") == decision
