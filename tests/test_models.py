@@ -23,7 +23,7 @@ SLOW = set(MODELS) - {"cancernet", "simple_cnn", "mobilenetv3small"}
 SIZES = {"cancernet": 16, "simple_cnn": 24}  # pixels; the backbones at 32
 EVERY_MODEL = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS]
 BACKBONES = [name for name in MODELS if MODELS[name].family == "transfer"]
-EVERY_BACKBONE = [pytest.param(name, marks=pytest.mark.slow if name == "densenet201" else ()) for name in BACKBONES]
+EVERY_BACKBONE = [pytest.param(name, marks=pytest.mark.slow if "densenet" in name else ()) for name in BACKBONES]
 PREPROCESS_INPUT = {
     "resnet50": keras.applications.resnet50.preprocess_input,
     "densenet121": keras.applications.densenet.preprocess_input,
