@@ -62,18 +62,18 @@ def main(argv: Sequence[str]) -> None:
     planned = splits.plan_splits(placed, split_by=arguments.split_by, split_file=split_file, seed=arguments.seed)
     check(planned, arguments.split_by)
     with fresh_folder(output) as folder, tqdm(total=len(planned), unit="image", desc="Building") as bar:
-        patches, sizes, rejected = building.place_images(
+        patches, checks, rejected = building.place_images(
             source, folder, planned, mode=arguments.mode, progress=bar.update
         )
         check(patches, arguments.split_by)
         rejected = sorted(misplaced + rejected)
-        summary = building.summarise(images, patches, sizes, rejected) | {
+        summary = building.summarise(images, patches, checks, rejected) | {
             "split": "file" if split_file else "given" if placed[0].split else arguments.split_by,
             "settings": settings,
             "source_fingerprint": source_fingerprint,
         }
         dataset.write_manifest(folder, patches, rejected, summary)
-        save_overview(folder, patches, sizes)
+        save_overview(folder, patches, checks)
     print_table(patches, summary)
     print(f"\nWritten to {output}; look at {output / 'overview.png'} before you train.")
 
@@ -112,7 +112,7 @@ def make_sample(folder: Path, seed: int) -> None:
     print(f"Made {files} patches of made-up slides under {folder}.")
 
 
-def save_overview(folder: Path, patches, sizes) -> None:
+def save_overview(folder: Path, patches, checks) -> None:
     from cancernet import plots
     from cancernet.images import decode_image
 
@@ -122,7 +122,9 @@ def save_overview(folder: Path, patches, sizes) -> None:
         shown = examples.setdefault(patch.label, [])
         if len(shown) < 8:
             shown.append(decode_image((folder / patch.file).read_bytes(), channels=3))
-    figure = plots.plot_dataset(counts=counts, sizes=sizes, samples=examples)
+    figure = plots.plot_dataset(
+        counts=counts, sizes=[(check.width, check.height) for check in checks], samples=examples
+    )
     figure.savefig(folder / "overview.png", dpi=120)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cancernet import InputError, __version__
-from cancernet.command_line import Parser, at_least, positive_number, quiet_import, run_script
+from cancernet.command_line import Parser, at_least, positive_number, prevalence, quiet_import, run_script
 from cancernet.config import DATASET, RECIPES, RUNS, SPLITS, Experiment
 from cancernet.models import MODELS, check_architecture
 
@@ -34,7 +34,7 @@ def parse_arguments(argv: Sequence[str]):
         "--operating-point", default="balanced", help="balanced, sensitivity=0.95, specificity=0.95 or a threshold"
     )
     parser.add_argument("--no-neighbours", action="store_true", help="do not smooth over a slide's neighbours")
-    parser.add_argument("--prevalence", type=positive_number, help="to give PPV and NPV at, such as 0.01")
+    parser.add_argument("--prevalence", type=prevalence, help="to give PPV and NPV at, such as 0.01")
     parser.add_argument("--cache-limit", type=positive_number, help="GB for decoded images (half of free memory)")
     parser.add_argument("--force", action="store_true", help="replace a run that is there")
     return parser.parse_args(argv)
@@ -120,7 +120,7 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
     splits = {split: [patch for patch in patches if patch.split == split] for split in SPLITS}
     labels = {split: np.array([classes.index(patch.label) for patch in rows]) for split, rows in splits.items()}
     weights = training.class_weights(labels["training"], len(classes), experiment.class_weight)
-    settings = describe_settings(arguments, experiment, dataset.hash_manifest(arguments.dataset), classes)
+    settings = describe_settings(arguments, experiment, summary, classes)
     device = settings["hardware"]["device"]
     print(f"Training {experiment.model} on {len(splits['training']):,} images of {arguments.dataset}, on the {device}.")
 
@@ -146,15 +146,16 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
     )
     evaluated_on = "testing" if splits["testing"] else "validation"
     scores = classifier.predict_scores(model, stores[evaluated_on], **predict)
-    predictions = assessment.apply_decision(frozen, splits[evaluated_on], scores)
-    described = assessment.describe(
-        predictions,
+    described, predictions = assessment.assess(
+        splits[evaluated_on],
+        scores,
         frozen,
         name=arguments.output.name,
         evaluated_on=evaluated_on,
         data=assessment.describe_data(patches, summary),
         prevalence=arguments.prevalence,
-    ) | {
+    )
+    described |= {
         "class_weights": {name: weights[index] for index, name in enumerate(classes)},
         "training": training.describe(trained, device),
         "settings": assessment.flatten(settings),
@@ -169,7 +170,7 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
 
     model.save(work / classifier.MODEL)
     decision.save_decision(frozen, work / classifier.DECISION)
-    classifier.write_config(work, settings)
+    classifier.write_config(work, settings | {"seen": assessment.describe_seen(patches)})
     training.write_history(work / "history.csv", trained.history)
     assessment.write_predictions(work / assessment.PREDICTIONS, predictions, classes)
     report.write_report(work, described, figures)
@@ -228,9 +229,9 @@ def fit_phase(model, experiment: Experiment, rows: dict, labels: dict, weights: 
     )
 
 
-def describe_settings(arguments, experiment: Experiment, manifest: str, classes: list[str]) -> dict:
+def describe_settings(arguments, experiment: Experiment, summary: dict, classes: list[str]) -> dict:
     """All that is needed to train again: config.json."""
-    from cancernet import pipeline
+    from cancernet import assessment, dataset, pipeline
 
     return {
         "experiment": dataclasses.asdict(experiment),
@@ -238,7 +239,9 @@ def describe_settings(arguments, experiment: Experiment, manifest: str, classes:
         "positive": classes[-1] if len(classes) == 2 else None,
         "operating_point": arguments.operating_point,
         "neighbours": not arguments.no_neighbours,
-        "manifest_sha256": manifest,
+        "manifest_sha256": dataset.hash_manifest(arguments.dataset),
+        "images_are_grey": assessment.are_grey(summary),
+        "usual_size": next(iter(summary["sizes"])),
         "versions": {"cancernet": __version__, "python": platform.python_version()}
         | {name: sys.modules[name].__version__ for name in PACKAGES},
         "hardware": {"device": pipeline.describe_device(), "cores": os.cpu_count(), "system": platform.platform()},

@@ -1,6 +1,7 @@
 """From the scores of a split to its predictions, its report and its pictures; train and evaluate share it."""
 
 import csv
+import dataclasses
 import datetime
 from collections import Counter
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cancernet import InputError
 from cancernet.config import SPLITS
 from cancernet.dataset import Patch, is_idc
 from cancernet.decision import Decision, calibrated_probabilities, decide, fit_decision
@@ -37,7 +39,9 @@ def fit_on_validation(
     operating_point: str,
     neighbours: bool,
 ) -> Decision:
-    """Fix the decision on the validation split: width of the smoothing, temperature and threshold.
+    """Fix the decision on the validation split: width of the smoothing, calibration and threshold.
+
+    Where neighbours are used the decision also holds the one without them.
 
     Args:
         scores: log-probabilities [n, classes] in the order of `patches`.
@@ -45,16 +49,21 @@ def fit_on_validation(
         neighbours: whether smoothing over a slide's neighbours may be chosen.
     """
     labels = np.array([classes.index(patch.label) for patch in patches], dtype=int)
+
+    def fit(sigma: float) -> Decision:
+        return fit_decision(
+            smooth_scores(scores, sigma=sigma, **_places(patches)),
+            labels,
+            [patch.patient for patch in patches],
+            classes=classes,
+            positive=classes[-1] if len(classes) == 2 else None,
+            operating_point=operating_point,
+            neighbour_sigma=sigma,
+        )
+
     sigma = choose_sigma(scores, labels, **_places(patches)) if neighbours else 0.0
-    return fit_decision(
-        smooth_scores(scores, sigma=sigma, **_places(patches)),
-        labels,
-        [patch.patient for patch in patches],
-        classes=classes,
-        positive=classes[-1] if len(classes) == 2 else None,
-        operating_point=operating_point,
-        neighbour_sigma=sigma,
-    )
+    plain = fit(0.0)
+    return dataclasses.replace(fit(sigma), without_neighbours=plain) if sigma else plain
 
 
 def apply_decision(decision: Decision, patches: Sequence[Patch], scores: np.ndarray) -> Predictions:
@@ -107,8 +116,9 @@ def describe_data(patches: Sequence[Patch], summary: dict) -> dict:
     }
 
 
-def describe(
-    predictions: Predictions,
+def assess(
+    patches: Sequence[Patch],
+    scores: np.ndarray,
     decision: Decision,
     *,
     name: str,
@@ -116,9 +126,35 @@ def describe(
     data: dict,
     warnings: Sequence[str] = (),
     prevalence: float | None = None,
-) -> dict:
-    """The report of one split's predictions, in the form of report.json, as far as it follows from them."""
-    figures = evaluate(
+) -> tuple[dict, Predictions]:
+    """The report of one split in the form of report.json, as far as it follows from scores, and its predictions."""
+    predictions = apply_decision(decision, patches, scores)
+    figures = _evaluate(predictions, decision, prevalence)
+    neighbours = None
+    if decision.without_neighbours:
+        plain = decision.without_neighbours
+        without = _evaluate(apply_decision(plain, patches, scores), plain, prevalence)
+        neighbours = {"with": figures["metrics"], "without": without["metrics"]}
+    return {
+        "name": name,
+        "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "statement": _state(data, evaluated_on),
+        "evaluated_on": evaluated_on,
+        "warnings": [*warnings, *_warn(data)],
+        "classes": list(decision.classes),
+        "class_names": {"0": "benign", "1": "IDC"} if is_idc(patches) else None,
+        "positive": decision.positive,
+        "data": data,
+        **figures,
+        "decision": _describe_decision(decision),
+        "expected_on_validation": decision.expected_on_validation,
+        "neighbours": neighbours,
+        "worst_errors": find_worst_errors(predictions, decision.classes),
+    }, predictions
+
+
+def _evaluate(predictions: Predictions, decision: Decision, prevalence: float | None) -> dict:
+    return evaluate(
         predictions.labels,
         predictions.probabilities,
         predictions.predicted,
@@ -127,21 +163,6 @@ def describe(
         positive=decision.positive,
         prevalence=prevalence,
     )
-    return {
-        "name": name,
-        "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "statement": _state(data, evaluated_on),
-        "evaluated_on": evaluated_on,
-        "warnings": [*_warn(data), *warnings],
-        "classes": list(decision.classes),
-        "class_names": {"0": "benign", "1": "IDC"} if is_idc(predictions.patches) else None,
-        "positive": decision.positive,
-        "data": data,
-        **figures,
-        "decision": describe_decision(decision),
-        "expected_on_validation": decision.expected_on_validation,
-        "worst_errors": find_worst_errors(predictions, decision.classes),
-    }
 
 
 def _state(data: dict, evaluated_on: str) -> str:
@@ -175,10 +196,9 @@ def flatten(settings: dict, prefix: str = "") -> dict:
     return flat
 
 
-def describe_decision(decision: Decision) -> dict:
-    """The decision without its curve."""
-    keys = ("temperature", "threshold", "operating_point", "neighbour_sigma", "positive", "classes", "fitted_on")
-    return {key: getattr(decision, key) for key in keys} | {"classes": list(decision.classes)}
+def _describe_decision(decision: Decision) -> dict:
+    left_out = ("curve", "without_neighbours", "expected_on_validation")
+    return {key: value for key, value in dataclasses.asdict(decision).items() if key not in left_out}
 
 
 def find_worst_errors(predictions: Predictions, classes: Sequence[str]) -> list[dict]:
@@ -201,3 +221,50 @@ def find_worst_errors(predictions: Predictions, classes: Sequence[str]) -> list[
 def read_worst_errors(report: dict, dataset: Path) -> list[np.ndarray]:
     """The pictures of the report's worst errors, uint8 [height, width, 3]."""
     return [decode_image((dataset / error["file"]).read_bytes(), channels=3) for error in report["worst_errors"]]
+
+
+def describe_seen(patches: Sequence[Patch]) -> dict[str, list[str]]:
+    """Whom a run has seen in training and validation: its patients, and the hashes of images without one."""
+    seen = [patch for patch in patches if patch.split != "testing"]
+    return {
+        "patients": sorted({patch.patient for patch in seen if patch.patient}),
+        "images": sorted({patch.sha256[:16] for patch in seen if not patch.patient}),
+    }
+
+
+def find_seen(config: dict, patches: Sequence[Patch]) -> list[str]:
+    """Patients, or files of images without one, that the run of this config was trained or validated on."""
+    patients, images = set(config["seen"]["patients"]), set(config["seen"]["images"])
+    found = {patch.patient for patch in patches if patch.patient in patients}
+    found |= {patch.file for patch in patches if not patch.patient and patch.sha256[:16] in images}
+    return sorted(found)
+
+
+def check_same_kind(config: dict, patches: Sequence[Patch], summary: dict) -> None:
+    """See that a run can judge these patches.
+
+    Raises:
+        InputError: classes that the run does not know, or grey images for colour ones or the reverse.
+    """
+    unknown = {patch.label for patch in patches} - set(config["classes"])
+    if unknown:
+        raise InputError(f"The run knows the classes {', '.join(config['classes'])}, not {', '.join(sorted(unknown))}.")
+    kinds = {True: "grey", False: "colour"}
+    trained, given = config["images_are_grey"], are_grey(summary)
+    if trained != given:
+        raise InputError(
+            f"The run was trained on {kinds[trained]} images; these are {kinds[given]}. Train another run."
+        )
+
+
+def are_grey(summary: dict) -> bool:
+    """Whether most images of a dataset are grey."""
+    return 2 * summary["grey_images"] > summary["images"]
+
+
+def compare_sizes(config: dict, summary: dict) -> list[str]:
+    """A warning where images are of another usual size than those the run was trained on: probably another scale."""
+    usual = next(iter(summary["sizes"]))
+    if usual == config["usual_size"]:
+        return []
+    return [f"The images are {usual} pixels, those in training were {config['usual_size']}: is the scale the same?"]

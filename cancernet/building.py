@@ -23,6 +23,7 @@ class Check(NamedTuple):
     sha256: str
     height: int
     width: int
+    is_grey: bool
     reason: str  # why it cannot be used; "" if it can
 
 
@@ -33,7 +34,7 @@ def place_images(
     *,
     mode: str = "copy",
     progress: Callable[[int], object] = lambda files: None,
-) -> tuple[list[Patch], list[tuple[int, int]], list[tuple[str, str]]]:
+) -> tuple[list[Patch], list[Check], list[tuple[str, str]]]:
     """Decode, hash and copy each image into `output/<split>/<class>/`, using every processor.
 
     Args:
@@ -43,7 +44,7 @@ def place_images(
         progress: called with the number of files done since the last call.
 
     Returns:
-        The manifest's rows by split and file; width and height of each; and file and reason of what was rejected.
+        The manifest's rows by split and file; a check of each; and file and reason of what was rejected.
 
     Raises:
         OSError: a file cannot be written (a full disk, say).
@@ -73,9 +74,9 @@ def place_images(
             rejected.append((image.file, reason))
         else:
             row = Patch(target, image.label, image.patient, image.x, image.y, image.split, check.sha256)
-            kept.append((row, (check.width, check.height)))
+            kept.append((row, check))
     kept.sort(key=lambda pair: (SPLITS.index(pair[0].split), pair[0].file))
-    return [patch for patch, _ in kept], [size for _, size in kept], rejected
+    return [patch for patch, _ in kept], [check for _, check in kept], rejected
 
 
 def _free_name(target: str, taken: set[str]) -> str:
@@ -118,15 +119,16 @@ def _check_and_copy(source: Path, output: Path, tasks: list, mode: str) -> list[
         try:
             with open(origin, "rb") as opened:
                 data = opened.read()
-            height, width = decode_image(data, channels=3).shape[:2]
+            image = decode_image(data, channels=3)
         except InputError as error:
-            checks.append(Check("", 0, 0, str(error)))
+            checks.append(Check("", 0, 0, False, str(error)))
             continue
         except OSError as error:
-            checks.append(Check("", 0, 0, f"cannot be read: {error.strerror}"))
+            checks.append(Check("", 0, 0, False, f"cannot be read: {error.strerror}"))
             continue
         _put(data, origin, os.path.join(output, target), mode)
-        checks.append(Check(hashlib.sha256(data).hexdigest(), height, width, ""))
+        is_grey = bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
+        checks.append(Check(hashlib.sha256(data).hexdigest(), *image.shape[:2], is_grey, ""))
     return checks
 
 
@@ -141,13 +143,13 @@ def _put(data: bytes, origin: str, target: str, mode: str) -> None:
 
 
 def summarise(
-    images: Sequence[SourceImage], patches: Sequence[Patch], sizes: Sequence[tuple[int, int]], rejected: Sequence
+    images: Sequence[SourceImage], patches: Sequence[Patch], checks: Sequence[Check], rejected: Sequence
 ) -> dict:
     """Count what a build did: what came in, what was rejected or left out, image sizes, and duplicates.
 
     Duplicates are files with the same bytes under different patients, a leak between splits.
     """
-    counts = Counter(sizes)
+    counts = Counter((check.width, check.height) for check in checks)
     usual = counts.most_common(1)[0][0]
     same_bytes = defaultdict(list)
     for patch in patches:
@@ -166,6 +168,7 @@ def summarise(
         "rejected": len(rejected),
         "left_out_images": len(images) - len(patches) - len(rejected),
         "left_out_patients": len(left_out - {""}),
+        "grey_images": sum(check.is_grey for check in checks),
         "edge_tiles": sum(n for (width, height), n in counts.items() if width < usual[0] or height < usual[1]),
         "sizes": {f"{width}x{height}": n for (width, height), n in counts.most_common()},
         "duplicates_across_patients": len(duplicates),

@@ -39,6 +39,14 @@ def positive_number(text: str) -> float:
     return value
 
 
+def prevalence(text: str) -> float:
+    """Argument type: a share between 0 and 1, both left out."""
+    value = positive_number(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"takes a share below 1, not {text!r}")
+    return value
+
+
 @contextlib.contextmanager
 def quiet_import() -> Iterator[None]:
     """Around the import of TensorFlow, which greets with lines of its own; they are shown if the import fails."""
