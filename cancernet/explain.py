@@ -196,7 +196,7 @@ def _gradient_at_zero(function: Callable, shape: tuple[int, ...]) -> np.ndarray:
     descent = keras.optimizers.SGD(learning_rate=1.0)
     probe.compile(optimizer=descent, run_eagerly=True, jit_compile=False, auto_scale_loss=False)
     probe.train_on_batch(np.zeros((1, 1), np.float32))
-    return ops.convert_to_numpy(probe.point)
+    return probe.get_weights()[0]
 
 
 def _scale_up(coarse: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

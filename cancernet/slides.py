@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.ndimage import convolve, gaussian_filter
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from scipy.spatial import cKDTree
 from scipy.special import log_softmax
 
@@ -81,11 +81,11 @@ def choose_sigma(
 ) -> float:
     """Width of the smoothing that fits the validation slides best, from a short list; 0 where none helps.
 
-    The criterion is the log loss of the placed patches after each candidate has had its own best temperature:
-    smoothing draws scores together, and without a temperature it would be praised or blamed for the calibration it
-    happens to bring. Of equals the narrowest wins, and 0 is always among the candidates. 0 is also the answer where
-    the patches have fewer than LEAST_NEIGHBOURS occupied places of the 8 around them on average: with gaps that
-    large the list says nothing of complete slides.
+    The criterion is the log loss of the placed patches after each candidate has had its own best calibration, a
+    temperature and biases as in `cancernet.decision`: smoothing draws scores together, and without that it would be
+    praised or blamed for the calibration it happens to bring. Of equals the narrowest wins, and 0 is always among the
+    candidates. 0 is also the answer where the patches have fewer than LEAST_NEIGHBOURS occupied places of the 8 around
+    them on average: with gaps that large the slides say nothing of complete ones.
 
     Args:
         scores: [n, k] log-probabilities of validation patches.
@@ -97,10 +97,10 @@ def choose_sigma(
         return 0.0
     placed = ~np.isnan(_numbers(x) + _numbers(y)) & (np.asarray(patients, object) != "")
     labels = np.asarray(labels)[placed]
-    best, least = 0.0, _tempered_log_loss(np.asarray(scores, float)[placed], labels)
+    best, least = 0.0, _calibrated_log_loss(np.asarray(scores, float)[placed], labels)
     for sigma in sorted(set(candidates) - {0}):
         smoothed = smooth_scores(scores, patients, x, y, sigma, step=step)
-        loss = _tempered_log_loss(smoothed[placed], labels)
+        loss = _calibrated_log_loss(smoothed[placed], labels)
         if loss < least - TIE:
             best, least = float(sigma), loss
     return best
@@ -253,11 +253,16 @@ def _numbers(values: Sequence[float | None]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], float)
 
 
-def _tempered_log_loss(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Mean log loss at the temperature that makes it least, as in Guo et al. 2017."""
+def _calibrated_log_loss(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Mean log loss of softmax(scores / temperature + bias) at the temperature and biases that make it least."""
+    truth = np.eye(scores.shape[1])[labels]
 
-    def loss(log_temperature: float) -> float:
-        log_probabilities = log_softmax(scores / np.exp(log_temperature), axis=1)
-        return -float(log_probabilities[np.arange(len(labels)), labels].mean())
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        log_probabilities = log_softmax(scores * parameters[0] + np.append(0.0, parameters[1:]), axis=1)
+        error = (np.exp(log_probabilities) - truth) / len(labels)
+        slope = np.append((error * scores).sum(), error.sum(axis=0)[1:])
+        return -float((truth * log_probabilities).sum() / len(labels)), slope
 
-    return float(minimize_scalar(loss, bounds=(np.log(0.01), np.log(100)), method="bounded").fun)
+    start = np.append(1.0, np.zeros(scores.shape[1] - 1))
+    bounds = [(0.01, 100.0), *[(-20.0, 20.0)] * (scores.shape[1] - 1)]
+    return float(minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-12}).fun)
