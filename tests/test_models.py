@@ -11,9 +11,9 @@ import keras
 import numpy as np
 import pytest
 
-from cancernet import InputError
+from cancernet import InputError, models
 from cancernet.config import Experiment
-from cancernet.models import MODELS, build_model, check_architecture, structure, transfer, weights
+from cancernet.models import MODELS, build_model, check_architecture, transfer, weights
 from cancernet.models.cancernet import CancerNet
 from cancernet.models.simple_cnn import build_simple_cnn
 
@@ -65,7 +65,7 @@ def build_lively(name, classes):
     """A model whose features differ from image to image: at random, MobileNet's fade to 1e-10 on the way."""
     model = build_model(experiment(name), classes)
     if name == "mobilenetv3small":
-        for layer in structure.split_model(model)[0].layers:
+        for layer in models.split_model(model)[0].layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.moving_variance.assign(np.full(layer.moving_variance.shape, 0.1))
     return model
@@ -130,12 +130,9 @@ def test_builds_trains_saves_loads_and_predicts_the_same(name, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(answer(loaded, images), probabilities)
-    if structure.has_backbone(model):
-        extractor, head = structure.split_model(loaded)
+    if models.has_backbone(model):
+        extractor, head = models.split_model(loaded)
         np.testing.assert_array_equal(answer(head, answer(extractor, images)), probabilities)
-    maps, same = structure.with_activation_map(loaded)(images)
-    assert len(maps.shape) == 4
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(same), probabilities, rtol=1e-5)
 
 
 def test_a_saved_model_answers_without_this_package(tmp_path):
@@ -160,7 +157,7 @@ def test_the_table_is_read_without_keras():
 class TestPreprocessing:
     @pytest.mark.parametrize("name", EVERY_BACKBONE)
     def test_features_are_those_of_the_published_way(self, name):
-        extractor, _ = structure.split_model(build_model(experiment(name), 2))
+        extractor, _ = models.split_model(build_model(experiment(name), 2))
         reference = backbone_of(name)
         reference.set_weights(extractor.get_weights())
         images = random_images(extractor)
@@ -194,8 +191,8 @@ class TestTrainable:
         if from_file:
             model.save(tmp_path / "model.keras")
             model = keras.saving.load_model(tmp_path / "model.keras")
-        structure.set_trainable(model, phase)
-        extractor, head = structure.split_model(model)
+        models.set_trainable(model, phase)
+        extractor, head = models.split_model(model)
         statistics = [weight for weight in extractor.weights if "moving" in weight.path]
         kernels = [weight for weight in extractor.weights if "kernel" in weight.path]
         assert len(statistics) == 68  # 34 normalisations
@@ -208,21 +205,21 @@ class TestTrainable:
     def test_phases_follow_each_other(self):
         model = build_lively("mobilenetv3small", 2)
         everything = len(model.trainable_weights)
-        structure.set_trainable(model, "head")
+        models.set_trainable(model, "head")
         assert [weight.path.rpartition("/")[2] for weight in model.trainable_weights] == [
             "gamma", "beta", "kernel", "bias",
         ]  # fmt: skip
-        structure.set_trainable(model, "all")
+        models.set_trainable(model, "all")
         assert len(model.trainable_weights) == everything
         assert everything > 70
-        assert len(structure.split_model(model)[0].trainable_weights) == everything - 4
+        assert len(models.split_model(model)[0].trainable_weights) == everything - 4
         assert not any("gamma" in weight.path and "head" not in weight.path for weight in model.trainable_weights)
 
     def test_training_the_head_on_features_trains_the_model(self):
         model = build_lively("mobilenetv3small", 2)
         images = random_images(model)
         first = answer(model, images)
-        extractor, head = structure.split_model(model)
+        extractor, head = models.split_model(model)
         features = answer(extractor, images)
         head.compile(keras.optimizers.SGD(0.5), "categorical_crossentropy")
         head.fit(features, np.eye(2)[[0, 1, 0, 1]], verbose=0)
@@ -235,35 +232,15 @@ class TestTrainable:
         images = random_images(model)
         spy = keras.Model(model.inputs[0], model.get_layer("head").input)
         seen = keras.ops.convert_to_numpy(spy(images, training=True))
-        np.testing.assert_array_equal(seen, answer(structure.split_model(model)[0], images))
+        np.testing.assert_array_equal(seen, answer(models.split_model(model)[0], images))
 
     def test_refused(self):
         model = build_model(experiment("cancernet"), 2)
         with pytest.raises(ValueError, match="cancernet is not made of an extractor and a head"):
-            structure.set_trainable(model, "head")
+            models.set_trainable(model, "head")
         with pytest.raises(ValueError, match="A phase is head or all; got frozen"):
-            structure.set_trainable(model, "frozen")
-        structure.set_trainable(model, "all")
-
-
-class TestActivationMap:
-    @pytest.mark.parametrize(
-        ("name", "size", "shape"),
-        [
-            ("cancernet", 48, (None, 12, 12, 128)),
-            ("simple_cnn", 128, (None, 28, 28, 64)),
-            ("densenet121", 64, (None, 2, 2, 1024)),
-        ],
-    )
-    def test_is_the_last_before_pooling(self, name, size, shape):
-        owner, layer = structure.last_activation(build_model(experiment(name, image_size=size), 2))
-        assert layer.output.shape == shape
-        assert owner.get_layer(layer.name) is layer
-
-    def test_none(self):
-        model = keras.Sequential([keras.Input((4,)), keras.layers.Activation("relu")], name="flat")
-        with pytest.raises(ValueError, match="flat has no activation that is a map"):
-            structure.last_activation(model)
+            models.set_trainable(model, "frozen")
+        models.set_trainable(model, "all")
 
 
 class TestBadSettings:
@@ -296,7 +273,7 @@ class TestWeightsFile:
         backbone.save(tmp_path / "old.h5")
         for file in ("new.weights.h5", "old.h5"):
             model = build_model(experiment("mobilenetv3small", weights=str(tmp_path / file)), 2)
-            extractor, _ = structure.split_model(model)
+            extractor, _ = models.split_model(model)
             for found, wanted in zip(extractor.get_weights(), backbone.get_weights(), strict=True):
                 np.testing.assert_array_equal(found, wanted)
 
@@ -348,7 +325,7 @@ class TestWeightsFile:
     @pytest.mark.realdata
     @pytest.mark.skipif(not DENSENET121.exists(), reason="no ../shared/weights")
     def test_real(self):
-        extractor, _ = structure.split_model(build_model(experiment("densenet121", weights=str(DENSENET121)), 2))
+        extractor, _ = models.split_model(build_model(experiment("densenet121", weights=str(DENSENET121)), 2))
         with h5py.File(DENSENET121, "r") as content:
             kernel = content["layers/conv2d/vars/0"][()]
         np.testing.assert_array_equal(extractor.get_layer("conv1_conv").get_weights()[0], kernel)
@@ -415,5 +392,5 @@ class TestImagenetWeights:
         keras_folder.mkdir()
         backbone = backbone_of("mobilenetv3small")
         backbone.save(keras_folder / MODELS["mobilenetv3small"].imagenet.rpartition("/")[2])
-        extractor, _ = structure.split_model(build_model(experiment("mobilenetv3small", weights="imagenet"), 2))
+        extractor, _ = models.split_model(build_model(experiment("mobilenetv3small", weights="imagenet"), 2))
         np.testing.assert_array_equal(extractor.get_weights()[0], backbone.get_weights()[0])

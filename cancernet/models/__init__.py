@@ -10,6 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cancernet import InputError
+from cancernet.models.structure import has_backbone, set_trainable, split_model
+
+__all__ = [
+    "MODELS",
+    "Architecture",
+    "build_model",
+    "check_architecture",
+    "has_backbone",
+    "set_trainable",
+    "split_model",
+]
 
 KERNELS = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
 

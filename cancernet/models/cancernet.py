@@ -6,7 +6,7 @@ After A. Rosebrock, "Breast cancer classification with Keras and Deep Learning" 
 import keras
 from keras import layers
 
-from cancernet.models.structure import channel_axis, image_shape
+from cancernet.models.axes import channel_axis, image_shape
 
 
 class CancerNet:

@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from cancernet.models.structure import image_shape
+from cancernet.models.axes import image_shape
 
 
 def build_simple_cnn(width, height, depth, classes):

@@ -9,20 +9,6 @@ and `head` (features -> dropout, batch normalisation, dense softmax) are two fla
 is nested deeper. All this comes back from a saved file, so each function here works on a loaded model too.
 """
 
-import keras
-
-
-def image_shape(height, width, depth):
-    """Shape of one image, in the order of axes that Keras is set to."""
-    if keras.config.image_data_format() == "channels_first":
-        return (depth, height, width)
-    return (height, width, depth)
-
-
-def channel_axis():
-    """Axis of the channels in a batch of images: 1 or -1, after the order of axes that Keras is set to."""
-    return 1 if keras.config.image_data_format() == "channels_first" else -1
-
 
 def split_model(model):
     """The two halves of a transfer model: `(extractor, head)`, sharing their weights with `model`.
@@ -49,6 +35,8 @@ def set_trainable(model, phase):
     because Keras 3 replaces it by the training=True of the surrounding call.
     Raises ValueError for another phase, and for phase `head` of a model without a backbone.
     """
+    import keras
+
     if phase not in ("head", "all"):
         raise ValueError(f"A phase is head or all; got {phase}.")
     if phase == "head":
@@ -62,33 +50,3 @@ def set_trainable(model, phase):
     if has_backbone(model):
         for layer in split_model(model)[0].layers:
             layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
-
-
-def last_activation(model):
-    """The last layer that answers a map and not a vector: `(owner, layer)`, the layer that Grad-CAM looks at.
-
-    The layer is the activation after the last convolution, before any pooling; `owner` is the flat model that holds
-    it, which is `model` itself or a transfer model's extractor. Raises ValueError where there is none.
-    """
-    owner = split_model(model)[0] if has_backbone(model) else model
-    for layer in reversed(owner.layers):
-        if isinstance(layer, keras.layers.Activation | keras.layers.ReLU) and len(layer.output.shape) == 4:
-            return owner, layer
-    raise ValueError(f"{model.name} has no activation that is a map; Grad-CAM needs a convolutional network.")
-
-
-def with_activation_map(model):
-    """A model sharing all weights with `model` that answers `[maps, probabilities]` for raw images.
-
-    `maps` is the output of `last_activation`, [n, rows, columns, filters] (filters first where Keras is set so), and
-    `probabilities` the very output of `model`, computed from those maps in the same pass: the gradient of one with
-    respect to the other is what Grad-CAM needs (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391).
-    """
-    owner, layer = last_activation(model)
-    if owner is model:
-        return keras.Model(model.inputs[0], [layer.output, model.outputs[0]], name="activation_map")
-    extractor, head = split_model(model)
-    both = keras.Model(extractor.inputs[0], [layer.output, extractor.outputs[0]], name="extractor_map")
-    image = keras.Input(extractor.input_shape[1:], name="image")
-    maps, features = both(image)
-    return keras.Model(image, [maps, head(features)], name="activation_map")

@@ -3,7 +3,8 @@
 import keras
 from keras import layers
 
-from cancernet.models.structure import channel_axis, image_shape, set_trainable
+from cancernet.models.axes import channel_axis, image_shape
+from cancernet.models.structure import set_trainable
 from cancernet.models.weights import find_imagenet_weights, load_backbone_weights
 
 # As keras.applications' preprocess_input, whose figures are over the ImageNet training set, for pixels of 0 to 255.
