@@ -1,0 +1,300 @@
+"""A loaded run applied to images without a known truth: patches, slides of patches, and large images cut into patches.
+
+What predict_images.py and the page share. Nothing is written to disk here; tables go to an open file.
+
+x and y are the left and top pixel of a patch at the scale of the run, in steps of PATCH_STEP, as in the names of the
+IDC set; a patch without a place has None.
+"""
+
+import csv
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+import cv2
+import keras
+import numpy as np
+
+from cancernet import InputError
+from cancernet.classifier import Classifier, average_over_flips
+from cancernet.decision import Decision, calibrated_probabilities, decide, log_scores
+from cancernet.images import fit_image
+from cancernet.regions import COLOUR, regions_geojson
+from cancernet.slides import LEAST_NEIGHBOURS, PATCH_STEP, iterate_slides, mean_neighbours, paint_grid, smooth_scores
+from cancernet.tiles import iterate_tiles, open_slide_image, tile_grid
+
+BATCH = 128  # images held and scored at a time
+PICTURE_PIXELS = 1600  # the longest side of a slide's picture, roughly
+LEAST_THUMBNAIL = 4  # pixels of a patch in it
+REGION_COLOURS = (COLOUR, (0, 114, 178), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
+
+Progress = Callable[[int], object]  # is told the number of images done since the last call, such as tqdm.update
+
+
+class Prediction(NamedTuple):
+    """What a run's network says of n patches, a row a patch; not yet calibrated or decided."""
+
+    names: list[str]  # file of each patch
+    patients: list[str]  # the slide it lies on; "" where unknown
+    x: list[int | None]
+    y: list[int | None]
+    scores: np.ndarray  # log-probabilities [n, k] float64
+    thumbnails: list[np.ndarray]  # uint8 [h, w, 3] of each, at most thumbnail_pixels a side
+    thumbnail_pixels: int  # side of a whole patch in the thumbnails
+    file_scale: float = 1.0  # pixels of the file (of level 0) for one of x and y
+    mpp: float | None = None  # micrometres a pixel of x and y; None where unknown
+
+
+def training_mpp(loaded: Classifier) -> float | None:
+    """Micrometres a pixel of the patches that a run was trained on; None where it does not know."""
+    return loaded.config.get("mpp")
+
+
+def class_label(loaded: Classifier, name: str) -> str:
+    """A class as people call it: `IDC` for the class 1 of the IDC set, else its own name."""
+    return (loaded.config.get("class_names") or {}).get(name, name)
+
+
+def score_images(loaded: Classifier, images: Iterable[np.ndarray], *, progress: Progress | None = None) -> np.ndarray:
+    """Log-probabilities [n, k], float64, of images in their order; a batch of them is held at a time.
+
+    Args:
+        images: uint8 [height, width, 3] RGB or [height, width, 1] grey of any size; each is scaled to the network's.
+
+    Raises:
+        InputError: the network answers something that is not a number.
+    """
+    network = _network(loaded.model, bool(loaded.config["experiment"].get("test_time_flips")))
+    size, _, channels = network.input_shape[1:]
+    images, scores = iter(images), [np.empty((0, len(loaded.decision.classes)))]
+    while batch := [_fit(image, size, channels) for image in islice(images, BATCH)]:
+        scores.append(log_scores(network.predict_on_batch(np.stack(batch))))
+        if progress:
+            progress(len(batch))
+    return np.concatenate(scores)
+
+
+def predict_arrays(
+    loaded: Classifier,
+    images: Iterable[np.ndarray],
+    names: Sequence[str],
+    patients: Sequence[str],
+    x: Sequence[int | None],
+    y: Sequence[int | None],
+    *,
+    progress: Progress | None = None,
+) -> Prediction:
+    """Score patches that are already decoded.
+
+    Args:
+        images: n, uint8 [height, width, channels], of any sizes.
+        names, patients, x, y: [n]; "" and None where a patch has no slide or place.
+        progress: is told how many images were scored since its last call.
+    """
+    side = thumbnail_side(x, y)
+    thumbnails = []
+
+    def keep_thumbnails() -> Iterator[np.ndarray]:
+        for image in images:
+            thumbnails.append(make_thumbnail(image, side))
+            yield image
+
+    scores = score_images(loaded, keep_thumbnails(), progress=progress)
+    if len(scores) != len(names):
+        raise ValueError(f"{len(scores)} images but {len(names)} names")
+    return Prediction(list(names), list(patients), list(x), list(y), scores, thumbnails, side, mpp=training_mpp(loaded))
+
+
+def predict_large_image(
+    loaded: Classifier,
+    path: Path,
+    *,
+    mpp: float | None = None,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> Prediction:
+    """Cut a whole slide or a large picture into patches at the scale of the run and score those with tissue.
+
+    Memory is bounded by one block of the image (see cancernet.tiles) and a thumbnail a patch.
+
+    Args:
+        mpp: micrometres a pixel of level 0, for a file that does not say so itself.
+        name: what the file and its slide are called; its path if None.
+
+    Raises:
+        InputError: the run knows no scale, or the file none; it cannot be read; or there is no tissue on it.
+    """
+    scale, name = training_mpp(loaded), str(path) if name is None else name
+    if scale is None:
+        raise InputError(f"{path}: is to be cut into patches, and the run knows no scale to cut at. Give patches.")
+    x, y, thumbnails = [], [], []
+    with open_slide_image(path, mpp) as slide:
+        rows, columns = tile_grid(slide, patch_pixels=PATCH_STEP, target_mpp=scale)
+        side = _side_for(max(rows, columns))
+
+        def cut() -> Iterator[np.ndarray]:
+            for tile in iterate_tiles(slide, patch_pixels=PATCH_STEP, target_mpp=scale):
+                x.append(tile.x)
+                y.append(tile.y)
+                thumbnails.append(make_thumbnail(tile.image, side))
+                yield tile.image
+
+        scores = score_images(loaded, cut(), progress=progress)
+        file_scale = scale / slide.mpp
+    if not x:
+        raise InputError(f"{path}: shows no stained tissue, only background. Check that it is the right image.")
+    return Prediction([name] * len(x), [name] * len(x), x, y, scores, thumbnails, side, file_scale, scale)
+
+
+def decide_rows(
+    loaded: Classifier,
+    scores: np.ndarray,
+    patients: Sequence[str],
+    x: Sequence[int | None],
+    y: Sequence[int | None],
+    *,
+    neighbours: bool = True,
+    threshold: float | None = None,
+    names: Sequence[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Calibrated probabilities and decisions of scored patches.
+
+    Where the run smooths over neighbours, patches of a slide are smoothed together, so a slide's must come in one
+    call. Patches without a place, and slides with too many gaps (fewer than LEAST_NEIGHBOURS of 8 neighbours on
+    average), are judged by the decision that the run has for patches without neighbours.
+
+    Args:
+        scores: log-probabilities [n, k].
+        patients, x, y: [n] slide and place; "" and None where unknown.
+        neighbours: False judges every patch on its own.
+        threshold: on the positive class's probability, in place of the run's own; 0 to 1.
+        names: [n] of the patches, for the error.
+
+    Returns:
+        probabilities float64 [n, k], 0 to 1, and class indices [n].
+
+    Raises:
+        InputError: two patches of a slide overlap; a threshold for a run of more than two classes.
+    """
+    alone = loaded.decision.without_neighbours or loaded.decision
+    probabilities = calibrated_probabilities(alone, scores)
+    predicted = decide(_with_threshold(alone, threshold), probabilities)
+    if not neighbours or not loaded.decision.neighbour_sigma:
+        return probabilities, predicted
+    decision = loaded.decision
+    for _, members, _, _ in iterate_slides(patients, x, y, files=names):
+        places = [patients[i] for i in members], [x[i] for i in members], [y[i] for i in members]
+        if mean_neighbours(*places) >= LEAST_NEIGHBOURS:
+            smoothed = smooth_scores(scores[members], *places, decision.neighbour_sigma)
+            probabilities[members] = calibrated_probabilities(decision, smoothed)
+            predicted[members] = decide(_with_threshold(decision, threshold), probabilities[members])
+    return probabilities, predicted
+
+
+def decide_prediction(
+    loaded: Classifier, prediction: Prediction, *, neighbours: bool = True, threshold: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As decide_rows, of a Prediction."""
+    return decide_rows(
+        loaded,
+        prediction.scores,
+        prediction.patients,
+        prediction.x,
+        prediction.y,
+        neighbours=neighbours,
+        threshold=threshold,
+        names=prediction.names,
+    )
+
+
+def write_header(file: TextIO, classes: Sequence[str]) -> None:
+    """Write the first line of predictions.csv: file, x, y, probability of each class, predicted."""
+    csv.writer(file, lineterminator="\n").writerow(
+        ["file", "x", "y", *(f"probability_{name}" for name in classes), "predicted"]
+    )
+
+
+def write_rows(
+    file: TextIO, prediction: Prediction, probabilities: np.ndarray, predicted: np.ndarray, classes: Sequence[str]
+) -> None:
+    """Write one line a patch, probabilities at full precision.
+
+    x and y are the left and top pixel of the patch: of a large image in the file's own (level 0) pixels, of a patch as
+    its name says; empty where there is no place.
+    """
+    writer = csv.writer(file, lineterminator="\n")
+    rows = zip(prediction.names, prediction.x, prediction.y, probabilities.tolist(), predicted, strict=True)
+    for name, x, y, shares, index in rows:
+        place = ["" if value is None else round(value * prediction.file_scale) for value in (x, y)]
+        writer.writerow([name, *place, *shares, classes[index]])
+
+
+def find_regions(loaded: Classifier, prediction: Prediction, probabilities: np.ndarray, predicted: np.ndarray) -> dict:
+    """Outlines, for QuPath, of the places of one slide that were given the positive class; of every class if none is.
+
+    Args:
+        prediction: patches of one slide, all placed.
+
+    Returns:
+        A GeoJSON FeatureCollection in the file's own (level 0) pixels; see cancernet.regions.
+    """
+    classes, positive = loaded.decision.classes, loaded.decision.positive
+    features = []
+    for number, name in enumerate(classes if positive is None else [positive]):
+        index = classes.index(name)
+        values = np.where(predicted == index, probabilities[:, index], np.nan)
+        grid, origin = paint_grid(values, prediction.x, prediction.y)
+        features += regions_geojson(
+            grid,
+            threshold=0.0,  # all that is not NaN: the decision is made
+            patch_pixels=PATCH_STEP * prediction.file_scale,
+            origin=(origin[0] * prediction.file_scale, origin[1] * prediction.file_scale),
+            name=class_label(loaded, name),
+            colour=REGION_COLOURS[number % len(REGION_COLOURS)],
+            mpp=prediction.mpp and prediction.mpp / prediction.file_scale,
+        )["features"]
+    return {"type": "FeatureCollection", "features": features}
+
+
+def thumbnail_side(x: Sequence[float | None], y: Sequence[float | None]) -> int:
+    """Pixels of a patch in the picture of its slide, so that the picture's longest side is about PICTURE_PIXELS."""
+    spans = [max(known) - min(known) for known in ([v for v in axis if v is not None] for axis in (x, y)) if known]
+    return _side_for(max(spans, default=0) / PATCH_STEP + 1)
+
+
+def make_thumbnail(image: np.ndarray, side: int) -> np.ndarray:
+    """A patch as RGB at the scale at which a whole one, PATCH_STEP pixels, has `side`; an edge tile stays smaller."""
+    rgb = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+    share = min(1.0, PATCH_STEP / max(rgb.shape[:2])) * side / PATCH_STEP
+    height, width = (max(1, round(pixels * share)) for pixels in rgb.shape[:2])
+    return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _side_for(places: float) -> int:
+    return int(np.clip(PICTURE_PIXELS // places, LEAST_THUMBNAIL, PATCH_STEP))
+
+
+def _with_threshold(decision: Decision, threshold: float | None) -> Decision:
+    if threshold is None:
+        return decision
+    if decision.positive is None:
+        raise InputError("A threshold needs a run of two classes; this one takes the most probable of several.")
+    return dataclasses.replace(decision, threshold=threshold)
+
+
+def _fit(image: np.ndarray, size: int, channels: int) -> np.ndarray:
+    """The image as the network takes it: uint8 [size, size, channels]."""
+    if channels == 1 and image.shape[2] == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+    elif channels == 3 and image.shape[2] == 1:
+        image = np.repeat(image, 3, axis=2)
+    return fit_image(image, size)
+
+
+@lru_cache(maxsize=1)
+def _network(model: keras.Model, flips: bool) -> keras.Model:
+    """The network that answers, built once."""
+    return average_over_flips(model) if flips else model
