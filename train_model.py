@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cancernet import InputError, __version__
 from cancernet.command_line import Parser, at_least, positive_number, prevalence, quiet_import, run_script
-from cancernet.config import DATASET, RECIPES, RUNS, SPLITS, Experiment
+from cancernet.config import DATASET, DEFAULT_RECIPE, RECIPES, RUNS, SPLITS, Experiment
 from cancernet.models import MODELS, check_architecture
 
 PACKAGES = ("tensorflow", "keras", "numpy", "sklearn", "scipy", "cv2", "imutils", "matplotlib")
@@ -43,7 +43,7 @@ def parse_arguments(argv: Sequence[str]):
 def choose_experiment(arguments) -> Experiment:
     """The recipe with what the command line changes of it."""
     architecture = MODELS[arguments.model]
-    recipe = arguments.recipe or ("transfer" if architecture.family == "transfer" else "tutorial")
+    recipe = arguments.recipe or ("transfer" if architecture.family == "transfer" else DEFAULT_RECIPE)
     chosen = {
         "model": arguments.model,
         "image_size": arguments.image_size or architecture.image_size,
@@ -198,7 +198,7 @@ def fit_phase(model, experiment: Experiment, rows: dict, labels: dict, weights: 
     """Compile and fit one network on rows, which are images of a store or features, of training and validation."""
     import keras
 
-    from cancernet import pipeline, training
+    from cancernet import fused, pipeline, training
 
     targets = {split: keras.utils.to_categorical(labels[split], len(weights)) for split in ("training", "validation")}
     steps = pipeline.steps_per_epoch(len(rows["training"]), experiment.batch_size)
@@ -214,6 +214,7 @@ def fit_phase(model, experiment: Experiment, rows: dict, labels: dict, weights: 
             first_epoch=first_epoch,
         )
 
+    fused.fuse_batch_normalization(model)
     training.compile_model(model, experiment, classes=len(weights), steps_per_epoch=steps)
     return training.fit_model(
         model,

@@ -60,10 +60,21 @@ class Experiment:
 
 TUTORIAL_AUGMENTATION = Augmentation(rotation_degrees=20, zoom=0.05, shift=0.1, shear_degrees=0.05, flips=True)
 
+DEFAULT_RECIPE = "standard"
+
 # A recipe is the settings of one training from scratch, or of one kind of transfer learning.
 RECIPES = {
     # CancerNet as its tutorial trains it. The tutorial's Adagrad(lr, decay=lr / epochs) is the inverse_time schedule.
     "tutorial": Experiment(augmentation=TUTORIAL_AUGMENTATION),
+    # As asked for, CancerNet, Adagrad and class weights, with what measurably helps: see docs/recipes.md.
+    "standard": Experiment(
+        recipe="standard",
+        epochs=16,
+        learning_rate=0.03,
+        augmentation=Augmentation(flips=True, quarter_turns=True),
+        average_momentum=0.99,
+        test_time_flips=True,
+    ),
     # Transfer learning from a keras.applications backbone.
     "transfer": Experiment(
         recipe="transfer",
