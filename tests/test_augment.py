@@ -92,10 +92,11 @@ def test_flips_and_quarter_turns_are_exact(side, mirror, upend, turns):
     np.testing.assert_array_equal(warp_images(image[None], matrices)[0], np.rot90(expected, turns))
 
 
-def test_images_are_warped_before_they_are_flipped(images):
-    shifted = warp_one(images[0], shift_x=2.0)
-    matrices = orient_matrices(inverse_matrices(SIDE, shift_x=2.0)[None], [True], [False], [0], side=SIDE)
-    np.testing.assert_array_equal(warp_images(images[:1], matrices)[0], shifted[:, ::-1])
+def test_images_are_warped_before_they_are_flipped_and_turned(images):
+    move = {"rotation": 0.4, "zoom_x": 1.2, "shift_x": 2.0, "shift_y": -1.0}
+    expected = np.rot90(warp_one(images[0], **move)[:, ::-1])
+    matrices = orient_matrices(inverse_matrices(SIDE, **move)[None], [True], [False], [1], side=SIDE)
+    np.testing.assert_allclose(warp_images(images[:1], matrices)[0], expected, atol=0.01)
 
 
 def test_flips_and_turns_alone_give_all_eight_equally_often():

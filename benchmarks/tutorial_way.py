@@ -1,0 +1,172 @@
+"""How the tutorial trains CancerNet, in plain form, as the yardstick for this project. Imports nothing of it.
+
+Images are read from class folders by Keras' legacy `ImageDataGenerator` (deprecated, still in Keras 3 as
+`tf.keras.preprocessing.image.ImageDataGenerator`): one worker opens each file in every epoch with Pillow, changes it
+on its own with SciPy and rescales it. The network, Adagrad with a falling rate, binary cross-entropy, class weights
+and the validation after each epoch are the tutorial's as well. Needs Pillow and SciPy.
+
+    python benchmarks/tutorial_way.py --dataset datasets/idc --epochs 40 --auroc --json
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+
+SIDE = 48  # pixels
+BATCH_SIZE = 32
+LEARNING_RATE = 0.01
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", type=Path, default=Path("datasets/idc"), help="folder that build_dataset.py made")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--auroc", action="store_true", help="score the test images at the end (two classes)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    if arguments.epochs < 1:
+        parser.error(f"--epochs must be 1 or more, not {arguments.epochs}")
+    for split in ("training", "validation", "testing"):
+        if not (arguments.dataset / split).is_dir():
+            parser.error(f"no folder {arguments.dataset / split}; run build_dataset.py first")
+    return arguments
+
+
+def open_splits(dataset: Path, seed: int):
+    """Generators of (images [32, 48, 48, 3] in 0 to 1, one-hot labels) of training (random), validation and testing."""
+    from tensorflow.keras.preprocessing.image import ImageDataGenerator
+
+    changing = ImageDataGenerator(
+        rescale=1 / 255.0,
+        rotation_range=20,
+        zoom_range=0.05,
+        width_shift_range=0.1,
+        height_shift_range=0.1,
+        shear_range=0.05,
+        horizontal_flip=True,
+        vertical_flip=True,
+        fill_mode="nearest",
+    )
+    plain = ImageDataGenerator(rescale=1 / 255.0)
+
+    def open_split(generator, split, shuffle):
+        return generator.flow_from_directory(
+            str(dataset / split),
+            class_mode="categorical",
+            target_size=(SIDE, SIDE),
+            color_mode="rgb",
+            shuffle=shuffle,
+            seed=seed,
+            batch_size=BATCH_SIZE,
+        )
+
+    return (
+        open_split(changing, "training", True),
+        open_split(plain, "validation", False),
+        open_split(plain, "testing", False),
+    )
+
+
+def build_cancernet(classes: int):
+    """The tutorial's network: blocks of one, two and three separable convolutions, and two dense layers."""
+    from keras import Input, Sequential, layers
+
+    model = Sequential([Input((SIDE, SIDE, 3))])
+    for convolutions, filters in ((1, 32), (2, 64), (3, 128)):
+        for _ in range(convolutions):
+            model.add(layers.SeparableConv2D(filters, 3, padding="same"))
+            model.add(layers.Activation("relu"))
+            model.add(layers.BatchNormalization())
+        model.add(layers.MaxPooling2D(2))
+        model.add(layers.Dropout(0.25))
+    model.add(layers.Flatten())
+    model.add(layers.Dense(256))
+    model.add(layers.Activation("relu"))
+    model.add(layers.BatchNormalization())
+    model.add(layers.Dropout(0.5))
+    model.add(layers.Dense(classes, activation="softmax"))
+    return model
+
+
+def make_clock():
+    """Callback with `epochs`, the seconds of each epoch without its validation, and `first_step`, of the very first."""
+    import keras
+
+    class Clock(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.epochs, self.first_step = [], None
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.start = time.perf_counter()
+
+        def on_train_batch_end(self, batch, logs=None):
+            if self.first_step is None:
+                self.first_step = time.perf_counter() - self.start
+
+        def on_test_begin(self, logs=None):
+            self.epochs.append(time.perf_counter() - self.start)
+
+    return Clock()
+
+
+def train(training, validation, epochs: int):
+    """The trained model and the clock of its epochs."""
+    import keras
+    import numpy as np
+
+    model = build_cancernet(training.num_classes)
+    # What the tutorial asks for with Adagrad's `decay` argument, which Keras 3 no longer has.
+    rate = keras.optimizers.schedules.InverseTimeDecay(LEARNING_RATE, decay_steps=1, decay_rate=LEARNING_RATE / epochs)
+    model.compile(optimizer=keras.optimizers.Adagrad(rate), loss="binary_crossentropy", metrics=["accuracy"])
+    counts = np.bincount(training.classes)
+    clock = make_clock()
+    model.fit(
+        training,
+        validation_data=validation,
+        epochs=epochs,
+        class_weight={label: float(counts.max() / count) for label, count in enumerate(counts)},
+        callbacks=[clock],
+        verbose=0,
+    )
+    return model, clock
+
+
+def images_per_second(clock, images: int) -> float:
+    """Rate over the epochs after the first, which builds the graph; of one epoch, over its steps after the first."""
+    if len(clock.epochs) > 1:
+        return images * (len(clock.epochs) - 1) / sum(clock.epochs[1:])
+    return (images - BATCH_SIZE) / (clock.epochs[0] - clock.first_step)
+
+
+def main():
+    arguments = parse_arguments()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.filterwarnings("ignore", message="Please import `affine_transform`", category=DeprecationWarning)
+    import keras
+
+    keras.utils.set_random_seed(arguments.seed)
+    with contextlib.redirect_stdout(sys.stderr):  # Keras prints what it found
+        training, validation, testing = open_splits(arguments.dataset, arguments.seed)
+    model, clock = train(training, validation, arguments.epochs)
+    result = {
+        "training_images": training.samples,
+        "epochs": arguments.epochs,
+        "images_per_second": images_per_second(clock, training.samples),
+        "training_seconds": sum(clock.epochs),
+    }
+    if arguments.auroc:
+        from sklearn.metrics import roc_auc_score
+
+        result["auroc"] = float(roc_auc_score(testing.classes == 1, model.predict(testing, verbose=0)[:, 1]))
+    print(json.dumps(result) if arguments.json else "\n".join(f"{name}: {value}" for name, value in result.items()))
+
+
+if __name__ == "__main__":
+    main()
