@@ -46,6 +46,13 @@ def read_config(run: Path) -> dict:
     return config
 
 
+def find_runs(folder: Path) -> list[Path]:
+    """The finished runs right under a folder, the newest first: what train_model.py wrote last."""
+    runs = [path.parent for path in folder.glob(f"*/{MODEL}")]
+    runs = [run for run in runs if (run / CONFIG).is_file() and (run / DECISION).is_file()]
+    return sorted(runs, key=lambda run: ((run / DECISION).stat().st_mtime, run.name), reverse=True)
+
+
 def load_classifier(run: Path) -> Classifier:
     """Load a run.
 

@@ -75,16 +75,14 @@ def find_images(source: Path, patient_pattern: str = IDC_PATIENT) -> list[Source
     images = []
     for file, status in entries:
         parts = Path(file).parts
-        name = Path(file).stem
-        patient = find_patient.search(name)
-        place = _COORDINATES.search(name)
+        patient, x, y = find_place(file, patient_pattern)
         images.append(
             SourceImage(
                 file=file,
                 label=parts[-2] if len(parts) > 1 else "",
-                patient=(patient.group(1) or "") if patient else "",
-                x=int(place.group(1)) if place else None,
-                y=int(place.group(2)) if place else None,
+                patient=patient,
+                x=x,
+                y=y,
                 split=SPLIT_NAMES[parts[0].lower()] if is_split and len(parts) > 2 else "",
                 size=status.st_size,
                 modified=status.st_mtime_ns,
@@ -95,6 +93,14 @@ def find_images(source: Path, patient_pattern: str = IDC_PATIENT) -> list[Source
             f'No images under {source}. Expected names like 10253_idx5_x1351_y1101_class0.png; see README, "Data".'
         )
     return images
+
+
+def find_place(name: str, patient_pattern: str = IDC_PATIENT) -> tuple[str, int | None, int | None]:
+    """Patient, x and y that a file's name tells, as 10253_idx5_x1351_y1101_class0.png; "" and None where it does not."""
+    stem = Path(name).stem
+    patient, place = re.search(patient_pattern, stem), _COORDINATES.search(stem)
+    x, y = (int(place.group(1)), int(place.group(2))) if place else (None, None)
+    return (patient.group(1) or "") if patient else "", x, y
 
 
 def separate_misplaced(images: Sequence[SourceImage]) -> tuple[list[SourceImage], list[tuple[str, str]]]:

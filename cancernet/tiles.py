@@ -3,7 +3,7 @@
 import importlib.util
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import ceil
@@ -98,6 +98,25 @@ def open_slide_image(path: Path | str, mpp: float | None = None) -> Iterator[Sli
         else:
             slide = _open_openslide(path, mpp, stack)
         yield slide
+
+
+def picture_as_slide(path: Path, picture: np.ndarray, resolution: Sequence[float], mpp: float | None) -> SlideImage:
+    """A decoded picture, uint8 [height, width, 3], as a slide of one level.
+
+    Args:
+        path: what errors call it.
+        resolution: dots an inch across and down, as the file says; empty if it does not.
+        mpp: micrometres a pixel where the resolution is none of a microscope.
+
+    Raises:
+        InputError: no scale.
+    """
+    scale = _choose_mpp(path, [25_400 / float(dots) if dots else None for dots in resolution], mpp)
+
+    def read_region(level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
+        return picture[top : top + height, left : left + width]
+
+    return SlideImage(path, scale, (Level(picture.shape[1], picture.shape[0], picture.shape[1]),), read_region)
 
 
 def tile_grid(slide: SlideImage, *, patch_pixels: int, target_mpp: float = IDC_MPP) -> tuple[int, int]:
@@ -284,16 +303,11 @@ def _open_picture(path: Path, mpp: float | None) -> SlideImage:
         raise InputError(f"{path}: cannot be read as an image. Remove it, or copy it again.") from error
     if width * height > PLAIN_PIXELS:
         raise too_large
-    scale = _choose_mpp(path, [25_400 / float(dots) if dots else None for dots in resolution], mpp)
     try:
         picture = decode_image(path.read_bytes(), 3)
     except InputError as error:
         raise InputError(f"{path}: {error}. Copy it again.") from error
-
-    def read_region(level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
-        return picture[top : top + height, left : left + width]
-
-    return SlideImage(path, scale, (Level(picture.shape[1], picture.shape[0], picture.shape[1]),), read_region)
+    return picture_as_slide(path, picture, resolution, mpp)
 
 
 def _open_openslide(path: Path, mpp: float | None, stack: ExitStack, reason: str = "not a TIFF") -> SlideImage:
