@@ -50,9 +50,6 @@ def main(argv: Sequence[str]) -> None:
             f"{len(seen)} patient(s) of {arguments.dataset} were in the run's own training or validation, first "
             f"{seen[0]}: this is no test. Give other patients, or --allow-seen-patients."
         )
-    warnings = assessment.compare_sizes(loaded.config, summary)
-    if seen:
-        warnings.append(f"{len(seen)} of these patients were in the run's own training or validation: this is no test.")
     size = {"image_size": experiment["image_size"], "channels": experiment["channels"]}
     store = pipeline.open_stores(arguments.dataset, {arguments.split: patches}, **size)[arguments.split]
     scores = classifier.predict_scores(loaded.model, store, test_time_flips=experiment["test_time_flips"])
@@ -63,7 +60,8 @@ def main(argv: Sequence[str]) -> None:
         name=arguments.run.resolve().name,
         evaluated_on=arguments.split,
         data=assessment.describe_data(everything, summary),
-        warnings=warnings,
+        seen=seen,
+        warnings=assessment.compare_sizes(loaded.config, summary),
         prevalence=arguments.prevalence,
     )
     described["settings"] = assessment.flatten({"run": arguments.run.resolve().name, "of the run": loaded.config})

@@ -36,6 +36,9 @@ def parse_arguments(argv: Sequence[str]):
     parser.add_argument("--no-neighbours", action="store_true", help="do not smooth over a slide's neighbours")
     parser.add_argument("--prevalence", type=prevalence, help="to give PPV and NPV at, such as 0.01")
     parser.add_argument("--cache-limit", type=positive_number, help="GB for decoded images (half of free memory)")
+    parser.add_argument(
+        "--folds", type=at_least(2), help="cross-validate by patient: as many runs and one pooled report"
+    )
     parser.add_argument("--force", action="store_true", help="replace a run that is there")
     return parser.parse_args(argv)
 
@@ -53,6 +56,8 @@ def choose_experiment(arguments) -> Experiment:
         if getattr(arguments, name) is not None:
             chosen[name] = getattr(arguments, name)
     experiment = dataclasses.replace(RECIPES[recipe], **chosen)
+    if experiment.strategy == "finetune" and not arguments.learning_rate:
+        experiment = dataclasses.replace(experiment, learning_rate=experiment.learning_rate / 10)
     if architecture.family != "transfer" and experiment.strategy != "all":
         raise InputError(
             f"--strategy {experiment.strategy} needs a backbone; {arguments.model} is trained from scratch."
@@ -73,10 +78,12 @@ def main(argv: Sequence[str]) -> None:
         dataset.check_patients(patches)
     dataset.check_trainable(patches)
     work = prepare_folder(run, force=arguments.force)
-    report = train_run(arguments, experiment, patches, summary, work)
+    if arguments.folds:
+        text = train_folds(arguments, experiment, patches, summary, work)
+    else:
+        text = train_run(arguments, experiment, patches, summary, work)
     finish_folder(work, run)
-    print(report)
-    print(f"\nThe report with its pictures: {run / 'report.html'}")
+    print(f"\n{text}\nThe report with its pictures: {run / 'report.html'}")
 
 
 def prepare_folder(run: Path, *, force: bool) -> Path:
@@ -101,10 +108,43 @@ def prepare_folder(run: Path, *, force: bool) -> Path:
 
 def finish_folder(work: Path, run: Path) -> None:
     """Give a finished run its name."""
-    for checkpoint in work.glob("checkpoint*"):
+    for checkpoint in [*work.glob("checkpoint*"), *work.glob("fold_*/checkpoint*")]:
         shutil.rmtree(checkpoint)
     shutil.rmtree(run, ignore_errors=True)
     work.rename(run)
+
+
+def train_folds(arguments, experiment: Experiment, patches, summary: dict, work: Path) -> str:
+    """Cross-validation: a run for each fold, then one report on all their test images together."""
+    from cancernet import assessment, report, splits
+
+    groups = [patch.patient if patch.patient and summary["split"] != "image" else patch.file for patch in patches]
+    labels = [patch.label for patch in patches]
+    assigned = splits.assign_folds(labels, groups, folds=arguments.folds, seed=experiment.seed)
+    folders = [work / f"fold_{number}" for number in range(1, arguments.folds + 1)]
+    for folder, fold in zip(folders, assigned, strict=True):
+        if (folder / "report.json").is_file():
+            print(f"{folder.name} is finished already.")
+            continue
+        print(f"\n{folder.name} of {arguments.folds}:")
+        folder.mkdir(exist_ok=True)
+        own = [patch._replace(split=split) for patch, split in zip(patches, fold, strict=True)]
+        train_run(arguments, experiment, own, summary, folder)
+    described, predictions = assessment.pool_folds(
+        folders,
+        name=arguments.output.name,
+        data=assessment.describe_data(patches, summary),
+        prevalence=arguments.prevalence,
+    )
+    figures = report.draw_figures(
+        described,
+        truth=predictions.labels,
+        probabilities=predictions.probabilities,
+        error_images=assessment.read_worst_errors(described, arguments.dataset),
+    )
+    assessment.write_predictions(work / assessment.PREDICTIONS, predictions, described["classes"])
+    report.write_report(work, described, figures)
+    return report.report_text(described)
 
 
 def train_run(arguments, experiment: Experiment, patches, summary: dict, work: Path) -> str:
@@ -152,6 +192,7 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
         frozen,
         name=arguments.output.name,
         evaluated_on=evaluated_on,
+        chose_model=not splits["testing"],
         data=assessment.describe_data(patches, summary),
         prevalence=arguments.prevalence,
     )

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import datetime
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,6 +99,67 @@ def write_predictions(path: Path, predictions: Predictions, classes: Sequence[st
             writer.writerow([*patch[:5], *probabilities.tolist(), classes[index]])
 
 
+def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
+    """What `write_predictions` wrote; the split and the hash of a patch are not in the file and left empty."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    places = [{axis: int(row[axis]) if row[axis] else None for axis in ("x", "y")} for row in rows]
+    return Predictions(
+        [
+            Patch(row["file"], row["label"], row["patient"], **place, split="", sha256="")
+            for row, place in zip(rows, places, strict=True)
+        ],
+        np.array([classes.index(row["label"]) for row in rows]),
+        np.array([[float(row[f"probability_{name}"]) for name in classes] for row in rows]),
+        np.array([classes.index(row["predicted"]) for row in rows]),
+    )
+
+
+def pool_folds(
+    folders: Sequence[Path], *, name: str, data: dict, prevalence: float | None = None
+) -> tuple[dict, Predictions]:
+    """One report on the test images of all folds, each judged by the run that had not seen it."""
+    reports = [json.loads((folder / "report.json").read_text(encoding="utf-8")) for folder in folders]
+    classes, positive = reports[0]["classes"], reports[0]["positive"]
+    parts = [read_predictions(folder / PREDICTIONS, classes) for folder in folders]
+    pooled = Predictions(
+        [patch for part in parts for patch in part.patches],
+        *(np.concatenate([part[field] for part in parts]) for field in (1, 2, 3)),
+    )
+    figures = _evaluate(pooled, classes, positive, prevalence)
+    table = [
+        {"fold": number, "metrics": {key: metric["value"] for key, metric in report["metrics"].items()}}
+        for number, report in enumerate(reports, start=1)
+    ]
+    columns = {
+        key: [row["metrics"][key] for row in table if row["metrics"][key] is not None] for key in figures["metrics"]
+    }
+    known = {key: values for key, values in columns.items() if len(values) > 1}
+    whose = f"{len({patch.patient for patch in pooled.patches}):,} patients" if data["patients_known"] else "all"
+    return {
+        "name": name,
+        "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "statement": f"Cross-validated in {len(folders)} folds: each of the {len(pooled.patches):,} images of {whose} "
+        "was judged by a model that had not seen its patient.",
+        "evaluated_on": "all folds",
+        "warnings": _warn(data),
+        "classes": classes,
+        "class_names": reports[0]["class_names"],
+        "positive": positive,
+        "data": data,
+        **figures,
+        "decision": None,
+        "cross_validation": {
+            "folds": table,
+            "mean": {key: float(np.mean(values)) for key, values in known.items()},
+            "spread": {key: float(np.std(values, ddof=1)) for key, values in known.items()},
+        },
+        "class_weights": None,
+        "settings": reports[0]["settings"],
+        "worst_errors": find_worst_errors(pooled, classes),
+    }, pooled
+
+
 def describe_data(patches: Sequence[Patch], summary: dict) -> dict:
     """The report's part on data: what came in and what is in each split."""
     splits = {}
@@ -124,21 +186,29 @@ def assess(
     name: str,
     evaluated_on: str,
     data: dict,
+    chose_model: bool = False,
+    seen: Sequence[str] = (),
     warnings: Sequence[str] = (),
     prevalence: float | None = None,
 ) -> tuple[dict, Predictions]:
-    """The report of one split in the form of report.json, as far as it follows from scores, and its predictions."""
+    """The report of one split in the form of report.json, as far as it follows from scores, and its predictions.
+
+    Args:
+        chose_model: the split chose the epoch and fixed the decision: there was no testing split.
+        seen: what `find_seen` found.
+    """
     predictions = apply_decision(decision, patches, scores)
-    figures = _evaluate(predictions, decision, prevalence)
+    figures = _evaluate(predictions, decision.classes, decision.positive, prevalence)
     neighbours = None
     if decision.without_neighbours:
         plain = decision.without_neighbours
-        without = _evaluate(apply_decision(plain, patches, scores), plain, prevalence)
+        without = _evaluate(apply_decision(plain, patches, scores), plain.classes, plain.positive, prevalence)
         neighbours = {"with": figures["metrics"], "without": without["metrics"]}
     return {
         "name": name,
         "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "statement": _state(data, evaluated_on),
+        "statement": _state(data, evaluated_on, chose_model=chose_model, seen=seen),
+        "chose_model": chose_model,
         "evaluated_on": evaluated_on,
         "warnings": [*warnings, *_warn(data)],
         "classes": list(decision.classes),
@@ -153,28 +223,28 @@ def assess(
     }, predictions
 
 
-def _evaluate(predictions: Predictions, decision: Decision, prevalence: float | None) -> dict:
+def _evaluate(predictions: Predictions, classes: Sequence[str], positive: str | None, prevalence: float | None) -> dict:
     return evaluate(
         predictions.labels,
         predictions.probabilities,
         predictions.predicted,
         [patch.patient for patch in predictions.patches],
-        classes=decision.classes,
-        positive=decision.positive,
+        classes=classes,
+        positive=positive,
         prevalence=prevalence,
     )
 
 
-def _state(data: dict, evaluated_on: str) -> str:
+def _state(data: dict, evaluated_on: str, *, chose_model: bool, seen: Sequence[str]) -> str:
     split = data["splits"][evaluated_on]
-    if evaluated_on == "validation":
-        return (
-            f"There is no testing split: these figures come from the {split['images']:,} images that chose the model, "
-            "and are flattered by it."
-        )
+    of_whom = f"{split['images']:,} images" + (f" of {split['patients']:,} patients" if split["patients"] else "")
+    if chose_model:
+        return f"There is no testing split: these figures come from the {of_whom} that chose the model, and flatter it."
+    if seen:
+        return f"No test: {len(seen):,} of these patients or images were in the run's own training or validation."
     if not split["patients"] or data["split_by"] == "image":
         return f"Tested on {split['images']:,} images that were not trained on."
-    return f"Tested on {split['images']:,} images of {split['patients']:,} patients that the model has never seen."
+    return f"Tested on {of_whom} that the model has never seen."
 
 
 def _warn(data: dict) -> list[str]:

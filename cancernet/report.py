@@ -63,7 +63,7 @@ def draw_figures(
     stated, event = (probabilities.max(axis=1), "right") if index is None else (probabilities[:, index], names[index])
     bins = report["calibration"]["bins"]
     figures["reliability"] = plots.plot_reliability(bins=bins, probabilities=stated, ece=metrics["ece"], event=event)
-    if index is not None:
+    if index is not None and report.get("decision"):
         threshold = report["decision"]["threshold"]
         figures["threshold"] = plots.plot_threshold(
             positive=truth == index, probabilities=stated, threshold=threshold, name=event

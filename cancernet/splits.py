@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 from cancernet import InputError
 from cancernet.config import SPLIT_NAMES, SPLITS, TESTING_SHARE, VALIDATION_SHARE
@@ -65,6 +65,33 @@ def assign_splits(labels: Sequence[str], groups: Sequence[str], *, seed: int) ->
         splits[rest[chosen]] = split
         rest = np.delete(rest, chosen)
     return splits.tolist()
+
+
+def assign_folds(labels: Sequence[str], groups: Sequence[str], *, folds: int, seed: int) -> list[list[str]]:
+    """For cross-validation, the split of each image in each fold: every image is for testing in one fold.
+
+    Of the images that a fold does not test on a tenth is for validation, as in `assign_splits`.
+
+    Raises:
+        InputError: fewer groups than folds, or too few images of a class.
+    """
+    labels, groups = np.asarray(labels), np.asarray(groups)
+    label, count = Counter(labels.tolist()).most_common()[-1]
+    if min(count, len(set(groups))) < folds:
+        raise InputError(
+            f"{len(set(groups))} patient(s) and {count} images of class {label} cannot fill {folds} folds. Use fewer."
+        )
+    if len(set(groups)) == len(groups):
+        parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels)
+    else:
+        parts = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, groups)
+    assigned = []
+    for rest, testing in parts:
+        splits = np.full(len(labels), SPLITS[0], dtype=object)
+        splits[testing] = "testing"
+        splits[rest[_choose_share(labels[rest], groups[rest], VALIDATION_SHARE, seed)]] = "validation"
+        assigned.append(splits.tolist())
+    return assigned
 
 
 def _choose_share(labels: np.ndarray, groups: np.ndarray, share: float, seed: int) -> np.ndarray:

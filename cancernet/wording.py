@@ -46,12 +46,10 @@ def all_warnings(report: dict) -> list[str]:
     """The report's own warnings, and those that follow from how its data came about, none twice."""
     data = report["data"]
     found = list(report["warnings"])
-    if report["evaluated_on"] == "validation":
+    if report.get("chose_model"):
         found.append(
             "There is no testing split: these figures come from the images that chose the model, and flatter it."
         )
-    elif report["evaluated_on"] == "training":
-        found.append("These figures come from the images that the model was trained on; they say nothing about others.")
     if data["split_by"] == "image":
         found.append(
             "Split by image: images of one patient are in training and in testing alike, which flatters these figures. "

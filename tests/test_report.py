@@ -110,6 +110,7 @@ def many(report) -> dict:
         "class_names": None,
         "positive": None,
         "evaluated_on": "validation",
+        "chose_model": True,
         "data": report["data"] | {"splits": splits, "patients_known": False, "split_by": "given"},
         "class_weights": None,
         "interval": report["interval"] | {"over": "images"},

@@ -6,7 +6,7 @@ import pytest
 from cancernet import InputError
 from cancernet.config import SPLITS
 from cancernet.dataset import SourceImage
-from cancernet.splits import assign_splits, plan_splits, read_split_file
+from cancernet.splits import assign_folds, assign_splits, plan_splits, read_split_file
 
 
 def make_images(patients=50, patches=20, given=""):
@@ -113,3 +113,21 @@ def test_bad_split_files_are_explained(tmp_path, text, message):
 def test_a_missing_split_file_is_named(tmp_path):
     with pytest.raises(InputError, match="Cannot read the split file .*nowhere"):
         read_split_file(tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize("by_image", [False, True])
+def test_every_image_is_tested_in_one_fold(by_image):
+    images = make_images(20, 10)
+    labels = [image.label for image in images]
+    groups = [image.file if by_image else image.patient for image in images]
+    folds = assign_folds(labels, groups, folds=5, seed=1)
+    assert len(folds) == 5
+    for fold in folds:
+        assert len({(group, split) for group, split in zip(groups, fold, strict=True)}) == len(set(groups))
+        assert set(fold) == set(SPLITS)
+    assert [sum(fold[image] == "testing" for fold in folds) for image in range(200)] == [1] * 200
+
+
+def test_more_folds_than_patients_are_refused():
+    with pytest.raises(InputError, match=r"4 patient\(s\) and .* cannot fill 5 folds"):
+        assign_folds(["0", "1"] * 10, [str(n % 4) for n in range(20)], folds=5, seed=1)
