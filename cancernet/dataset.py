@@ -96,7 +96,7 @@ def find_images(source: Path, patient_pattern: str = IDC_PATIENT) -> list[Source
 
 
 def find_place(name: str, patient_pattern: str = IDC_PATIENT) -> tuple[str, int | None, int | None]:
-    """Patient, x and y that a file's name tells, as 10253_idx5_x1351_y1101_class0.png; "" and None where it does not."""
+    """Patient, x and y that a name like 10253_idx5_x1351_y1101_class0.png tells; "" and None where it does not."""
     stem = Path(name).stem
     patient, place = re.search(patient_pattern, stem), _COORDINATES.search(stem)
     x, y = (int(place.group(1)), int(place.group(2))) if place else (None, None)

@@ -101,15 +101,10 @@ def open_slide_image(path: Path | str, mpp: float | None = None) -> Iterator[Sli
 
 
 def picture_as_slide(path: Path, picture: np.ndarray, resolution: Sequence[float], mpp: float | None) -> SlideImage:
-    """A decoded picture, uint8 [height, width, 3], as a slide of one level.
+    """A decoded picture, uint8 [height, width, 3], as a slide of one level; errors call it path.
 
-    Args:
-        path: what errors call it.
-        resolution: dots an inch across and down, as the file says; empty if it does not.
-        mpp: micrometres a pixel where the resolution is none of a microscope.
-
-    Raises:
-        InputError: no scale.
+    resolution: dots an inch across and down as the file says, empty if it does not; where they are no microscope's, mpp
+    (micrometres a pixel) counts. Raises InputError where neither tells the scale.
     """
     scale = _choose_mpp(path, [25_400 / float(dots) if dots else None for dots in resolution], mpp)
 

@@ -1,0 +1,144 @@
+"""A slide to look around in, for a browser: patches and picture in, a Vega-Lite specification out."""
+
+import base64
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from cancernet import InputError
+
+HEIGHT = 460  # pixels on the screen
+COLOURS = ("viridis", "#d55e00", "#5f6b73")  # of probabilities; outlines of patches that are called, and that are not
+LAYERS = ("Tissue", "Probability", "Decision")  # what is laid over the tissue
+QUALITY = 88  # of the picture, a JPEG
+
+
+def map_rows(
+    x: Sequence[float],
+    y: Sequence[float],
+    step: float,
+    *,
+    names: Sequence[str],
+    probability: Sequence[float],
+    decision: Sequence[str],
+) -> dict[str, list]:
+    """The patches of a map as columns, one row a patch; `patch` counts them from 0.
+
+    Args:
+        x, y: [n] left and top pixel; step: side of a patch, in the same pixels.
+        names: [n]; probability: [n] 0 to 1, of the class that is drawn; decision: [n] in words.
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    return {
+        "patch": list(range(len(x))),
+        "left": x.tolist(),
+        "top": y.tolist(),
+        "right": (x + step).tolist(),
+        "bottom": (y + step).tolist(),
+        "file": list(names),
+        "probability": np.asarray(probability, float).tolist(),
+        "decision": list(decision),
+    }
+
+
+def map_specification(
+    picture: np.ndarray,
+    frame: tuple[float, float, float, float],
+    *,
+    event: str,
+    decisions: Sequence[str],
+    layer: str = "Probability",
+) -> dict:
+    """A map that is zoomed with the wheel, moved by dragging and made whole by a double click.
+
+    The rows (see map_rows) are given beside it, so that the view stays where it is when only they change. A pixel is
+    as wide as it is high at every width of the screen. The selection `clicked` holds the row of a patch.
+
+    Args:
+        picture: uint8 [height, width, 3] of the slide.
+        frame: left, top, right and bottom of the picture, in the pixels of the rows.
+        event: what the probability is of, for the legend.
+        decisions: the words for a decision, the one that is outlined first.
+        layer: one of LAYERS.
+
+    Raises:
+        InputError: an unknown layer.
+    """
+    if layer not in LAYERS:
+        raise InputError(f"Unknown layer {layer!r}. Choose one of {', '.join(LAYERS)}.")
+    left, top, right, bottom = frame
+    scale = f"max({right - left} / width, {bottom - top} / height)"  # pixels of the slide for one of the screen
+    x = _axis("left", (left + right) / 2, scale, "width", reverse=False)
+    y = _axis("top", (top + bottom) / 2, scale, "height", reverse=True)
+    tissue = {
+        "data": {"values": [{"left": left, "top": top, "right": right, "bottom": bottom, "url": _encode(picture)}]},
+        "mark": {"type": "image", "aspect": False, "clip": True},
+        "encoding": {"x": x, "y": y, "x2": {"field": "right"}, "y2": {"field": "bottom"}, "url": {"field": "url"}},
+    }
+    return {
+        "height": HEIGHT,
+        "padding": 4,
+        "layer": [tissue, _patches(x, y, event, decisions, layer)],
+        "config": {"view": {"stroke": "#d5dadd", "fill": "#ffffff"}},
+    }
+
+
+def _patches(x: dict, y: dict, event: str, decisions: Sequence[str], layer: str) -> dict:
+    encoding = {
+        "x": x,
+        "y": y,
+        "x2": {"field": "right"},
+        "y2": {"field": "bottom"},
+        "tooltip": [
+            {"field": "file", "type": "nominal", "title": "file"},
+            {"field": "probability", "type": "quantitative", "title": event, "format": ".1%"},
+            {"field": "decision", "type": "nominal", "title": "decision"},
+        ],
+        "strokeWidth": {"condition": {"param": "clicked", "empty": False, "value": 3}, "value": 0},
+        "stroke": {"value": "#000000"},
+        "fillOpacity": {"value": {"Tissue": 0, "Probability": 0.62, "Decision": 0.5}[layer]},
+    }
+    below = {"orient": "bottom", "direction": "horizontal"}
+    if layer == "Decision":
+        encoding["fill"] = {
+            "field": "decision",
+            "type": "nominal",
+            "scale": {"domain": list(decisions), "range": [COLOURS[1], COLOURS[2]]},
+            "legend": {**below, "title": None, "symbolOpacity": 1},
+        }
+        encoding["fillOpacity"] = {
+            "condition": {"test": {"field": "decision", "equal": decisions[0]}, "value": 0.55},
+            "value": 0.12,
+        }
+    elif layer == "Probability":
+        encoding["fill"] = {
+            "field": "probability",
+            "type": "quantitative",
+            "scale": {"scheme": COLOURS[0], "domain": [0, 1]},
+            "legend": {**below, "title": event, "format": ".0%", "gradientLength": 220, "tickCount": 5},
+        }
+    return {
+        "params": [
+            {"name": "clicked", "select": {"type": "point", "fields": ["patch"], "on": "click", "toggle": False}},
+            {"name": "view", "select": {"type": "interval", "encodings": ["x", "y"]}, "bind": "scales"},
+        ],
+        "mark": {"type": "rect", "clip": True, "cursor": "pointer"},
+        "encoding": encoding,
+    }
+
+
+def _axis(field: str, middle: float, scale: str, side: str, *, reverse: bool) -> dict:
+    half = f"{scale} * {side} / 2"
+    domain = {"domainMin": {"expr": f"{middle} - {half}"}, "domainMax": {"expr": f"{middle} + {half}"}}
+    return {
+        "field": field,
+        "type": "quantitative",
+        "axis": None,
+        "scale": {**domain, "nice": False, "zero": False, "reverse": reverse},
+    }
+
+
+def _encode(picture: np.ndarray) -> str:
+    data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
