@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
 
     with quiet_import():
         import keras  # noqa: F401
-    from cancernet import assessment, classifier, folders, pipeline, report
+    from cancernet import assessment, classifier, folders, illustration, pipeline, report
 
     loaded = classifier.load_classifier(arguments.run)
     decision, experiment = loaded.decision, loaded.config["experiment"]
@@ -74,6 +74,8 @@ def main(argv: Sequence[str]) -> None:
         )
         with folders.fresh_folder(output) as folder:
             assessment.write_predictions(folder / assessment.PREDICTIONS, predictions, decision.classes)
+            judged = loaded._replace(decision=decision)
+            described |= illustration.illustrate(judged, predictions, arguments.dataset, folder)
             report.write_report(folder, described, figures)
     print(report.report_text(described))
     if output:

@@ -154,13 +154,13 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
         import keras
     import numpy as np
 
-    from cancernet import assessment, classifier, dataset, decision, models, pipeline, report, training
+    from cancernet import assessment, classifier, dataset, decision, illustration, models, pipeline, report, training
 
     classes = dataset.class_names(patches)
     splits = {split: [patch for patch in patches if patch.split == split] for split in SPLITS}
     labels = {split: np.array([classes.index(patch.label) for patch in rows]) for split, rows in splits.items()}
     weights = training.class_weights(labels["training"], len(classes), experiment.class_weight)
-    settings = describe_settings(arguments, experiment, summary, classes)
+    settings = describe_settings(arguments, experiment, patches, summary, classes)
     device = settings["hardware"]["device"]
     print(f"Training {experiment.model} on {len(splits['training']):,} images of {arguments.dataset}, on the {device}.")
 
@@ -211,9 +211,12 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
 
     model.save(work / classifier.MODEL)
     decision.save_decision(frozen, work / classifier.DECISION)
-    classifier.write_config(work, settings | {"seen": assessment.describe_seen(patches)})
+    config = settings | {"class_names": described["class_names"], "seen": assessment.describe_seen(patches)}
+    classifier.write_config(work, config)
     training.write_history(work / "history.csv", trained.history)
     assessment.write_predictions(work / assessment.PREDICTIONS, predictions, classes)
+    loaded = classifier.Classifier(model, frozen, config, work)
+    described |= illustration.illustrate(loaded, predictions, arguments.dataset, work)
     report.write_report(work, described, figures)
     return report.report_text(described)
 
@@ -271,9 +274,9 @@ def fit_phase(model, experiment: Experiment, rows: dict, labels: dict, weights: 
     )
 
 
-def describe_settings(arguments, experiment: Experiment, summary: dict, classes: list[str]) -> dict:
+def describe_settings(arguments, experiment: Experiment, patches, summary: dict, classes: list[str]) -> dict:
     """All that is needed to train again: config.json."""
-    from cancernet import assessment, dataset, pipeline
+    from cancernet import assessment, dataset, pipeline, tiles
 
     return {
         "experiment": dataclasses.asdict(experiment),
@@ -284,6 +287,7 @@ def describe_settings(arguments, experiment: Experiment, summary: dict, classes:
         "manifest_sha256": dataset.hash_manifest(arguments.dataset),
         "images_are_grey": assessment.are_grey(summary),
         "usual_size": next(iter(summary["sizes"])),
+        "mpp": tiles.IDC_MPP if dataset.is_idc(patches) else None,
         "versions": {"cancernet": __version__, "python": platform.python_version()}
         | {name: sys.modules[name].__version__ for name in PACKAGES},
         "hardware": {"device": pipeline.describe_device(), "cores": os.cpu_count(), "system": platform.platform()},
