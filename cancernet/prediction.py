@@ -24,7 +24,7 @@ from cancernet.decision import Decision, calibrated_probabilities, decide, log_s
 from cancernet.images import fit_image
 from cancernet.regions import COLOUR, regions_geojson
 from cancernet.slides import LEAST_NEIGHBOURS, PATCH_STEP, iterate_slides, mean_neighbours, paint_grid, smooth_scores
-from cancernet.tiles import iterate_tiles, open_slide_image, tile_grid
+from cancernet.tiles import SlideImage, iterate_tiles, open_slide_image, tile_grid
 
 BATCH = 128  # images held and scored at a time
 PICTURE_PIXELS = 1600  # the longest side of a slide's picture, roughly
@@ -32,6 +32,16 @@ LEAST_THUMBNAIL = 4  # pixels of a patch in it
 REGION_COLOURS = (COLOUR, (0, 114, 178), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
 
 Progress = Callable[[int], object]  # is told the number of images done since the last call, such as tqdm.update
+
+
+class PlacedImage(NamedTuple):
+    """A decoded patch and where it comes from."""
+
+    image: np.ndarray  # uint8 [height, width, 3] RGB or [height, width, 1] grey, of any size
+    name: str  # its file
+    patient: str  # the slide it lies on; "" where unknown
+    x: int | None
+    y: int | None
 
 
 class Prediction(NamedTuple):
@@ -77,6 +87,28 @@ def score_images(loaded: Classifier, images: Iterable[np.ndarray], *, progress: 
     return np.concatenate(scores)
 
 
+def predict_patches(
+    loaded: Classifier, patches: Iterable[PlacedImage], *, thumbnail_pixels: int, progress: Progress | None = None
+) -> Prediction:
+    """Score patches as they come; a batch of them is held at a time, and a thumbnail of each.
+
+    Args:
+        thumbnail_pixels: see thumbnail_side.
+        progress: is told how many images were scored since its last call.
+    """
+    places, thumbnails = [], []
+
+    def take_apart() -> Iterator[np.ndarray]:
+        for image, *place in patches:
+            places.append(place)
+            thumbnails.append(make_thumbnail(image, thumbnail_pixels))
+            yield image
+
+    scores = score_images(loaded, take_apart(), progress=progress)
+    names, patients, x, y = (list(column) for column in zip(*places)) if places else ([], [], [], [])
+    return Prediction(names, patients, x, y, scores, thumbnails, thumbnail_pixels, mpp=training_mpp(loaded))
+
+
 def predict_arrays(
     loaded: Classifier,
     images: Iterable[np.ndarray],
@@ -94,18 +126,8 @@ def predict_arrays(
         names, patients, x, y: [n]; "" and None where a patch has no slide or place.
         progress: is told how many images were scored since its last call.
     """
-    side = thumbnail_side(x, y)
-    thumbnails = []
-
-    def keep_thumbnails() -> Iterator[np.ndarray]:
-        for image in images:
-            thumbnails.append(make_thumbnail(image, side))
-            yield image
-
-    scores = score_images(loaded, keep_thumbnails(), progress=progress)
-    if len(scores) != len(names):
-        raise ValueError(f"{len(scores)} images but {len(names)} names")
-    return Prediction(list(names), list(patients), list(x), list(y), scores, thumbnails, side, mpp=training_mpp(loaded))
+    patches = (PlacedImage(*each) for each in zip(images, names, patients, x, y, strict=True))
+    return predict_patches(loaded, patches, thumbnail_pixels=thumbnail_side(x, y), progress=progress)
 
 
 def predict_large_image(
@@ -116,37 +138,39 @@ def predict_large_image(
     name: str | None = None,
     progress: Progress | None = None,
 ) -> Prediction:
-    """Cut a whole slide or a large picture into patches at the scale of the run and score those with tissue.
-
-    Memory is bounded by one block of the image (see cancernet.tiles) and a thumbnail a patch.
+    """Open a whole slide or a large picture, cut it into patches and score those with tissue; see predict_slide.
 
     Args:
         mpp: micrometres a pixel of level 0, for a file that does not say so itself.
         name: what the file and its slide are called; its path if None.
 
     Raises:
-        InputError: the run knows no scale, or the file none; it cannot be read; or there is no tissue on it.
+        InputError: as predict_slide; or the file knows no scale, or cannot be read.
     """
-    scale, name = training_mpp(loaded), str(path) if name is None else name
-    if scale is None:
-        raise InputError(f"{path}: is to be cut into patches, and the run knows no scale to cut at. Give patches.")
-    x, y, thumbnails = [], [], []
     with open_slide_image(path, mpp) as slide:
-        rows, columns = tile_grid(slide, patch_pixels=PATCH_STEP, target_mpp=scale)
-        side = _side_for(max(rows, columns))
+        return predict_slide(loaded, slide, name=str(path) if name is None else name, progress=progress)
 
-        def cut() -> Iterator[np.ndarray]:
-            for tile in iterate_tiles(slide, patch_pixels=PATCH_STEP, target_mpp=scale):
-                x.append(tile.x)
-                y.append(tile.y)
-                thumbnails.append(make_thumbnail(tile.image, side))
-                yield tile.image
 
-        scores = score_images(loaded, cut(), progress=progress)
-        file_scale = scale / slide.mpp
-    if not x:
-        raise InputError(f"{path}: shows no stained tissue, only background. Check that it is the right image.")
-    return Prediction([name] * len(x), [name] * len(x), x, y, scores, thumbnails, side, file_scale, scale)
+def predict_slide(loaded: Classifier, slide: SlideImage, *, name: str, progress: Progress | None = None) -> Prediction:
+    """Cut an open slide into patches at the scale of the run and score those with tissue.
+
+    Memory is bounded by one block of the image (see cancernet.tiles) and a thumbnail a patch.
+
+    Raises:
+        InputError: the run knows no scale, the slide is coarser than it, a piece is broken, or there is no tissue.
+    """
+    scale = training_mpp(loaded)
+    if scale is None:
+        raise InputError(f"{name}: is to be cut into patches, and the run knows no scale to cut at. Give patches.")
+    rows, columns = tile_grid(slide, patch_pixels=PATCH_STEP, target_mpp=scale)
+    patches = (
+        PlacedImage(tile.image, name, name, tile.x, tile.y)
+        for tile in iterate_tiles(slide, patch_pixels=PATCH_STEP, target_mpp=scale)
+    )
+    prediction = predict_patches(loaded, patches, thumbnail_pixels=_side_for(max(rows, columns)), progress=progress)
+    if not prediction.names:
+        raise InputError(f"{name}: shows no stained tissue, only background. Check that it is the right image.")
+    return prediction._replace(file_scale=scale / slide.mpp)
 
 
 def decide_rows(
