@@ -34,8 +34,8 @@ def smooth_scores(
 ) -> np.ndarray:
     """Mean of each patch's score and its neighbours', weighted by a Gaussian of the distance on the grid.
 
-    What is averaged are the centred logits, log p minus its mean over the classes; with two classes that is the
-    logit difference. Places without a patch weigh nothing: normalised convolution (Knutsson & Westin 1993). A slide
+    What is averaged are logits: with two classes the logit difference, whatever constant a row's scores share.
+    Places without a patch weigh nothing: normalised convolution (Knutsson & Westin 1993). A slide
     is smoothed on its own.
 
     Args:
@@ -57,11 +57,10 @@ def smooth_scores(
         raise InputError(f"Sigma is {sigma}. Give 0 (no smoothing) or a number of patches above it.")
     if sigma == 0:
         return scores.copy()
-    logits = scores - scores.mean(axis=1, keepdims=True)
     smoothed = scores.copy()
     for _, members, rows, columns in iterate_slides(patients, x, y, step=step, files=files):
         grid = np.zeros((rows.max() + 1, columns.max() + 1, scores.shape[1] + 1))
-        grid[rows, columns, :-1] = logits[members]
+        grid[rows, columns, :-1] = scores[members]
         grid[rows, columns, -1] = 1  # occupied
         blurred = gaussian_filter(grid, (sigma, sigma, 0), mode="constant", truncate=KERNEL_REACH)[rows, columns]
         smoothed[members] = log_softmax(blurred[:, :-1] / blurred[:, -1:], axis=1)
@@ -98,7 +97,7 @@ def choose_sigma(
     placed = ~np.isnan(_numbers(x) + _numbers(y)) & (np.asarray(patients, object) != "")
     labels = np.asarray(labels)[placed]
     best, least = 0.0, _calibrated_log_loss(np.asarray(scores, float)[placed], labels)
-    for sigma in sorted(set(candidates) - {0}):
+    for sigma in sorted(candidates):
         smoothed = smooth_scores(scores, patients, x, y, sigma, step=step)
         loss = _calibrated_log_loss(smoothed[placed], labels)
         if loss < least - TIE:

@@ -55,6 +55,15 @@ def test_a_softmax_of_its_own_layer_is_the_same():
         np.testing.assert_allclose(grad_cam(model, IMAGE, 0), [[[0, 1], [0, 0.2]]], atol=1e-6)
 
 
+def test_a_map_has_one_weight_the_mean_of_its_gradient():
+    """Only the first place counts for the score, and there the image is black: the whole map is weighed with 4 / 4."""
+    layer_stack = [layers.Conv2D(1, 1), layers.Flatten(), layers.Dense(2, activation="softmax")]
+    model = keras.Sequential([keras.Input((2, 2, 1)), *layer_stack])
+    dense = np.array([[4.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    model.set_weights([np.ones((1, 1, 1, 1)), np.zeros(1), dense, np.zeros(2)])
+    np.testing.assert_allclose(grad_cam(model, IMAGE, 0), [[[0, 1], [0.4, 0.6]]], atol=1e-6)
+
+
 def test_nothing_for_the_class_is_a_map_of_zeros():
     assert (grad_cam(build_tiny_network(0.0), IMAGE, 0) == 0).all()
 
@@ -62,18 +71,18 @@ def test_nothing_for_the_class_is_a_map_of_zeros():
 def test_the_heat_is_scaled_up_to_the_image():
     model = keras.Sequential(
         [
-            keras.Input((8, 8, 1)),
+            keras.Input((8, 12, 1)),
             layers.Conv2D(1, 4, strides=4, activation="relu", kernel_initializer="ones"),
             layers.Flatten(),
             layers.Dense(2, activation="softmax", kernel_initializer="ones"),
         ]
     )
-    image = np.zeros((1, 8, 8, 1))
-    image[:, :4, 4:] = 200
+    image = np.zeros((1, 8, 12, 1))
+    image[:, :4, 8:] = 200
     heat = grad_cam(model, image, 1)[0]
-    assert heat.shape == (8, 8)
-    assert heat[0, 7] == heat.max() == 1
-    assert heat[7, 0] == heat[7, 7] == heat[0, 0] == 0
+    assert heat.shape == (8, 12)
+    assert heat[0, 11] == heat.max() == 1
+    assert heat[7, 0] == heat[7, 11] == heat[0, 0] == 0
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +198,8 @@ def test_every_model_is_explained_by_its_last_maps_before_the_pooling(name, size
 
 
 def test_models_it_cannot_explain_are_refused():
-    dense = keras.Sequential([keras.Input((4, 4, 1)), layers.Flatten(), layers.Dense(2, activation="softmax")])
+    after = [layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(2, activation="softmax")]
+    dense = keras.Sequential([keras.Input((4, 4, 1)), *after])
     with pytest.raises(InputError, match="needs convolutional feature maps"):
         grad_cam(dense, np.zeros((1, 4, 4, 1)), 0)
     linear = keras.Sequential(

@@ -105,8 +105,8 @@ def test_patches_that_overlap_in_part_are_named():
 
 
 def test_patches_off_the_grid_that_do_not_overlap_are_taken():
-    _, _, rows, columns = next(iterate_slides(["p"] * 3, [1, 51, 120], [1, 26, 1]))
-    assert len(set(zip(rows, columns))) == 3
+    _, _, rows, columns = next(iterate_slides(["p"] * 3, [1, 51, 130], [1, 26, 10]))
+    assert list(zip(rows, columns)) == [(0, 0), (1, 1), (0, 3)]  # each to the nearest place
 
 
 def test_implausible_coordinates_are_named():
@@ -199,11 +199,13 @@ def test_unplaced_patches_do_not_vote_on_the_width():
 
 def test_stitching_puts_patches_at_their_coordinates():
     tiles = [np.full((50, 50, 3), level, np.uint8) for level in (10, 20)] + [np.full((50, 13, 3), 30, np.uint8)]
+    tiles[0][0, 49] = 11  # its upper right corner
     picture, origin = stitch_slide(tiles, [101, 151, 201], [51, 101, 51])
     assert origin == (101, 51)
     assert picture.shape == (100, 150, 3)
     assert picture.dtype == np.uint8
-    assert (picture[:50, :50] == 10).all()
+    assert (picture[0, 49] == 11).all()
+    assert (picture[1:50, :50] == 10).all()
     assert (picture[50:, 50:100] == 20).all()
     assert (picture[:50, 100:113] == 30).all()
     assert (picture[:50, 113:] == 255).all()

@@ -232,13 +232,13 @@ def test_an_image_coarser_than_the_model_is_refused(tmp_path):
         assert [tile.image.shape for tile in iterate_tiles(slide, patch_pixels=50)] == [(50, 50, 3)] * 4
 
 
-@pytest.mark.parametrize("kept", [8, 200, 3000, 0.5, 0.99])
-def test_a_slide_cut_off_is_refused(tmp_path, kept, capfd):
+@pytest.mark.parametrize("kept", [8, 200, 600, 3000, 0.5, 0.99])
+def test_a_slide_cut_off_is_refused(tmp_path, kept, caplog):
     path = write_pyramid(tmp_path / "slide.tif", size=6000)
     data = path.read_bytes()
     path.write_bytes(data[: kept if kept > 1 else int(kept * len(data))])
     assert "cut off" in refusal(path)
-    assert capfd.readouterr() == ("", "")
+    assert not caplog.records  # tifffile would have its say
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
