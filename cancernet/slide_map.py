@@ -78,7 +78,6 @@ def map_specification(
     }
     return {
         "height": HEIGHT,
-        "padding": 4,
         "layer": [tissue, _patches(x, y, event, decisions, layer)],
         "config": {"view": {"stroke": "#d5dadd", "fill": "#ffffff"}},
     }

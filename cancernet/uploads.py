@@ -12,17 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from cancernet import InputError
 from cancernet.images import EXTENSIONS, decode_image
+from cancernet.sample import cut_patches, make_slide
 from cancernet.slides import PATCH_STEP
 from cancernet.tiles import PLAIN_PIXELS, Tile, iterate_tiles, picture_as_slide
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM")  # what lies behind EXTENSIONS, as Pillow calls it
 ARCHIVE, END_OF_ARCHIVE, END_OF_ARCHIVE_64 = b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x07"  # 4.3 of PKWARE's APPNOTE.TXT
 END_BYTES, LONGEST_COMMENT = 22, 65_535  # of a zip archive's last record, and of the comment that may follow it
+SAMPLE_SEED, SAMPLE_PATIENT = 2026, 79001  # of no dataset that write_sample makes by itself
 LARGE_SIDE = 512  # pixels; a square picture with a longer side is no patch
 ENTRY_BYTES = 512  # of an archive's directory, for one file; 46 and its name are usual
 
@@ -139,6 +142,14 @@ def read_header(data: bytes) -> tuple[int, int, tuple[float, ...]]:
         raise InputError("has far more pixels than are taken. Use predict_images.py.") from error
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError("cannot be decoded: not an image, damaged or cut off") from error
+
+
+def sample_uploads(patient: int = SAMPLE_PATIENT) -> list[tuple[str, bytes]]:
+    """The patches of one made-up slide as if they had been uploaded: names that give their place, and PNG files."""
+    return [
+        (f"{patient}_idx5_x{x}_y{y}.png", cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
+        for image, _, x, y in cut_patches(make_slide(SAMPLE_SEED, patient))
+    ]
 
 
 def is_large(picture: Picture) -> bool:

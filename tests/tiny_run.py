@@ -1,0 +1,108 @@
+"""A finished run made in seconds: 122 weights trained on made-up slides, saved as train_model.py saves a run."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+
+from cancernet import assessment, classifier, decision, report
+from cancernet.config import Experiment
+from cancernet.dataset import Patch
+from cancernet.images import fit_image
+from cancernet.sample import cut_patches, make_slide
+from cancernet.slides import smooth_scores
+
+SIZE = 48
+SIGMA = 1.0
+SPLIT_OF = {1: "training", 2: "training", 3: "validation", 4: "validation", 5: "testing", 6: "testing"}
+
+
+def make_run(folder: Path, *, classes: tuple[str, ...] = ("0", "1"), mpp: float | None = 4.0) -> Path:
+    """Write config.json, model.keras, decision.json, report.json and its pictures into a new folder."""
+    folder.mkdir(parents=True)
+    images, patches = _paint(classes)
+    labels = np.array([classes.index(patch.label) for patch in patches])
+    rows = {split: [i for i, patch in enumerate(patches) if patch.split == split] for split in set(SPLIT_OF.values())}
+    model = _train(images[rows["training"]], labels[rows["training"]], len(classes))
+    scores = decision.log_scores(model.predict(images, verbose=0))
+    of_validation = [patches[i] for i in rows["validation"]]
+    frozen = _decide(of_validation, scores[rows["validation"]], classes)
+    described, predictions = assessment.assess(
+        [patches[i] for i in rows["testing"]],
+        scores[rows["testing"]],
+        frozen,
+        name=folder.name,
+        evaluated_on="testing",
+        data=_describe(patches),
+    )
+    config = {
+        "experiment": dataclasses.asdict(Experiment(image_size=SIZE, model="tiny", epochs=30)),
+        "classes": list(classes),
+        "positive": frozen.positive,
+        "class_names": described["class_names"],
+        "mpp": mpp,
+        "usual_size": "50x50",
+        "images_are_grey": False,
+        "seen": assessment.describe_seen(patches),
+    }
+    model.save(folder / classifier.MODEL)
+    decision.save_decision(frozen, folder / classifier.DECISION)
+    classifier.write_config(folder, config)
+    figures = report.draw_figures(described, truth=predictions.labels, probabilities=predictions.probabilities)
+    report.write_report(folder, described, figures)
+    return folder
+
+
+def _paint(classes: tuple[str, ...]) -> tuple[np.ndarray, list[Patch]]:
+    images, patches = [], []
+    for patient, split in SPLIT_OF.items():
+        for number, (image, label, x, y) in enumerate(cut_patches(make_slide(7, patient, side=350))):
+            label = label if len(classes) == 2 else classes[number % len(classes)]
+            images.append(fit_image(image, SIZE))
+            patches.append(Patch(f"{patient}_idx5_x{x}_y{y}.png", label, str(patient), x, y, split, f"{number:064}"))
+    return np.stack(images), patches
+
+
+def _train(images: np.ndarray, labels: np.ndarray, classes: int) -> keras.Model:
+    keras.utils.set_random_seed(7)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((SIZE, SIZE, 3)),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(4, 3, strides=2, activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(classes, activation="softmax"),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy")
+    model.fit(images, labels, epochs=30, batch_size=64, verbose=0)
+    return model
+
+
+def _decide(patches: list[Patch], scores: np.ndarray, classes: tuple[str, ...]) -> decision.Decision:
+    """Smoothed over neighbours whether or not that helps, so that there is something to switch off."""
+    given = {"classes": classes, "operating_point": "balanced"}
+    plain = assessment.fit_on_validation(patches, scores, neighbours=False, **given)
+    patients = [patch.patient for patch in patches]
+    smoothed = smooth_scores(scores, patients, [patch.x for patch in patches], [patch.y for patch in patches], SIGMA)
+    labels = np.array([classes.index(patch.label) for patch in patches])
+    fitted = decision.fit_decision(smoothed, labels, patients, positive=plain.positive, neighbour_sigma=SIGMA, **given)
+    return dataclasses.replace(fitted, without_neighbours=plain)
+
+
+def _describe(patches: list[Patch]) -> dict:
+    summary = {
+        "source_images": len(patches),
+        "rejected": 0,
+        "left_out_images": 0,
+        "duplicates_across_patients": 0,
+        "duplicates_across_splits": 0,
+        "images_without_patient": 0,
+        "split": "patient",
+    }
+    return assessment.describe_data(patches, summary)
