@@ -70,9 +70,9 @@ RECIPES = {
     "standard": Experiment(
         recipe="standard",
         epochs=16,
-        learning_rate=0.03,
+        learning_rate=0.05,
+        schedule="cosine",
         augmentation=Augmentation(flips=True, quarter_turns=True),
-        average_momentum=0.99,
         test_time_flips=True,
     ),
     # Transfer learning from a keras.applications backbone. The rate is that of the head on fixed features: at 1e-4 it
