@@ -3,14 +3,12 @@
 Start it with `streamlit run app.py -- --run runs/cancernet`, or without an argument for the newest run under runs/.
 """
 
-import io
 import json
 import re
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import streamlit as st
@@ -22,40 +20,21 @@ if "keras" not in sys.modules:  # this file is run again at every click
     with quiet_import():
         import keras  # noqa: F401
 
-from cancernet import explain, prediction, slide_map, slides, uploads, wording
-from cancernet.classifier import Classifier, find_runs, load_classifier
+from cancernet import explain, prediction, slide_map, uploads, visit, wording
+from cancernet.classifier import Classifier, find_runs, load_classifier, read_report
 from cancernet.config import RUNS
-from cancernet.dataset import find_place
 from cancernet.decision import Decision, expected_rates
-from cancernet.images import EXTENSIONS, fit_image
-from cancernet.prediction import Prediction
+from cancernet.images import EXTENSIONS
 
 PURPOSE = "For research and teaching, not for diagnosis."
 KEPT = "Images stay in this computer's memory until the page is closed; nothing is written to disk."
 CARD_METRICS = ("sensitivity", "specificity", "ppv", "npv", "auroc", "accuracy", "macro_f1", "ece")
-CARDS_A_PAGE = 6
-LEAST_ON_A_MAP = 4  # patches of a slide
+CARDS_A_PAGE, CARDS_A_ROW = 6, 3
 SCALES = {"0.25 (a scan at 40x)": 0.25, "0.5 (20x)": 0.5, "1 (10x)": 1.0, "2 (5x)": 2.0, "4 (IDC patches)": 4.0}
-ORDERS = ("Most probable first", "Closest to the threshold first", "In the order sent")
-
-
-class Source(NamedTuple):
-    """Images that belong together: all patches, or one large picture cut into patches."""
-
-    prediction: Prediction
-    images: list[np.ndarray]  # uint8 [h, w, channels] of each patch
-
-
-class Judged(NamedTuple):
-    """A source with its decisions at the threshold in use."""
-
-    source: Source
-    probabilities: np.ndarray  # [n, k]
-    predicted: np.ndarray  # [n]
 
 
 def main() -> None:
-    st.set_page_config(page_title="CancerNet", page_icon=":material/biotech:", layout="wide")
+    st.set_page_config(page_title="CancerNet", layout="wide")
     st.html(STYLE)
     st.title("CancerNet")
     st.caption(f"**{PURPOSE}** {KEPT}")
@@ -64,7 +43,7 @@ def main() -> None:
         loaded, lock = load_run(str(run), (run / "model.keras").stat().st_mtime_ns)
         with st.sidebar:
             show_card(run, loaded)
-        files, key = ask_for_images(loaded)
+        files, key = ask_for_images()
         if files is None:
             return
         sources = score_once(loaded, lock, files, (str(run), *key))
@@ -102,7 +81,7 @@ def load_run(run: str, changed: int) -> tuple[Classifier, threading.Lock]:
 def show_card(run: Path, loaded: Classifier) -> None:
     st.warning(PURPOSE, icon=":material/school:")
     report = read_report(run)
-    if report is None:
+    if not report:
         st.info("This run has no report.json, so nothing is known of how good it is.")
         return
     st.markdown(f"**How good it is.** {plain(report['statement'])}")
@@ -110,7 +89,8 @@ def show_card(run: Path, loaded: Classifier) -> None:
     for name in CARD_METRICS:
         if name in report["metrics"]:
             metric = report["metrics"][name]
-            cells = wording.METRICS[name][0], wording.number(metric["value"]), wording.interval(metric)
+            label = wording.METRICS[name][0].split(" (")[0]
+            cells = label, wording.number(metric["value"]), wording.interval(metric)
             rows.append("| " + " | ".join(map(plain, cells)) + " |")
     st.markdown("\n".join(rows))
     st.caption(f"Intervals are over {report['interval']['over']}.")
@@ -128,138 +108,83 @@ def show_card(run: Path, loaded: Classifier) -> None:
         st.warning(plain(warning))
 
 
-def read_report(run: Path) -> dict | None:
-    path = run / "report.json"
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged. Train again, or copy the run folder again.") from error
-
-
-def ask_for_images(loaded: Classifier) -> tuple[list | None, tuple]:
+def ask_for_images() -> tuple[list | None, tuple]:
     """Name and bytes of what the visitor sent, or the sample, None if nothing; and what tells it from other uploads."""
     state, limits = st.session_state, uploads.Limits()
-    started = bool(state.get("files")) or state.get("sample", False)
-    with st.expander("Images", expanded=True) if started else st.container():
-        given, or_else = st.columns([3, 1], vertical_alignment="bottom")
-        files = given.file_uploader(
-            "Patches, a zip of a patient's patches, or a large image",
-            type=[ending[1:] for ending in (*EXTENSIONS, ".zip")],
-            accept_multiple_files=True,
-            key="files",
-            on_change=lambda: state.update(sample=False),
-            help=f"Up to {limits.files:,} images and {limits.bytes // 2**20} MB at a time, unpacked. Names such as "
-            "10253_idx5_x1351_y1101_class0.png place patches on their slide.",
-        )
-        if or_else.button("Try a sample slide", icon=":material/colorize:", width="stretch"):
-            state.sample = True
-        or_else.caption("Made-up breast tissue of no real patient.")
-        scale = ask_for_scale(loaded) if files or state.get("sample") else None
+    given, or_else = st.columns([3, 1], vertical_alignment="bottom")
+    files = given.file_uploader(
+        "Patches, a zip of a patient's patches, or a large image",
+        type=[ending[1:] for ending in (*EXTENSIONS, ".zip")],
+        accept_multiple_files=True,
+        key="files",
+        on_change=lambda: state.update(sample=False),
+        help=f"Up to {limits.files:,} images and {limits.bytes // 2**20} MB at a time, unpacked. Names such as "
+        "10253_idx5_x1351_y1101_class0.png place patches on their slide.",
+    )
+    or_else.button(
+        "Try a sample slide",
+        icon=":material/colorize:",
+        width="stretch",
+        on_click=lambda: state.update(sample=True),
+        help="Made-up breast tissue of no real patient.",
+    )
     if state.get("sample"):
-        return uploads.sample_uploads(), ("sample", scale)
+        return uploads.sample_uploads(), ("sample",)
     if files:
-        return [(file.name, file.getvalue()) for file in files], (*(file.file_id for file in files), scale)
+        return [(file.name, file.getvalue()) for file in files], tuple(file.file_id for file in files)
     return None, ()
 
 
-def ask_for_scale(loaded: Classifier) -> float | None:
-    """Micrometres a pixel of large images; None for a run that does not cut images into patches, or where unknown."""
-    if prediction.training_mpp(loaded) is None:
-        return None
-    chosen = st.selectbox(
-        "Micrometres per pixel of large images",
-        list(SCALES),
-        index=None,
-        placeholder="Needed for a large image that does not say so itself",
-        key="scale",
-    )
-    return SCALES.get(chosen)
-
-
-def score_once(loaded: Classifier, lock: threading.Lock, files: list, key: tuple) -> list[Source]:
+def score_once(loaded: Classifier, lock: threading.Lock, files: list, key: tuple) -> list[visit.Source]:
     """The network's answers to the visitor's images, made once and kept while the same images are there."""
     state = st.session_state
-    if state.get("scored_key") != key:
-        state.scored, state.problems, state.overlays = *score(loaded, lock, files, key[-1]), {}
-        state.scored_key = key
+    mpp = SCALES.get(state.get("scale"))
+    if state.get("scored_key") != (key, mpp):
+        bar = st.progress(0.0, "Reading the images")
+        with lock:
+            state.scored, state.problems = visit.score_uploads(
+                loaded, files, mpp=mpp, tell=lambda share, text: bar.progress(share, text)
+            )
+        bar.empty()
+        state.scored_key, state.pictures = (key, mpp), {}
+    if mpp is not None or any("micrometres" in problem.reason for problem in state.problems):
+        st.selectbox(
+            "Micrometres per pixel of large images that do not say so themselves",
+            list(SCALES),
+            index=None,
+            placeholder="Choose the scale, so that they can be cut into patches",
+            key="scale",
+        )
     if state.problems:
         label = f"{len(state.problems):,} file{'s' * (len(state.problems) > 1)} could not be used"
         with st.expander(label, icon=":material/error:", expanded=not state.scored or len(state.problems) < 4):
-            st.dataframe(
-                {"file": [problem.name for problem in state.problems], "why": [p.reason for p in state.problems]},
-                hide_index=True,
+            st.table(
+                {
+                    "file": [plain(each.name) for each in state.problems],
+                    "why": [plain(each.reason) for each in state.problems],
+                }
             )
     if not state.scored:
         st.info("No image is left to look at. Send other files, or try the sample.")
     return state.scored
 
 
-def score(loaded: Classifier, lock: threading.Lock, files: list, mpp: float | None) -> tuple[list, list]:
-    bar = st.progress(0.0, "Reading the images ...")
-    pictures, problems = uploads.read_uploads(
-        files,
-        channels=loaded.model.input_shape[-1],
-        progress=lambda done, of: bar.progress(done / of, f"Reading image {done:,} of {of:,}"),
-    )
-    cuts = prediction.training_mpp(loaded) is not None and loaded.model.input_shape[-1] == 3
-    large = [picture for picture in pictures if cuts and uploads.is_large(picture)]
-    patches = [picture for picture in pictures if not (cuts and uploads.is_large(picture))]
-    sources = []
-    if patches:
-        places = [find_place(picture.name) for picture in patches]
-        images, names = [picture.image for picture in patches], [picture.name for picture in patches]
-        sources.append(predict(loaded, lock, bar, images, names, *map(list, zip(*places, strict=True))))
-    for picture in large:
-        try:
-            tiles, file_scale = uploads.cut_picture(picture, target_mpp=prediction.training_mpp(loaded), mpp=mpp)
-        except InputError as error:
-            problems.append(uploads.Problem(picture.name, str(error).removeprefix(f"{picture.name}: ")))
-            continue
-        names, x, y = [picture.name] * len(tiles), [tile.x for tile in tiles], [tile.y for tile in tiles]
-        source = predict(loaded, lock, bar, [tile.image for tile in tiles], names, names, x, y)
-        sources.append(source._replace(prediction=source.prediction._replace(file_scale=file_scale)))
-    bar.empty()
-    return sources, problems
-
-
-def predict(loaded, lock, bar, images, names, patients, x, y) -> Source:
-    done = 0
-
-    def tell(count: int) -> None:
-        nonlocal done
-        done += count
-        bar.progress(done / len(images), f"Judging patch {done:,} of {len(images):,}")
-
-    with lock:
-        answer = prediction.predict_arrays(loaded, images, names, patients, x, y, progress=tell)
-    return Source(answer, images)
-
-
-def show_results(loaded: Classifier, lock: threading.Lock, sources: list[Source]) -> None:
+def show_results(loaded: Classifier, lock: threading.Lock, sources: list[visit.Source]) -> None:
     threshold, neighbours = ask_how_to_decide(loaded, sources)
-    judged = []
-    for source in sources:
-        try:
-            decided = prediction.decide_prediction(
-                loaded, source.prediction, neighbours=neighbours, threshold=threshold
-            )
-        except InputError as error:
-            st.warning(f"{plain(str(error))} Until then every patch is judged on its own.")
-            decided = prediction.decide_prediction(loaded, source.prediction, neighbours=False, threshold=threshold)
-        judged.append(Judged(source, *decided))
+    judged = visit.judge(loaded, sources, neighbours=neighbours, threshold=threshold)
+    for each in judged:
+        if each.problem:
+            st.warning(f"{plain(each.problem)} Until then its patches are judged one by one, without a map.")
     show_summary(loaded, judged)
-    slide, clicked = show_map(loaded, judged)
+    slide, clicked = show_map(loaded, [each for each in judged if visit.has_map(each)])
     show_patches(loaded, lock, judged, clicked, threshold)
     offer_downloads(loaded, judged, slide)
 
 
-def ask_how_to_decide(loaded: Classifier, sources: list[Source]) -> tuple[float | None, bool]:
+def ask_how_to_decide(loaded: Classifier, sources: list[visit.Source]) -> tuple[float | None, bool]:
     """The threshold, None for the run's own, and whether neighbours on a slide count."""
-    smooths = loaded.decision.without_neighbours is not None and any(map(is_whole_slide, sources))
     left, middle, right = st.columns([5, 2, 2], vertical_alignment="center")
-    neighbours = smooths and left.toggle(
+    neighbours = any(visit.can_be_smoothed(loaded, source) for source in sources) and left.toggle(
         "Let neighbours on the slide speak",
         value=True,
         key="neighbours",
@@ -272,224 +197,122 @@ def ask_how_to_decide(loaded: Classifier, sources: list[Source]) -> tuple[float 
         return None, neighbours
     threshold = ask_for_threshold(loaded, left, decision, neighbours)
     expected = expected_rates(decision, threshold)
-    found = f"{decision.fitted_on['images']:,} validation images"
-    middle.metric("Expected sensitivity", f"{expected['sensitivity']:.1%}", help=f"On {found}, at this threshold.")
-    right.metric("Expected specificity", f"{expected['specificity']:.1%}", help=f"On {found}, at this threshold.")
+    found = f"Of {decision.fitted_on['images']:,} validation images, at this threshold."
+    middle.metric("Expected sensitivity", f"{expected['sensitivity']:.1%}", help=found)
+    right.metric("Expected specificity", f"{expected['specificity']:.1%}", help=found)
     return (None if threshold == decision.threshold else threshold), neighbours
 
 
 def ask_for_threshold(loaded: Classifier, place, decision: Decision, neighbours: bool) -> float:
     """The slider stops where the expected rates are known exactly, the run's own threshold among the stops."""
     key = f"threshold {loaded.run} {neighbours}"
-    event = plain(prediction.class_label(loaded, decision.positive))
     threshold = place.select_slider(
-        f"Call a patch {event} from a probability of",
+        f"Call a patch {plain(prediction.class_label(loaded, decision.positive))} from a probability of",
         decision.curve["threshold"],
         value=decision.threshold,
         format_func=lambda value: f"{value:.1%}",
         key=key,
     )
-    if threshold != decision.threshold:
-        own = f"{decision.threshold:.1%}"
+    if threshold == decision.threshold:
+        place.caption(f"The run's own threshold ({plain(decision.operating_point)}), fitted on validation.")
+    else:
         place.button(
-            f"Back to the run's own threshold, {own}",
+            f"Back to the run's own threshold, {decision.threshold:.1%}",
             type="tertiary",
             on_click=lambda: st.session_state.update({key: decision.threshold}),
         )
-    else:
-        place.caption(f"The run's own threshold ({plain(decision.operating_point)}), fitted on validation.")
     return threshold
 
 
-def is_whole_slide(source: Source) -> bool:
-    """Whether any slide of a source has few enough gaps for its neighbours to count."""
-    answer = source.prediction
-    try:
-        found = slides.iterate_slides(answer.patients, answer.x, answer.y)
-        groups = [
-            [[axis[i] for i in members] for axis in (answer.patients, answer.x, answer.y)] for _, members, _, _ in found
-        ]
-        return any(slides.mean_neighbours(*group) >= slides.LEAST_NEIGHBOURS for group in groups)
-    except InputError:  # overlapping patches: said where the decision is made
-        return True
-
-
-def show_summary(loaded: Classifier, judged: list[Judged]) -> None:
+def show_summary(loaded: Classifier, judged: list[visit.Judged]) -> None:
     predicted = np.concatenate([each.predicted for each in judged])
-    total = len(predicted)
     parts = []
-    for index, name in enumerate(loaded.decision.classes):
+    for index, name in reversed(list(enumerate(loaded.decision.classes))):
         count = int((predicted == index).sum())
-        parts.append(f"**{count:,}** called {plain(prediction.class_label(loaded, name))} ({count / total:.0%})")
-    st.markdown(f"**{total:,}** patch{'es' * (total > 1)}: " + ", ".join(reversed(parts)))
+        label = plain(prediction.class_label(loaded, name))
+        parts.append(f"**{count:,}** called {label} ({count / len(predicted):.0%})")
+    st.markdown(f"**{len(predicted):,}** patch{'es' * (len(predicted) > 1)}: {', '.join(parts)}")
 
 
-def find_slides(judged: list[Judged]) -> dict[str, tuple[Judged, np.ndarray]]:
-    """Each slide with enough patches for a map: its source, and the indices of its patches."""
-    found = {}
-    for each in judged:
-        answer = each.source.prediction
-        placed = [i for i in range(len(answer.names)) if answer.patients[i] and answer.x[i] is not None]
-        for slide in dict.fromkeys(answer.patients[i] for i in placed):
-            members = np.array([i for i in placed if answer.patients[i] == slide])
-            if len(members) >= LEAST_ON_A_MAP:
-                found[slide] = each, members
-    return found
-
-
-def show_map(loaded: Classifier, judged: list[Judged]) -> tuple[tuple | None, tuple | None]:
-    """The map of one slide; returns the slide, and the patch that was clicked as (its source, its index)."""
-    found = find_slides(judged)
-    if not found:
+def show_map(loaded: Classifier, judged: list[visit.Judged]) -> tuple[visit.Judged | None, visit.Patch | None]:
+    """The map of one slide; returns the slide, and the patch that was clicked."""
+    if not judged:
         return None, None
     st.subheader("The slide")
-    which, what = st.columns([1, 1], vertical_alignment="bottom")
-    name = which.selectbox("Slide", list(found), key="slide") if len(found) > 1 else next(iter(found))
-    layer = what.segmented_control(
-        "Over the tissue",
-        slide_map.LAYERS,
-        default="Probability",
-        required=True,
-        key="layer",
-        label_visibility="collapsed",
-    )
-    each, members = found[name]
     classes, positive = loaded.decision.classes, loaded.decision.positive
-    shown = classes.index(positive or classes[-1])
+    which, what, layers = st.columns([2, 2, 3], vertical_alignment="bottom")
+    names = [each.source.slide for each in judged]
+    name = which.selectbox("Slide", names, key="slide") if len(names) > 1 else names[0]
+    if len(names) == 1:
+        which.markdown(plain(name))
+    layer = layers.segmented_control(
+        "Over the tissue", slide_map.LAYERS, default="Probability", required=True, key="layer"
+    )
+    shown = positive
     if positive is None:
-        shown = classes.index(
-            which.selectbox("Probability of", classes, format_func=lambda one: prediction.class_label(loaded, one))
+        shown = what.selectbox(
+            "Class", classes, format_func=lambda one: prediction.class_label(loaded, one), key="class"
         )
-    answer = pick(each.source.prediction, members)
-    try:
-        picture, (left, top) = slides.stitch_slide(
-            answer.thumbnails, answer.x, answer.y, tile_pixels=answer.thumbnail_pixels
-        )
-    except InputError as error:
-        st.warning(plain(str(error)))
-        return None, None
-    height, width = (side * slides.PATCH_STEP / answer.thumbnail_pixels for side in picture.shape[:2])
-    words = [prediction.class_label(loaded, one) for one in classes]
-    order = [words[shown], *(word for word in words if word != words[shown])]
-    specification = slide_map.map_specification(
-        picture, (left, top, left + width, top + height), event=words[shown], decisions=order, layer=layer
-    )
-    rows = slide_map.map_rows(
-        answer.x,
-        answer.y,
-        slides.PATCH_STEP,
-        names=answer.names,
-        probability=each.probabilities[members, shown],
-        decision=[words[index] for index in each.predicted[members]],
-    )
+    slide = judged[names.index(name)]
+    rows, specification = visit.draw_map(loaded, slide, classes.index(shown), layer)
     event = st.vega_lite_chart(
         rows, specification, key=f"map {name}", on_select="rerun", selection_mode="clicked", alt=f"Map of slide {name}"
     )
     st.caption("Turn the wheel to zoom, drag to move, double-click to see all; click a patch to look at it below.")
     chosen = event.selection.get("clicked") or []
-    clicked = (each, int(members[chosen[0]["patch"]])) if chosen and chosen[0]["patch"] < len(members) else None
-    return (name, each, members), clicked
+    row = int(chosen[0]["patch"]) if chosen else None
+    return slide, visit.Patch(slide, row) if row is not None and row < len(slide.predicted) else None
 
 
-def pick(answer: Prediction, members: np.ndarray) -> Prediction:
-    """The same prediction of some of its patches."""
-    columns = {
-        name: [getattr(answer, name)[i] for i in members] for name in ("names", "patients", "x", "y", "thumbnails")
-    }
-    return answer._replace(**columns, scores=answer.scores[members])
-
-
-def show_patches(loaded, lock, judged: list[Judged], clicked: tuple | None, threshold: float | None) -> None:
+def show_patches(loaded, lock, judged: list, clicked: visit.Patch | None, threshold: float | None) -> None:
+    """A page of patches, each with Grad-CAM, its probabilities and its decision; or the one that was clicked."""
     st.subheader("The patches")
     classes, positive = loaded.decision.classes, loaded.decision.positive
-    index = classes.index(positive) if positive else None
     ordering, explaining = st.columns(2)
-    entries = [(each, row) for each in judged for row in range(len(each.predicted))]
-    if clicked:
-        entries = [clicked]
-        ordering.markdown("The patch that you clicked on the map. Click beside the tissue to see all.")
-    elif len(entries) > 1:
-        order = ordering.selectbox("Order", ORDERS, key="order")
-        entries = sort_entries(entries, index, ORDERS.index(order), threshold or loaded.decision.threshold)
     explained = explaining.selectbox(
-        "Show with Grad-CAM what speaks for",
+        "Grad-CAM: what speaks for",
         classes,
-        index=index if positive else 0,
+        index=classes.index(positive) if positive else 0,
         format_func=lambda name: prediction.class_label(loaded, name),
         key="explained",
     )
-    pages = -(-len(entries) // CARDS_A_PAGE)
+    if clicked:
+        ordering.markdown("The patch that you clicked on the map. Click beside the tissue to see all.")
+        patches = [clicked]
+    else:
+        order = ordering.selectbox("Order", visit.ORDERS, key="order")
+        patches = visit.list_patches(loaded, judged, order, threshold or loaded.decision.threshold)
+    pages = -(-len(patches) // CARDS_A_PAGE)
     page = st.pagination(pages, key=f"page of {pages}") if pages > 1 else 1
-    shown = entries[(page - 1) * CARDS_A_PAGE : page * CARDS_A_PAGE]
-    overlays = explain_entries(loaded, lock, shown, classes.index(explained))
-    for start in range(0, len(shown), 3):
-        for column, entry, overlay in zip(st.columns(3), shown[start : start + 3], overlays[start:], strict=False):
-            with column:
-                show_one(loaded, *entry, overlay)
+    shown = patches[(page - 1) * CARDS_A_PAGE : page * CARDS_A_PAGE]
+    with lock:
+        pictures = visit.explain_patches(loaded, shown, classes.index(explained), st.session_state.pictures)
+    for start in range(0, len(shown), CARDS_A_ROW):
+        for place, patch, picture in zip(st.columns(CARDS_A_ROW), shown[start:], pictures[start:], strict=False):
+            with place.container(border=True):
+                show_patch(loaded, patch, picture)
 
 
-def sort_entries(entries: list, index: int | None, order: int, threshold: float | None) -> list:
-    def probability(entry) -> float:
-        shares = entry[0].probabilities[entry[1]]
-        return shares.max() if index is None else shares[index]
-
-    if order == 0:
-        return sorted(entries, key=lambda entry: -probability(entry))
-    if order == 1:
-        middle = 0.5 if threshold is None else threshold
-        return sorted(entries, key=lambda entry: abs(probability(entry) - middle))
-    return entries
-
-
-def explain_entries(loaded, lock, entries: list, class_index: int) -> list[np.ndarray]:
-    """Grad-CAM over each image, made once a patch and class."""
-    kept = st.session_state.overlays
-    keys = [(id(each.source.images), row, class_index) for each, row in entries]
-    missing = [i for i, key in enumerate(keys) if key not in kept]
-    if missing:
-        images = [entries[i][0].source.images[entries[i][1]] for i in missing]
-        size = loaded.model.input_shape[1]
-        fitted = np.stack([fit_image(image, size) for image in images])
-        with lock:
-            heat = explain.grad_cam(loaded.model, fitted, class_index)
-        for i, image, warm in zip(missing, fitted, heat, strict=True):
-            kept[keys[i]] = explain.overlay(image, warm)
-    return [kept[key] for key in keys]
+def show_patch(loaded: Classifier, patch: visit.Patch, picture: np.ndarray) -> None:
+    source, probabilities, predicted, _ = patch.judged
+    classes, answer = loaded.decision.classes, source.prediction
+    decided = classes[predicted[patch.row]]
+    looked_for = decided == (loaded.decision.positive or decided)
+    st.badge(f"called {plain(prediction.class_label(loaded, decided))}", color="orange" if looked_for else "gray")
+    st.image(picture, width="stretch", alt="The patch, and Grad-CAM over it")
+    for index, name in reversed(list(enumerate(classes))):
+        share = float(probabilities[patch.row, index])
+        st.progress(share, f"{plain(prediction.class_label(loaded, name))} {share:.1%}")
+    name, x, y = answer.names[patch.row], answer.x[patch.row], answer.y[patch.row]
+    st.caption(plain(f"x {x}, y {y} of {name}" if name == source.slide else Path(name).name))
 
 
-def show_one(loaded: Classifier, each: Judged, row: int, overlay: np.ndarray) -> None:
-    answer, classes = each.source.prediction, loaded.decision.classes
-    place = "" if answer.x[row] is None else f" at x {answer.x[row]}, y {answer.y[row]}"
-    decided = plain(prediction.class_label(loaded, classes[each.predicted[row]]))
-    with st.container(border=True):
-        st.markdown(f"**{decided}**")
-        picture, seen = st.columns(2, gap="small", wrap=False)
-        picture.image(enlarge(each.source.images[row]), width="stretch", alt="The patch")
-        seen.image(enlarge(overlay), width="stretch", alt="Grad-CAM")
-        for index, name in reversed(list(enumerate(classes))):
-            share = float(each.probabilities[row, index])
-            st.progress(share, f"{plain(prediction.class_label(loaded, name))} {share:.1%}")
-        st.caption(plain(Path(answer.names[row]).name + place))
-
-
-def enlarge(image: np.ndarray) -> np.ndarray:
-    """For the screen: square, 240 pixels a side."""
-    rgb = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
-    return fit_image(rgb, 240)
-
-
-def offer_downloads(loaded: Classifier, judged: list[Judged], slide: tuple | None) -> None:
+def offer_downloads(loaded: Classifier, judged: list[visit.Judged], slide: visit.Judged | None) -> None:
     st.subheader("The results to keep")
-    table = io.StringIO()
-    prediction.write_header(table, loaded.decision.classes)
-    for each in judged:
-        prediction.write_rows(
-            table, each.source.prediction, each.probabilities, each.predicted, loaded.decision.classes
-        )
     left, right = st.columns(2)
     left.download_button(
         "All patches as CSV",
-        table.getvalue(),
+        visit.predictions_csv(loaded, judged),
         "predictions.csv",
         "text/csv",
         icon=":material/table:",
@@ -497,12 +320,9 @@ def offer_downloads(loaded: Classifier, judged: list[Judged], slide: tuple | Non
         width="stretch",
     )
     if slide:
-        name, each, members = slide
-        answer = pick(each.source.prediction, members)
-        regions = prediction.find_regions(loaded, answer, each.probabilities[members], each.predicted[members])
         right.download_button(
-            f"Regions of {Path(name).name} as GeoJSON",
-            json.dumps(regions),
+            f"Regions of {plain(Path(slide.source.slide).name)} as GeoJSON",
+            json.dumps(prediction.find_regions(loaded, slide.source.prediction, *slide[1:3])),
             "regions.geojson",
             "application/geo+json",
             icon=":material/polyline:",
@@ -519,7 +339,10 @@ def plain(text: str) -> str:
 
 STYLE = """<style>
 .block-container {max-width: 1180px; padding-top: 2.2rem; padding-bottom: 3rem}
-[data-testid="stSidebar"] table {font-size: 0.82rem}
+h1 {font-size: 2rem !important; padding-bottom: 0.2rem !important}
+[data-testid="stSidebar"] table {font-size: 0.8rem}
+[data-testid="stSidebar"] :is(td, th) {padding: 0.25rem 0.35rem !important; border: none !important}
+[data-testid="stSidebar"] td:not(:first-child) {white-space: nowrap}
 </style>"""
 
 if __name__ == "__main__":

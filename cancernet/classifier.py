@@ -12,7 +12,7 @@ from cancernet.decision import Decision, load_decision, log_scores
 from cancernet.images import ImageStore
 from cancernet.pipeline import evaluation_batches, naming_bad_files
 
-MODEL, DECISION, CONFIG = "model.keras", "decision.json", "config.json"
+MODEL, DECISION, CONFIG, REPORT = "model.keras", "decision.json", "config.json", "report.json"
 
 
 class Classifier(NamedTuple):
@@ -51,6 +51,21 @@ def find_runs(folder: Path) -> list[Path]:
     runs = [path.parent for path in folder.glob(f"*/{MODEL}")]
     runs = [run for run in runs if (run / CONFIG).is_file() and (run / DECISION).is_file()]
     return sorted(runs, key=lambda run: ((run / DECISION).stat().st_mtime, run.name), reverse=True)
+
+
+def read_report(run: Path) -> dict | None:
+    """The run's report.json; None where it has none.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    path = run / REPORT
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged. Train again, or copy the whole run folder.") from error
 
 
 def load_classifier(run: Path) -> Classifier:

@@ -9,7 +9,7 @@ import numpy as np
 from cancernet import InputError
 
 HEIGHT = 460  # pixels on the screen
-COLOURS = ("viridis", "#d55e00", "#5f6b73")  # of probabilities; outlines of patches that are called, and that are not
+SCHEME, CALLED, OTHERS = "viridis", "#d55e00", "#5f6b73"  # of probabilities, of the class looked for, of the others
 LAYERS = ("Tissue", "Probability", "Decision")  # what is laid over the tissue
 QUALITY = 88  # of the picture, a JPEG
 
@@ -59,7 +59,7 @@ def map_specification(
         picture: uint8 [height, width, 3] of the slide.
         frame: left, top, right and bottom of the picture, in the pixels of the rows.
         event: what the probability is of, for the legend.
-        decisions: the words for a decision, the one that is outlined first.
+        decisions: the words for a decision, the one that is looked for first.
         layer: one of LAYERS.
 
     Raises:
@@ -91,7 +91,7 @@ def _patches(x: dict, y: dict, event: str, decisions: Sequence[str], layer: str)
         "y2": {"field": "bottom"},
         "tooltip": [
             {"field": "file", "type": "nominal", "title": "file"},
-            {"field": "probability", "type": "quantitative", "title": event, "format": ".1%"},
+            {"field": "probability", "type": "quantitative", "title": f"probability of {event}", "format": ".1%"},
             {"field": "decision", "type": "nominal", "title": "decision"},
         ],
         "strokeWidth": {"condition": {"param": "clicked", "empty": False, "value": 3}, "value": 0},
@@ -103,7 +103,7 @@ def _patches(x: dict, y: dict, event: str, decisions: Sequence[str], layer: str)
         encoding["fill"] = {
             "field": "decision",
             "type": "nominal",
-            "scale": {"domain": list(decisions), "range": [COLOURS[1], COLOURS[2]]},
+            "scale": {"domain": list(decisions), "range": [CALLED, *([OTHERS] * (len(decisions) - 1))]},
             "legend": {**below, "title": None, "symbolOpacity": 1},
         }
         encoding["fillOpacity"] = {
@@ -114,8 +114,14 @@ def _patches(x: dict, y: dict, event: str, decisions: Sequence[str], layer: str)
         encoding["fill"] = {
             "field": "probability",
             "type": "quantitative",
-            "scale": {"scheme": COLOURS[0], "domain": [0, 1]},
-            "legend": {**below, "title": event, "format": ".0%", "gradientLength": 220, "tickCount": 5},
+            "scale": {"scheme": SCHEME, "domain": [0, 1]},
+            "legend": {
+                **below,
+                "title": f"probability of {event}",
+                "format": ".0%",
+                "gradientLength": 220,
+                "tickCount": 5,
+            },
         }
     return {
         "params": [

@@ -26,7 +26,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM")  # what lies behind EXTENSIONS, 
 ARCHIVE, END_OF_ARCHIVE, END_OF_ARCHIVE_64 = b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x07"  # 4.3 of PKWARE's APPNOTE.TXT
 END_BYTES, LONGEST_COMMENT = 22, 65_535  # of a zip archive's last record, and of the comment that may follow it
 SAMPLE_SEED, SAMPLE_PATIENT = 2026, 79001  # of no dataset that write_sample makes by itself
-LARGE_SIDE = 512  # pixels; a square picture with a longer side is no patch
+LARGE_SIDE = 4 * PATCH_STEP  # pixels; a picture larger both ways is cut
 ENTRY_BYTES = 512  # of an archive's directory, for one file; 46 and its name are usual
 
 
@@ -153,9 +153,8 @@ def sample_uploads(patient: int = SAMPLE_PATIENT) -> list[tuple[str, bytes]]:
 
 
 def is_large(picture: Picture) -> bool:
-    """Whether a picture is taken for a slide to be cut into patches, not for a patch."""
-    height, width = picture.image.shape[:2]
-    return height * width > LARGE_SIDE**2
+    """Whether a picture is to be cut into patches; predict_images.py draws the same line."""
+    return min(picture.image.shape[:2]) > LARGE_SIDE
 
 
 def cut_picture(picture: Picture, *, target_mpp: float, mpp: float | None) -> tuple[list[Tile], float]:
