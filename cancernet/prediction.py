@@ -26,7 +26,7 @@ from cancernet.regions import COLOUR, regions_geojson
 from cancernet.slides import LEAST_NEIGHBOURS, PATCH_STEP, iterate_slides, mean_neighbours, paint_grid, smooth_scores
 from cancernet.tiles import SlideImage, iterate_tiles, open_slide_image, tile_grid
 
-BATCH = 128  # images held and scored at a time
+BATCH = 32  # images held and scored at a time; more is no faster on a CPU and takes memory
 PICTURE_PIXELS = 1600  # the longest side of a slide's picture, roughly
 LEAST_THUMBNAIL = 4  # pixels of a patch in it
 REGION_COLOURS = (COLOUR, (0, 114, 178), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
