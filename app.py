@@ -238,13 +238,11 @@ def show_map(loaded: Classifier, judged: list[visit.Judged]) -> tuple[visit.Judg
     """The map of one slide; returns the slide, and the patch that was clicked."""
     if not judged:
         return None, None
-    st.subheader("The slide")
-    classes, positive = loaded.decision.classes, loaded.decision.positive
-    which, what, layers = st.columns([2, 2, 3], vertical_alignment="bottom")
     names = [each.source.slide for each in judged]
+    st.subheader("The slide" if len(names) > 1 else f"The slide {plain(names[0])}")
+    classes, positive = loaded.decision.classes, loaded.decision.positive
+    layers, which, what = st.columns([3, 2, 2], vertical_alignment="bottom")
     name = which.selectbox("Slide", names, key="slide") if len(names) > 1 else names[0]
-    if len(names) == 1:
-        which.markdown(plain(name))
     layer = layers.segmented_control(
         "Over the tissue", slide_map.LAYERS, default="Probability", required=True, key="layer"
     )
@@ -342,7 +340,7 @@ STYLE = """<style>
 h1 {font-size: 2rem !important; padding-bottom: 0.2rem !important}
 [data-testid="stSidebar"] table {font-size: 0.8rem}
 [data-testid="stSidebar"] :is(td, th) {padding: 0.25rem 0.35rem !important; border: none !important}
-[data-testid="stSidebar"] td:not(:first-child) {white-space: nowrap}
+[data-testid="stSidebar"] td:nth-child(2) {white-space: nowrap}
 </style>"""
 
 if __name__ == "__main__":
