@@ -1,4 +1,5 @@
-# make demo: made-up slides, built, trained on and reported.  make test: the whole test suite.  make lint: the linter.
+# make demo: made-up slides, built, trained on and reported.  make test: the test suite.  make test-slow: its slow part.
+# make lint: the linter.  make clean: away with the environment and the demo.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,10 @@ demo: $(VENV)/ready
 	$(BIN)/python train_model.py --dataset datasets/demo --output runs/demo --epochs 10 --force
 
 test: $(VENV)/ready-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/ready-dev
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check .
@@ -26,4 +30,4 @@ $(VENV)/ready-dev: $(VENV)/ready requirements-dev.txt
 clean:
 	rm -rf $(VENV) datasets/sample datasets/demo runs/demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slow lint clean

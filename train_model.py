@@ -258,6 +258,7 @@ def fit_phase(model, experiment: Experiment, rows: dict, labels: dict, weights: 
             first_epoch=first_epoch,
         )
 
+    training.set_statistics_momentum(model, experiment.statistics_momentum)
     fused.fuse_batch_normalization(model)
     training.compile_model(model, experiment, classes=len(weights), steps_per_epoch=steps)
     return training.fit_model(

@@ -52,6 +52,7 @@ class Experiment:
     weight_decay: float = 0.0
     class_weight: str = "ratio"  # ratio: max(count)/count | balanced: n/(classes*count) | none
     augmentation: Augmentation = field(default_factory=Augmentation)
+    statistics_momentum: float = 0.99  # of batch normalisation's moving mean and variance; 0.99 is Keras' own
     average_momentum: float = 0.0  # of the exponential moving average of the weights; 0 is off
     test_time_flips: bool = False  # mean of the eight flips and quarter turns when predicting
     early_stopping_patience: int = 0  # epochs without a better validation loss; 0 is off
@@ -73,6 +74,7 @@ RECIPES = {
         learning_rate=0.05,
         schedule="cosine",
         augmentation=Augmentation(flips=True, quarter_turns=True),
+        statistics_momentum=0.9,  # at this rate the weights run away from statistics over a hundred steps
         test_time_flips=True,
     ),
     # Transfer learning from a keras.applications backbone. The rate is that of the head on fixed features: at 1e-4 it

@@ -80,6 +80,13 @@ def compile_model(model: keras.Model, experiment: Experiment, *, classes: int, s
     )
 
 
+def set_statistics_momentum(model: keras.Model, momentum: float) -> None:
+    """Set how slowly the moving statistics of a flat model's batch normalisation follow the batches."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = momentum
+
+
 def fit_model(
     model: keras.Model,
     make_batches: Callable[[int], object],

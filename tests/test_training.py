@@ -100,6 +100,15 @@ def test_the_cosine_warms_up_and_ends_at_zero():
     assert model.loss == "categorical_crossentropy"
 
 
+def test_the_momentum_of_statistics_reaches_the_layers():
+    model = make_model()
+    training.set_statistics_momentum(model, 0.5)
+    model(np.full((2, 8, 8, 3), 100.0), training=True)
+    layer = next(layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization))
+    assert layer.momentum == 0.5
+    np.testing.assert_allclose(layer.moving_variance, 0.5, atol=0.2)  # half of the 1 it began with
+
+
 def test_the_best_epochs_weights_are_kept(tmp_path):
     model = make_model()
     trained = fit(model, tmp_path / "checkpoint")

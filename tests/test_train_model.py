@@ -1,0 +1,261 @@
+"""The training script as a user meets it: one run, made once, whose every figure is worked out again."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, write_image, write_slides
+from sklearn import metrics
+
+import build_dataset
+import evaluate_model
+import train_model
+from cancernet import InputError
+from cancernet.dataset import read_manifest
+
+QUICK = ["--image-size", "16", "--epochs", "2", "--batch-size", "16"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A built dataset, a second one of other patients, and a run with what it printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_slides(folder / "source", patients=20)
+    build_dataset.main(["--source", str(folder / "source"), "--output", str(folder / "dataset")])
+    write_slides(folder / "other", patients=4, patches=9)
+    for old in sorted((folder / "other").iterdir()):
+        for path in sorted(old.rglob("*.png")):
+            path.rename(path.with_name("9" + path.name))
+    split = "patient,split\n" + "".join(f"9{patient},testing\n" for patient in range(100, 104))
+    (folder / "split.csv").write_text(split)
+    options = ["--split-file", str(folder / "split.csv")]
+    build_dataset.main(["--source", str(folder / "other"), "--output", str(folder / "elsewhere"), *options])
+    command = [sys.executable, str(ROOT / "train_model.py"), "--dataset", "dataset", "--output", "runs/one", *QUICK]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    (folder / "printed.txt").write_text(done.stdout)
+    return folder
+
+
+def train(folder, *options):
+    train_model.main(["--dataset", str(folder / "dataset"), *QUICK, *map(str, options)])
+
+
+def read_run(run):
+    """predictions.csv as arrays, and report.json."""
+    with (run / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return columns, json.loads((run / "report.json").read_text())
+
+
+def test_the_run_folder_is_whole_and_knows_no_absolute_path(folder):
+    run = folder / "runs/one"
+    expected = {"config.json", "model.keras", "decision.json", "history.csv", "predictions.csv"}
+    expected |= {"report.json", "report.txt", "report.html", "confusion_matrix.png", "roc.png", "history.png"}
+    assert expected <= {path.name for path in run.iterdir()}
+    assert not list(folder.glob("runs/*.unfinished"))
+    for name in ("config.json", "report.json", "report.txt", "predictions.csv", "decision.json"):
+        assert str(folder) not in (run / name).read_text()
+
+
+def test_predictions_are_the_manifests_testing_rows_in_order(folder):
+    columns, _ = read_run(folder / "runs/one")
+    testing = [patch for patch in read_manifest(folder / "dataset") if patch.split == "testing"]
+    assert columns["file"].tolist() == [patch.file for patch in testing]
+    assert columns["patient"].tolist() == [patch.patient for patch in testing]
+    assert list(columns) == [
+        *("file", "label", "patient", "x", "y"),
+        *("probability_0", "probability_1", "predicted"),
+    ]
+
+
+def test_every_printed_figure_follows_from_the_predictions(folder):
+    columns, _ = read_run(folder / "runs/one")
+    truth, said = columns["label"] == "1", columns["predicted"] == "1"
+    probability = columns["probability_1"].astype(float)
+    hits, misses = (truth & said).sum(), (truth & ~said).sum()
+    alarms, clear = (~truth & said).sum(), (~truth & ~said).sum()
+    expected = {
+        "accuracy": (hits + clear) / len(truth),
+        "sensitivity (recall)": hits / (hits + misses),
+        "specificity": clear / (clear + alarms),
+        "PPV (precision)": hits / max(hits + alarms, 1),
+        "NPV": clear / max(clear + misses, 1),
+        "F1": metrics.f1_score(truth, said),
+        "balanced accuracy": metrics.balanced_accuracy_score(truth, said),
+        "MCC": metrics.matthews_corrcoef(truth, said),
+        "AUROC": metrics.roc_auc_score(truth, probability),
+        "AUPRC": metrics.average_precision_score(truth, probability),
+        "Brier score": metrics.brier_score_loss(truth, probability),
+        "log-loss": metrics.log_loss(truth, probability),
+    }
+    printed = (folder / "printed.txt").read_text()
+    figures = printed[printed.index("FIGURES") : printed.index("PER PATIENT")]
+    for name, value in expected.items():
+        found = re.search(rf"^{re.escape(name)} +(\S+)", figures, re.MULTILINE).group(1)
+        assert found == ("n/a" if np.isnan(value) else f"{value:.3f}") or found == "n/a", name
+    assert re.search(rf"^0 \(benign\) +{clear} +{alarms}$", printed, re.MULTILINE)
+    assert re.search(rf"^1 \(IDC\) +{misses} +{hits}$", printed, re.MULTILINE)
+    rows = [patch for patch in read_manifest(folder / "dataset") if patch.split == "training"]
+    counts = [sum(patch.label == label for patch in rows) for label in "01"]
+    assert f"1 (IDC) {counts[0] / counts[1]:.3f}" in printed
+    assert printed.strip().endswith("runs/one/report.html")
+
+
+def test_the_report_on_disk_is_the_printed_one(folder):
+    assert (folder / "runs/one/report.txt").read_text().strip() in (folder / "printed.txt").read_text()
+
+
+def test_the_same_seed_gives_the_same_numbers(folder, tmp_path):
+    train(folder, "--output", tmp_path / "same", "--seed", "42")
+    train(folder, "--output", tmp_path / "other", "--seed", "6")
+    first, second, other = (
+        run / "predictions.csv" for run in (folder / "runs/one", tmp_path / "same", tmp_path / "other")
+    )
+    assert first.read_bytes() == second.read_bytes() != other.read_bytes()
+
+
+def test_the_model_file_alone_answers_images(folder):
+    code = (
+        "import keras, numpy; m = keras.models.load_model('runs/one/model.keras');"
+        "print(m.predict(numpy.full((1, 16, 16, 3), 200), verbose=0).sum())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_finished_run_is_not_replaced_without_force(folder, tmp_path):
+    with pytest.raises(InputError, match="holds a finished run"):
+        train(folder, "--output", folder / "runs/one")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/thesis.txt").write_text("x")
+    with pytest.raises(InputError, match="not empty and no run"):
+        train(folder, "--output", tmp_path / "thesis", "--force")
+
+
+def test_folds_test_every_patient_once(folder, tmp_path, capsys):
+    train(folder, "--output", tmp_path / "cv", "--folds", "2", "--epochs", "1")
+    columns, report = read_run(tmp_path / "cv")
+    assert sorted(columns["file"]) == sorted(patch.file for patch in read_manifest(folder / "dataset"))
+    folds = [read_run(tmp_path / f"cv/fold_{number}")[1] for number in (1, 2)]
+    values = [fold["metrics"]["auroc"]["value"] for fold in folds]
+    assert report["cross_validation"]["mean"]["auroc"] == pytest.approx(np.mean(values))
+    assert report["cross_validation"]["spread"]["auroc"] == pytest.approx(np.std(values, ddof=1))
+    assert "each of the 120 images of 20 patients was judged by a model that had not" in capsys.readouterr().out
+
+
+def test_evaluating_the_same_patients_gives_the_runs_own_figures(folder, tmp_path):
+    evaluate_model.main(
+        [str(folder / "runs/one"), "--dataset", str(folder / "dataset"), "--output", str(tmp_path / "e")]
+    )
+    (columns, report), (own_columns, own) = read_run(tmp_path / "e"), read_run(folder / "runs/one")
+    assert report["metrics"] == own["metrics"]
+    assert columns["probability_1"].tolist() == own_columns["probability_1"].tolist()
+
+
+def test_a_dataset_of_other_patients_is_a_test(folder, capsys):
+    evaluate_model.main([str(folder / "runs/one"), "--dataset", str(folder / "elsewhere"), "--prevalence", "0.01"])
+    said = capsys.readouterr().out
+    assert "Tested on 36 images of 4 patients that the model has never seen" in said
+    assert "Where 1 in 100 images are IDC" in said
+
+
+def test_patients_that_the_run_has_seen_are_refused(folder, capsys):
+    arguments = [str(folder / "runs/one"), "--dataset", str(folder / "dataset"), "--split", "training"]
+    with pytest.raises(InputError, match=r"14 patient\(s\) of .* were in the run's own training"):
+        evaluate_model.main(arguments)
+    evaluate_model.main([*arguments, "--allow-seen-patients"])
+    assert capsys.readouterr().out.startswith("No test: 14 of these patients or images were in the run's own training")
+
+
+def test_a_dataset_of_other_classes_or_kinds_is_refused(folder, tmp_path):
+    for label in ("cat", "dog"):
+        for number in range(10):
+            write_image(tmp_path / "source" / label / f"{number}.png", 100 + number)
+    build_dataset.main(["--source", str(tmp_path / "source"), "--output", str(tmp_path / "pets")])
+    with pytest.raises(InputError, match="knows the classes 0, 1, not cat, dog"):
+        evaluate_model.main([str(folder / "runs/one"), "--dataset", str(tmp_path / "pets")])
+    for label in "01":
+        for number in range(10):
+            write_image(tmp_path / "grey" / label / f"{number}.png", 100 + number, (50, 50))
+    build_dataset.main(["--source", str(tmp_path / "grey"), "--output", str(tmp_path / "greys")])
+    with pytest.raises(InputError, match="trained on colour images; these are grey"):
+        evaluate_model.main([str(folder / "runs/one"), "--dataset", str(tmp_path / "greys")])
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.keras", "decision.json"])
+def test_a_broken_run_is_named(folder, tmp_path, name):
+    shutil.copytree(folder / "runs/one", tmp_path / "run")
+    for breakage in (lambda path: path.write_bytes(b"{broken"), lambda path: path.unlink()):
+        breakage(tmp_path / "run" / name)
+        with pytest.raises(InputError, match=re.escape(name)):
+            evaluate_model.main([str(tmp_path / "run"), "--dataset", str(folder / "elsewhere")])
+
+
+def test_a_changed_image_is_found(folder, tmp_path):
+    shutil.copytree(folder / "dataset", tmp_path / "dataset")
+    write_image(tmp_path / "dataset" / read_manifest(tmp_path / "dataset")[0].file, 77)
+    with pytest.raises(InputError, match="is not the file that the manifest names"):
+        train_model.main(["--dataset", str(tmp_path / "dataset"), "--output", str(tmp_path / "run"), *QUICK])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--epochs", "0"], "argument --epochs: takes a whole number of at least 1, not '0'"),
+        (["--batch-size", "-3"], "argument --batch-size: takes a whole number of at least 1"),
+        (["--learning-rate", "0"], "argument --learning-rate: takes a number above 0"),
+        (["--prevalence", "2"], "argument --prevalence: takes a share below 1"),
+        (["--model", "vgg"], "argument --model: invalid choice: 'vgg'"),
+        (["--dataset", "nowhere"], "nowhere has no manifest.csv"),
+        (["--operating-point", "0.9x"], "Unknown operating point '0.9x'"),
+        (["--image-size", "4"], "cancernet takes images of at least 8 pixels"),
+        (["--strategy", "frozen"], "--strategy frozen needs a backbone"),
+        (["--model", "resnet50", "--weights", "nowhere.h5"], "No weights file nowhere.h5"),
+    ],
+)
+def test_what_is_wrong_is_said_at_once(folder, tmp_path, options, message):
+    command = [sys.executable, str(ROOT / "train_model.py"), "--dataset", str(folder / "dataset"), *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_patient_in_two_splits_is_refused(folder, tmp_path):
+    shutil.copytree(folder / "dataset", tmp_path / "dataset")
+    manifest = tmp_path / "dataset/manifest.csv"
+    patch = next(patch for patch in read_manifest(tmp_path / "dataset") if patch.split == "testing")
+    other = next(row for row in read_manifest(tmp_path / "dataset") if row.split == "training")
+    text = manifest.read_text().replace(
+        f"{patch.file},{patch.label},{patch.patient}", f"{patch.file},{patch.label},{other.patient}"
+    )
+    manifest.write_text(text)
+    with pytest.raises(InputError, match=f"Patient {other.patient} is in both training and testing"):
+        train_model.main(["--dataset", str(tmp_path / "dataset"), "--output", str(tmp_path / "run")])
+
+
+def test_without_a_testing_split_the_report_says_so_first(tmp_path, capsys):
+    for split, start in (("train", 0), ("val", 50)):
+        for label in "ab":
+            for number in range(12):
+                write_image(
+                    tmp_path / "source" / split / label / f"{number}.png", start + number + 200 * (label == "a")
+                )
+    build_dataset.main(["--source", str(tmp_path / "source"), "--output", str(tmp_path / "dataset")])
+    capsys.readouterr()
+    train_model.main(["--dataset", str(tmp_path / "dataset"), "--output", str(tmp_path / "run"), *QUICK])
+    report = (tmp_path / "run/report.txt").read_text()
+    assert report.startswith("There is no testing split: these figures come from the 24 images that chose the model")
+    assert "patients are unknown" in report
+
+
+def test_a_kept_model_learns_what_is_plain_to_see(folder, tmp_path):
+    train(folder, "--output", tmp_path / "run", "--epochs", "12", "--learning-rate", "0.05")
+    _, report = read_run(tmp_path / "run")
+    assert report["metrics"]["auroc"]["value"] > 0.95
