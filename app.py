@@ -21,7 +21,7 @@ if "keras" not in sys.modules:  # this file is run again at every click
         import keras  # noqa: F401
 
 from cancernet import explain, prediction, slide_map, uploads, visit, wording
-from cancernet.classifier import Classifier, find_runs, load_classifier, read_report
+from cancernet.classifier import MODEL, Classifier, find_runs, load_classifier, read_report
 from cancernet.config import RUNS
 from cancernet.decision import Decision, expected_rates
 from cancernet.images import EXTENSIONS
@@ -40,7 +40,8 @@ def main() -> None:
     st.caption(f"**{PURPOSE}** {KEPT}")
     try:
         run = choose_run(sys.argv[1:])
-        loaded, lock = load_run(str(run), (run / "model.keras").stat().st_mtime_ns)
+        model = run / MODEL
+        loaded, lock = load_run(str(run), model.stat().st_mtime_ns if model.is_file() else 0)
         with st.sidebar:
             show_card(run, loaded)
         files, key = ask_for_images()

@@ -194,7 +194,7 @@ def _unpack_zip(
                     continue
                 try:
                     with archive.open(entry) as file:
-                        content = file.read(bytes_left + 1)
+                        content = file.read(entry.file_size + 1)
                 except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
                     problems.append(Problem(entry.filename, f"is damaged in the archive ({error})"))
                     continue

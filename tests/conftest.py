@@ -43,3 +43,11 @@ def write_slides(folder: Path, patients: int = 10, patches: int = 6) -> Path:
 @pytest.fixture
 def slides(tmp_path):
     return write_slides(tmp_path / "source")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """The folder of a small finished run of two classes, with smoothing over neighbours."""
+    from tiny_run import make_run
+
+    return make_run(tmp_path_factory.mktemp("runs") / "tiny")

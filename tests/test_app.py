@@ -1,0 +1,240 @@
+"""The page, each flow without a browser."""
+
+import csv
+import io
+import json
+import shutil
+import sys
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+from streamlit.testing.v1 import AppTest
+from tiny_run import make_run
+
+from cancernet import prediction, visit
+from cancernet.classifier import load_classifier
+from cancernet.decision import load_decision
+from cancernet.sample import make_slide
+from cancernet.uploads import sample_uploads
+
+PNG, ZIP = "image/png", "application/zip"
+
+
+@pytest.fixture
+def page(tiny_run, monkeypatch):
+    """The page of the tiny run, opened."""
+    return open_page(tiny_run, monkeypatch)
+
+
+def open_page(run, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["app.py", "--run", str(run)])
+    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    assert not page.exception
+    return page
+
+
+def send(page, *files):
+    page.file_uploader[0].set_value(list(files)).run()
+    assert not page.exception
+    return page
+
+
+def pack(files):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, data in files:
+            archive.writestr(name, data)
+    return stream.getvalue()
+
+
+def find_button(page, words):
+    return next(button for button in page.button if words in button.label)
+
+
+def texts(page):
+    """All that stands on the page, the marks of Markdown taken out."""
+    elements = [*page.markdown, *page.caption, *page.info, *page.warning, *page.error, *page.title, *page.subheader]
+    return "\n".join(str(element.value) for element in elements).replace("\\", "")
+
+
+def maps(page):
+    return page.get("vega_lite_chart")
+
+
+def test_the_card_says_what_the_run_is_worth(page, tiny_run):
+    report = json.loads((tiny_run / "report.json").read_text())
+    said = texts(page)
+    metric = report["metrics"]["sensitivity"]
+    assert "For research and teaching, not for diagnosis." in said
+    assert report["statement"] in said
+    assert f"| sensitivity | {metric['value']:.3f} | {metric['low']:.3f} to {metric['high']:.3f} |" in said
+    assert "What it was trained on.** 73 images of 2 patients" in said
+    assert "- 1 (IDC): 19" in said
+    assert not maps(page)
+    assert not page.download_button
+
+
+def test_a_patch_is_answered_with_probabilities_decision_and_grad_cam(page, tiny_run):
+    name, data = sample_uploads()[40]
+    send(page, ("one.png", data, PNG))
+    loaded = load_classifier(tiny_run)
+    sources, _ = visit.score_uploads(loaded, [(name, data)])
+    judged = visit.judge(loaded, sources, neighbours=False)[0]
+    benign, idc = judged.probabilities[0]
+    assert [bar.proto.text for bar in page.get("progress")] == [f"IDC {idc:.1%}", f"benign {benign:.1%}"]
+    assert "1** patch:" in texts(page)
+    assert len(page.get("image")) == 1
+    assert not maps(page)
+    assert [button.label for button in page.download_button] == ["All patches as CSV"]
+    assert not page.toggle  # a patch without a place has no neighbours
+
+
+def test_a_zip_of_a_patient_makes_a_map_with_neighbours(page, tiny_run):
+    send(page, ("patient.zip", pack(sample_uploads()), ZIP))
+    assert len(maps(page)) == 1
+    assert "The slide 79001" in texts(page)
+    assert page.toggle[0].value
+    own = load_decision(tiny_run / "decision.json")
+    assert page.select_slider[0].value == own.threshold
+    page.toggle[0].set_value(False).run()
+    assert page.select_slider[0].value == own.without_neighbours.threshold
+    assert page.metric[0].value == f"{own.without_neighbours.expected_on_validation['sensitivity']:.1%}"
+    assert [button.label for button in page.download_button] == ["All patches as CSV", "Regions of 79001 as GeoJSON"]
+
+
+def test_the_sample_is_one_click_away_and_files_replace_it(page):
+    find_button(page, "sample").click().run()
+    assert not page.exception
+    assert len(maps(page)) == 1
+    assert f"**{len(sample_uploads()):,}** patches" in texts(page)
+    write = cv2.imencode(".png", np.full((50, 50, 3), 200, np.uint8))[1].tobytes()
+    send(page, ("grey.png", write, PNG))
+    assert not maps(page)
+    assert "**1** patch:" in texts(page)
+
+
+def test_the_threshold_moves_the_expected_rates_and_the_decisions_and_comes_back(page, tiny_run):
+    find_button(page, "sample").click().run()
+    own = load_decision(tiny_run / "decision.json")
+    before = page.metric[1].value
+    page.select_slider[0].set_value(1.0).run()
+    assert [metric.value for metric in page.metric] == ["0.0%", "100.0%"]
+    assert "**0** called IDC (0%)" in texts(page)
+    page.select_slider[0].set_value(0.0).run()
+    assert [metric.value for metric in page.metric] == ["100.0%", "0.0%"]
+    assert "called benign (0%)" in texts(page)
+    find_button(page, "Back to the run's own threshold").click().run()
+    assert page.select_slider[0].value == own.threshold
+    assert page.metric[1].value == before == f"{own.expected_on_validation['specificity']:.1%}"
+
+
+def test_the_network_is_asked_once_while_the_images_are_the_same(page, monkeypatch):
+    find_button(page, "sample").click().run()
+    monkeypatch.setattr(visit, "score_uploads", None)
+    page.select_slider[0].set_value(0.5).run()
+    page.selectbox(key="order").set_value(visit.ORDERS[2]).run()
+    assert not page.exception
+
+
+def test_a_broken_file_is_named_and_the_others_stay(page):
+    files = sample_uploads()[:3]
+    send(page, *((name, data, PNG) for name, data in files), ("bad_[x](y).png", b"no image", PNG))
+    assert "**3** patches" in texts(page)
+    assert page.expander[0].label == "1 file could not be used"
+    table = page.table[0].value
+    assert table["file"].tolist() == [r"bad\_\[x\]\(y\)\.png"]  # Markdown would make it a link
+    assert "not an image" in table["why"][0]
+
+
+def test_nothing_but_broken_files_is_said(page):
+    send(page, ("bad.png", b"no image", PNG), ("bomb.zip", b"PK\x03\x04", ZIP))
+    assert "No image is left to look at." in texts(page)
+    assert page.expander[0].label == "2 files could not be used"
+    assert not page.download_button
+
+
+def test_overlapping_patches_are_judged_one_by_one(page):
+    files = sample_uploads()[:6]
+    name = files[0][0]
+    near = f"79001_idx5_x{int(name.split('_x')[1].split('_')[0]) + 10}_y{name.split('_y')[1]}"
+    send(page, *((each, content, PNG) for each, content in [*files, (near, files[1][1])]))
+    assert "overlap" in texts(page)
+    assert "**7** patches" in texts(page)
+    assert not maps(page)
+
+
+def test_a_large_image_asks_for_its_scale_and_is_cut(page):
+    image = make_slide(5, 5, side=400).image
+    send(page, ("large.png", cv2.imencode(".png", image[..., ::-1])[1].tobytes(), PNG))
+    assert "does not say how many micrometres" in page.table[0].value["why"][0]
+    page.selectbox(key="scale").set_value("4 (IDC patches)").run()
+    assert not page.exception
+    assert not page.table
+    assert len(maps(page)) == 1
+    assert "The slide large.png" in texts(page)
+
+
+def test_two_slides_are_chosen_between(page):
+    other = [(name.replace("79001", "79002"), data) for name, data in sample_uploads()]
+    send(page, ("two.zip", pack([*sample_uploads(), *other]), ZIP))
+    assert page.selectbox(key="slide").options == ["79001", "79002"]
+    page.selectbox(key="slide").set_value("79002").run()
+    assert page.download_button[1].label == "Regions of 79002 as GeoJSON"
+
+
+def test_several_classes_have_no_threshold(tmp_path, monkeypatch):
+    page = open_page(make_run(tmp_path / "three", classes=("a", "b", "c")), monkeypatch)
+    find_button(page, "sample").click().run()
+    assert not page.exception
+    assert not page.select_slider
+    assert "the most probable one is decided on" in texts(page)
+    assert page.selectbox(key="class").options == ["a", "b", "c"]
+
+
+def test_the_newest_run_is_taken_and_others_can_be_chosen(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = open_without_run(monkeypatch)
+    assert "There is no finished run under runs." in texts(page)
+    for name in ("old", "new"):
+        shutil.copytree(tiny_run, tmp_path / "runs" / name, copy_function=shutil.copyfile)
+    (tmp_path / "runs" / "unfinished").mkdir()
+    (tmp_path / "runs/old/report.json").unlink()
+    page = open_without_run(monkeypatch)
+    assert page.selectbox(key="run").options == ["new", "old"]
+    page.selectbox(key="run").set_value(page.selectbox(key="run").options[1]).run()
+    assert "This run has no report.json" in texts(page)
+
+
+def open_without_run(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    return AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+
+
+def test_a_damaged_run_is_said_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["app.py", "--run", str(tmp_path / "none")])
+    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    assert "There is no run" in texts(page)
+    assert not page.exception
+
+
+def test_the_table_has_the_probabilities_of_predict_images(tiny_run):
+    loaded = load_classifier(tiny_run)
+    sources, _ = visit.score_uploads(loaded, sample_uploads())
+    judged = visit.judge(loaded, sources)
+    rows = list(csv.DictReader(io.StringIO(visit.predictions_csv(loaded, judged))))
+    probabilities, predicted = prediction.decide_prediction(loaded, sources[0].prediction)
+    assert [float(row["probability_1"]) for row in rows] == probabilities[:, 1].tolist()
+    assert [row["predicted"] for row in rows] == [loaded.decision.classes[index] for index in predicted]
+
+
+def test_nothing_is_written_to_disk(page, monkeypatch):
+    def refuse(*arguments, **_):
+        raise AssertionError(f"written: {arguments}")
+
+    for module, name in (("tempfile", "mkstemp"), ("tempfile", "NamedTemporaryFile"), ("pathlib", "Path.write_bytes")):
+        monkeypatch.setattr(f"{module}.{name}", refuse)
+    send(page, ("patient.zip", pack(sample_uploads()), ZIP))
+    assert len(maps(page)) == 1
