@@ -234,6 +234,7 @@ def predict_parts(loaded, parts: Sequence[Part], folder: Path, arguments) -> tup
                 )
             except InputError as error:
                 reject(rejected, part.files, str(error))
+                bar.update(len(part.files))
                 continue
             prediction.write_rows(table, found, *decided, classes)
             images += len(found.names)

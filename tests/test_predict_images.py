@@ -1,0 +1,231 @@
+"""predict_images.py from arguments to files."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_tiles import TUMOUR_LEFT, TUMOUR_SIDE, TUMOUR_TOP, write_pyramid
+
+import predict_images
+from cancernet import InputError
+from cancernet.sample import cut_patches, make_slide
+
+
+def write(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, image[..., ::-1])[1])
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Two complete slides of patches, loose patches, one broken, in a folder whose name has blanks and umlauts."""
+    folder = tmp_path_factory.mktemp("bilder") / "mit Leerzeichen äöü"
+    for patient in (5, 6):
+        for image, label, x, y in cut_patches(make_slide(7, patient, side=350)):
+            write(folder / str(patient) / label / f"{patient}_idx5_x{x}_y{y}_class{label}.png", image)
+    for number in range(40):
+        write(folder / "lose" / f"bild {number:02}.png", np.full((60, 30, 3), 5 * number, np.uint8))
+    (folder / "lose" / "kaputt.png").write_bytes(b"\x89PNG no more than this")
+    return folder
+
+
+def predict(*arguments):
+    predict_images.main([str(each) for each in arguments])
+
+
+def read_rows(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_a_folder_becomes_a_table_maps_and_regions(tiny_run, pictures, tmp_path, capsys):
+    output = tmp_path / "out"
+    predict(tiny_run, pictures, "--output", output)
+    header, *rows = read_rows(output / "predictions.csv")
+    assert header == ["file", "x", "y", "probability_0", "probability_1", "predicted"]
+    patches = sorted(str(path) for path in pictures.rglob("*.png") if path.name != "kaputt.png")
+    assert sorted(row[0] for row in rows) == patches
+    assert all(float(row[3]) + float(row[4]) == pytest.approx(1) for row in rows)
+    loose = [row for row in rows if "/bild " in row[0]]
+    assert all(row[1:3] == ["", ""] for row in loose)
+    assert [row[0] for row in loose] == sorted(row[0] for row in loose)
+    placed = next(row for row in rows if row[0].endswith("5_idx5_x101_y151_class0.png"))
+    assert placed[1:3] == ["101", "151"]
+    assert read_rows(output / "rejected.csv")[1:] == [
+        [str(pictures / "lose" / "kaputt.png"), "cannot be decoded: not an image, damaged or cut off"]
+    ]
+    called = sum(row[-1] == "1" for row in rows if "/5_idx5" in row[0])
+    regions = json.loads((output / "5.geojson").read_text())["features"]
+    assert sum(each["properties"]["measurements"]["Patches"] for each in regions) == called > 0
+    assert cv2.imread(str(output / "5.jpg")) is not None
+    said = capsys.readouterr().out
+    assert "of 2 slide(s), 41 image(s) that are one patch each." in said
+    assert "not used:" in said
+    assert "kaputt.png" in said
+    assert "images a second" in said
+
+
+@pytest.mark.parametrize("of", [3, 16])
+def test_joined_shards_are_one_run(tiny_run, pictures, tmp_path, of):
+    predict(tiny_run, pictures, "--output", tmp_path / "whole")
+    digits = len(str(of))
+    joined, rejected = [], []
+    for number in range(1, of + 1):
+        predict(tiny_run, pictures, "--output", tmp_path / "parts", "--shard", f"{number}/{of}")
+        part = tmp_path / "parts" / f"shard_{number:0{digits}}_of_{of}"
+        joined += (part / "predictions.csv").read_text().splitlines()[1:]
+        rejected += (part / "rejected.csv").read_text().splitlines()[1:]
+    assert joined == (tmp_path / "whole" / "predictions.csv").read_text().splitlines()[1:]
+    assert rejected == (tmp_path / "whole" / "rejected.csv").read_text().splitlines()[1:]
+    assert {path.name for path in (tmp_path / "parts").rglob("*.geojson")} == {"5.geojson", "6.geojson"}
+
+
+def test_neighbours_and_threshold_can_be_switched(tiny_run, pictures, tmp_path):
+    def called(name, *options):
+        predict(tiny_run, pictures / "5", "--output", tmp_path / name, *options)
+        rows = read_rows(tmp_path / name / "predictions.csv")[1:]
+        return [row[4] for row in rows], sum(row[5] == "1" for row in rows)
+
+    usual, alone = called("a"), called("b", "--no-neighbours")
+    lenient, strict = called("c", "--threshold", "0.001"), called("d", "--threshold", "0.999")
+    assert usual[0] != alone[0]
+    assert usual[0] == lenient[0] == strict[0]
+    assert strict[1] < usual[1] < lenient[1]
+
+
+def test_overlapping_patches_spoil_their_slide_only(tiny_run, pictures, tmp_path, capsys):
+    folder = tmp_path / "in"
+    shutil.copytree(pictures / "5", folder / "5")
+    for x in (1, 21):
+        write(folder / f"77_idx5_x{x}_y1_class0.png", np.full((50, 50, 3), 200, np.uint8))
+    predict(tiny_run, folder, "--output", tmp_path / "out")
+    rejected = read_rows(tmp_path / "out" / "rejected.csv")[1:]
+    assert [Path(row[0]).name for row in rejected] == ["77_idx5_x1_y1_class0.png", "77_idx5_x21_y1_class0.png"]
+    assert all("Two patches of slide 77 overlap" in row[1] for row in rejected)
+    assert len(read_rows(tmp_path / "out" / "predictions.csv")) > 1
+    assert "and 1 more for the same reason" in capsys.readouterr().out
+
+
+def test_a_sample_of_a_slide_gets_no_map(tiny_run, pictures, tmp_path, capsys):
+    some = sorted((pictures / "5").rglob("*.png"))[::9]
+    predict(tiny_run, *some, "--output", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["predictions.csv", "rejected.csv"]
+    assert "too few or too far apart for a map" in capsys.readouterr().out
+
+
+def test_what_is_cut_into_patches_follows_the_written_rule(tmp_path):
+    for name, shape in {"small.png": (900, 200), "large.png": (201, 201), "7_idx5_x1_y1.png": (900, 900)}.items():
+        write(tmp_path / name, np.zeros((*shape, 3), np.uint8))
+    (tmp_path / "slide.svs").write_bytes(b"?")
+    (tmp_path / "broken.png").write_bytes(b"?")
+    files = predict_images.find_files([str(tmp_path)])
+
+    def cut(mpp, tile):
+        parts = predict_images.plan_parts(files, mpp=mpp, tile=tile)
+        return {file.rsplit("/")[-1] for part in parts if part.kind == predict_images.CUT for file in part.files}
+
+    assert cut(4.0, "auto") == {"large.png", "slide.svs"}
+    assert cut(None, "auto") == {"slide.svs"}
+    assert cut(4.0, "never") == set()
+    assert len(cut(4.0, "always")) == 5
+
+
+def test_files_come_in_order_and_once(tmp_path):
+    for name in ("b/2.png", "b/1.tif", "a.PNG", ".hidden.png", "note.txt"):
+        write_to = tmp_path / name
+        write_to.parent.mkdir(exist_ok=True)
+        write_to.write_bytes(b"?")
+    found = predict_images.find_files([str(tmp_path / "b" / "2.png"), str(tmp_path)])
+    assert [path.removeprefix(f"{tmp_path}/") for path in found] == ["b/2.png", "a.PNG", "b/1.tif"]
+
+
+def test_bad_input_is_refused_before_anything_heavy(tmp_path):
+    (tmp_path / "empty folder").mkdir()
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    for arguments, message in {
+        ("run", tmp_path / "empty folder"): "No images under .*empty folder. Give a folder",
+        ("run", tmp_path / "none"): "There is no .*none. Give images",
+        ("run", ".", "--output", taken): "taken is there already. Choose another",
+        ("run", ".", "--output", taken, "--force"): "taken is there already",
+        ("run", ".", "--shard", "0/3"): "takes a part of a number of parts such as 3/16, not '0/3'",
+        ("run", ".", "--shard", "4/3"): "not '4/3'",
+        ("run", ".", "--shard", "three"): "not 'three'",
+        ("run", ".", "--mpp", "0"): "takes a number above 0",
+        ("run", ".", "--threshold", "1"): "takes a share below 1",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            predict(*arguments)
+
+
+def test_nothing_usable_is_an_error_and_its_reasons_are_kept(tiny_run, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"?")
+    with pytest.raises(InputError, match=r"No image could be used, first .*a.png: cannot be decoded"):
+        predict(tiny_run, tmp_path / "a.png", "--output", tmp_path / "out")
+    assert len(read_rows(tmp_path / "out" / "rejected.csv")) == 2
+    write(tmp_path / "a.png", np.zeros((50, 50, 3), np.uint8))
+    predict(tiny_run, tmp_path / "a.png", "--output", tmp_path / "out", "--force")
+    assert len(read_rows(tmp_path / "out" / "predictions.csv")) == 2
+
+
+def test_an_image_without_scale_needs_mpp(tiny_run, tmp_path):
+    image = np.full((400, 400, 3), (225, 150, 190), np.uint8)
+    write(tmp_path / "core.png", image)
+    with pytest.raises(InputError, match="does not say how many micrometres a pixel is. Give --mpp"):
+        predict(tiny_run, tmp_path / "core.png", "--output", tmp_path / "out")
+    predict(tiny_run, tmp_path / "core.png", "--output", tmp_path / "out", "--mpp", 4, "--force")
+    rows = read_rows(tmp_path / "out" / "predictions.csv")[1:]
+    assert [row[1:3] for row in rows] == [[str(x), str(y)] for y in range(0, 400, 50) for x in range(0, 400, 50)]
+    assert (tmp_path / "out" / "core.geojson").is_file()
+
+
+MEASURE = """
+import resource, sys, predict_images
+predict_images.main(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def write_colour_run(folder, tiny_run):
+    """A run whose network goes by the mean red: tumour, 90, is called and stroma, 225, is not."""
+    import keras
+
+    from cancernet.classifier import write_config
+
+    layers = [keras.Input((48, 48, 3)), keras.layers.Conv2D(8, 3), keras.layers.GlobalAveragePooling2D()]
+    model = keras.Sequential([*layers, keras.layers.Dense(2, activation="softmax")])
+    kernel, dense = np.zeros((3, 3, 3, 8)), np.zeros((8, 2))
+    kernel[1, 1, 0, 0], dense[0, 1] = 1, -0.1
+    model.set_weights([kernel, np.zeros(8), dense, np.array([0, 15.0])])
+    folder.mkdir()
+    model.save(folder / "model.keras")
+    write_config(folder, json.loads((tiny_run / "config.json").read_text()))
+    decision = json.loads((tiny_run / "decision.json").read_text())
+    plain = {"temperature": 1.0, "bias": [0.0, 0.0], "threshold": 0.5, "neighbour_sigma": 0.0}
+    (folder / "decision.json").write_text(json.dumps(decision | plain | {"without_neighbours": None}))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_whole_slide_is_predicted_in_less_than_a_gigabyte_and_its_tumour_found(tiny_run, tmp_path):
+    """20,000 x 20,000 pixels at 0.5 micrometres: 1.2 GB of pixels, 50 patches of 400 pixels a side."""
+    run = write_colour_run(tmp_path / "run", tiny_run)
+    slide = write_pyramid(tmp_path / "big slide.tif")
+    command = [sys.executable, "-c", MEASURE, str(run), str(slide), "--output", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout.splitlines()[-1]) < 1e9
+    (region,) = json.loads((tmp_path / "out" / "big_slide.geojson").read_text())["features"]
+    corners = np.array(region["geometry"]["coordinates"][0])
+    planted = np.array([TUMOUR_LEFT, TUMOUR_TOP])
+    assert np.abs(corners.min(axis=0) - planted).max() <= 400
+    assert np.abs(corners.max(axis=0) - planted - TUMOUR_SIDE).max() <= 400
+    called = [row for row in read_rows(tmp_path / "out" / "predictions.csv")[1:] if row[-1] == "1"]
+    assert abs(len(called) - (TUMOUR_SIDE / 400) ** 2) <= 25
