@@ -15,6 +15,7 @@ import zipfile
 import pytest
 from conftest import ROOT
 
+from cancernet.decision import expected_rates, load_decision
 from cancernet.uploads import sample_uploads
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -51,6 +52,7 @@ def page(address):
         browser = started.chromium.launch(executable_path=CHROMIUM, args=options)
         page = browser.new_page(viewport={"width": 1366, "height": 768}, accept_downloads=True)
         page.set_default_timeout(60_000)
+        playwright.expect.set_options(timeout=30_000)
         page.goto(address)
         yield page
         browser.close()
@@ -75,7 +77,7 @@ def test_a_slide_is_sent_looked_at_and_kept_as_predict_images_says(page, tiny_ru
     )
     slide_map = page.get_by_test_id("stVegaLiteChart")
     slide_map.locator("canvas, svg").first.wait_for()
-    threshold = move_threshold(page)
+    threshold = move_threshold(page, tiny_run)
     click_a_patch(page, slide_map)
     with page.expect_download() as download:
         page.get_by_role("button", name="All patches as CSV").click()
@@ -89,17 +91,22 @@ def test_a_slide_is_sent_looked_at_and_kept_as_predict_images_says(page, tiny_ru
     assert [url for url in asked if "//localhost:" not in url and not url.startswith(("data:", "blob:"))] == []
 
 
-def move_threshold(page):
-    """Moves the slider and gives the threshold it then has; the expected rates must move with it."""
-    thumb = page.get_by_role("slider").first
-    before = page.get_by_test_id("stMetricValue").all_inner_texts()
-    thumb.focus()
+def move_threshold(page, run):
+    """Moves the slider and gives the threshold it then has; the expected rates move with it."""
+    decision = load_decision(run / "decision.json")
+    value = page.get_by_test_id("stSliderThumbValue").first
+    playwright.expect(value).to_have_text(f"{decision.threshold:.1%}")
+    page.get_by_role("slider").first.focus()
     for _ in range(STEPS):
-        thumb.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
     page.get_by_text("Back to the run's own threshold").wait_for()
-    playwright.expect(page.get_by_test_id("stMetricValue").nth(1)).not_to_have_text(before[1])
-    shown = page.get_by_test_id("stSliderThumbValue").first.inner_text()
-    return float(shown.rstrip("%")) / 100
+    threshold = float(value.inner_text().rstrip("%")) / 100
+    assert threshold > decision.threshold
+    rates = expected_rates(decision, threshold)
+    assert rates["specificity"] > decision.expected_on_validation["specificity"]
+    for number, name in enumerate(("sensitivity", "specificity")):
+        playwright.expect(page.get_by_test_id("stMetricValue").nth(number)).to_have_text(f"{rates[name]:.1%}")
+    return threshold
 
 
 def click_a_patch(page, slide_map):
