@@ -57,8 +57,9 @@ def plot_slide(
     names = ["tissue", f"probability of {positive}"] + (["truth", "errors"] if truth is not None else [])
     rows, columns = probabilities.shape
     panel_rows = len(names) // 2
-    proportion = float(np.clip(rows / columns, *PROPORTIONS))
-    figure = Figure(figsize=(WIDTH, 0.4 + panel_rows * (WIDTH / 2 * proportion + 1.0)), layout="constrained")
+    width, height = max(columns, rows / PROPORTIONS[1]), max(rows, columns * PROPORTIONS[0])  # of a panel, in patches
+    left, top = (columns - width) / 2, (rows - height) / 2
+    figure = Figure(figsize=(WIDTH, 0.4 + panel_rows * (WIDTH / 2 * height / width + 1.0)), layout="constrained")
     figure.suptitle(_plain(title), fontsize=TITLE_SIZE + 1)
     panels = dict(zip(names, figure.subplots(panel_rows, 2, squeeze=False).flat, strict=True))
     for name, axes in panels.items():
@@ -68,7 +69,7 @@ def plot_slide(
         axes.spines[:].set_color(PALE)
     first, second = list(panels.values())[:2]
     first.imshow(tissue, extent=(0, tissue.shape[1] / tile_pixels, tissue.shape[0] / tile_pixels, 0))
-    _draw_scale_bar(first, columns, patch_micrometres)
+    _draw_scale_bar(first, left, width, patch_micrometres)
     _draw_probabilities(second, probabilities, threshold)
     if truth is not None:
         _draw_kinds(panels["truth"], truth, [(negative, PALE), (positive, BLUE)])
@@ -80,7 +81,7 @@ def plot_slide(
         outcome = np.where(np.isnan(truth), np.nan, outcome)
         _draw_kinds(panels["errors"], outcome, list(zip(kinds, OUTCOME_COLOURS, strict=True)))
     for axes in panels.values():
-        axes.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal")
+        axes.set(xlim=(left, left + width), ylim=(top + height, top), aspect="equal")
     return figure
 
 
@@ -151,22 +152,17 @@ def _draw_kinds(axes: Axes, kinds: np.ndarray, names: list[tuple[str, str]]) -> 
     )
 
 
-def _draw_scale_bar(axes: Axes, columns: int, patch_micrometres: float | None) -> None:
+def _draw_scale_bar(axes: Axes, left: float, width: float, patch_micrometres: float | None) -> None:
     """A bar below the picture, about a quarter of its width and of a round length."""
-    length = _round_length(columns * (patch_micrometres or 1) / 4)
-    unit = "patches" if patch_micrometres is None else "µm"
-    text = f"{length / 1000:g} mm" if unit == "µm" and length >= 1000 else f"{length:g} {unit}"
+    side = patch_micrometres or 1  # of a patch, in what the bar is told in
+    length = _round_length(width * side / 4)
+    text = f"{length:g} patches" if patch_micrometres is None else f"{length:g} µm"
+    if patch_micrometres and length >= 1000:
+        text = f"{length / 1000:g} mm"
     across = axes.get_xaxis_transform()  # x in patches, y as a share of the panel
-    axes.plot(
-        [0, length / (patch_micrometres or 1)],
-        [-0.03] * 2,
-        color="black",
-        linewidth=3,
-        solid_capstyle="butt",
-        transform=across,
-        clip_on=False,
-    )
-    axes.text(0, -0.05, text, transform=across, va="top", fontsize=TEXT_SIZE)
+    ends = [left, left + length / side]
+    axes.plot(ends, [-0.03] * 2, "k", linewidth=3, solid_capstyle="butt", transform=across, clip_on=False)
+    axes.text(left, -0.05, text, transform=across, va="top", fontsize=TEXT_SIZE)
 
 
 def _round_length(length: float) -> float:
