@@ -104,7 +104,7 @@ def _patches(x: dict, y: dict, event: str, decisions: Sequence[str], layer: str)
             "field": "decision",
             "type": "nominal",
             "scale": {"domain": list(decisions), "range": [CALLED, *([OTHERS] * (len(decisions) - 1))]},
-            "legend": {**below, "title": None, "symbolOpacity": 1},
+            "legend": {**below, "title": None, "symbolOpacity": 1, "symbolStrokeWidth": 0},
         }
         encoding["fillOpacity"] = {
             "condition": {"test": {"field": "decision", "equal": decisions[0]}, "value": 0.55},
