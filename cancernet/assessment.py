@@ -17,7 +17,7 @@ from cancernet.dataset import Patch, is_idc
 from cancernet.decision import Decision, calibrated_probabilities, decide, fit_decision
 from cancernet.evaluation import evaluate
 from cancernet.images import decode_image
-from cancernet.slides import choose_sigma, smooth_scores
+from cancernet.slides import LEAST_NEIGHBOURS, choose_sigma, iterate_slides, mean_neighbours, smooth_scores
 
 PREDICTIONS = "predictions.csv"
 _WORST_ERRORS = 12
@@ -68,17 +68,62 @@ def fit_on_validation(
 
 
 def apply_decision(decision: Decision, patches: Sequence[Patch], scores: np.ndarray) -> Predictions:
-    """Smooth over neighbours, calibrate and decide, as the decision was fitted.
+    """What a frozen decision says of the patches of a split, as `judge_patches`.
 
     Args:
         scores: log-probabilities [n, classes] in the order of `patches`.
     """
     if len(patches) != len(scores):
         raise ValueError(f"{len(patches)} patches but {len(scores)} scores")
-    smoothed = smooth_scores(scores, sigma=decision.neighbour_sigma, **_places(patches))
-    probabilities = calibrated_probabilities(decision, smoothed)
     labels = np.array([decision.classes.index(patch.label) for patch in patches], dtype=int)
-    return Predictions(patches, labels, probabilities, decide(decision, probabilities))
+    return Predictions(patches, labels, *judge_patches(decision, scores, **_places(patches)))
+
+
+def judge_patches(
+    decision: Decision,
+    scores: np.ndarray,
+    patients: Sequence[str],
+    x: Sequence[int | None],
+    y: Sequence[int | None],
+    *,
+    files: Sequence[str] | None = None,
+    threshold: float | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Calibrated probabilities float64 [n, classes] and decided class indices [n] of scored patches.
+
+    Where the decision smooths over neighbours, the patches of a slide are smoothed together. Patches without a place,
+    and slides with too many gaps (fewer than LEAST_NEIGHBOURS of 8 neighbours on average), are judged by the decision
+    that was fitted without neighbours.
+
+    Args:
+        scores: log-probabilities [n, classes].
+        patients, x, y: [n] slide and place; "" and None where unknown.
+        files: [n] names for the error.
+        threshold: on the positive class's probability, in place of the decision's own; 0 to 1.
+
+    Raises:
+        InputError: two patches of a slide overlap; a threshold for more than two classes.
+    """
+    alone = decision.without_neighbours or decision
+    probabilities = calibrated_probabilities(alone, scores)
+    predicted = decide(_with_threshold(alone, threshold), probabilities)
+    if not decision.neighbour_sigma:
+        return probabilities, predicted
+    for _, members, _, _ in iterate_slides(patients, x, y, files=files):
+        places = [patients[i] for i in members], [x[i] for i in members], [y[i] for i in members]
+        if mean_neighbours(*places) >= LEAST_NEIGHBOURS:
+            smoothed = smooth_scores(scores[members], *places, decision.neighbour_sigma)
+            probabilities[members] = calibrated_probabilities(decision, smoothed)
+            predicted[members] = decide(_with_threshold(decision, threshold), probabilities[members])
+    return probabilities, predicted
+
+
+def _with_threshold(decision: Decision, threshold: float | None) -> Decision:
+    if threshold is None:
+        return decision
+    if decision.positive is None:
+        raise InputError("A threshold needs a run of two classes; this one takes the most probable of several.")
+    return dataclasses.replace(decision, threshold=threshold)
 
 
 def _places(patches: Sequence[Patch]) -> dict[str, list]:

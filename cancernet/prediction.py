@@ -7,7 +7,6 @@ IDC set; a patch without a place has None.
 """
 
 import csv
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -19,11 +18,12 @@ import keras
 import numpy as np
 
 from cancernet import InputError
+from cancernet.assessment import judge_patches
 from cancernet.classifier import Classifier, average_over_flips
-from cancernet.decision import Decision, calibrated_probabilities, decide, log_scores
+from cancernet.decision import log_scores
 from cancernet.images import fit_image
 from cancernet.regions import COLOUR, regions_geojson
-from cancernet.slides import LEAST_NEIGHBOURS, PATCH_STEP, iterate_slides, mean_neighbours, paint_grid, smooth_scores
+from cancernet.slides import PATCH_STEP, paint_grid
 from cancernet.tiles import SlideImage, iterate_tiles, open_slide_image, tile_grid
 
 BATCH = 32  # images held and scored at a time; more is no faster on a CPU and takes memory
@@ -203,19 +203,10 @@ def decide_rows(
     Raises:
         InputError: two patches of a slide overlap; a threshold for a run of more than two classes.
     """
-    alone = loaded.decision.without_neighbours or loaded.decision
-    probabilities = calibrated_probabilities(alone, scores)
-    predicted = decide(_with_threshold(alone, threshold), probabilities)
-    if not neighbours or not loaded.decision.neighbour_sigma:
-        return probabilities, predicted
     decision = loaded.decision
-    for _, members, _, _ in iterate_slides(patients, x, y, files=names):
-        places = [patients[i] for i in members], [x[i] for i in members], [y[i] for i in members]
-        if mean_neighbours(*places) >= LEAST_NEIGHBOURS:
-            smoothed = smooth_scores(scores[members], *places, decision.neighbour_sigma)
-            probabilities[members] = calibrated_probabilities(decision, smoothed)
-            predicted[members] = decide(_with_threshold(decision, threshold), probabilities[members])
-    return probabilities, predicted
+    if not neighbours and decision.without_neighbours:
+        decision = decision.without_neighbours
+    return judge_patches(decision, scores, patients, x, y, files=names, threshold=threshold)
 
 
 def decide_prediction(
@@ -299,14 +290,6 @@ def make_thumbnail(image: np.ndarray, side: int) -> np.ndarray:
 
 def _side_for(places: float) -> int:
     return int(np.clip(PICTURE_PIXELS // places, LEAST_THUMBNAIL, PATCH_STEP))
-
-
-def _with_threshold(decision: Decision, threshold: float | None) -> Decision:
-    if threshold is None:
-        return decision
-    if decision.positive is None:
-        raise InputError("A threshold needs a run of two classes; this one takes the most probable of several.")
-    return dataclasses.replace(decision, threshold=threshold)
 
 
 def _fit(image: np.ndarray, size: int, channels: int) -> np.ndarray:
