@@ -2,6 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from cancernet import InputError
 from cancernet.config import SPLITS
@@ -131,3 +132,8 @@ def test_every_image_is_tested_in_one_fold(by_image):
 def test_more_folds_than_patients_are_refused():
     with pytest.raises(InputError, match=r"4 patient\(s\) and .* cannot fill 5 folds"):
         assign_folds(["0", "1"] * 10, [str(n % 4) for n in range(20)], folds=5, seed=1)
+
+
+def test_the_published_split_is_whole():
+    split = read_split_file(ROOT / "datasets/splits/cruz_roa_2014.csv")
+    assert Counter(split.values()) == {"training": 84, "validation": 29, "testing": 49}
