@@ -40,6 +40,13 @@ def write_slides(folder: Path, patients: int = 10, patches: int = 6) -> Path:
     return folder
 
 
+# What a child process prints of its own peak memory, in MB. Not ru_maxrss: that begins at the parent's.
+PRINT_PEAK_MB = """
+import re
+print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) // 1024)
+"""
+
+
 @pytest.fixture
 def slides(tmp_path):
     return write_slides(tmp_path / "source")

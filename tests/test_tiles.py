@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from conftest import ROOT
+from conftest import PRINT_PEAK_MB, ROOT
 from PIL import Image
 
 from cancernet import InputError
@@ -73,15 +73,19 @@ def refusal(path, mpp=None):
     return str(caught.value)
 
 
-MEASURE = """
-import resource, sys
+MEASURE = (
+    """
+import sys
 from cancernet.tiles import iterate_tiles, open_slide_image
 with open_slide_image(sys.argv[1]) as slide:
     places = [(tile.x, tile.y) for tile in iterate_tiles(slide, patch_pixels=50) if tile.image[..., 0].mean() < 100]
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+    + PRINT_PEAK_MB
+    + """
 for x, y in places:
     print(x, y)
 """
+)
 
 
 @pytest.mark.parametrize(
