@@ -213,7 +213,12 @@ def test_a_full_disk_leaves_nothing_behind(slides, tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_leaves_nothing_behind_and_can_be_started_again(tmp_path):
     source = write_slides(tmp_path / "source", patients=40, patches=150)
-    process = start("--source", source, "--output", tmp_path / "built", start_new_session=True)
+
+    def take_ctrl_c():  # which a shell's background jobs, and their children, ignore
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    options = {"start_new_session": True, "preexec_fn": take_ctrl_c}
+    process = start("--source", source, "--output", tmp_path / "built", **options)
     while not list(tmp_path.glob("built.partial/*/*/*.png")):
         assert process.poll() is None
         time.sleep(0.005)
