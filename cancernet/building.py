@@ -93,17 +93,14 @@ def _free_name(target: str, taken: set[str]) -> str:
 def _check_and_copy_all(source: Path, output: Path, tasks: list, mode: str, progress: Callable) -> list[Check]:
     chunks = [tasks[start : start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
     checks: list[Check] = []
-    with ProcessPoolExecutor(max_workers=os.cpu_count(), initializer=_start_worker) as pool:
-        try:
-            done = pool.map(
-                _check_and_copy, [source] * len(chunks), [output] * len(chunks), chunks, [mode] * len(chunks)
-            )
-            for chunk in done:
-                checks.extend(chunk)
-                progress(len(chunk))
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    pool = ProcessPoolExecutor(max_workers=os.cpu_count(), initializer=_start_worker)
+    try:
+        arguments = [source] * len(chunks), [output] * len(chunks), chunks, [mode] * len(chunks)
+        for chunk in pool.map(_check_and_copy, *arguments):
+            checks.extend(chunk)
+            progress(len(chunk))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
     return checks
 
 
