@@ -3,6 +3,7 @@
 Start it with `streamlit run app.py -- --run runs/cancernet`, or without an argument for the newest run under runs/.
 """
 
+import importlib
 import json
 import re
 import sys
@@ -18,7 +19,9 @@ from cancernet.command_line import Parser, quiet_import
 
 if "keras" not in sys.modules:  # this file is run again at every click
     with quiet_import():
-        import keras  # noqa: F401
+        importlib.import_module("keras")
+
+import keras
 
 from cancernet import explain, prediction, slide_map, uploads, visit, wording
 from cancernet.classifier import MODEL, Classifier, find_runs, load_classifier, read_report
@@ -71,6 +74,9 @@ def choose_run(argv: Sequence[str]) -> Path:
 @st.cache_resource(max_entries=2, show_spinner="Loading the network ...")
 def load_run(run: str, changed: int) -> tuple[Classifier, threading.Lock]:
     """A run and the lock under which it answers, for all visitors; `changed` makes a run that was trained again new."""
+    # Streamlit ends every click with this. It would throw away what TensorFlow has compiled for the network, half a
+    # second's work, and that while another visitor's patches may be in it.
+    keras.backend.clear_session = lambda: None
     loaded = load_classifier(Path(run))
     size, _, channels = loaded.model.input_shape[1:]
     for count in (1, 2, 3):  # the first answers take seconds, and no visitor should wait for them

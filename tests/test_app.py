@@ -8,6 +8,7 @@ import sys
 import zipfile
 
 import cv2
+import keras
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -62,6 +63,14 @@ def texts(page):
 
 def maps(page):
     return page.get("vega_lite_chart")
+
+
+def test_a_click_leaves_the_compiled_network_alone(tiny_run, monkeypatch):
+    cleared = []
+    monkeypatch.setattr(keras.backend, "clear_session", lambda: cleared.append(True))
+    page = open_page(tiny_run, monkeypatch)
+    page.run()
+    assert not cleared
 
 
 def test_the_card_says_what_the_run_is_worth(page, tiny_run):
