@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cbook import is_math_text
+from matplotlib.text import Text
 
 from cancernet import slide_plots
 from cancernet.slide_plots import CLEARED, FALSE_ALARM, FOUND, MISSED, Explained, plot_explained, plot_slide
@@ -37,6 +39,10 @@ def panels(figure):
 
 def drawn(axes):
     return np.ma.filled(axes.images[0].get_array().astype(float), NAN)
+
+
+def written(figure):
+    return [text.get_text() for text in figure.findobj(Text)]
 
 
 def legend(axes):
@@ -102,7 +108,17 @@ def test_the_scale_bar_is_of_a_round_length_and_drawn_to_scale(columns, patch_mi
 
 
 def test_names_that_look_like_formulas_are_printed_as_they_are():
-    draw(title="a $x$ b", positive="$p$", negative="$n$")
+    one = Explained(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8), "$c$.png")
+    explained = plot_explained(groups={"group $g$": [one]})
+    explained.draw_without_rendering()
+    shown = written(draw(title="a $x$ b", positive="$p$", negative="$n$")) + written(explained)
+    assert not [text for text in shown if is_math_text(text)]
+    as_read = {text.replace(r"\$", "$") for text in shown if "$" in text}
+    assert as_read == {
+        *("a $x$ b", "probability of $p$", "$n$: 3", "$p$: 2", "group $g$", "$c$.png"),
+        *("found: $p$, called $p$: 1", "missed: $p$, called $n$: 1"),
+        *("false alarm: $n$, called $p$: 1", "cleared: $n$, called $n$: 2"),
+    }
 
 
 @pytest.mark.parametrize("shape", [(200, 5), (5, 200), (1, 1)])

@@ -17,6 +17,7 @@ import evaluate_model
 import train_model
 from cancernet import InputError
 from cancernet.dataset import read_manifest
+from cancernet.wording import METRICS
 
 QUICK = ["--image-size", "16", "--epochs", "2", "--batch-size", "16"]
 
@@ -74,31 +75,41 @@ def test_predictions_are_the_manifests_testing_rows_in_order(folder):
     ]
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # a share of nothing is nan: the report says n/a, and why
 def test_every_printed_figure_follows_from_the_predictions(folder):
-    columns, _ = read_run(folder / "runs/one")
+    columns, report = read_run(folder / "runs/one")
     truth, said = columns["label"] == "1", columns["predicted"] == "1"
     probability = columns["probability_1"].astype(float)
     hits, misses = (truth & said).sum(), (truth & ~said).sum()
     alarms, clear = (~truth & said).sum(), (~truth & ~said).sum()
+    sensitivity, specificity = hits / (hits + misses), clear / (clear + alarms)
     expected = {
         "accuracy": (hits + clear) / len(truth),
-        "sensitivity (recall)": hits / (hits + misses),
-        "specificity": clear / (clear + alarms),
-        "PPV (precision)": hits / max(hits + alarms, 1),
-        "NPV": clear / max(clear + misses, 1),
-        "F1": metrics.f1_score(truth, said),
-        "balanced accuracy": metrics.balanced_accuracy_score(truth, said),
-        "MCC": metrics.matthews_corrcoef(truth, said),
-        "AUROC": metrics.roc_auc_score(truth, probability),
-        "AUPRC": metrics.average_precision_score(truth, probability),
-        "Brier score": metrics.brier_score_loss(truth, probability),
-        "log-loss": metrics.log_loss(truth, probability),
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "ppv": hits / (hits + alarms),
+        "npv": clear / (clear + misses),
+        "lr_positive": sensitivity / (1 - specificity),
+        "lr_negative": (1 - sensitivity) / specificity,
+        "f1": metrics.f1_score(truth, said),
+        "balanced_accuracy": (sensitivity + specificity) / 2,
+        "mcc": metrics.matthews_corrcoef(truth, said) if len(set(said)) == 2 else np.nan,
+        "auroc": metrics.roc_auc_score(truth, probability),
+        "auprc": metrics.average_precision_score(truth, probability),
+        "brier": metrics.brier_score_loss(truth, probability),
+        "log_loss": metrics.log_loss(truth, probability),
     }
     printed = (folder / "printed.txt").read_text()
     figures = printed[printed.index("FIGURES") : printed.index("PER PATIENT")]
-    for name, value in expected.items():
-        found = re.search(rf"^{re.escape(name)} +(\S+)", figures, re.MULTILINE).group(1)
-        assert found == ("n/a" if np.isnan(value) else f"{value:.3f}") or found == "n/a", name
+    for key, value in expected.items():
+        found = re.search(rf"^{re.escape(METRICS[key][0])} +(\S+)", figures, re.MULTILINE).group(1)
+        if np.isfinite(value):
+            assert found == f"{value:.3f}" if value < 10 else float(found) == pytest.approx(value, rel=0.01), key
+            assert report["metrics"][key]["value"] == pytest.approx(value, abs=1e-6), key
+        else:
+            assert found == "n/a", key
+            assert report["metrics"][key]["value"] is None, key
+            assert report["metrics"][key]["reason"], key
     assert re.search(rf"^0 \(benign\) +{clear} +{alarms}$", printed, re.MULTILINE)
     assert re.search(rf"^1 \(IDC\) +{misses} +{hits}$", printed, re.MULTILINE)
     rows = [patch for patch in read_manifest(folder / "dataset") if patch.split == "training"]
