@@ -31,8 +31,13 @@ from cancernet.images import EXTENSIONS
 
 PURPOSE = "For research and teaching, not for diagnosis."
 KEPT = "Images stay in this computer's memory until the page is closed; nothing is written to disk."
+WELCOME = (
+    "Send images of H&E-stained breast tissue, or try the sample. Each patch comes back with its probabilities, the "
+    "decision and Grad-CAM, a slide also with a map. The run's own figures are in the bar on the left (» opens it)."
+)
 CARD_METRICS = ("sensitivity", "specificity", "ppv", "npv", "auroc", "accuracy", "macro_f1", "ece")
 CARDS_A_PAGE, CARDS_A_ROW = 6, 3
+OPERATING_POINTS = {"balanced": "where sensitivity and specificity together are highest"}
 SCALES = {"0.25 (a scan at 40x)": 0.25, "0.5 (20x)": 0.5, "1 (10x)": 1.0, "2 (5x)": 2.0, "4 (IDC patches)": 4.0}
 
 
@@ -49,6 +54,7 @@ def main() -> None:
             show_card(run, loaded)
         files, key = ask_for_images()
         if files is None:
+            st.info(WELCOME, icon=":material/info:")
             return
         sources = score_once(loaded, lock, files, (str(run), *key))
         if sources:
@@ -136,6 +142,9 @@ def ask_for_images() -> tuple[list | None, tuple]:
         help="Made-up breast tissue of no real patient.",
     )
     if state.get("sample"):
+        st.caption(
+            "**Sample:** made-up tissue of no real patient. It shows what the page does, not how good the run is."
+        )
         return uploads.sample_uploads(), ("sample",)
     if files:
         return [(file.name, file.getvalue()) for file in files], tuple(file.file_id for file in files)
@@ -156,11 +165,12 @@ def score_once(loaded: Classifier, lock: threading.Lock, files: list, key: tuple
         state.scored_key, state.pictures = (key, mpp), {}
     if mpp is not None or any("micrometres" in problem.reason for problem in state.problems):
         st.selectbox(
-            "Micrometres per pixel of large images that do not say so themselves",
+            visit.SCALE_LABEL,
             list(SCALES),
             index=None,
-            placeholder="Choose the scale, so that they can be cut into patches",
+            placeholder="Choose the scale",
             key="scale",
+            help="Of those that do not say so themselves. With it they can be cut into patches.",
         )
     if state.problems:
         label = f"{len(state.problems):,} file{'s' * (len(state.problems) > 1)} could not be used"
@@ -181,32 +191,40 @@ def show_results(loaded: Classifier, lock: threading.Lock, sources: list[visit.S
     judged = visit.judge(loaded, sources, neighbours=neighbours, threshold=threshold)
     for each in judged:
         if each.problem:
-            st.warning(f"{plain(each.problem)} Until then its patches are judged one by one, without a map.")
+            st.warning(f"{plain(each.problem)} Until then they are judged one by one, without a map.")
     show_summary(loaded, judged)
     slide, clicked = show_map(loaded, [each for each in judged if visit.has_map(each)])
-    show_patches(loaded, lock, judged, clicked, threshold)
+    show_patches(loaded, lock, judged, clicked)
     offer_downloads(loaded, judged, slide)
 
 
 def ask_how_to_decide(loaded: Classifier, sources: list[visit.Source]) -> tuple[float | None, bool]:
     """The threshold, None for the run's own, and whether neighbours on a slide count."""
-    left, middle, right = st.columns([5, 2, 2], vertical_alignment="center")
-    neighbours = any(visit.can_be_smoothed(loaded, source) for source in sources) and left.toggle(
-        "Let neighbours on the slide speak",
+    left, right = st.columns([5, 4], vertical_alignment="center")
+    rough = [source for source in sources if not visit.can_be_smoothed(loaded, source)]
+    neighbours = len(rough) < len(sources) and left.toggle(
+        "Smooth over neighbouring patches",
         value=True,
         key="neighbours",
         help="Averages each patch's score with those around it, as the run was fitted to do. Slides with many gaps, "
         "and patches without a place, are judged one by one.",
     )
-    decision = loaded.decision if neighbours else loaded.decision.without_neighbours or loaded.decision
+    decision = visit.choose_decision(loaded, neighbours=neighbours)
     if decision.threshold is None:
         left.caption("Of several classes the most probable one is decided on.")
         return None, neighbours
     threshold = ask_for_threshold(loaded, left, decision, neighbours)
     expected = expected_rates(decision, threshold)
-    found = f"Of {decision.fitted_on['images']:,} validation images, at this threshold."
-    middle.metric("Expected sensitivity", f"{expected['sensitivity']:.1%}", help=found)
-    right.metric("Expected specificity", f"{expected['specificity']:.1%}", help=found)
+    images = decision.fitted_on["images"]
+    found = f"Of {images:,} validation images, at this threshold. Those of testing are in the bar on the left."
+    with right.container(horizontal=True):
+        for name, value in expected.items():
+            st.metric(f"Expected {name}", f"{value:.1%}", help=found)
+    if neighbours and rough:
+        alone = visit.choose_decision(loaded, neighbours=False).threshold
+        at = f", from {alone:.1%}" if threshold == decision.threshold else ""
+        count = sum(len(source.images) for source in rough)
+        right.caption(f"For smoothed slides. Judged one by one{at}: {count:,} patch{'es' * (count > 1)}.")
     return (None if threshold == decision.threshold else threshold), neighbours
 
 
@@ -221,7 +239,8 @@ def ask_for_threshold(loaded: Classifier, place, decision: Decision, neighbours:
         key=key,
     )
     if threshold == decision.threshold:
-        place.caption(f"The run's own threshold ({plain(decision.operating_point)}), fitted on validation.")
+        point = OPERATING_POINTS.get(decision.operating_point, decision.operating_point)
+        place.caption(f"The run's own threshold: {plain(point)} on validation.")
     else:
         place.button(
             f"Back to the run's own threshold, {decision.threshold:.1%}",
@@ -234,11 +253,15 @@ def ask_for_threshold(loaded: Classifier, place, decision: Decision, neighbours:
 def show_summary(loaded: Classifier, judged: list[visit.Judged]) -> None:
     predicted = np.concatenate([each.predicted for each in judged])
     parts = []
+    if len(predicted) == 1:
+        name = prediction.class_label(loaded, loaded.decision.classes[predicted[0]])
+        st.markdown(f"**1** patch: called **{plain(name)}**")
+        return
     for index, name in reversed(list(enumerate(loaded.decision.classes))):
         count = int((predicted == index).sum())
         label = plain(prediction.class_label(loaded, name))
         parts.append(f"**{count:,}** called {label} ({count / len(predicted):.0%})")
-    st.markdown(f"**{len(predicted):,}** patch{'es' * (len(predicted) > 1)}: {', '.join(parts)}")
+    st.markdown(f"**{len(predicted):,}** patches: {', '.join(parts)}")
 
 
 def show_map(loaded: Classifier, judged: list[visit.Judged]) -> tuple[visit.Judged | None, visit.Patch | None]:
@@ -269,7 +292,7 @@ def show_map(loaded: Classifier, judged: list[visit.Judged]) -> tuple[visit.Judg
     return slide, visit.Patch(slide, row) if row is not None and row < len(slide.predicted) else None
 
 
-def show_patches(loaded, lock, judged: list, clicked: visit.Patch | None, threshold: float | None) -> None:
+def show_patches(loaded, lock, judged: list, clicked: visit.Patch | None) -> None:
     """A page of patches, each with Grad-CAM, its probabilities and its decision; or the one that was clicked."""
     st.subheader("The patches")
     classes, positive = loaded.decision.classes, loaded.decision.positive
@@ -286,7 +309,8 @@ def show_patches(loaded, lock, judged: list, clicked: visit.Patch | None, thresh
         patches = [clicked]
     else:
         order = ordering.selectbox("Order", visit.ORDERS, key="order")
-        patches = visit.list_patches(loaded, judged, order, threshold or loaded.decision.threshold)
+        patches = visit.list_patches(loaded, judged, order)
+    st.caption("Left the patch, right Grad-CAM over it: yellow speaks most for the class, no colour not at all.")
     pages = -(-len(patches) // CARDS_A_PAGE)
     page = st.pagination(pages, key=f"page of {pages}") if pages > 1 else 1
     shown = patches[(page - 1) * CARDS_A_PAGE : page * CARDS_A_PAGE]
@@ -299,7 +323,7 @@ def show_patches(loaded, lock, judged: list, clicked: visit.Patch | None, thresh
 
 
 def show_patch(loaded: Classifier, patch: visit.Patch, picture: np.ndarray) -> None:
-    source, probabilities, predicted, _ = patch.judged
+    source, probabilities, predicted = patch.judged[:3]
     classes, answer = loaded.decision.classes, source.prediction
     decided = classes[predicted[patch.row]]
     looked_for = decided == (loaded.decision.positive or decided)
@@ -313,7 +337,7 @@ def show_patch(loaded: Classifier, patch: visit.Patch, picture: np.ndarray) -> N
 
 
 def offer_downloads(loaded: Classifier, judged: list[visit.Judged], slide: visit.Judged | None) -> None:
-    st.subheader("The results to keep")
+    st.subheader("Results to keep")
     left, right = st.columns(2)
     left.download_button(
         "All patches as CSV",

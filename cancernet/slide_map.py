@@ -11,6 +11,7 @@ from cancernet import InputError
 HEIGHT = 460  # pixels on the screen
 SCHEME, CALLED, OTHERS = "viridis", "#d55e00", "#5f6b73"  # of probabilities, of the class looked for, of the others
 LAYERS = ("Tissue", "Probability", "Decision")  # what is laid over the tissue
+OPACITY = 0.7  # of the probabilities over the tissue, and in their legend
 QUALITY = 88  # of the picture, a JPEG
 
 
@@ -96,7 +97,7 @@ def _patches(x: dict, y: dict, event: str, decisions: Sequence[str], layer: str)
         ],
         "strokeWidth": {"condition": {"param": "clicked", "empty": False, "value": 3}, "value": 0},
         "stroke": {"value": "#000000"},
-        "fillOpacity": {"value": {"Tissue": 0, "Probability": 0.62, "Decision": 0.5}[layer]},
+        "fillOpacity": {"value": 0 if layer == "Tissue" else OPACITY},
     }
     below = {"orient": "bottom", "direction": "horizontal"}
     if layer == "Decision":
@@ -120,7 +121,8 @@ def _patches(x: dict, y: dict, event: str, decisions: Sequence[str], layer: str)
                 "title": f"probability of {event}",
                 "format": ".0%",
                 "gradientLength": 220,
-                "tickCount": 5,
+                "gradientOpacity": OPACITY,
+                "values": [0, 0.25, 0.5, 0.75, 1],
             },
         }
     return {

@@ -9,11 +9,13 @@ import numpy as np
 from cancernet import InputError, explain, prediction, slide_map, slides, uploads
 from cancernet.classifier import Classifier
 from cancernet.dataset import find_place
+from cancernet.decision import Decision
 from cancernet.images import fit_image
 from cancernet.prediction import Prediction
 
 LEAST_ON_A_MAP = 4  # patches of a slide
-ORDERS = ("Most probable first", "Closest to the threshold first", "In the order sent")
+ORDERS = ("Highest probability first", "Closest to the threshold first", "In the order sent")
+SCALE_LABEL = "Micrometres per pixel of large images"  # where the page asks for what --mpp is elsewhere
 SHOWN_PIXELS, GAP = 240, 12  # of a patch and its Grad-CAM on the screen, and between them
 
 Tell = Callable[[float, str], object]  # is told the share done, 0 to 1, and of what
@@ -33,7 +35,8 @@ class Judged(NamedTuple):
     source: Source
     probabilities: np.ndarray  # [n, k], calibrated
     predicted: np.ndarray  # class index [n]
-    problem: str  # why its neighbours could not be used; "" if nothing is wrong
+    threshold: float | None  # of the decision; None of several classes
+    problem: str  # why it has no map, and its neighbours do not count; "" if nothing is wrong
 
 
 class Patch(NamedTuple):
@@ -69,7 +72,8 @@ def score_uploads(
         try:
             sources.append(_score_large(loaded, picture, mpp, tell))
         except InputError as error:
-            problems.append(uploads.Problem(picture.name, str(error).removeprefix(f"{picture.name}: ")))
+            reason = str(error).removeprefix(f"{picture.name}: ").replace("--mpp", f'"{SCALE_LABEL}"')
+            problems.append(uploads.Problem(picture.name, reason))
     return sources, problems
 
 
@@ -79,27 +83,24 @@ def judge(
     """Probabilities and decisions, see cancernet.prediction; a slide whose patches overlap is judged patch by patch."""
     judged = []
     for source in sources:
-        problem = ""
-        try:
-            decided = prediction.decide_prediction(
-                loaded, source.prediction, neighbours=neighbours, threshold=threshold
-            )
-        except InputError as error:
-            problem = str(error)
-            decided = prediction.decide_prediction(loaded, source.prediction, neighbours=False, threshold=threshold)
-        judged.append(Judged(source, *decided, problem))
+        problem, smoothed = _find_overlap(source), neighbours and can_be_smoothed(loaded, source)
+        decided = prediction.decide_prediction(loaded, source.prediction, neighbours=smoothed, threshold=threshold)
+        own = choose_decision(loaded, neighbours=smoothed).threshold
+        judged.append(Judged(source, *decided, own if threshold is None else threshold, problem))
     return judged
+
+
+def choose_decision(loaded: Classifier, *, neighbours: bool) -> Decision:
+    """The run's decision for smoothed slides, or the one for patches that are judged one by one."""
+    return loaded.decision if neighbours else loaded.decision.without_neighbours or loaded.decision
 
 
 def can_be_smoothed(loaded: Classifier, source: Source) -> bool:
     """Whether neighbours count in this source: the run smooths, and the slide has few enough gaps."""
     answer = source.prediction
-    if loaded.decision.without_neighbours is None or not source.slide:
+    if loaded.decision.without_neighbours is None or not source.slide or _find_overlap(source):
         return False
-    try:
-        return slides.mean_neighbours(answer.patients, answer.x, answer.y) >= slides.LEAST_NEIGHBOURS
-    except InputError:  # overlapping patches: said where the decision is made
-        return False
+    return slides.mean_neighbours(answer.patients, answer.x, answer.y) >= slides.LEAST_NEIGHBOURS
 
 
 def has_map(judged: Judged) -> bool:
@@ -136,21 +137,24 @@ def draw_map(loaded: Classifier, judged: Judged, class_index: int, layer: str) -
     return rows, specification
 
 
-def list_patches(loaded: Classifier, judged: Sequence[Judged], order: str, threshold: float | None) -> list[Patch]:
+def list_patches(loaded: Classifier, judged: Sequence[Judged], order: str) -> list[Patch]:
     """All patches in one of ORDERS: by the probability of the positive class, of the most probable one if none is."""
     patches = [Patch(each, row) for each in judged for row in range(len(each.predicted))]
     positive = loaded.decision.positive
     index = loaded.decision.classes.index(positive) if positive else None
-    middle = 0.5 if threshold is None else threshold
 
     def probability(patch: Patch) -> float:
         shares = patch.judged.probabilities[patch.row]
         return float(shares.max() if index is None else shares[index])
 
+    def distance(patch: Patch) -> float:
+        threshold = patch.judged.threshold
+        return abs(probability(patch) - (0.5 if threshold is None else threshold))
+
     if order == ORDERS[0]:
         return sorted(patches, key=probability, reverse=True)
     if order == ORDERS[1]:
-        return sorted(patches, key=lambda patch: abs(probability(patch) - middle))
+        return sorted(patches, key=distance)
     return patches
 
 
@@ -192,6 +196,16 @@ def _score_patches(loaded: Classifier, slide: str, patches: list, tell: Tell, fi
     images, names, patients, x, y = map(list, zip(*patches, strict=True))
     found = prediction.predict_arrays(loaded, images, names, patients, x, y, progress=count)
     return Source(slide, found._replace(file_scale=file_scale), images)
+
+
+def _find_overlap(source: Source) -> str:
+    """What is wrong with the places of a slide's patches, "" if nothing is."""
+    answer = source.prediction
+    try:
+        slides.mean_neighbours(answer.patients, answer.x, answer.y, files=answer.names)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def _score_large(loaded: Classifier, picture: uploads.Picture, mpp: float | None, tell: Tell) -> Source:
