@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import cv2
 import keras
@@ -99,6 +100,11 @@ def test_a_patch_is_answered_with_probabilities_decision_and_grad_cam(page, tiny
     assert not maps(page)
     assert [button.label for button in page.download_button] == ["All patches as CSV"]
     assert not page.toggle  # a patch without a place has no neighbours
+    plain = load_decision(tiny_run / "decision.json").without_neighbours
+    assert [metric.value for metric in page.metric] == [
+        f"{plain.expected_on_validation[name]:.1%}" for name in ("sensitivity", "specificity")
+    ]
+    assert "For smoothed slides" not in texts(page)
 
 
 def test_a_zip_of_a_patient_makes_a_map_with_neighbours(page, tiny_run):
@@ -112,6 +118,23 @@ def test_a_zip_of_a_patient_makes_a_map_with_neighbours(page, tiny_run):
     assert page.select_slider[0].value == own.without_neighbours.threshold
     assert page.metric[0].value == f"{own.without_neighbours.expected_on_validation['sensitivity']:.1%}"
     assert [button.label for button in page.download_button] == ["All patches as CSV", "Regions of 79001 as GeoJSON"]
+
+
+def test_a_patch_beside_a_slide_is_judged_at_its_own_threshold(page, tiny_run):
+    own = load_decision(tiny_run / "decision.json")
+    send(page, ("patient.zip", pack(sample_uploads()), ZIP), ("one.png", sample_uploads()[40][1], PNG))
+    assert page.metric[0].value == f"{own.expected_on_validation['sensitivity']:.1%}"
+    assert f"Judged one by one, from {own.without_neighbours.threshold:.1%}: 1 patch." in texts(page)
+    page.select_slider[0].set_value(1.0).run()
+    assert "Judged one by one: 1 patch." in texts(page)
+
+
+def test_the_patches_closest_to_the_threshold_come_first():
+    loaded = SimpleNamespace(decision=SimpleNamespace(classes=("0", "1"), positive="1"))
+    shares = np.array([[0.1, 0.9], [0.8, 0.2], [0.6, 0.4]])
+    for threshold, expected in ((0.0, [1, 2, 0]), (0.45, [2, 1, 0]), (1.0, [0, 2, 1])):
+        judged = visit.Judged(None, shares, np.array([1, 0, 0]), threshold, "")
+        assert [patch.row for patch in visit.list_patches(loaded, [judged], visit.ORDERS[1])] == expected
 
 
 def test_the_sample_is_one_click_away_and_files_replace_it(page):
@@ -170,7 +193,9 @@ def test_overlapping_patches_are_judged_one_by_one(page):
     name = files[0][0]
     near = f"79001_idx5_x{int(name.split('_x')[1].split('_')[0]) + 10}_y{name.split('_y')[1]}"
     send(page, *((each, content, PNG) for each, content in [*files, (near, files[1][1])]))
-    assert "overlap" in texts(page)
+    assert "overlap" in page.warning[0].value
+    assert not page.error
+    assert len(page.get("image")) == 6
     assert "**7** patches" in texts(page)
     assert not maps(page)
 
@@ -178,7 +203,10 @@ def test_overlapping_patches_are_judged_one_by_one(page):
 def test_a_large_image_asks_for_its_scale_and_is_cut(page):
     image = make_slide(5, 5, side=400).image
     send(page, ("large.png", cv2.imencode(".png", image[..., ::-1])[1].tobytes(), PNG))
-    assert "does not say how many micrometres" in page.table[0].value["why"][0]
+    why = page.table[0].value["why"][0].replace("\\", "")
+    assert "does not say how many micrometres a pixel is" in why
+    assert f'Give "{page.selectbox(key="scale").label}", such as' in why
+    assert "--" not in why
     page.selectbox(key="scale").set_value("4 (IDC patches)").run()
     assert not page.exception
     assert not page.table
