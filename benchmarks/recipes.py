@@ -43,7 +43,7 @@ def build(source: Path, output: Path, seed: int) -> None:
     options = ["--source", str(source), "--output", str(output), "--seed", str(seed)]
     done = run_script("build_dataset.py", *options, "--mode", "hardlink")
     if done.returncode:
-        print(f"Hard links failed, so images are copied: {done.stderr.strip()}", flush=True)
+        print(f"Hard links failed, so images are copied: {done.stderr.strip().rpartition(chr(10))[2]}", flush=True)
         done = run_script("build_dataset.py", *options, "--mode", "copy")
     stop_if_failed(done, f"Building the dataset of seed {seed}")
 
