@@ -37,7 +37,7 @@ WELCOME = (
 )
 CARD_METRICS = ("sensitivity", "specificity", "ppv", "npv", "auroc", "accuracy", "macro_f1", "ece")
 CARDS_A_PAGE, CARDS_A_ROW = 6, 3
-OPERATING_POINTS = {"balanced": "where sensitivity and specificity together are highest"}
+OPERATING_POINTS = {"balanced": "where sensitivity and specificity together should be highest"}
 SCALES = {"0.25 (a scan at 40x)": 0.25, "0.5 (20x)": 0.5, "1 (10x)": 1.0, "2 (5x)": 2.0, "4 (IDC patches)": 4.0}
 
 
@@ -240,7 +240,7 @@ def ask_for_threshold(loaded: Classifier, place, decision: Decision, neighbours:
     )
     if threshold == decision.threshold:
         point = OPERATING_POINTS.get(decision.operating_point, decision.operating_point)
-        place.caption(f"The run's own threshold: {plain(point)} on validation.")
+        place.caption(f"The run's own threshold, fitted on validation: {plain(point)}.")
     else:
         place.button(
             f"Back to the run's own threshold, {decision.threshold:.1%}",

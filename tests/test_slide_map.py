@@ -40,11 +40,15 @@ def test_a_row_is_a_patch_and_reaches_one_step_to_the_right_and_down():
 
 
 def test_the_picture_fills_its_frame_below_the_patches():
-    tissue, _ = specify()["layer"]
+    specification = specify()
+    tissue, patches = specification["layer"][0], patches_of(specification)
     (values,) = tissue["data"]["values"]
     kind, data = values.pop("url").split(",")
     assert values == {"left": 100, "top": 50, "right": 300, "bottom": 150}
-    assert tissue["mark"]["type"] == "image"
+    assert (tissue["mark"]["type"], tissue["mark"]["aspect"]) == ("image", False)
+    for layer in (tissue["encoding"], patches):
+        fields = [layer[end]["field"] for end in ("x", "x2", "y", "y2")]
+        assert fields == ["left", "right", "top", "bottom"]
     assert kind == "data:image/jpeg;base64"
     seen = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR_RGB)
     assert seen.shape == (8, 16, 3)
