@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from streamlit.testing.v1 import AppTest
-from tiny_run import make_run
 
 from cancernet import prediction, visit
-from cancernet.classifier import load_classifier
-from cancernet.decision import load_decision
+from cancernet.classifier import DECISION, MODEL, load_classifier
+from cancernet.decision import fit_decision, load_decision, log_scores, save_decision
 from cancernet.sample import make_slide
 from cancernet.uploads import sample_uploads
 
@@ -222,8 +221,26 @@ def test_two_slides_are_chosen_between(page):
     assert page.download_button[1].label == "Regions of 79002 as GeoJSON"
 
 
-def test_several_classes_have_no_threshold(tmp_path, monkeypatch):
-    page = open_page(make_run(tmp_path / "three", classes=("a", "b", "c")), monkeypatch)
+def make_three_classes(run, folder):
+    """A copy of a run of two classes with a network of three that nobody trained, and no report."""
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("report.json"))
+    layers = keras.layers
+    keras.Sequential(
+        [
+            keras.Input(load_classifier(run).model.input_shape[1:]),
+            layers.Conv2D(2, 3, strides=2),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    ).save(folder / MODEL)
+    scores = log_scores(np.array([[0.6, 0.3, 0.1], [0.3, 0.6, 0.1], [0.4, 0.1, 0.5], [0.2, 0.5, 0.3]]))
+    fitted = fit_decision(scores, np.array([0, 1, 2, 0]), ["1", "1", "2", "2"], classes=("a", "b", "c"), positive=None)
+    save_decision(fitted, folder / DECISION)
+    return folder
+
+
+def test_several_classes_have_no_threshold(tiny_run, tmp_path, monkeypatch):
+    page = open_page(make_three_classes(tiny_run, tmp_path / "three"), monkeypatch)
     find_button(page, "sample").click().run()
     assert not page.exception
     assert not page.select_slider
