@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ROWS = ("tutorial: --recipe tutorial", "standard: --recipe standard", "strong: --recipe strong")
+ROWS = ("tutorial: --recipe tutorial", "standard: --recipe standard")
 
 
 def parse_row(text: str) -> tuple[str, list[str]]:

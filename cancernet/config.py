@@ -1,6 +1,6 @@
 """Where things live, how a dataset is split, and what an experiment is. Standard library only."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ORIGINAL = Path("datasets/original")
@@ -55,11 +55,13 @@ class Experiment:
     statistics_momentum: float = 0.99  # of batch normalisation's moving mean and variance; 0.99 is Keras' own
     average_momentum: float = 0.0  # of the exponential moving average of the weights; 0 is off
     test_time_flips: bool = False  # mean of the eight flips and quarter turns when predicting
+    kept_epoch: str = "best"  # best: of the lowest validation loss | last: for a rate that falls to zero
     early_stopping_patience: int = 0  # epochs without a better validation loss; 0 is off
     seed: int = 42
 
 
 TUTORIAL_AUGMENTATION = Augmentation(rotation_degrees=20, zoom=0.05, shift=0.1, shear_degrees=0.05, flips=True)
+STANDARD_AUGMENTATION = replace(TUTORIAL_AUGMENTATION, shear_degrees=0.0, quarter_turns=True)
 
 DEFAULT_RECIPE = "standard"
 
@@ -73,9 +75,10 @@ RECIPES = {
         epochs=16,
         learning_rate=0.05,
         schedule="cosine",
-        augmentation=Augmentation(flips=True, quarter_turns=True),
+        augmentation=STANDARD_AUGMENTATION,
         statistics_momentum=0.9,  # at this rate the weights run away from statistics over a hundred steps
         test_time_flips=True,
+        kept_epoch="last",
     ),
     # Transfer learning from a keras.applications backbone. The rate is that of the head on fixed features: at 1e-4 it
     # has not converged after 40 epochs. What trains the backbone too takes a tenth of it.

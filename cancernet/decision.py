@@ -109,10 +109,13 @@ def fit_decision(
       the least log-loss. Class weights in training shift all log-odds alike, which no temperature can take back. Where
       every image can be put on its right side the log-loss falls without end as the temperature nears 0 and the data
       cannot tell it; the scores are then left as they are.
-    - `balanced`: the highest balanced accuracy; of several equal ones the widest interval between neighbouring
-      probabilities, of equally wide ones the lowest. `sensitivity=s`: the highest threshold whose sensitivity is at
-      least s. `specificity=s`: the lowest threshold whose specificity is at least s. The threshold lies midway between
-      neighbouring probabilities (0 and 1 count as neighbours), not on an image's own.
+    - `balanced`: the mean calibrated probability, which is the share of the positive class. A patch of probability p
+      adds p / share to the expected sensitivity when it is called positive, else (1 - p) / (1 - share) to the
+      specificity, and the first is more where p is above the share: no threshold expects a higher balanced accuracy.
+      The one that happens to have the highest on a dozen validation patients travels worse (docs/recipes.md).
+    - `sensitivity=s`: the highest threshold whose sensitivity is at least s. `specificity=s`: the lowest threshold
+      whose specificity is at least s. Both lie midway between neighbouring probabilities (0 and 1 count as neighbours),
+      not on an image's own.
 
     Raises InputError: no images, shapes that do not match, one class only, an operating point that cannot be used.
     """
@@ -331,6 +334,8 @@ def _fit_calibration(scores: np.ndarray, labels: np.ndarray) -> tuple[float, tup
 def _fit_threshold(probability: np.ndarray, is_positive: np.ndarray, point: OperatingPoint) -> float:
     if point.rule == "threshold":
         return point.value
+    if point.rule == "balanced":
+        return float(probability.mean())
     values = np.unique(probability)
     lower, upper = np.append(0.0, values), np.append(values, 1.0)
     middle = (lower + upper) / 2
@@ -342,11 +347,7 @@ def _fit_threshold(probability: np.ndarray, is_positive: np.ndarray, point: Oper
     n_negative = len(is_positive) - n_positive
     if point.rule == "sensitivity":
         return float(middle[hits / n_positive >= point.value][-1])
-    if point.rule == "specificity":
-        return float(middle[rejections / n_negative >= point.value][0])
-    balanced = hits * n_negative + rejections * n_positive  # whole numbers, so that equal is equal
-    width = np.where(balanced == balanced.max(), upper - lower, -1.0)
-    return float(middle[width.argmax()])
+    return float(middle[rejections / n_negative >= point.value][0])
 
 
 def _count_right(probability, is_positive, thresholds) -> tuple[np.ndarray, np.ndarray]:

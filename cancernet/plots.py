@@ -37,7 +37,8 @@ class Curve(NamedTuple):
 def plot_history(*, history: dict[str, list[float]], best_epoch: int) -> Figure:
     """Loss and accuracy by epoch; `history` maps Keras' names (`loss`, `val_loss`, ...) to one value an epoch.
 
-    `best_epoch` counts from 1 and is marked in every panel. The accuracy panel is left out where there is none.
+    `best_epoch`, the kept one, counts from 1 and is marked in every panel. Where there is no accuracy there is no
+    panel of it.
     """
     names = [name for name in ("loss", "accuracy") if name in history]
     figure, panels = _figure(5.2, 0.8 + 2.2 * len(names), rows=len(names))
@@ -48,7 +49,7 @@ def plot_history(*, history: dict[str, list[float]], best_epoch: int) -> Figure:
                 axes.plot(
                     epochs, np.array(history[key], float), dash, color=colour, label=label, marker="o", markersize=3
                 )
-        axes.axvline(best_epoch, color=GREY, linestyle=":", label=f"best epoch: {best_epoch}")
+        axes.axvline(best_epoch, color=GREY, linestyle=":", label=f"epoch judged: {best_epoch}")
         axes.set_ylabel(name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""Class weights, compiling, fitting with the best epoch kept, and going on after a crash."""
+"""Class weights, compiling, fitting with one epoch kept, and going on after a crash."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ class Training(NamedTuple):
     """What a training left behind, beside the model's weights."""
 
     history: dict[str, list[float]]  # a value an epoch
-    best_epoch: int  # counted from 0; its weights are the model's
+    best_epoch: int  # the kept one, counted from 0; its weights are the model's
     seconds: float  # of fitting, validation included
     images_per_second: float  # of the steady state: training images over the time of all epochs but the first
 
@@ -100,7 +100,7 @@ def fit_model(
     settings: dict,
     verbose: int = 1,
 ) -> Training:
-    """Train, keep the epoch with the lowest validation loss, and leave its weights in the model.
+    """Train, and leave the weights of the kept epoch in the model: of the lowest validation loss, or the last.
 
     A crash loses little more than a minute: where the folder `checkpoint` is there, the training goes on from it to
     the numbers it would have had.
@@ -118,7 +118,7 @@ def fit_model(
     Raises:
         InputError: a damaged checkpoint or one with other settings; a loss that is not a number.
     """
-    recorder = Recorder(checkpoint, experiment.seed, settings, steps_per_epoch)
+    recorder = Recorder(checkpoint, experiment, settings, steps_per_epoch)
     callbacks = _callbacks(experiment)
     if checkpoint.exists():
         recorder.restore(model)
@@ -151,17 +151,18 @@ def _callbacks(experiment: Experiment) -> list[keras.callbacks.Callback]:
 
 
 class Recorder(keras.callbacks.Callback):
-    """Keeps the history, the best epoch's weights and a checkpoint; makes dropout a function of seed and epoch.
+    """Keeps the history, the kept epoch's weights and a checkpoint; makes dropout a function of seed and epoch.
 
     Must be the last callback: with averaged weights the ones before it put the average into the model at the end of
     an epoch, which is what the best epoch is, and take it out again at the beginning of the next, which is when the
     checkpoint is written.
     """
 
-    def __init__(self, folder: Path, seed: int, settings: dict, steps_per_epoch: int):
+    def __init__(self, folder: Path, experiment: Experiment, settings: dict, steps_per_epoch: int):
         super().__init__()
         self.folder = folder
-        self.seed = seed
+        self.seed = experiment.seed
+        self.keeps_last = experiment.kept_epoch == "last"
         self.settings = settings
         self.steps_per_epoch = steps_per_epoch
         self.epochs: list[dict[str, float]] = []
@@ -198,7 +199,7 @@ class Recorder(keras.callbacks.Callback):
         losses = [past["val_loss"] for past in self.epochs]
         if not math.isfinite(losses[-1]):
             raise InputError(f"The validation loss of epoch {epoch + 1} is {losses[-1]}. Lower --learning-rate.")
-        if self.best_epoch < 0 or losses[-1] < min(losses[:-1]):
+        if self.keeps_last or self.best_epoch < 0 or losses[-1] < min(losses[:-1]):
             self.best_epoch, self.best_weights = epoch, self.model.get_weights()
 
     def save(self) -> None:
@@ -246,11 +247,12 @@ def join(first: Training, second: Training) -> Training:
     return Training(history, best, first.seconds + second.seconds, second.images_per_second)
 
 
-def describe(trained: Training, device: str) -> dict:
-    """The report's part on training; the best epoch counted from 1."""
+def describe(trained: Training, experiment: Experiment, device: str) -> dict:
+    """The report's part on training; the kept epoch, `best_epoch`, counted from 1."""
     return {
         "epochs": len(trained.history["loss"]),
         "best_epoch": trained.best_epoch + 1,
+        "kept_epoch": experiment.kept_epoch,
         "seconds": trained.seconds,
         "images_per_second": trained.images_per_second,
         "device": device,

@@ -153,27 +153,27 @@ def test_other_operating_points_are_refused(text):
         parse_operating_point(text)
 
 
-def test_balanced_by_hand():
-    # ordered: 0 0 1 0 1 0 1 1 (0.05 .. 0.90). Between 0.20 and 0.60: three of four right in both classes.
-    # Above 0.10 (all IDC, two of four benign) and above 0.70 (half of IDC, all benign) give 0.75 as well; in calibrated
-    # probabilities the interval from 0.20 to 0.60 stays the widest.
-    decision = fit(PROBABILITY, LABELS)
-    assert decision.expected_on_validation == {"sensitivity": 0.75, "specificity": 0.75}
-    assert calls(decision) == [0, 0, 0, 1, 0, 1, 1, 1]
-    edges = calibrated_probabilities(decision, scores_of([0.20, 0.60]))[:, 1]
-    assert decision.threshold == pytest.approx(edges.mean())
-
-
-def test_balanced_weighs_the_classes_not_the_images():
-    # 6 benign, 2 IDC. From 0.35 to 0.40: 2 of 2 and 4 of 6; above 0.55: 1 of 2 and 6 of 6, one image more in all
+def test_balanced_is_the_share_of_the_positive_class():
+    # The calibration's bias makes the mean probability the share: 4 of 8, and 2 of 8.
+    assert fit(PROBABILITY, LABELS).threshold == pytest.approx(0.5, abs=1e-4)
     decision = fit([0.1, 0.2, 0.3, 0.35, 0.5, 0.55, 0.4, 0.9], [0] * 6 + [1] * 2)
-    assert decision.expected_on_validation == {"sensitivity": 1.0, "specificity": 4 / 6}
+    assert decision.threshold == pytest.approx(0.25, abs=1e-4)
 
 
-def test_balanced_takes_the_middle_of_the_widest_best_interval():
-    # separated, so that the temperature stays 1: the threshold is the middle of 0.3 and 0.8
+def test_balanced_has_the_highest_balanced_accuracy_that_the_probabilities_expect():
+    decision = fit(PROBABILITY, LABELS)
+    p = calibrated_probabilities(decision, scores_of(PROBABILITY))[:, 1]
+
+    def expected(threshold):
+        return p[p >= threshold].sum() / p.sum() + (1 - p)[p < threshold].sum() / (1 - p).sum()
+
+    assert expected(decision.threshold) == max(expected(threshold) for threshold in [*p, decision.threshold, 1.0])
+
+
+def test_balanced_where_validation_cannot_tell_the_temperature():
+    # separated, so that the scores are left as they are: the threshold is their mean, between the classes
     decision = fit([0.1, 0.3, 0.8, 0.9], [0, 0, 1, 1])
-    assert decision.threshold == pytest.approx(0.55)
+    assert decision.threshold == pytest.approx(0.525)
     assert decision.expected_on_validation == {"sensitivity": 1.0, "specificity": 1.0}
 
 
@@ -228,7 +228,7 @@ def test_a_specificity_only_reached_by_calling_nothing_positive():
 def test_neighbouring_floating_point_numbers_are_still_told_apart():
     low = 0.5
     high = np.nextafter(low, 1)
-    decision = dataclasses.replace(fit([low, high], [0, 1]), temperature=1.0)
+    decision = dataclasses.replace(fit([low, high], [0, 1], operating_point="sensitivity=1"), temperature=1.0)
     assert decision.expected_on_validation == {"sensitivity": 1.0, "specificity": 1.0}
 
 

@@ -70,13 +70,13 @@ def test_history_draws_both_curves_and_marks_the_best_epoch():
     assert line(loss, "training").get_xydata().tolist() == [[1, 3], [2, 2], [3, 1]]
     np.testing.assert_array_equal(line(loss, "validation").get_ydata(), [3, 1, np.nan])
     assert line(accuracy, "validation").get_ydata().tolist() == [0.3, 0.2, 0.1]
-    assert line(loss, "best epoch: 2").get_xdata() == [2, 2]
-    assert line(accuracy, "best epoch: 2").get_xdata() == [2, 2]
+    assert line(loss, "epoch judged: 2").get_xdata() == [2, 2]
+    assert line(accuracy, "epoch judged: 2").get_xdata() == [2, 2]
 
 
 def test_history_without_accuracy_or_validation_has_one_panel():
     (axes,) = plots.plot_history(history={"loss": [1.0]}, best_epoch=1).axes
-    assert [each.get_label() for each in axes.lines] == ["training", "best epoch: 1"]
+    assert [each.get_label() for each in axes.lines] == ["training", "epoch judged: 1"]
 
 
 def test_confusion_matrix_gives_counts_and_row_percentages():
