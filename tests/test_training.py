@@ -109,6 +109,25 @@ def test_the_momentum_of_statistics_reaches_the_layers():
     np.testing.assert_allclose(layer.moving_variance, 0.5, atol=0.2)  # half of the 1 it began with
 
 
+def test_settled_statistics_are_the_mean_of_the_batches():
+    layer = keras.layers.BatchNormalization(momentum=0.9)
+    model = keras.Sequential([keras.Input((1,)), layer])
+    batches = [(np.array([[1.0], [3.0]], np.float32), None), (np.array([[4.0], [10.0]], np.float32), None)]
+    training.settle_statistics(model, batches)
+    assert layer.moving_mean.numpy() == pytest.approx([4.5])  # of 2 and 7
+    assert layer.moving_variance.numpy() == pytest.approx([5.0])  # of 1 and 9
+    assert layer.momentum == 0.9
+
+
+def test_few_steps_leave_statistics_of_the_weights_they_end_with(tmp_path):
+    changes = {"kept_epoch": "last", "epochs": 2, "optimizer": "adam", "learning_rate": 0.1}
+    model = make_model()
+    fit(model, tmp_path / "checkpoint", dataclasses.replace(EXPERIMENT, augmentation=Augmentation(), **changes))
+    before, layer = model.layers[1], model.layers[2]
+    seen = keras.ops.convert_to_numpy(before(model.layers[0](make_data()[0].fetch(np.arange(40)))))
+    np.testing.assert_allclose(layer.moving_mean, seen.mean((0, 1, 2)), rtol=1e-3)
+
+
 @pytest.mark.parametrize("kept", ["best", "last"])
 def test_the_kept_epochs_weights_are_in_the_model(tmp_path, kept):
     model = make_model()
@@ -118,12 +137,16 @@ def test_the_kept_epochs_weights_are_in_the_model(tmp_path, kept):
     assert len(losses) == 4
     assert np.argmin(losses) < 3  # or the two would be one
     assert trained.best_epoch == {"best": int(np.argmin(losses)), "last": 3}[kept]
+    if kept == "last":  # whose statistics are taken anew
+        return
     store, targets = make_data()
     again = model.evaluate(pipeline.evaluation_batches(store, batch_size=16, targets=targets), verbose=0)
     assert again[0] == pytest.approx(losses[trained.best_epoch], rel=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{}, {"average_momentum": 0.9, "optimizer": "adamw", "weight_decay": 1e-4}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"average_momentum": 0.9, "optimizer": "adamw", "weight_decay": 1e-4}, {"kept_epoch": "last"}]
+)
 def test_the_same_seed_gives_the_same_numbers(tmp_path, changes):
     experiment = dataclasses.replace(EXPERIMENT, **changes)
     first, second, other = make_model(), make_model(), make_model(2)
