@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
 
     with quiet_import():
         import keras  # noqa: F401
-    from cancernet import assessment, classifier, folders, illustration, pipeline, report
+    from cancernet import assessment, classifier, folders, illustration, judgement, pipeline, report
 
     loaded = classifier.load_classifier(arguments.run)
     decision, experiment = loaded.decision, loaded.config["experiment"]
@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
             error_images=assessment.read_worst_errors(described, arguments.dataset),
         )
         with folders.fresh_folder(output) as folder:
-            assessment.write_predictions(folder / assessment.PREDICTIONS, predictions, decision.classes)
+            judgement.write_predictions(folder / judgement.PREDICTIONS, predictions, decision.classes)
             judged = loaded._replace(decision=decision)
             described |= illustration.illustrate(judged, predictions, arguments.dataset, folder)
             report.write_report(folder, described, figures)

@@ -116,7 +116,7 @@ def finish_folder(work: Path, run: Path) -> None:
 
 def train_folds(arguments, experiment: Experiment, patches, summary: dict, work: Path) -> str:
     """Cross-validation: a run for each fold, then one report on all their test images together."""
-    from cancernet import assessment, report, splits
+    from cancernet import assessment, judgement, report, splits
 
     groups = [patch.patient if patch.patient and summary["split"] != "image" else patch.file for patch in patches]
     labels = [patch.label for patch in patches]
@@ -142,7 +142,7 @@ def train_folds(arguments, experiment: Experiment, patches, summary: dict, work:
         probabilities=predictions.probabilities,
         error_images=assessment.read_worst_errors(described, arguments.dataset),
     )
-    assessment.write_predictions(work / assessment.PREDICTIONS, predictions, described["classes"])
+    judgement.write_predictions(work / judgement.PREDICTIONS, predictions, described["classes"])
     report.write_report(work, described, figures)
     return report.report_text(described)
 
@@ -154,7 +154,7 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
         import keras
     import numpy as np
 
-    from cancernet import assessment, classifier, dataset, decision, illustration, models, pipeline, report, training
+    from cancernet import assessment, classifier, dataset, illustration, judgement, models, pipeline, report, training
 
     classes = dataset.class_names(patches)
     splits = {split: [patch for patch in patches if patch.split == split] for split in SPLITS}
@@ -177,7 +177,7 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
         trained = fit_phases(model, experiment, stores, labels, weights, settings, work)
 
     predict = {"test_time_flips": experiment.test_time_flips}
-    frozen = assessment.fit_on_validation(
+    frozen = judgement.fit_on_validation(
         splits["validation"],
         classifier.predict_scores(model, stores["validation"], **predict),
         classes=classes,
@@ -209,16 +209,24 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
         error_images=assessment.read_worst_errors(described, arguments.dataset),
     )
 
-    model.save(work / classifier.MODEL)
-    decision.save_decision(frozen, work / classifier.DECISION)
     config = settings | {"class_names": described["class_names"], "seen": assessment.describe_seen(patches)}
-    classifier.write_config(work, config)
-    training.write_history(work / "history.csv", trained.history)
-    assessment.write_predictions(work / assessment.PREDICTIONS, predictions, classes)
     loaded = classifier.Classifier(model, frozen, config, work)
     described |= illustration.illustrate(loaded, predictions, arguments.dataset, work)
+    save_run(loaded, trained.history, predictions)
     report.write_report(work, described, figures)
     return report.report_text(described)
+
+
+def save_run(loaded, history: dict, predictions) -> None:
+    """Write what a run leaves beside its report: the model, its decision and settings, the history, predictions.csv."""
+    from cancernet import classifier, decision, judgement, training
+
+    run = loaded.run
+    loaded.model.save(run / classifier.MODEL)
+    decision.save_decision(loaded.decision, run / classifier.DECISION)
+    classifier.write_config(run, loaded.config)
+    training.write_history(run / "history.csv", history)
+    judgement.write_predictions(run / judgement.PREDICTIONS, predictions, loaded.decision.classes)
 
 
 def fit_phases(model, experiment: Experiment, stores: dict, labels: dict, weights: dict, settings: dict, work: Path):

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from cancernet.assessment import Predictions
 from cancernet.classifier import Classifier
 from cancernet.explain import grad_cam, overlay
 from cancernet.images import decode_image, fit_image
+from cancernet.judgement import Predictions
 from cancernet.prediction import class_label, make_thumbnail, thumbnail_side
 from cancernet.slide_plots import Explained, plot_explained, plot_slide
 from cancernet.slides import LEAST_NEIGHBOURS, PATCH_STEP, iterate_slides, mean_neighbours, paint_grid, stitch_slide

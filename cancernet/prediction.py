@@ -18,10 +18,10 @@ import keras
 import numpy as np
 
 from cancernet import InputError
-from cancernet.assessment import judge_patches
 from cancernet.classifier import Classifier, average_over_flips
 from cancernet.decision import log_scores
 from cancernet.images import fit_image
+from cancernet.judgement import judge_patches
 from cancernet.regions import COLOUR, regions_geojson
 from cancernet.slides import PATCH_STEP, paint_grid
 from cancernet.tiles import SlideImage, iterate_tiles, open_slide_image, tile_grid
@@ -173,55 +173,29 @@ def predict_slide(loaded: Classifier, slide: SlideImage, *, name: str, progress:
     return prediction._replace(file_scale=scale / slide.mpp)
 
 
-def decide_rows(
-    loaded: Classifier,
-    scores: np.ndarray,
-    patients: Sequence[str],
-    x: Sequence[int | None],
-    y: Sequence[int | None],
-    *,
-    neighbours: bool = True,
-    threshold: float | None = None,
-    names: Sequence[str] | None = None,
+def decide_prediction(
+    loaded: Classifier, prediction: Prediction, *, neighbours: bool = True, threshold: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Calibrated probabilities and decisions of scored patches.
-
-    Where the run smooths over neighbours, patches of a slide are smoothed together, so a slide's must come in one
-    call. Patches without a place, and slides with too many gaps (fewer than LEAST_NEIGHBOURS of 8 neighbours on
-    average), are judged by the decision that the run has for patches without neighbours.
+    """Calibrated probabilities float64 [n, k] and decided class indices [n]; a slide's patches must be all in it.
 
     Args:
-        scores: log-probabilities [n, k].
-        patients, x, y: [n] slide and place; "" and None where unknown.
-        neighbours: False judges every patch on its own.
+        neighbours: False judges every patch on its own, by the decision that the run has for that.
         threshold: on the positive class's probability, in place of the run's own; 0 to 1.
-        names: [n] of the patches, for the error.
-
-    Returns:
-        probabilities float64 [n, k], 0 to 1, and class indices [n].
 
     Raises:
-        InputError: two patches of a slide overlap; a threshold for a run of more than two classes.
+        InputError: as `judgement.judge_patches`.
     """
     decision = loaded.decision
     if not neighbours and decision.without_neighbours:
         decision = decision.without_neighbours
-    return judge_patches(decision, scores, patients, x, y, files=names, threshold=threshold)
-
-
-def decide_prediction(
-    loaded: Classifier, prediction: Prediction, *, neighbours: bool = True, threshold: float | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """As decide_rows, of a Prediction."""
-    return decide_rows(
-        loaded,
+    return judge_patches(
+        decision,
         prediction.scores,
         prediction.patients,
         prediction.x,
         prediction.y,
-        neighbours=neighbours,
+        files=prediction.names,
         threshold=threshold,
-        names=prediction.names,
     )
 
 

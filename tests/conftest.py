@@ -1,6 +1,8 @@
 """Small made-up slides, and where the real images are."""
 
+import io
 import sys
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -38,6 +40,15 @@ def write_slides(folder: Path, patients: int = 10, patches: int = 6) -> Path:
             rng = np.random.default_rng([patient, number])
             cv2.imwrite(str(path), rng.integers(0, 120 if label else 256, (50, 50, 3), dtype=np.uint8))
     return folder
+
+
+def zip_files(files, method=zipfile.ZIP_DEFLATED) -> bytes:
+    """A zip of (name, bytes)."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        for name, data in files:
+            archive.writestr(name, data)
+    return stream.getvalue()
 
 
 # What a child process prints of its own peak memory, in MB. Not ru_maxrss: that begins at the parent's.

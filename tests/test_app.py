@@ -5,14 +5,13 @@ import io
 import json
 import shutil
 import sys
-import zipfile
 from types import SimpleNamespace
 
 import cv2
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, zip_files
 from streamlit.testing.v1 import AppTest
 
 from cancernet import prediction, visit
@@ -41,14 +40,6 @@ def send(page, *files):
     page.file_uploader[0].set_value(list(files)).run()
     assert not page.exception
     return page
-
-
-def pack(files):
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for name, data in files:
-            archive.writestr(name, data)
-    return stream.getvalue()
 
 
 def find_button(page, words):
@@ -107,7 +98,7 @@ def test_a_patch_is_answered_with_probabilities_decision_and_grad_cam(page, tiny
 
 
 def test_a_zip_of_a_patient_makes_a_map_with_neighbours(page, tiny_run):
-    send(page, ("patient.zip", pack(sample_uploads()), ZIP))
+    send(page, ("patient.zip", zip_files(sample_uploads()), ZIP))
     assert len(maps(page)) == 1
     assert "The slide 79001" in texts(page)
     assert page.toggle[0].value
@@ -121,7 +112,7 @@ def test_a_zip_of_a_patient_makes_a_map_with_neighbours(page, tiny_run):
 
 def test_a_patch_beside_a_slide_is_judged_at_its_own_threshold(page, tiny_run):
     own = load_decision(tiny_run / "decision.json")
-    send(page, ("patient.zip", pack(sample_uploads()), ZIP), ("one.png", sample_uploads()[40][1], PNG))
+    send(page, ("patient.zip", zip_files(sample_uploads()), ZIP), ("one.png", sample_uploads()[40][1], PNG))
     assert page.metric[0].value == f"{own.expected_on_validation['sensitivity']:.1%}"
     assert f"Judged one by one, from {own.without_neighbours.threshold:.1%}: 1 patch." in texts(page)
     page.select_slider[0].set_value(1.0).run()
@@ -215,7 +206,7 @@ def test_a_large_image_asks_for_its_scale_and_is_cut(page):
 
 def test_two_slides_are_chosen_between(page):
     other = [(name.replace("79001", "79002"), data) for name, data in sample_uploads()]
-    send(page, ("two.zip", pack([*sample_uploads(), *other]), ZIP))
+    send(page, ("two.zip", zip_files([*sample_uploads(), *other]), ZIP))
     assert page.selectbox(key="slide").options == ["79001", "79002"]
     page.selectbox(key="slide").set_value("79002").run()
     assert page.download_button[1].label == "Regions of 79002 as GeoJSON"
@@ -290,5 +281,5 @@ def test_nothing_is_written_to_disk(page, monkeypatch):
 
     for module, name in (("tempfile", "mkstemp"), ("tempfile", "NamedTemporaryFile"), ("pathlib", "Path.write_bytes")):
         monkeypatch.setattr(f"{module}.{name}", refuse)
-    send(page, ("patient.zip", pack(sample_uploads()), ZIP))
+    send(page, ("patient.zip", zip_files(sample_uploads()), ZIP))
     assert len(maps(page)) == 1

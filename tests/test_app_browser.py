@@ -10,10 +10,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-import zipfile
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, zip_files
 
 from cancernet.decision import expected_rates, load_decision
 from cancernet.uploads import sample_uploads
@@ -73,7 +72,7 @@ def test_a_slide_is_sent_looked_at_and_kept_as_predict_images_says(page, tiny_ru
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.locator("input[type=file]").set_input_files(
-        {"name": "79001.zip", "mimeType": "application/zip", "buffer": pack(files)}
+        {"name": "79001.zip", "mimeType": "application/zip", "buffer": zip_files(files)}
     )
     slide_map = page.get_by_test_id("stVegaLiteChart")
     slide_map.locator("canvas, svg").first.wait_for()
@@ -138,11 +137,3 @@ def predict_images(run, files, threshold, tmp_path):
 
 def read_table(text):
     return {os.path.basename(row["file"]): row for row in csv.DictReader(io.StringIO(text))}
-
-
-def pack(files):
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for name, data in files:
-            archive.writestr(name, data)
-    return stream.getvalue()

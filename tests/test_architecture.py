@@ -32,6 +32,7 @@ NEVER = {
     "cancernet/plots.py": {"keras"},
     "cancernet/wording.py": {"keras", "matplotlib"},
     "cancernet/report.py": {"keras"},
+    "cancernet/judgement.py": {"keras", "matplotlib", "cancernet.evaluation"},
     "cancernet/assessment.py": {"keras", "cancernet.training"},
     "cancernet/classifier.py": {"cancernet.training", "cancernet.plots", "matplotlib"},
     "cancernet/prediction.py": {"cancernet.training", "cancernet.plots", "matplotlib"},

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from cancernet import classifier, illustration
-from cancernet.assessment import Predictions
 from cancernet.dataset import Patch
 from cancernet.illustration import MOST_SLIDES, file_stem, illustrate, is_worth_drawing
+from cancernet.judgement import Predictions
 
 SIDE = 5  # patches of a made-up slide
 

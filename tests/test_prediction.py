@@ -93,6 +93,10 @@ def as_scores(odds):
     return np.stack([-np.log1p(np.exp(odds)), -np.log1p(np.exp(-odds))], axis=1)
 
 
+def as_prediction(scores, patients, x, y, names=()):
+    return prediction.Prediction([*names] or [""] * len(scores), patients, x, y, scores, [], 50)
+
+
 def test_only_patches_with_neighbours_are_smoothed_and_the_others_judged_by_their_own_decision(loaded):
     alone = make_decision(bias=(0.0, 2.0))
     loaded = loaded._replace(decision=make_decision(neighbour_sigma=1.0, without_neighbours=alone))
@@ -102,7 +106,8 @@ def test_only_patches_with_neighbours_are_smoothed_and_the_others_judged_by_thei
     patients = ["full"] * 25 + ["sparse", "sparse", ""]
     x, y, odds = [*x, 1, 501, None], [*y, 1, 501, None], [*odds, -1.0, -3.0, -1.0]
     scores = as_scores(odds)
-    probabilities, predicted = prediction.decide_rows(loaded, scores, patients, x, y)
+    found = as_prediction(scores, patients, x, y)
+    probabilities, predicted = prediction.decide_prediction(loaded, found)
     expected = np.exp(smooth_scores(scores[:25], patients[:25], x[:25], y[:25], 1.0)[:, 1])
     np.testing.assert_allclose(probabilities[:25, 1], expected)
     assert predicted[12] == 0
@@ -110,23 +115,24 @@ def test_only_patches_with_neighbours_are_smoothed_and_the_others_judged_by_thei
     assert predicted[25:].tolist() == [1, 0, 1]
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
 
-    plain, called = prediction.decide_rows(loaded, scores, patients, x, y, neighbours=False)
+    plain, called = prediction.decide_prediction(loaded, found, neighbours=False)
     np.testing.assert_allclose(plain[:, 1], 1 / (1 + np.exp(-np.array(odds) - 2)))
     assert called[12] == 1
-    strict = prediction.decide_rows(loaded, scores, patients, x, y, threshold=0.9)[1]
+    strict = prediction.decide_prediction(loaded, found, threshold=0.9)[1]
     assert not strict.any()
 
 
 def test_overlapping_patches_are_named(loaded):
     loaded = loaded._replace(decision=make_decision(neighbour_sigma=1.0))
+    found = as_prediction(as_scores([0, 0]), ["s", "s"], [1, 21], [1, 1], names=["a.png", "b.png"])
     with pytest.raises(InputError, match=r"Two patches of slide s overlap: a.png .* and b.png"):
-        prediction.decide_rows(loaded, as_scores([0, 0]), ["s", "s"], [1, 21], [1, 1], names=["a.png", "b.png"])
+        prediction.decide_prediction(loaded, found)
 
 
 def test_a_threshold_needs_two_classes(loaded):
     loaded = loaded._replace(decision=make_decision(classes=("a", "b", "c"), positive=None, bias=(0.0, 0.0, 0.0)))
     with pytest.raises(InputError, match="A threshold needs a run of two classes"):
-        prediction.decide_rows(loaded, np.zeros((1, 3)), [""], [None], [None], threshold=0.5)
+        prediction.decide_prediction(loaded, as_prediction(np.zeros((1, 3)), [""], [None], [None]), threshold=0.5)
 
 
 def write_picture(path, shape=(300, 400)):

@@ -1,6 +1,5 @@
 """Uploads: what is taken, and what is refused without losing the others."""
 
-import io
 import struct
 import tracemalloc
 import zipfile
@@ -9,6 +8,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from conftest import zip_files
 
 from cancernet import InputError
 from cancernet.dataset import find_place
@@ -32,20 +32,12 @@ def patch(seed=0, side=50):
     return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
-def pack(members, method=zipfile.ZIP_DEFLATED):
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", method) as archive:
-        for name, data in members:
-            archive.writestr(name, data)
-    return stream.getvalue()
-
-
 def reasons(problems):
     return {problem.name: problem.reason for problem in problems}
 
 
 def test_images_and_archives_come_in_the_order_they_were_sent():
-    archive = pack([("10/b.png", encode(patch(2))), ("10/a.png", encode(patch(3)))])
+    archive = zip_files([("10/b.png", encode(patch(2))), ("10/a.png", encode(patch(3)))])
     pictures, problems = read_uploads([("one.png", encode(patch(1))), ("patient.zip", archive)])
     assert problems == []
     assert [picture.name for picture in pictures] == ["one.png", "10/b.png", "10/a.png"]
@@ -79,7 +71,7 @@ def test_an_empty_file_is_named():
 
 
 def test_a_damaged_member_is_named_and_the_others_stay():
-    data = bytearray(pack([("a.png", encode(patch(1))), ("b.png", encode(patch(2)))], zipfile.ZIP_STORED))
+    data = bytearray(zip_files([("a.png", encode(patch(1))), ("b.png", encode(patch(2)))], zipfile.ZIP_STORED))
     data[data.index(b"IDAT") + 100] ^= 0xFF  # of a.png, so that its checksum is wrong
     pictures, problems = read_uploads([("x.zip", bytes(data))])
     assert [picture.name for picture in pictures] == ["b.png"]
@@ -91,46 +83,46 @@ def test_a_damaged_member_is_named_and_the_others_stay():
     "name", ["/etc/a.png", "../a.png", "10/../../a.png", "..\\a.png", "C:\\a.png", "\\\\host\\a.png"]
 )
 def test_paths_that_lead_out_are_refused(name):
-    pictures, problems = read_uploads([("x.zip", pack([(name, encode(patch(1))), ("b.png", encode(patch(2)))]))])
+    pictures, problems = read_uploads([("x.zip", zip_files([(name, encode(patch(1))), ("b.png", encode(patch(2)))]))])
     assert [picture.name for picture in pictures] == ["b.png"]
     assert [problem.reason for problem in problems] == ["its path leads out of the archive"]
 
 
 def test_two_dots_inside_a_name_lead_nowhere():
-    pictures, problems = read_uploads([("x.zip", pack([("10/a..b.png", encode(patch(1)))]))])
+    pictures, problems = read_uploads([("x.zip", zip_files([("10/a..b.png", encode(patch(1)))]))])
     assert len(pictures) == 1
     assert problems == []
 
 
 def test_archives_inside_archives_and_other_files_are_refused():
-    inner = pack([("a.png", encode(patch(1)))])
-    taken, problems = unpack_uploads([("x.zip", pack([("inner.zip", inner), ("notes.txt", b"hello")]))])
+    inner = zip_files([("a.png", encode(patch(1)))])
+    taken, problems = unpack_uploads([("x.zip", zip_files([("inner.zip", inner), ("notes.txt", b"hello")]))])
     assert taken == []
     assert reasons(problems)["x.zip: inner.zip"] == "is an archive inside an archive. Send it on its own."
     assert reasons(problems)["x.zip: notes.txt"].startswith("is no image: .png")
 
 
 def test_an_archive_called_png_inside_an_archive_is_no_image():
-    inner = pack([("a.png", encode(patch(1)))])
-    pictures, problems = read_uploads([("x.zip", pack([("inner.png", inner)]))])
+    inner = zip_files([("a.png", encode(patch(1)))])
+    pictures, problems = read_uploads([("x.zip", zip_files([("inner.png", inner)]))])
     assert pictures == []
     assert reasons(problems) == {"inner.png": "cannot be decoded: not an image, damaged or cut off"}
 
 
 def test_what_systems_leave_in_archives_is_passed_over():
     members = [("__MACOSX/._a.png", b"x"), ("10/.DS_Store", b"x"), ("10/Thumbs.db", b"x"), ("10/", b"")]
-    taken, problems = unpack_uploads([("x.zip", pack([*members, ("10/a.png", b"data")]))])
+    taken, problems = unpack_uploads([("x.zip", zip_files([*members, ("10/a.png", b"data")]))])
     assert taken == [("10/a.png", b"data")]
     assert problems == []
 
 
 def test_unusual_packing_is_refused():
-    _, problems = unpack_uploads([("x.zip", pack([("a.png", b"data")], zipfile.ZIP_BZIP2))])
+    _, problems = unpack_uploads([("x.zip", zip_files([("a.png", b"data")], zipfile.ZIP_BZIP2))])
     assert reasons(problems) == {"x.zip: a.png": "is packed in an unusual way. Make a plain zip."}
 
 
 def test_encrypted_members_are_refused():
-    data = bytearray(pack([("a.png", b"data")]))
+    data = bytearray(zip_files([("a.png", b"data")]))
     data[data.index(b"PK\x01\x02") + 8] |= 1
     _, problems = unpack_uploads([("x.zip", bytes(data))])
     assert reasons(problems) == {"x.zip: a.png": "is encrypted. Send it without a password."}
@@ -151,20 +143,20 @@ def test_more_files_than_the_limit_are_refused_the_first_stay():
 
 
 def test_an_archive_of_more_files_than_the_limit_is_refused_whole():
-    archive = pack([(f"{number}.png", b"x%d" % number) for number in range(4)])
+    archive = zip_files([(f"{number}.png", b"x%d" % number) for number in range(4)])
     taken, problems = unpack_uploads([("x.zip", archive), ("a.png", b"data")], limits=Limits(files=3))
     assert [name for name, _ in taken] == ["a.png"]
     assert problems[0].reason.startswith("does not fit: 3 files are taken")
 
 
 def test_a_directory_too_long_to_read_is_refused_before_it_is_read():
-    archive = pack([(f"{number}.png", b"") for number in range(9)])
+    archive = zip_files([(f"{number}.png", b"") for number in range(9)])
     _, problems = unpack_uploads([("x.zip", archive)], limits=Limits(files=4))
     assert problems[0].reason == "lists 9 files; 4 are taken at a time. Use predict_images.py."
 
 
 def test_zip64_is_refused():
-    data = pack([("a.png", b"data")])
+    data = zip_files([("a.png", b"data")])
     end = data.rindex(b"PK\x05\x06")
     locator = b"PK\x06\x07" + struct.pack("<LQL", 0, 0, 1)
     _, problems = unpack_uploads([("x.zip", data[:end] + locator + data[end:])])
@@ -172,7 +164,7 @@ def test_zip64_is_refused():
 
 
 def test_a_bomb_that_declares_its_size_is_refused_unread():
-    archive = pack([("a.png", bytes(50_000_000))])
+    archive = zip_files([("a.png", bytes(50_000_000))])
     assert len(archive) < 60_000
     tracemalloc.start()
     taken, problems = unpack_uploads([("bomb.zip", archive)], limits=Limits(bytes=1_000_000))
@@ -184,7 +176,7 @@ def test_a_bomb_that_declares_its_size_is_refused_unread():
 
 
 def test_a_bomb_that_lies_about_its_size_is_refused_at_what_it_declared():
-    data = bytearray(pack([("a.png", bytes(50_000_000))]))
+    data = bytearray(zip_files([("a.png", bytes(50_000_000))]))
     size = struct.pack("<L", 50_000_000)
     assert data.count(size) == 2  # in the member's own header and in the directory
     lying = bytes(data).replace(size, struct.pack("<L", 1000))
@@ -198,12 +190,12 @@ def test_a_bomb_that_lies_about_its_size_is_refused_at_what_it_declared():
 
 
 def test_what_is_no_archive_is_said_to_be_none():
-    _, problems = unpack_uploads([("x.zip", b"hello"), ("y.zip", pack([("a.png", b"data")])[:-30])])
+    _, problems = unpack_uploads([("x.zip", b"hello"), ("y.zip", zip_files([("a.png", b"data")])[:-30])])
     assert [problem.reason for problem in problems] == ["is no zip archive, or is cut off. Make the archive again."] * 2
 
 
 def test_a_directory_of_nonsense_is_an_error_in_words():
-    data = pack([("a.png", b"data")])
+    data = zip_files([("a.png", b"data")])
     _, problems = unpack_uploads([("x.zip", data.replace(b"PK\x01\x02", b"XX\x01\x02"))])
     assert problems[0].reason.startswith("cannot be unpacked (")
 

@@ -9,7 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from cancernet import assessment, classifier, decision, report
+from cancernet import assessment, classifier, decision, judgement, report
 from cancernet.config import Experiment
 from cancernet.dataset import Patch
 from cancernet.images import fit_image
@@ -87,7 +87,7 @@ def _train(images: np.ndarray, labels: np.ndarray, classes: int) -> keras.Model:
 def _decide(patches: list[Patch], scores: np.ndarray, classes: tuple[str, ...]) -> decision.Decision:
     """Smoothed over neighbours whether or not that helps, so that there is something to switch off."""
     given = {"classes": classes, "operating_point": "balanced"}
-    plain = assessment.fit_on_validation(patches, scores, neighbours=False, **given)
+    plain = judgement.fit_on_validation(patches, scores, neighbours=False, **given)
     patients = [patch.patient for patch in patches]
     smoothed = smooth_scores(scores, patients, [patch.x for patch in patches], [patch.y for patch in patches], SIGMA)
     labels = np.array([classes.index(patch.label) for patch in patches])
