@@ -1,60 +1,141 @@
-"""Training by this project against the tutorial's way, in one run, in turn: images a second and their ratio.
+"""How fast training, feeding, prediction and start are, and what memory they take: one table with a ratio a row.
 
-Each round trains the tutorial's way (benchmarks/tutorial_way.py), then with the recipe `tutorial`: the same network,
-optimizer, batch size and random changes, then with the default recipe. The first epoch of each, slowed by tracing and
-reading, does not count. Rounds are interleaved, for the machine's speed drifts; quote the median ratio.
+The rows of a comparison are measured in one run and in turn, for the machine's speed drifts; a ratio is that of one
+round, quoted as the median of all rounds with the least and the greatest. Training is measured against the tutorial's
+way (benchmarks/tutorial_way.py), without the first epoch, slowed by tracing and reading; the rest in feeding.py.
 
-    python benchmarks/training_speed.py --dataset datasets/idc --rounds 3 --epochs 3
+    python benchmarks/training_speed.py --dataset datasets/idc --rounds 3 --json training_speed.json
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from benchmarks import feeding  # noqa: E402
+from benchmarks.recipes import stop_if_failed  # noqa: E402
+from benchmarks.table import Row, format_table, measure_in_turn  # noqa: E402
+from cancernet.command_line import quiet_import  # noqa: E402
+
+SCRIPTS = ("build_dataset.py", "train_model.py", "evaluate_model.py", "predict_images.py")
 
 
-def time_tutorial_way(dataset: Path, epochs: int) -> float:
-    """Images a second of the tutorial's way."""
+def train_tutorials_way(dataset: Path, epochs: int) -> float:
+    """Images a second."""
     command = [sys.executable, str(ROOT / "benchmarks/tutorial_way.py"), "--dataset", str(dataset), "--json"]
-    done = subprocess.run([*command, "--epochs", str(epochs)], capture_output=True, text=True, check=True)
+    done = subprocess.run([*command, "--epochs", str(epochs)], capture_output=True, text=True)
+    stop_if_failed(done, "The tutorial's way")
     return json.loads(done.stdout.splitlines()[-1])["images_per_second"]
 
 
-def time_recipe(dataset: Path, epochs: int, recipe: str) -> float:
-    """Images a second of train_model.py."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ROOT / "train_model.py"), "--dataset", str(dataset), "--recipe", recipe]
-        command += ["--epochs", str(epochs), "--output", f"{folder}/run"]
-        subprocess.run(command, capture_output=True, check=True)
-        return json.loads((Path(folder) / "run/report.json").read_text())["training"]["images_per_second"]
+def train_recipe(dataset: Path, epochs: int, recipe: str, run: Path, *options: str) -> dict[str, float]:
+    """`rate` in images a second; memory in MB: its `peak`, `early` where epoch 2 begins, `late` where the last does."""
+    import psutil
+
+    command = [sys.executable, str(ROOT / "train_model.py"), "--dataset", str(dataset), "--recipe", recipe, "--force"]
+    command += ["--epochs", str(epochs), "--output", str(run), *options]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
+    )
+    process, peak, beginnings, said = psutil.Process(child.pid), 0.0, [], []
+
+    def listen() -> None:
+        for line in child.stdout:
+            said.append(line)
+            if line.startswith("Epoch "):
+                beginnings.append(process.memory_info().rss / 1e6)
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    while child.poll() is None:
+        peak = max(peak, process.memory_info().rss / 1e6)
+        time.sleep(0.05)
+    listener.join()
+    stop_if_failed(subprocess.CompletedProcess(command, child.returncode, "".join(said), ""), f"Recipe {recipe}")
+    rate = json.loads((run / "report.json").read_text())["training"]["images_per_second"]
+    return {"rate": rate, "peak": peak, "early": beginnings[1], "late": beginnings[-1]}
+
+
+def compare_trainings(dataset: Path, epochs: int, rounds: int, run: Path) -> list[Row]:
+    """Rows of whole trainings; leaves a run of the recipe `tutorial` in the folder `run`."""
+    recipes: dict[str, list[str]] = {"tutorial": [], "standard": [], "standard, streaming": ["--cache-limit", "1e-6"]}
+    trained: dict[str, list[dict]] = {name: [] for name in recipes}
+
+    def train(name: str) -> float:
+        recipe = name.partition(",")[0]
+        trained[name].append(train_recipe(dataset, epochs, recipe, run.with_name(run.name + name), *recipes[name]))
+        return trained[name][-1]["rate"]
+
+    measures = {"tutorial's way": lambda: train_tutorials_way(dataset, epochs)}
+    rates = measure_in_turn(measures | {name: lambda name=name: train(name) for name in recipes}, rounds)
+    run.with_name(run.name + "tutorial").rename(run)
+
+    def memory(name: str, moment: str) -> list[float]:
+        return [each[moment] for each in trained[name]]
+
+    streaming = "standard, streaming"
+    return [
+        *(
+            Row(f"training, recipe {name}", "images/s", "the tutorial's way", rates[name], rates["tutorial's way"])
+            for name in recipes
+        ),
+        Row("peak memory, cached", "MB", "streaming", memory("standard", "peak"), memory(streaming, "peak")),
+        Row(
+            "memory, streaming, last epoch",
+            "MB",
+            "epoch 2",
+            memory(streaming, "late"),
+            memory(streaming, "early"),
+            most=1.02,
+        ),
+    ]
+
+
+def start_row(rounds: int) -> Row:
+    """Seconds of --help of the slowest script."""
+
+    def ask(script: str) -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, str(ROOT / script), "--help"], stdout=subprocess.DEVNULL, check=True)
+        return time.perf_counter() - started
+
+    found = measure_in_turn({script: lambda script=script: ask(script) for script in SCRIPTS}, rounds)
+    slowest = max(found, key=lambda script: statistics.median(found[script]))
+    return Row(f"{slowest} --help", "s", "half a second", found[slowest], [0.5] * rounds, most=1.0)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", type=Path, default=Path("datasets/idc"), help="folder that build_dataset.py made")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="of trainings; what takes seconds has four times as many")
     parser.add_argument("--epochs", type=int, default=3, help="of each training; the first does not count")
+    parser.add_argument("--json", type=Path, help="file for every figure")
     arguments = parser.parse_args()
-    if arguments.rounds < 1 or arguments.epochs < 2:
-        parser.error("--rounds must be 1 or more and --epochs 2 or more")
-    ratios: dict[str, list[float]] = {"tutorial": [], "standard": []}
-    for number in range(1, arguments.rounds + 1):
-        plain = time_tutorial_way(arguments.dataset, arguments.epochs)
-        for recipe, found in ratios.items():
-            rate = time_recipe(arguments.dataset, arguments.epochs, recipe)
-            found.append(rate / plain)
-            print(
-                f"round {number}: the tutorial's way {plain:.0f} images/s, recipe {recipe} {rate:.0f}, "
-                f"ratio {found[-1]:.2f}",
-                flush=True,
-            )
-    for recipe, found in ratios.items():
-        print(f"recipe {recipe}: median ratio {statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})")
+    if arguments.rounds < 1 or arguments.epochs < 3:
+        parser.error("--rounds must be 1 or more and --epochs 3 or more")
+    files = sorted((arguments.dataset / "training").glob("*/*"))
+    if len(files) < 256:
+        parser.error(f"{arguments.dataset} has {len(files)} training images; a batch of 256 is measured")
+    short = 4 * arguments.rounds
+    with quiet_import():
+        import keras  # noqa: F401
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        rows = compare_trainings(arguments.dataset, arguments.epochs, arguments.rounds, run)
+        rows += [start_row(short), feeding.cache_row(files), *feeding.feeding_rows(files, short)]
+        rows += feeding.prediction_rows(files[:1024], run, short)
+    print(format_table(rows))
+    if arguments.json:
+        arguments.json.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
-"""The benchmark of recipes: its rows and its table, worked out by hand; no training."""
+"""The benchmarks: their rows and tables, worked out by hand; no training."""
 
 import argparse
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT
 
+from benchmarks.feeding import time_steps
 from benchmarks.recipes import format_table, parse_row, summarise
+from benchmarks.table import Row, measure_in_turn
+from benchmarks.table import format_table as format_ratios
 
 
 def trained(*figures):
@@ -48,3 +52,53 @@ def test_what_a_script_says_when_it_fails_is_shown(tmp_path):
     assert done.returncode == 1
     assert "nowhere" in done.stderr
     assert "Building the dataset of seed 1 failed with exit status 2" in done.stderr
+
+
+ROWS = [
+    Row("training", "images/s", "the tutorial's way", [300.0, 450.0, 400.0], [200.0, 300.0, 200.0]),
+    Row("steps of 32", "images/s", "arrays in memory", [90.0, 94.0], [100.0, 100.0], least=0.95),
+    Row("start", "s", "half a second", [0.2], [0.5], most=1.0),
+    Row("waiting", "s", "all of the time", [], [], most=0.05, reason="no GPU here"),
+]
+
+
+def test_the_table_gives_each_rounds_ratio_as_median_and_range():
+    assert format_ratios(ROWS).splitlines() == [
+        "             measured      compared with                     ratio  least to greatest  should be",
+        "training     400 images/s  the tutorial's way  200 images/s  1.50   1.50 to 2.00",
+        "steps of 32  92 images/s   arrays in memory    100 images/s  0.92   0.90 to 0.94       >= 0.95    missed",
+        "start        0.2 s         half a second       0.5 s         0.40   0.40 to 0.40       <= 1.00    met",
+        "waiting      n/a           all of the time                   n/a    no GPU here        <= 0.05",
+    ]
+
+
+def test_each_round_measures_all_and_begins_with_another():
+    order = []
+
+    def measure(name):
+        order.append(name)
+        return len(order)
+
+    found = measure_in_turn({name: lambda name=name: measure(name) for name in "abc"}, 2)
+    assert order == [*"abc", *"bca"]
+    assert found == {"a": [1, 6], "b": [2, 4], "c": [3, 5]}
+
+
+def test_the_time_of_steps_and_the_wait_for_their_batches_are_apart():
+    class Network:
+        images = 0
+
+        def train_on_batch(self, images, targets):
+            self.images += len(images)
+            time.sleep(0.02)
+
+    def slow_batches():
+        while True:
+            time.sleep(0.01)
+            yield [0, 0], [1, 1]
+
+    network = Network()
+    seconds, waited = time_steps(network, slow_batches(), 3)
+    assert network.images == 6
+    assert seconds >= 0.09
+    assert 0.03 <= waited <= seconds - 0.06

@@ -1,0 +1,134 @@
+"""Rows of the table of training_speed.py that are measured inside one process: feeding, predicting, the cache.
+
+Feeding: steps of CancerNet on images that are decoded in memory, shuffled and changed as in training, against the same
+steps on one batch given again and again. Prediction: from files, against what is slower alone, decoding or the network.
+"""
+
+import dataclasses
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from benchmarks.table import Row, measure_in_turn
+
+STAIN_JITTER = 0.1
+IMAGES_A_TURN = 1024  # in a round of feeding: about two seconds on two cores
+
+
+def time_steps(model, batches: Iterator, steps: int) -> tuple[float, float]:
+    """Seconds of training steps, and of those, the seconds that the step waited for its batch."""
+    waited, started = 0.0, time.perf_counter()
+    for _ in range(steps):
+        asked = time.perf_counter()
+        images, targets = next(batches)
+        waited += time.perf_counter() - asked
+        model.train_on_batch(images, targets)
+    return time.perf_counter() - started, waited
+
+
+def compare_feeding(files: list[Path], batch_size: int, steps: int, rounds: int) -> dict[str, list[tuple]]:
+    """`time_steps` in each round: on one batch in `memory`, fed with the `tutorial`'s changes, and `stain` jitter."""
+    import keras
+    import numpy as np
+
+    from cancernet import fused, models, pipeline, training
+    from cancernet.config import RECIPES, TUTORIAL_AUGMENTATION
+    from cancernet.images import ImageStore
+
+    files = files[: len(files) // batch_size * batch_size]  # so that all batches are whole
+    store = ImageStore(files, image_size=48, channels=3)
+    store.fetch(np.arange(len(files)))
+    targets = keras.utils.to_categorical([index % 2 for index in range(len(files))], 2)
+    model = models.build_model(RECIPES["tutorial"], 2)
+    fused.fuse_batch_normalization(model)
+    training.compile_model(model, RECIPES["tutorial"], classes=2, steps_per_epoch=len(files) // batch_size)
+
+    def feed(augmentation) -> Iterator:
+        options = {"batch_size": batch_size, "epochs": 1_000_000, "seed": 1, "augmentation": augmentation}
+        return iter(pipeline.training_batches(store, targets, **options))
+
+    stain = dataclasses.replace(TUTORIAL_AUGMENTATION, stain_jitter=STAIN_JITTER)
+    feeds = {"tutorial": feed(TUTORIAL_AUGMENTATION), "stain": feed(stain)}
+    feeds["memory"] = itertools.repeat(next(feeds["tutorial"]))
+    for batches in feeds.values():
+        time_steps(model, batches, 3)  # traces
+    return measure_in_turn({name: lambda b=b: time_steps(model, b, steps) for name, b in feeds.items()}, rounds)
+
+
+def feeding_rows(files: list[Path], rounds: int) -> list[Row]:
+    """Rows of feeding, on a GPU with the share of time that a step waits for its batch."""
+    from cancernet import pipeline
+
+    rows = []
+    for batch_size in (32, 128):
+        found = compare_feeding(files, batch_size, IMAGES_A_TURN // batch_size, rounds)
+        seconds = {name: [each[0] for each in turns] for name, turns in found.items()}
+        for name, least in (("tutorial", 0.95), ("stain", 0.90)):
+            changes = "the tutorial's changes" + " and stain jitter" * (name == "stain")
+            speeds = [[IMAGES_A_TURN / each for each in seconds[which]] for which in (name, "memory")]
+            rows.append(Row(f"steps of {batch_size}, {changes}", "images/s", "arrays in memory", *speeds, least=least))
+    name, on_gpu = "waiting for a batch of 256", pipeline.describe_device().startswith("GPU")
+    turns = compare_feeding(files, 256, 100, rounds)["tutorial"] if on_gpu else []
+    waited, whole = [each[1] for each in turns], [each[0] for each in turns]
+    return [*rows, Row(name, "s", "all of the time", waited, whole, most=0.05, reason="" if on_gpu else "no GPU here")]
+
+
+def prediction_rows(files: list[Path], run: Path, rounds: int) -> list[Row]:
+    """Rows of answering files that nobody has read yet, as evaluate_model.py and predict_images.py do."""
+    import numpy as np
+
+    from cancernet import classifier, pipeline, prediction
+    from cancernet.images import ImageStore, decode_image
+
+    loaded = classifier.load_classifier(run)
+    stores = [ImageStore(files, image_size=48, channels=3, cache=cache) for cache in (False, True)]
+    images = stores[1].fetch(np.arange(len(files)))
+
+    def read() -> Iterator:
+        return (decode_image(file.read_bytes(), 3) for file in files)
+
+    def exhaust(batches: Iterator) -> None:
+        for _ in batches:
+            pass
+
+    def speed(work: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        work()
+        return len(files) / (time.perf_counter() - started)
+
+    works = {
+        "evaluation, from files": lambda: classifier.predict_scores(loaded.model, stores[0]),
+        "evaluation, network": lambda: classifier.predict_scores(loaded.model, stores[1]),
+        "evaluation, decoding": lambda: exhaust(pipeline.evaluation_batches(stores[0], batch_size=128)),
+        "prediction, from files": lambda: prediction.score_images(loaded, read()),
+        "prediction, network": lambda: prediction.score_images(loaded, images),
+        "prediction, decoding": lambda: exhaust(read()),
+    }
+    for work in works.values():
+        work()  # traces
+    speeds = measure_in_turn({name: lambda work=work: speed(work) for name, work in works.items()}, rounds)
+    rows = []
+    for name in ("evaluation", "prediction"):
+        alone = speeds[f"{name}, network"], speeds[f"{name}, decoding"]
+        slower = min(alone, key=statistics.median)
+        which = "the network alone" if slower is alone[0] else "decoding alone"
+        rows.append(Row(f"{name} from files", "images/s", which, speeds[f"{name}, from files"], slower, least=0.90))
+    return rows
+
+
+def cache_row(files: list[Path]) -> Row:
+    """What the memory grows by when every image is decoded and kept."""
+    import numpy as np
+    import psutil
+
+    from cancernet.images import ImageStore
+
+    ImageStore(files[:256], image_size=48, channels=3, cache=False).fetch(np.arange(256))  # what decoding itself takes
+    store = ImageStore(files, image_size=48, channels=3)
+    before = psutil.Process().memory_info().rss
+    for start in range(0, len(files), 128):
+        store.fetch(np.arange(start, min(start + 128, len(files))))
+    grown = psutil.Process().memory_info().rss - before
+    return Row("cache", "MB", "a byte a colour value", [grown / 1e6], [len(files) * 48 * 48 * 3 / 1e6], most=1.1)
