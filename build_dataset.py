@@ -30,9 +30,7 @@ def parse_arguments(argv: Sequence[str]):
 
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
-    from tqdm import tqdm
-
-    from cancernet import building, dataset, splits
+    from cancernet import building, dataset
     from cancernet.folders import fresh_folder
 
     source, output = arguments.source, arguments.output
@@ -41,9 +39,10 @@ def main(argv: Sequence[str]) -> None:
         source = download()
     if arguments.sample:
         make_sample(source, arguments.seed)
-    split_file = splits.read_split_file(arguments.split_file) if arguments.split_file else None
+    split_file = read_split_file(arguments.split_file) if arguments.split_file else None
     pattern = arguments.patient_pattern or dataset.IDC_PATIENT
-    images = dataset.find_images(source, pattern)
+    dataset.compile_pattern(pattern)
+    files = dataset.list_files(source)
     settings = {
         "source": source.as_posix(),
         "split_by": arguments.split_by,
@@ -52,12 +51,18 @@ def main(argv: Sequence[str]) -> None:
         "mode": arguments.mode,
         "patient_pattern": pattern,
     }
-    source_fingerprint = building.fingerprint(images)
-    if building.is_current(output, settings, source_fingerprint, force=arguments.force):
+    source_fingerprint = building.fingerprint(files)
+    current = building.read_current(output, settings, source_fingerprint, force=arguments.force)
+    if current:
         print(f"{output} is up to date: neither {source} nor the settings have changed.")
-        print_table(dataset.read_manifest(output), dataset.read_summary(output))
+        print_table(current, dataset.read_summary(output))
         return
 
+    from tqdm import tqdm
+
+    from cancernet import splits  # scikit-learn takes seconds to load
+
+    images = dataset.find_images(files, pattern)
     placed, misplaced = dataset.separate_misplaced(images)
     planned = splits.plan_splits(placed, split_by=arguments.split_by, split_file=split_file, seed=arguments.seed)
     check(planned, arguments.split_by)
@@ -76,6 +81,12 @@ def main(argv: Sequence[str]) -> None:
         save_overview(folder, patches, checks)
     print_table(patches, summary)
     print(f"\nWritten to {output}; look at {output / 'overview.png'} before you train.")
+
+
+def read_split_file(path: Path) -> dict[str, str]:
+    from cancernet import splits
+
+    return splits.read_split_file(path)
 
 
 def check(images, split_by: str) -> None:

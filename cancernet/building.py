@@ -4,14 +4,16 @@ import hashlib
 import os
 import signal
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from cancernet import InputError
 from cancernet.config import SPLITS
-from cancernet.dataset import MANIFEST, SUMMARY, Patch, SourceImage, read_summary, walk
+from cancernet.dataset import MANIFEST, SUMMARY, Patch, SourceFile, SourceImage, read_manifest, read_summary
 from cancernet.images import decode_image
 
 _CHUNK = 128  # files a worker takes at a time
@@ -50,22 +52,21 @@ def place_images(
         OSError: a file cannot be written (a full disk, say).
     """
     names: set[str] = set()
-    jobs = []
-    for image in images:
-        if image.split:
-            target = _free_name(f"{image.split}/{image.label}/{Path(image.file).name}", names)
-            jobs.append((image, target))
-    for folder in {Path(target).parent for _, target in jobs}:
+    jobs = [
+        (image, _free_name(f"{image.split}/{image.label}/{_name(image)}", names)) for image in images if image.split
+    ]
+    for folder in {os.path.dirname(target) for _, target in jobs}:
         (output / folder).mkdir(parents=True, exist_ok=True)
     tasks = [(image.file, target) for image, target in jobs]
-    checks = _check_and_copy_all(source.resolve(), output.resolve(), tasks, mode, progress)
+    checks = _check_and_copy_all(str(source.resolve()), str(output.resolve()), tasks, mode, progress)
 
     kept, rejected = [], []
+    repeated = _repeated(check.sha256 for check in checks)
     first_of: dict[tuple, str] = {}
     for (image, target), check in zip(jobs, checks, strict=True):
         reason = check.reason
-        if not reason and image.patient:
-            key = (image.patient, image.label, Path(image.file).name, check.sha256)
+        if not reason and image.patient and check.sha256 in repeated:
+            key = (image.patient, image.label, _name(image), check.sha256)
             original = first_of.setdefault(key, image.file)
             if original != image.file:
                 reason = f"a second copy of {original}"
@@ -79,6 +80,15 @@ def place_images(
     return [patch for patch, _ in kept], [check for _, check in kept], rejected
 
 
+def _name(image: SourceImage) -> str:
+    return image.file.rpartition("/")[2]
+
+
+def _repeated(hashes: Iterable[str]) -> set[str]:
+    """Those that are there more than once."""
+    return {sha256 for sha256, n in Counter(hashes).items() if n > 1}
+
+
 def _free_name(target: str, taken: set[str]) -> str:
     """`target`, or the same with -2, -3... before its ending where a file of that name is already there."""
     stem, ending = os.path.splitext(target)
@@ -90,14 +100,14 @@ def _free_name(target: str, taken: set[str]) -> str:
     return name
 
 
-def _check_and_copy_all(source: Path, output: Path, tasks: list, mode: str, progress: Callable) -> list[Check]:
+def _check_and_copy_all(source: str, output: str, tasks: list, mode: str, progress: Callable) -> list[Check]:
     chunks = [tasks[start : start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
     checks: list[Check] = []
     pool = ProcessPoolExecutor(max_workers=os.cpu_count(), initializer=_start_worker)
     try:
         arguments = [source] * len(chunks), [output] * len(chunks), chunks, [mode] * len(chunks)
         for chunk in pool.map(_check_and_copy, *arguments):
-            checks.extend(chunk)
+            checks.extend(map(Check._make, chunk))
             progress(len(chunk))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -109,24 +119,32 @@ def _start_worker() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders write about damaged files there; we name them ourselves
 
 
-def _check_and_copy(source: Path, output: Path, tasks: list, mode: str) -> list[Check]:
-    checks = []
+def _check_and_copy(source: str, output: str, tasks: list, mode: str) -> list[tuple]:
+    """The fields of a Check for each task; as plain tuples, which travel between processes in less time."""
+    checks: list[tuple] = []
     for file, target in tasks:
-        origin = os.path.join(source, file)
+        origin = f"{source}/{file}"
         try:
-            with open(origin, "rb") as opened:
+            with open(origin, "rb", buffering=0) as opened:
                 data = opened.read()
             image = decode_image(data, channels=3)
         except InputError as error:
-            checks.append(Check("", 0, 0, False, str(error)))
+            checks.append(("", 0, 0, False, str(error)))
             continue
         except OSError as error:
-            checks.append(Check("", 0, 0, False, f"cannot be read: {error.strerror}"))
+            checks.append(("", 0, 0, False, f"cannot be read: {error.strerror}"))
             continue
-        _put(data, origin, os.path.join(output, target), mode)
-        is_grey = bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
-        checks.append(Check(hashlib.sha256(data).hexdigest(), *image.shape[:2], is_grey, ""))
+        _put(data, origin, f"{output}/{target}", mode)
+        checks.append((hashlib.sha256(data).hexdigest(), *image.shape[:2], _is_grey(image), ""))
     return checks
+
+
+def _is_grey(image: np.ndarray) -> bool:
+    """Whether red, green and blue are the same in every pixel of an image [height, width, 3]."""
+    red, green, blue = image[0, 0].tolist()
+    if not red == green == blue:  # most coloured images are told by their first pixel
+        return False
+    return bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
 
 
 def _put(data: bytes, origin: str, target: str, mode: str) -> None:
@@ -148,14 +166,11 @@ def summarise(
     """
     counts = Counter((check.width, check.height) for check in checks)
     usual = counts.most_common(1)[0][0]
-    same_bytes = defaultdict(list)
+    repeated, same_bytes = _repeated(patch.sha256 for patch in patches), defaultdict(list)
     for patch in patches:
-        same_bytes[patch.sha256].append(patch)
-    duplicates = [
-        group
-        for group in same_bytes.values()
-        if len(group) > 1 and len({patch.patient or patch.file for patch in group}) > 1
-    ]
+        if patch.sha256 in repeated:
+            same_bytes[patch.sha256].append(patch)
+    duplicates = [group for group in same_bytes.values() if len({patch.patient or patch.file for patch in group}) > 1]
     left_out = {image.patient for image in images} - {patch.patient for patch in patches}
     return {
         "source_images": len(images),
@@ -174,16 +189,22 @@ def summarise(
     }
 
 
-def fingerprint(images: Sequence[SourceImage]) -> str:
-    """Hash of the names, sizes and times of the source's files; it changes when the source does."""
-    digest = hashlib.sha256()
-    for image in images:
-        digest.update(f"{image.file}\0{image.size}\0{image.modified}\n".encode())
-    return digest.hexdigest()
+def fingerprint(files: Sequence[SourceFile]) -> str:
+    """Hash of the names, sizes and times of modification, in nanoseconds, of the source's files.
+
+    It changes when a file is added, removed, renamed, or written to: the evidence that make and rsync go by. No file
+    is opened for it. A file whose contents change while its size and time are set back is not noticed here; training
+    notices it by its hash where the dataset holds links.
+    """
+    listing = "".join([f"{file}\0{size}\0{modified}\n" for file, size, modified in files])
+    return hashlib.sha256(listing.encode()).hexdigest()
 
 
-def is_current(output: Path, settings: dict, source_fingerprint: str, *, force: bool) -> bool:
-    """Whether `output` already is what a build with these settings would make.
+def read_current(output: Path, settings: dict, source_fingerprint: str, *, force: bool) -> list[Patch] | None:
+    """The patches of `output` where it already is what a build with these settings would make, else None.
+
+    It is where the source's fingerprint and the settings are those it was made with, and the files under it are those
+    of its manifest, by name.
 
     Raises:
         InputError: it holds something else that must not be overwritten.
@@ -191,17 +212,21 @@ def is_current(output: Path, settings: dict, source_fingerprint: str, *, force: 
     if output.is_file() or output.is_symlink():
         raise InputError(f"{output} is a file; --output takes the folder to be made.")
     if not output.exists() or not any(output.iterdir()):
-        return False
+        return None
     if not (output / MANIFEST).is_file() or not (output / SUMMARY).is_file():
         raise InputError(f"{output} is not empty and no dataset made by build_dataset.py. Choose another --output.")
     summary = read_summary(output)
     if summary["settings"] != settings:
         if force:
-            return False
+            return None
         changed = ", ".join(sorted(key for key in settings if summary["settings"].get(key) != settings[key]))
         raise InputError(f"{output} was made with other settings ({changed}). Use --force to make it anew.")
-    files = sum(1 for split in SPLITS if (output / split).is_dir() for _ in walk(output / split))
-    return summary["source_fingerprint"] == source_fingerprint and files == summary["images"]
+    if summary["source_fingerprint"] != source_fingerprint:
+        return None
+    try:
+        return read_manifest(output)
+    except InputError:  # files were lost, added or renamed, or the manifest was damaged: it is built again
+        return None
 
 
 def check_apart(source: Path, output: Path) -> None:

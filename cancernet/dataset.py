@@ -3,9 +3,11 @@
 import csv
 import hashlib
 import json
+import operator
 import os
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,18 +48,40 @@ class SourceImage(NamedTuple):
     modified: int  # nanoseconds
 
 
-def find_images(source: Path, patient_pattern: str = IDC_PATIENT) -> list[SourceImage]:
-    """List the images under a folder, in the order of their names.
+class SourceFile(NamedTuple):
+    """An image file under the source, and by what a change of it is noticed."""
 
-    The class of an image is the folder it lies in. Where the source's own folders are called train, val or test
-    (or the longer names), they are the split.
+    file: str  # relative to the source, with forward slashes
+    size: int  # bytes
+    modified: int  # nanoseconds
 
-    Args:
-        source: folder of images, as `<patient>/<class>/x.png`, `<class>/x.jpg` or `<split>/<class>/x.png`.
-        patient_pattern: regular expression; its first group, searched in the file's name, is the patient.
+
+def list_files(source: Path) -> list[SourceFile]:
+    """List the image files under a folder, in the order of their names; none is opened.
 
     Raises:
-        InputError: no such folder, no images in it, or a pattern that is no regular expression with a group.
+        InputError: no such folder, or no images in it.
+    """
+    if not source.exists():
+        raise InputError(f"There is no folder {source}. Give --source, or --sample for made-up slides.")
+    if not source.is_dir():
+        raise InputError(f"{source} is a file; --source takes a folder of images.")
+    files = []
+    for file, entry in walk(source):
+        status = entry.stat()
+        files.append(SourceFile(file, status.st_size, status.st_mtime_ns))
+    if not files:
+        raise InputError(
+            f'No images under {source}. Expected names like 10253_idx5_x1351_y1101_class0.png; see README, "Data".'
+        )
+    return files
+
+
+def compile_pattern(patient_pattern: str) -> re.Pattern:
+    """The regular expression whose first group, searched in a file's name, is the patient.
+
+    Raises:
+        InputError: it is no regular expression or has no group.
     """
     try:
         find_patient = re.compile(patient_pattern)
@@ -65,49 +89,51 @@ def find_images(source: Path, patient_pattern: str = IDC_PATIENT) -> list[Source
         raise InputError(f"--patient-pattern {patient_pattern!r} is no regular expression: {error}.") from error
     if find_patient.groups < 1:
         raise InputError(rf"--patient-pattern {patient_pattern!r} has no group; put the patient in brackets: ^(\d+)_")
-    if not source.exists():
-        raise InputError(f"There is no folder {source}. Give --source, or --sample for made-up slides.")
-    if not source.is_dir():
-        raise InputError(f"{source} is a file; --source takes a folder of images.")
-    entries = list(walk(source))
-    tops = {Path(file).parts[0].lower() for file, _ in entries if file.count("/") >= 2}
+    return find_patient
+
+
+def find_images(files: Sequence[SourceFile], patient_pattern: str = IDC_PATIENT) -> list[SourceImage]:
+    """What the names of a source's files tell of its images, in their order.
+
+    The class of an image is the folder it lies in. Where the source's own folders are called train, val or test
+    (or the longer names), they are the split.
+
+    Args:
+        files: of `list_files`, such as `<patient>/<class>/x.png`, `<class>/x.jpg` or `<split>/<class>/x.png`.
+        patient_pattern: as `compile_pattern` takes it.
+
+    Raises:
+        InputError: a pattern that is no regular expression with a group.
+    """
+    find_patient = compile_pattern(patient_pattern)
+    tops = {each.file.partition("/")[0].lower() for each in files if each.file.count("/") >= 2}
     is_split = bool(tops) and all(top in SPLIT_NAMES for top in tops)
     images = []
-    for file, status in entries:
-        parts = Path(file).parts
-        patient, x, y = find_place(file, patient_pattern)
-        images.append(
-            SourceImage(
-                file=file,
-                label=parts[-2] if len(parts) > 1 else "",
-                patient=patient,
-                x=x,
-                y=y,
-                split=SPLIT_NAMES[parts[0].lower()] if is_split and len(parts) > 2 else "",
-                size=status.st_size,
-                modified=status.st_mtime_ns,
-            )
-        )
-    if not images:
-        raise InputError(
-            f'No images under {source}. Expected names like 10253_idx5_x1351_y1101_class0.png; see README, "Data".'
-        )
+    for file, size, modified in files:
+        *folders, name = file.split("/")
+        patient, x, y = _read_place(name.rpartition(".")[0], find_patient)
+        label = sys.intern(folders[-1]) if folders else ""  # interned: few names, of very many images
+        split = SPLIT_NAMES[folders[0].lower()] if is_split and len(folders) > 1 else ""
+        images.append(SourceImage(file, label, sys.intern(patient), x, y, split, size, modified))
     return images
 
 
 def find_place(name: str, patient_pattern: str = IDC_PATIENT) -> tuple[str, int | None, int | None]:
     """Patient, x and y that a name like 10253_idx5_x1351_y1101_class0.png tells; "" and None where it does not."""
-    stem = Path(name).stem
-    patient, place = re.search(patient_pattern, stem), _COORDINATES.search(stem)
-    x, y = (int(place.group(1)), int(place.group(2))) if place else (None, None)
-    return (patient.group(1) or "") if patient else "", x, y
+    return _read_place(Path(name).stem, re.compile(patient_pattern))
+
+
+def _read_place(stem: str, find_patient: re.Pattern) -> tuple[str, int | None, int | None]:
+    patient, place = find_patient.search(stem), _COORDINATES.search(stem)
+    x, y = (int(place[1]), int(place[2])) if place else (None, None)
+    return (patient[1] or "") if patient else "", x, y
 
 
 def separate_misplaced(images: Sequence[SourceImage]) -> tuple[list[SourceImage], list[tuple[str, str]]]:
     """The images whose class is clear, and file and reason of the others."""
     placed, misplaced = [], []
     for image in images:
-        named = _CLASS_IN_NAME.search(Path(image.file).stem)
+        named = _CLASS_IN_NAME.search(image.file.rpartition(".")[0])
         if not image.label:
             misplaced.append((image.file, "lies in no class folder"))
         elif named and image.label.isdigit() and named.group(1) != image.label:
@@ -122,14 +148,16 @@ def separate_misplaced(images: Sequence[SourceImage]) -> tuple[list[SourceImage]
     return placed, misplaced
 
 
-def walk(folder: Path, prefix: str = "") -> Iterable[tuple[str, os.stat_result]]:
-    """Images under a folder in the order of their names: path relative to it, and what stat tells."""
+def walk(folder: str | Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry]]:
+    """Images under a folder in the order of their names: path relative to it, and the folder's entry for it."""
     with os.scandir(folder) as found:
-        for entry in sorted(found, key=lambda entry: entry.name):
-            if entry.is_dir():
-                yield from walk(Path(entry.path), f"{prefix}{entry.name}/")
-            elif entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith("."):
-                yield prefix + entry.name, entry.stat()
+        entries = sorted(found, key=operator.attrgetter("name"))
+    for entry in entries:
+        name = entry.name
+        if entry.is_dir():
+            yield from walk(entry.path, f"{prefix}{name}/")
+        elif name.lower().endswith(EXTENSIONS) and name[0] != ".":
+            yield prefix + name, entry
 
 
 def write_manifest(folder: Path, patches: Sequence[Patch], rejected: Sequence[tuple[str, str]], summary: dict) -> None:
@@ -161,7 +189,7 @@ def read_manifest(dataset: Path) -> list[Patch]:
             rows = csv.reader(file)
             if tuple(next(rows, ())) != Patch._fields:
                 raise InputError(f"{path} must have the columns {','.join(Patch._fields)}. {again}")
-            patches = [_read_row(row) for row in rows]
+            patches = _read_rows(rows)
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path} is damaged: {error}. {again}") from error
     if not patches:
@@ -169,18 +197,37 @@ def read_manifest(dataset: Path) -> list[Patch]:
     named = {patch.file for patch in patches}
     if len(named) != len(patches):
         raise InputError(f"{path} names a file twice. {again}")
-    found = {f"{split}/{file}" for split in SPLITS if (dataset / split).is_dir() for file, _ in walk(dataset / split)}
+    found = _find_built(dataset)
     for difference, what in ((named - found, "missing from"), (found - named, "not in the manifest but lie under")):
         if difference:
             raise InputError(f"{len(difference)} file(s) are {what} {dataset}, first {min(difference)}. {again}")
     return patches
 
 
-def _read_row(row: list[str]) -> Patch:
-    file, label, patient, x, y, split, sha256 = row
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}")
-    return Patch(file, label, patient, int(x) if x else None, int(y) if y else None, split, sha256)
+def _read_rows(rows: Iterable[list[str]]) -> list[Patch]:
+    patches = [
+        Patch(
+            file,
+            sys.intern(label),
+            sys.intern(patient),
+            int(x) if x else None,
+            int(y) if y else None,
+            sys.intern(split),
+            sha256,
+        )
+        for file, label, patient, x, y, split, sha256 in rows
+    ]
+    unknown = {patch.split for patch in patches} - set(SPLITS)
+    if unknown:
+        raise ValueError(f"unknown split {min(unknown)!r}")
+    return patches
+
+
+def _find_built(dataset: Path) -> set[str]:
+    """Images in the splits' folders, by their paths relative to the dataset's; a link to nothing is none."""
+    folders = [split for split in SPLITS if (dataset / split).is_dir()]
+    built = (found for split in folders for found in walk(dataset / split, f"{split}/"))
+    return {file for file, entry in built if not entry.is_symlink() or os.path.exists(entry.path)}
 
 
 def read_summary(dataset: Path) -> dict:
