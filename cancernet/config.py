@@ -90,6 +90,7 @@ RECIPES = {
         learning_rate=1e-3,
         schedule="plateau",
         class_weight="balanced",
+        statistics_momentum=0.9,  # a few hundred images make five steps an epoch: a hundred of them are half the training
         augmentation=Augmentation(flips=True),
         early_stopping_patience=10,
     ),

@@ -83,9 +83,11 @@ def compile_model(model: keras.Model, experiment: Experiment, *, classes: int, s
 
 
 def set_statistics_momentum(model: keras.Model, momentum: float) -> None:
-    """Set how slowly the moving statistics of a flat model's batch normalisation follow the batches."""
+    """Set how slowly the moving statistics of batch normalisation, in sub-models too, follow the batches."""
     for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
+        if isinstance(layer, keras.Model):
+            set_statistics_momentum(layer, momentum)
+        elif isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = momentum
 
 

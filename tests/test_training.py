@@ -102,7 +102,7 @@ def test_the_cosine_warms_up_and_ends_at_zero():
 
 def test_the_momentum_of_statistics_reaches_the_layers():
     model = make_model()
-    training.set_statistics_momentum(model, 0.5)
+    training.set_statistics_momentum(keras.Sequential([model]), 0.5)
     model(np.full((2, 8, 8, 3), 100.0), training=True)
     layer = next(layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization))
     assert layer.momentum == 0.5
