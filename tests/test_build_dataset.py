@@ -12,12 +12,15 @@ import sys
 import time
 from collections import Counter
 
+import cv2
+import numpy as np
 import pytest
 from conftest import ROOT, write_image, write_slides
 
 import build_dataset
 from cancernet import InputError
-from cancernet.dataset import read_manifest
+from cancernet.building import fingerprint
+from cancernet.dataset import SourceFile, read_manifest
 
 
 def build(source, output, *options):
@@ -71,6 +74,73 @@ def test_a_changed_source_or_a_lost_file_is_built_again(slides, tmp_path):
     assert len(patches) == 66
     (tmp_path / "built" / patches[0].file).unlink()
     assert len(build(slides, tmp_path / "built")) == 66
+
+
+def edit_in_place(slides):
+    write_image(slides / "100/0/100_idx5_x51_y51_class0.png", 200)
+
+
+def remove_one(slides):
+    (slides / "100/0/100_idx5_x51_y51_class0.png").unlink()
+
+
+def rename_one(slides):
+    file = slides / "100/0/100_idx5_x51_y51_class0.png"
+    file.rename(file.with_name("100_idx5_x951_y51_class0.png"))
+
+
+@pytest.mark.parametrize("change", [edit_in_place, remove_one, rename_one])
+@pytest.mark.parametrize("mode", ["copy", "hardlink", "symlink"])
+def test_no_change_of_the_source_is_missed(slides, tmp_path, capsys, change, mode):
+    build(slides, tmp_path / "built", "--mode", mode)
+    change(slides)
+    capsys.readouterr()
+    patches = build(slides, tmp_path / "built", "--mode", mode)
+    assert "is up to date" not in capsys.readouterr().out
+    built = {patch.file.rpartition("/")[2]: patch.sha256 for patch in patches}
+    source = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in slides.rglob("*.png")}
+    assert built == source
+
+
+def test_name_size_and_nanosecond_are_the_evidence_of_a_change():
+    files = [SourceFile("a", 1, 1), SourceFile("a", 2, 1), SourceFile("a", 1, 2), SourceFile("b", 1, 1)]
+    assert len({fingerprint([each]) for each in files}) == 4
+    assert fingerprint(files) != fingerprint(files[:3])
+
+
+def test_a_file_under_another_name_in_the_dataset_is_built_again(slides, tmp_path):
+    first = tmp_path / "built" / build(slides, tmp_path / "built")[0].file
+    first.rename(first.with_name("mine.png"))
+    assert len(build(slides, tmp_path / "built")) == 60
+    assert first.exists()
+
+
+def test_links_that_lead_nowhere_are_missing_files(slides, tmp_path):
+    build(slides, tmp_path / "built", "--mode", "symlink")
+    slides.rename(tmp_path / "moved")
+    with pytest.raises(InputError, match=r"60 file\(s\) are missing from"):
+        read_manifest(tmp_path / "built")
+
+
+def test_a_second_build_loads_nothing_that_it_does_not_need(slides, tmp_path):
+    build(slides, tmp_path / "built")
+    code = (
+        "import sys, build_dataset\n"
+        f"build_dataset.main(['--source', {str(slides)!r}, '--output', {str(tmp_path / 'built')!r}])\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "is up to date" in done.stdout
+    assert not {"sklearn", "matplotlib"} & set(done.stdout.split())
+
+
+def test_grey_images_are_counted(slides, tmp_path):
+    coloured = np.full((50, 50, 3), 7, np.uint8)
+    coloured[49, 49] = 7, 7, 8  # the last pixel alone
+    for number, image in enumerate((np.full((50, 50), 7, np.uint8), np.full((50, 50, 3), 9, np.uint8), coloured)):
+        cv2.imwrite(str(slides / f"100/0/100_idx5_x901_y{number}_class0.png"), image)
+    build(slides, tmp_path / "built")
+    assert json.loads((tmp_path / "built/dataset.json").read_text())["grey_images"] == 2
 
 
 def test_other_settings_need_force(slides, tmp_path):

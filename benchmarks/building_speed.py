@@ -1,0 +1,168 @@
+"""How fast a dataset is built and a training starts on it: one table with a ratio a row, against `cp -r`.
+
+The images of --source are repeated under other patients' names, a number behind their last byte so that no two are the
+same, until there are --files of them. Each round copies that tree with `cp -r` and builds datasets of it, on one disk,
+in turn, with all that is to be written on the disk before each. Memory is that of all processes together, shared pages
+counted once (Linux).
+
+    python benchmarks/building_speed.py --source datasets/original --files 277524 --rounds 3 --json building.json
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from benchmarks.recipes import stop_if_failed  # noqa: E402
+from benchmarks.table import Row, format_table, measure_in_turn  # noqa: E402
+
+MEMORY_LIMIT, START_LIMIT = 600.0, 15.0  # MB, seconds
+SHARE = 5  # a build of one in so many files tells whether the cost is linear
+FIRST_STEP = """
+import os, sys
+import train_model
+from cancernet.command_line import quiet_import
+with quiet_import():
+    import keras
+keras.callbacks.Callback.on_train_batch_end = lambda self, batch, logs=None: os._exit(0)
+train_model.main(sys.argv[1:])
+sys.exit("There was no step.")
+"""
+
+
+class Cost(NamedTuple):
+    """What a command took."""
+
+    seconds: float
+    peak: float  # MB
+
+
+def repeat_images(source: Path, folder: Path, files: int) -> None:
+    """Make `files` images from those of `source`, `<patient>/<class>/<patient>_...`, under other patients' numbers."""
+    originals = [
+        (path.parent.name, *re.fullmatch(r"(\d+)(_.*)", path.name).groups(), path.read_bytes())
+        for path in sorted(source.glob("*/*/*_idx5_x*_y*_class*.png"))
+    ]
+    if not originals:
+        sys.exit(f"{source} holds no image like 10253/0/10253_idx5_x1351_y1101_class0.png.")
+    for number in range(files):
+        repeat, index = divmod(number, len(originals))
+        label, patient, ending, data = originals[index]
+        patient = f"{int(patient) + 100_000 * repeat}"
+        target = folder / patient / label / f"{patient}{ending}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data + b"%d" % repeat)
+
+
+def run(command: list[str]) -> Cost:
+    """Run a command to its end; the program ends with what it said where it fails."""
+    os.sync()
+    with tempfile.TemporaryFile("w+") as said:
+        started, peak = time.perf_counter(), 0.0
+        child = psutil.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT)
+        while True:
+            try:
+                child.wait(timeout=0.2)
+                break
+            except psutil.TimeoutExpired:
+                peak = max(peak, measure_memory(child))
+        seconds = time.perf_counter() - started
+        said.seek(0)
+        done = subprocess.CompletedProcess(command, child.returncode, said.read(), "")
+    stop_if_failed(done, " ".join(command[:4]))
+    return Cost(seconds, peak)
+
+
+def measure_memory(process: psutil.Process) -> float:
+    """MB of a process and all it started, each shared page counted once."""
+    total = 0.0
+    for each in [process, *process.children(recursive=True)]:
+        try:
+            total += each.memory_full_info().pss / 1e6
+        except (psutil.NoSuchProcess, psutil.AccessDenied):  # it ended meanwhile
+            continue
+    return total
+
+
+def build(source: Path, output: Path, *options: str) -> Cost:
+    script = [sys.executable, str(ROOT / "build_dataset.py")]
+    return run([*script, "--source", str(source), "--output", str(output), *options])
+
+
+def start_training(dataset: Path, output: Path) -> Cost:
+    """From the start of train_model.py to the end of its first step."""
+    return run([sys.executable, "-c", FIRST_STEP, "--dataset", str(dataset), "--output", str(output)])
+
+
+def anew(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+def measure(source: Path, files: int, rounds: int, folder: Path) -> dict[str, list[Cost]]:
+    """The cost of each command in each round; all write into `folder`."""
+    tree, share = folder / "tree", folder / "share"
+    repeat_images(source, tree, files)
+    repeat_images(source, share, files // SHARE)
+    built = {name: folder / name for name in ("copied", "copy", "share copy", "hardlink")}
+    run_folder = folder / "run.unfinished"
+    measures = {
+        "cp -r": lambda: run(["cp", "-r", str(tree), str(anew(built["copied"]))]),
+        "copy": lambda: build(tree, anew(built["copy"])),
+        "share": lambda: build(share, anew(built["share copy"])),
+        "hardlink": lambda: build(tree, anew(built["hardlink"]), "--mode", "hardlink"),
+        "again": lambda: build(tree, built["copy"]),
+        "start": lambda: start_training(built["copy"], anew(run_folder).with_suffix("")),
+    }
+    return measure_in_turn(measures, rounds)
+
+
+def describe(found: dict[str, list[Cost]], files: int) -> list[Row]:
+    """The rows of the table, from what was measured with so many files."""
+    rounds = len(found["cp -r"])
+    seconds = {name: [each.seconds for each in costs] for name, costs in found.items()}
+    peaks = [max(each.peak for each in turn) for turn in zip(found["copy"], found["hardlink"], found["again"])]
+    a_file = [[each * 1e6 / n for each in seconds[name]] for name, n in (("copy", files), ("share", files // SHARE))]
+    copied = ("s", "cp -r")
+    return [
+        Row(f"build of {files:,} files, copied", *copied, seconds["copy"], seconds["cp -r"], most=1.5),
+        Row("build, --mode hardlink", *copied, seconds["hardlink"], seconds["cp -r"], most=0.5),
+        Row("build again, nothing changed", *copied, seconds["again"], seconds["cp -r"], most=0.1),
+        Row("time a file", "µs", f"{files // SHARE:,} files", *a_file, most=1.1),
+        Row("peak memory of a build", "MB", "the limit", peaks, [MEMORY_LIMIT] * rounds, most=1.0),
+        Row("train_model.py to its first step", "s", "the limit", seconds["start"], [START_LIMIT] * rounds, most=1.0),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--source", type=Path, default=Path("datasets/original"), help="IDC patches, a folder a patient"
+    )
+    parser.add_argument("--files", type=int, default=277_524, help="of the tree that is built (%(default)s, as in IDC)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="file for every figure")
+    arguments = parser.parse_args()
+    if arguments.rounds < 1 or arguments.files < 5_000:
+        parser.error("--rounds must be 1 or more and --files 5000 or more")
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(arguments.source, arguments.files, arguments.rounds, Path(folder))
+    rows = describe(found, arguments.files)
+    print(format_table(rows))
+    if arguments.json:
+        arguments.json.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
