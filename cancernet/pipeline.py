@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cancernet.dataset import Patch
 from cancernet.images import ImageStore
 
 _PREFETCH = 4  # batches made ahead of the step
+_AT_ONCE = os.cpu_count() or 1  # batches in the making
 
 
 def open_stores(
@@ -90,7 +92,7 @@ def training_batches(
         return batch, tf.gather(targets, indices)
 
     batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(batches_of)
-    return batches.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(_PREFETCH)
+    return _make_ahead(batches, load)
 
 
 def evaluation_batches(
@@ -106,7 +108,16 @@ def evaluation_batches(
         return images if targets is None else (images, tf.gather(targets, indices))
 
     batches = tf.data.Dataset.range(len(rows)).batch(batch_size)
-    return batches.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(_PREFETCH)
+    return _make_ahead(batches, load)
+
+
+def _make_ahead(indices: tf.data.Dataset, load) -> tf.data.Dataset:
+    """`load` of each element, several at once and ahead of who asks, in their order."""
+    options = tf.data.Options()
+    # What tunes a pipeline sleeps for twice as long each time, up to a minute, and whoever is done waits for it to wake.
+    options.autotune.enabled = False
+    batches = indices.map(load, num_parallel_calls=_AT_ONCE, deterministic=True).prefetch(_PREFETCH)
+    return batches.with_options(options)
 
 
 def _fetch(rows: ImageStore | np.ndarray, indices: tf.Tensor) -> tf.Tensor:

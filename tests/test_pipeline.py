@@ -107,3 +107,11 @@ def test_a_bad_file_is_named_not_tensorflows_graph(tmp_path):
 
 def test_the_device_is_named():
     assert pipeline.describe_device().startswith(("CPU", "GPU ("))
+
+
+def test_nobody_waits_for_a_sleeping_tuner(tmp_path):
+    store = make_store(tmp_path)
+    options = {"batch_size": 4, "epochs": 1, "seed": 1, "augmentation": NOTHING}
+    training = pipeline.training_batches(store, np.eye(10, dtype=np.float32), **options)
+    for batches in (training, pipeline.evaluation_batches(store, batch_size=4)):
+        assert batches.options().autotune.enabled is False
