@@ -114,7 +114,7 @@ def evaluation_batches(
 def _make_ahead(indices: tf.data.Dataset, load) -> tf.data.Dataset:
     """`load` of each element, several at once and ahead of who asks, in their order."""
     options = tf.data.Options()
-    # What tunes a pipeline sleeps for twice as long each time, up to a minute, and whoever is done waits for it to wake.
+    # The tuner sleeps twice as long each time, up to a minute, and whoever is done waits for it to wake.
     options.autotune.enabled = False
     batches = indices.map(load, num_parallel_calls=_AT_ONCE, deterministic=True).prefetch(_PREFETCH)
     return batches.with_options(options)
