@@ -63,6 +63,7 @@ def main(argv: Sequence[str]) -> None:
     from cancernet import splits  # scikit-learn takes seconds to load
 
     images = dataset.find_images(files, pattern)
+    del files  # room for what is to come
     placed, misplaced = dataset.separate_misplaced(images)
     planned = splits.plan_splits(placed, split_by=arguments.split_by, split_file=split_file, seed=arguments.seed)
     check(planned, arguments.split_by)

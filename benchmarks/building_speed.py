@@ -9,10 +9,10 @@ counted once (Linux).
 """
 
 import argparse
+import itertools
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -105,25 +105,31 @@ def start_training(dataset: Path, output: Path) -> Cost:
     return run([sys.executable, "-c", FIRST_STEP, "--dataset", str(dataset), "--output", str(output)])
 
 
-def anew(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    return folder
-
-
 def measure(source: Path, files: int, rounds: int, folder: Path) -> dict[str, list[Cost]]:
-    """The cost of each command in each round; all write into `folder`."""
+    """The cost of each command in each round; all write into `folder`.
+
+    Nothing is removed before the end: ext4 is slow to make files where many were removed in the last half minute.
+    """
     tree, share = folder / "tree", folder / "share"
     repeat_images(source, tree, files)
     repeat_images(source, share, files // SHARE)
-    built = {name: folder / name for name in ("copied", "copy", "share copy", "hardlink")}
-    run_folder = folder / "run.unfinished"
+    numbers = itertools.count()
+    built: list[Path] = []
+
+    def fresh(name: str) -> Path:
+        return folder / f"{name}_{next(numbers)}"
+
+    def build_copy() -> Cost:
+        built.append(fresh("copy"))
+        return build(tree, built[-1])
+
     measures = {
-        "cp -r": lambda: run(["cp", "-r", str(tree), str(anew(built["copied"]))]),
-        "copy": lambda: build(tree, anew(built["copy"])),
-        "share": lambda: build(share, anew(built["share copy"])),
-        "hardlink": lambda: build(tree, anew(built["hardlink"]), "--mode", "hardlink"),
-        "again": lambda: build(tree, built["copy"]),
-        "start": lambda: start_training(built["copy"], anew(run_folder).with_suffix("")),
+        "cp -r": lambda: run(["cp", "-r", str(tree), str(fresh("copied"))]),
+        "copy": build_copy,
+        "share": lambda: build(share, fresh("share")),
+        "hardlink": lambda: build(tree, fresh("hardlink"), "--mode", "hardlink"),
+        "again": lambda: build(tree, built[-1]),
+        "start": lambda: start_training(built[-1], fresh("run")),
     }
     return measure_in_turn(measures, rounds)
 

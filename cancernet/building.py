@@ -1,6 +1,9 @@
 """Writing a built dataset: images checked and copied into class folders, and nothing half-built left behind."""
 
+import functools
+import gc
 import hashlib
+import itertools
 import os
 import signal
 from collections import Counter, defaultdict
@@ -51,19 +54,17 @@ def place_images(
     Raises:
         OSError: a file cannot be written (a full disk, say).
     """
-    names: set[str] = set()
-    jobs = [
-        (image, _free_name(f"{image.split}/{image.label}/{_name(image)}", names)) for image in images if image.split
-    ]
-    for folder in {os.path.dirname(target) for _, target in jobs}:
+    images = [image for image in images if image.split]
+    targets = _name_targets(images)
+    for folder in {os.path.dirname(target) for target in targets}:
         (output / folder).mkdir(parents=True, exist_ok=True)
-    tasks = [(image.file, target) for image, target in jobs]
+    tasks = zip((image.file for image in images), targets, strict=True)
     checks = _check_and_copy_all(str(source.resolve()), str(output.resolve()), tasks, mode, progress)
 
     kept, rejected = [], []
     repeated = _repeated(check.sha256 for check in checks)
     first_of: dict[tuple, str] = {}
-    for (image, target), check in zip(jobs, checks, strict=True):
+    for image, target, check in zip(images, targets, checks, strict=True):
         reason = check.reason
         if not reason and image.patient and check.sha256 in repeated:
             key = (image.patient, image.label, _name(image), check.sha256)
@@ -89,6 +90,11 @@ def _repeated(hashes: Iterable[str]) -> set[str]:
     return {sha256 for sha256, n in Counter(hashes).items() if n > 1}
 
 
+def _name_targets(images: Sequence[SourceImage]) -> list[str]:
+    names: set[str] = set()
+    return [_free_name(f"{image.split}/{image.label}/{_name(image)}", names) for image in images]
+
+
 def _free_name(target: str, taken: set[str]) -> str:
     """`target`, or the same with -2, -3... before its ending where a file of that name is already there."""
     stem, ending = os.path.splitext(target)
@@ -100,13 +106,13 @@ def _free_name(target: str, taken: set[str]) -> str:
     return name
 
 
-def _check_and_copy_all(source: str, output: str, tasks: list, mode: str, progress: Callable) -> list[Check]:
-    chunks = [tasks[start : start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
+def _check_and_copy_all(source: str, output: str, tasks: Iterable, mode: str, progress: Callable) -> list[Check]:
+    chunks = iter(lambda: list(itertools.islice(tasks, _CHUNK)), [])
+    work = functools.partial(_check_and_copy, source, output, mode)
     checks: list[Check] = []
     pool = ProcessPoolExecutor(max_workers=os.cpu_count(), initializer=_start_worker)
     try:
-        arguments = [source] * len(chunks), [output] * len(chunks), chunks, [mode] * len(chunks)
-        for chunk in pool.map(_check_and_copy, *arguments):
+        for chunk in pool.map(work, chunks):
             checks.extend(map(Check._make, chunk))
             progress(len(chunk))
     finally:
@@ -117,9 +123,10 @@ def _check_and_copy_all(source: str, output: str, tasks: list, mode: str, progre
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders write about damaged files there; we name them ourselves
+    gc.freeze()  # what the parent holds is shared with it as long as nobody touches it
 
 
-def _check_and_copy(source: str, output: str, tasks: list, mode: str) -> list[tuple]:
+def _check_and_copy(source: str, output: str, mode: str, tasks: list) -> list[tuple]:
     """The fields of a Check for each task; as plain tuples, which travel between processes in less time."""
     checks: list[tuple] = []
     for file, target in tasks:

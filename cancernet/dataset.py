@@ -44,8 +44,6 @@ class SourceImage(NamedTuple):
     x: int | None
     y: int | None
     split: str  # "" where the source is not split
-    size: int  # bytes
-    modified: int  # nanoseconds
 
 
 class SourceFile(NamedTuple):
@@ -109,12 +107,12 @@ def find_images(files: Sequence[SourceFile], patient_pattern: str = IDC_PATIENT)
     tops = {each.file.partition("/")[0].lower() for each in files if each.file.count("/") >= 2}
     is_split = bool(tops) and all(top in SPLIT_NAMES for top in tops)
     images = []
-    for file, size, modified in files:
+    for file, _, _ in files:
         *folders, name = file.split("/")
         patient, x, y = _read_place(name.rpartition(".")[0], find_patient)
         label = sys.intern(folders[-1]) if folders else ""  # interned: few names, of very many images
         split = SPLIT_NAMES[folders[0].lower()] if is_split and len(folders) > 1 else ""
-        images.append(SourceImage(file, label, sys.intern(patient), x, y, split, size, modified))
+        images.append(SourceImage(file, label, sys.intern(patient), x, y, split))
     return images
 
 

@@ -14,7 +14,7 @@ from cancernet.splits import QuickStratifiedGroupKFold, assign_folds, assign_spl
 def make_images(patients=50, patches=20, given=""):
     """Patients whose share of IDC runs from 0 to 1."""
     return [
-        SourceImage(f"{p}/{n}.png", str(int(n < patches * p / patients)), str(p), None, None, given, 1, 1)
+        SourceImage(f"{p}/{n}.png", str(int(n < patches * p / patients)), str(p), None, None, given)
         for p in range(patients)
         for n in range(patches)
     ]
