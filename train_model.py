@@ -198,7 +198,7 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
     )
     described |= {
         "class_weights": {name: weights[index] for index, name in enumerate(classes)},
-        "training": training.describe(trained, experiment, device),
+        "training": training.describe(trained, device),
         "settings": assessment.flatten(settings),
     }
     figures = report.draw_figures(

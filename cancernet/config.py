@@ -53,9 +53,8 @@ class Experiment:
     class_weight: str = "ratio"  # ratio: max(count)/count | balanced: n/(classes*count) | none
     augmentation: Augmentation = field(default_factory=Augmentation)
     statistics_momentum: float = 0.99  # of batch normalisation's moving mean and variance; 0.99 is Keras' own
-    average_momentum: float = 0.0  # of the exponential moving average of the weights; 0 is off
     test_time_flips: bool = False  # mean of the eight flips and quarter turns when predicting
-    kept_epoch: str = "best"  # best: of the lowest validation loss | last: for a rate that falls to zero
+    kept_weights: str = "best"  # best: of the epoch with the lowest validation loss | mean: of the epochs' second half
     early_stopping_patience: int = 0  # epochs without a better validation loss; 0 is off
     seed: int = 42
 
@@ -74,11 +73,11 @@ RECIPES = {
         recipe="standard",
         epochs=16,
         learning_rate=0.05,
-        schedule="cosine",
+        schedule="constant",
         augmentation=STANDARD_AUGMENTATION,
         statistics_momentum=0.9,  # at this rate the weights run away from statistics over a hundred steps
         test_time_flips=True,
-        kept_epoch="last",
+        kept_weights="mean",
     ),
     # Transfer learning from a keras.applications backbone. The rate is that of the head on fixed features: at 1e-4 it
     # has not converged after 40 epochs. What trains the backbone too takes a tenth of it.
@@ -90,7 +89,7 @@ RECIPES = {
         learning_rate=1e-3,
         schedule="plateau",
         class_weight="balanced",
-        statistics_momentum=0.9,  # a few hundred images make five steps an epoch: a hundred of them are half the training
+        statistics_momentum=0.9,  # of a few hundred images an epoch has five steps, and a hundred are half the training
         augmentation=Augmentation(flips=True),
         early_stopping_patience=10,
     ),

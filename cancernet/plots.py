@@ -34,12 +34,13 @@ class Curve(NamedTuple):
     metric: dict | None  # area under the curve; None where it was not worked out
 
 
-def plot_history(*, history: dict[str, list[float]], best_epoch: int) -> Figure:
+def plot_history(*, history: dict[str, list[float]], kept_epochs: tuple[int, int]) -> Figure:
     """Loss and accuracy by epoch; `history` maps Keras' names (`loss`, `val_loss`, ...) to one value an epoch.
 
-    `best_epoch`, the kept one, counts from 1 and is marked in every panel. Where there is no accuracy there is no
-    panel of it.
+    `kept_epochs`, first and last of those whose mean weights are judged, count from 1 and are marked in every panel.
+    Where there is no accuracy there is no panel of it.
     """
+    first, last = kept_epochs
     names = [name for name in ("loss", "accuracy") if name in history]
     figure, panels = _figure(5.2, 0.8 + 2.2 * len(names), rows=len(names))
     for name, axes in zip(names, panels, strict=True):
@@ -49,7 +50,10 @@ def plot_history(*, history: dict[str, list[float]], best_epoch: int) -> Figure:
                 axes.plot(
                     epochs, np.array(history[key], float), dash, color=colour, label=label, marker="o", markersize=3
                 )
-        axes.axvline(best_epoch, color=GREY, linestyle=":", label=f"epoch judged: {best_epoch}")
+        if first == last:
+            axes.axvline(first, color=GREY, linestyle=":", label=f"epoch judged: {first}")
+        else:
+            axes.axvspan(first, last, color=GREY, alpha=0.18, label=f"mean judged: {first} to {last}")
         axes.set_ylabel(name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)

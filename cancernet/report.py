@@ -77,7 +77,7 @@ def draw_figures(
         ]
         figures["worst_errors"] = plots.plot_errors(images=error_images, errors=said)
     if history:
-        figures["history"] = plots.plot_history(history=history, best_epoch=report["training"]["best_epoch"])
+        figures["history"] = plots.plot_history(history=history, kept_epochs=report["training"]["kept_epochs"])
     return figures
 
 

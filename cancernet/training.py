@@ -1,4 +1,4 @@
-"""Class weights, compiling, fitting with one epoch kept, and going on after a crash."""
+"""Class weights, compiling, fitting, the weights that are kept, and going on after a crash."""
 
 import csv
 import itertools
@@ -16,7 +16,7 @@ from cancernet import InputError
 from cancernet.config import Experiment
 from cancernet.folders import fresh_folder
 
-_LAST, _BEST, _STATE = "last.keras", "best.npz", "state.json"
+_LAST, _KEPT, _STATE = "last.keras", "kept.npz", "state.json"
 _SECONDS_BETWEEN_CHECKPOINTS = 60
 _STATISTICS_BATCHES = 50  # that the last epoch's statistics are taken over: 1,600 images at a batch size of 32
 
@@ -25,7 +25,7 @@ class Training(NamedTuple):
     """What a training left behind, beside the model's weights."""
 
     history: dict[str, list[float]]  # a value an epoch
-    best_epoch: int  # the kept one, counted from 0; its weights are the model's
+    kept_epochs: tuple[int, int]  # first and last, counted from 0, of those whose mean weights are the model's
     seconds: float  # of fitting, validation included
     images_per_second: float  # of the steady state: training images over the time of all epochs but the first
 
@@ -71,11 +71,10 @@ def compile_model(model: keras.Model, experiment: Experiment, *, classes: int, s
             warmup_target=rate if warm_up else None,
             warmup_steps=warm_up,
         )
-    averaging = {"use_ema": True, "ema_momentum": experiment.average_momentum} if experiment.average_momentum else {}
     make = {"adagrad": keras.optimizers.Adagrad, "adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}
     decay = {"weight_decay": experiment.weight_decay} if experiment.weight_decay else {}
     model.compile(
-        optimizer=make[experiment.optimizer](rate, **averaging, **decay),
+        optimizer=make[experiment.optimizer](rate, **decay),
         loss="binary_crossentropy" if classes == 2 else "categorical_crossentropy",
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=False,  # XLA on a processor is slower than none
@@ -125,9 +124,10 @@ def fit_model(
     settings: dict,
     verbose: int = 1,
 ) -> Training:
-    """Train, and leave the weights of the kept epoch in the model: of the lowest validation loss, or the last.
+    """Train, and leave in the model the weights that `experiment.kept_weights` says.
 
-    The last epoch gets its statistics of batch normalisation anew (`settle_statistics`), from its own first batches.
+    These are `best`, of the epoch with the lowest validation loss, or `mean`, over the second half of the epochs, with
+    statistics of batch normalisation taken anew for them: stochastic weight averaging (Izmailov 2018).
 
     A crash loses little more than a minute: where the folder `checkpoint` is there, the training goes on from it to
     the numbers it would have had.
@@ -162,8 +162,8 @@ def fit_model(
         callbacks=[*callbacks, recorder],
         verbose=verbose,
     )
-    model.set_weights(recorder.best_weights)
-    if experiment.kept_epoch == "last":
+    model.set_weights(recorder.kept_weights)
+    if experiment.kept_weights == "mean":
         last_epoch = make_batches(experiment.epochs - 1)
         settle_statistics(model, itertools.islice(last_epoch, min(steps_per_epoch, _STATISTICS_BATCHES)))
     return recorder.summary(n_images, time.perf_counter() - started)
@@ -171,8 +171,6 @@ def fit_model(
 
 def _callbacks(experiment: Experiment) -> list[keras.callbacks.Callback]:
     callbacks: list[keras.callbacks.Callback] = []
-    if experiment.average_momentum:
-        callbacks.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
     if experiment.schedule == "plateau":
         callbacks.append(keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=5, min_lr=1e-7))
     if experiment.early_stopping_patience:
@@ -181,23 +179,18 @@ def _callbacks(experiment: Experiment) -> list[keras.callbacks.Callback]:
 
 
 class Recorder(keras.callbacks.Callback):
-    """Keeps the history, the kept epoch's weights and a checkpoint; makes dropout a function of seed and epoch.
-
-    Must be the last callback: with averaged weights the ones before it put the average into the model at the end of
-    an epoch, which is what the best epoch is, and take it out again at the beginning of the next, which is when the
-    checkpoint is written.
-    """
+    """Keeps the history, the weights to keep and a checkpoint; makes dropout a function of seed and epoch."""
 
     def __init__(self, folder: Path, experiment: Experiment, settings: dict, steps_per_epoch: int):
         super().__init__()
         self.folder = folder
         self.seed = experiment.seed
-        self.keeps_last = experiment.kept_epoch == "last"
+        self.first_averaged = experiment.epochs // 2 if experiment.kept_weights == "mean" else None
         self.settings = settings
         self.steps_per_epoch = steps_per_epoch
         self.epochs: list[dict[str, float]] = []
-        self.best_epoch = -1
-        self.best_weights: list[np.ndarray] = []
+        self.kept_epochs = (0, 0)
+        self.kept_weights: list[np.ndarray] = []
         self.listeners: Sequence[keras.callbacks.Callback] = ()
         self._saved = time.monotonic()
         self._epoch_started = self._fitted = 0.0
@@ -207,8 +200,7 @@ class Recorder(keras.callbacks.Callback):
         rate = float(self.model.optimizer.learning_rate)
         for epoch, past in enumerate(self.epochs):
             for listener in self.listeners:
-                if not isinstance(listener, keras.callbacks.SwapEMAWeights):
-                    listener.on_epoch_end(epoch, dict(past))
+                listener.on_epoch_end(epoch, dict(past))
         if any(isinstance(listener, keras.callbacks.ReduceLROnPlateau) for listener in self.listeners):
             self.model.optimizer.learning_rate = rate
 
@@ -229,15 +221,23 @@ class Recorder(keras.callbacks.Callback):
         losses = [past["val_loss"] for past in self.epochs]
         if not math.isfinite(losses[-1]):
             raise InputError(f"The validation loss of epoch {epoch + 1} is {losses[-1]}. Lower --learning-rate.")
-        if self.keeps_last or self.best_epoch < 0 or losses[-1] < min(losses[:-1]):
-            self.best_epoch, self.best_weights = epoch, self.model.get_weights()
+        if self.first_averaged is None:
+            if epoch == 0 or losses[-1] < min(losses[:-1]):
+                self.kept_epochs, self.kept_weights = (epoch, epoch), self.model.get_weights()
+        elif epoch <= self.first_averaged:
+            self.kept_epochs, self.kept_weights = (epoch, epoch), self.model.get_weights()
+        else:
+            number = epoch - self.first_averaged + 1
+            pairs = zip(self.kept_weights, self.model.get_weights(), strict=True)
+            self.kept_weights = [mean + (weight - mean) / number for mean, weight in pairs]
+            self.kept_epochs = (self.first_averaged, epoch)
 
     def save(self) -> None:
-        """Write the checkpoint: the last state with its optimizer, the best weights and the history."""
+        """Write the checkpoint: the last state with its optimizer, the weights kept so far and the history."""
         with fresh_folder(self.folder) as folder:
             self.model.save(folder / _LAST)
-            np.savez(folder / _BEST, *self.best_weights)
-            state = {"settings": self.settings, "best_epoch": self.best_epoch, "epochs": self.epochs}
+            np.savez(folder / _KEPT, *self.kept_weights)
+            state = {"settings": self.settings, "kept_epochs": self.kept_epochs, "epochs": self.epochs}
             (folder / _STATE).write_text(json.dumps(state), encoding="utf-8")
         self._saved = time.monotonic()
 
@@ -252,37 +252,37 @@ class Recorder(keras.callbacks.Callback):
             if state["settings"] != self.settings:
                 raise InputError(f"{self.folder.parent} was begun with other settings. Start again with --force.")
             last = keras.models.load_model(self.folder / _LAST)
-            with np.load(self.folder / _BEST) as best:
-                self.best_weights = [best[name] for name in best.files]
+            with np.load(self.folder / _KEPT) as kept:
+                self.kept_weights = [kept[name] for name in kept.files]
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{self.folder} is a damaged checkpoint. Start again with --force.") from error
         model.set_weights(last.get_weights())
         model.optimizer.build(model.trainable_variables)
         for mine, saved in zip(model.optimizer.variables, last.optimizer.variables, strict=True):
             mine.assign(saved)
-        self.best_epoch, self.epochs = state["best_epoch"], state["epochs"]
+        self.kept_epochs, self.epochs = tuple(state["kept_epochs"]), state["epochs"]
 
     def summary(self, n_images: int, seconds: float) -> Training:
         """The training in numbers; the first epoch, slowed by decoding and tracing, has no say in speed."""
         steady = self.epochs[1:] or self.epochs
         rate = n_images * len(steady) / max(sum(epoch["seconds"] for epoch in steady), 1e-9)
         history = {key: [epoch.get(key) for epoch in self.epochs] for key in self.epochs[0]}
-        return Training(history, self.best_epoch, seconds, rate)
+        return Training(history, self.kept_epochs, seconds, rate)
 
 
 def join(first: Training, second: Training) -> Training:
-    """Two phases as one training; the best epoch is the second's, whose weights the model has."""
+    """Two phases as one training; the kept epochs are the second's, whose weights the model has."""
     history = {key: [*first.history[key], *values] for key, values in second.history.items()}
-    best = len(first.history["loss"]) + second.best_epoch
-    return Training(history, best, first.seconds + second.seconds, second.images_per_second)
+    before = len(first.history["loss"])
+    kept = (before + second.kept_epochs[0], before + second.kept_epochs[1])
+    return Training(history, kept, first.seconds + second.seconds, second.images_per_second)
 
 
-def describe(trained: Training, experiment: Experiment, device: str) -> dict:
-    """The report's part on training; the kept epoch, `best_epoch`, counted from 1."""
+def describe(trained: Training, device: str) -> dict:
+    """The report's part on training; `kept_epochs`, first and last of those whose mean was judged, count from 1."""
     return {
         "epochs": len(trained.history["loss"]),
-        "best_epoch": trained.best_epoch + 1,
-        "kept_epoch": experiment.kept_epoch,
+        "kept_epochs": [epoch + 1 for epoch in trained.kept_epochs],
         "seconds": trained.seconds,
         "images_per_second": trained.images_per_second,
         "device": device,

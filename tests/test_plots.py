@@ -34,7 +34,7 @@ def every_figure() -> dict[str, Figure]:
     curve = plots.Curve(TRUTH, SCORES, DEFINED)
     error = {"file": "a/b.png", "label": "a", "predicted": "b", "probability": 0.9}
     return {
-        "history": plots.plot_history(history={"loss": [2, 1], "accuracy": [0, 1]}, best_epoch=2),
+        "history": plots.plot_history(history={"loss": [2, 1], "accuracy": [0, 1]}, kept_epochs=(2, 2)),
         "confusion": plots.plot_confusion_matrix(matrix=[[2, 1], [0, 3]], classes=["a", "b"]),
         "roc": plots.plot_roc(curves={"b": curve}, operating_point=(0.5, 0.5)),
         "precision_recall": plots.plot_precision_recall(curves={"b": curve}, operating_point=(0.5, 0.5)),
@@ -65,7 +65,7 @@ def test_history_draws_both_curves_and_marks_the_best_epoch():
         "accuracy": [0.1, 0.2, 0.3],
         "val_accuracy": [0.3, 0.2, 0.1],
     }
-    figure = plots.plot_history(history=history, best_epoch=2)
+    figure = plots.plot_history(history=history, kept_epochs=(2, 2))
     loss, accuracy = figure.axes
     assert line(loss, "training").get_xydata().tolist() == [[1, 3], [2, 2], [3, 1]]
     np.testing.assert_array_equal(line(loss, "validation").get_ydata(), [3, 1, np.nan])
@@ -75,8 +75,14 @@ def test_history_draws_both_curves_and_marks_the_best_epoch():
 
 
 def test_history_without_accuracy_or_validation_has_one_panel():
-    (axes,) = plots.plot_history(history={"loss": [1.0]}, best_epoch=1).axes
+    (axes,) = plots.plot_history(history={"loss": [1.0]}, kept_epochs=(1, 1)).axes
     assert [each.get_label() for each in axes.lines] == ["training", "epoch judged: 1"]
+
+
+def test_history_shades_the_epochs_whose_mean_is_judged():
+    (axes,) = plots.plot_history(history={"loss": [3.0, 2.0, 1.0, 1.0]}, kept_epochs=(3, 4)).axes
+    (span,) = axes.patches
+    assert (span.get_x(), span.get_width(), span.get_label()) == (3, 1, "mean judged: 3 to 4")
 
 
 def test_confusion_matrix_gives_counts_and_row_percentages():

@@ -120,7 +120,7 @@ def test_settled_statistics_are_the_mean_of_the_batches():
 
 
 def test_few_steps_leave_statistics_of_the_weights_they_end_with(tmp_path):
-    changes = {"kept_epoch": "last", "epochs": 2, "optimizer": "adam", "learning_rate": 0.1}
+    changes = {"kept_weights": "mean", "epochs": 2, "optimizer": "adam", "learning_rate": 0.1}
     model = make_model()
     fit(model, tmp_path / "checkpoint", dataclasses.replace(EXPERIMENT, augmentation=Augmentation(), **changes))
     before, layer = model.layers[1], model.layers[2]
@@ -128,25 +128,38 @@ def test_few_steps_leave_statistics_of_the_weights_they_end_with(tmp_path):
     np.testing.assert_allclose(layer.moving_mean, seen.mean((0, 1, 2)), rtol=1e-3)
 
 
-@pytest.mark.parametrize("kept", ["best", "last"])
-def test_the_kept_epochs_weights_are_in_the_model(tmp_path, kept):
+def test_the_weights_of_the_lowest_validation_loss_are_in_the_model(tmp_path):
     model = make_model()
-    experiment = dataclasses.replace(EXPERIMENT, kept_epoch=kept, optimizer="adam", learning_rate=0.1)
-    trained = fit(model, tmp_path / "checkpoint", experiment)
+    trained = fit(model, tmp_path / "checkpoint", dataclasses.replace(EXPERIMENT, optimizer="adam", learning_rate=0.1))
     losses = trained.history["val_loss"]
+    best = int(np.argmin(losses))
     assert len(losses) == 4
-    assert np.argmin(losses) < 3  # or the two would be one
-    assert trained.best_epoch == {"best": int(np.argmin(losses)), "last": 3}[kept]
-    if kept == "last":  # whose statistics are taken anew
-        return
+    assert best < 3  # or the last would do
+    assert trained.kept_epochs == (best, best)
     store, targets = make_data()
     again = model.evaluate(pipeline.evaluation_batches(store, batch_size=16, targets=targets), verbose=0)
-    assert again[0] == pytest.approx(losses[trained.best_epoch], rel=1e-5)
+    assert again[0] == pytest.approx(losses[best], rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"average_momentum": 0.9, "optimizer": "adamw", "weight_decay": 1e-4}, {"kept_epoch": "last"}]
-)
+def test_the_mean_weights_of_the_second_half_are_in_the_model(tmp_path, monkeypatch):
+    seen, end = [], training.Recorder.on_epoch_end
+
+    def look(self, epoch, logs=None):
+        seen.append(self.model.get_weights())
+        end(self, epoch, logs)
+
+    monkeypatch.setattr(training.Recorder, "on_epoch_end", look)
+    model = make_model()
+    experiment = dataclasses.replace(EXPERIMENT, epochs=5, kept_weights="mean", optimizer="adam", learning_rate=0.1)
+    trained = fit(model, tmp_path / "checkpoint", experiment)
+    assert trained.kept_epochs == (2, 4)
+    trained_ones = [0, 1, 2, 3, 6, 7]  # 4 and 5 are batch normalisation's statistics
+    for index in trained_ones:
+        expected = np.mean([weights[index] for weights in seen[2:]], axis=0)
+        np.testing.assert_allclose(model.get_weights()[index], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw", "weight_decay": 1e-4}, {"kept_weights": "mean"}])
 def test_the_same_seed_gives_the_same_numbers(tmp_path, changes):
     experiment = dataclasses.replace(EXPERIMENT, **changes)
     first, second, other = make_model(), make_model(), make_model(2)
@@ -158,7 +171,7 @@ def test_the_same_seed_gives_the_same_numbers(tmp_path, changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"average_momentum": 0.9, "optimizer": "adam"}, {"schedule": "plateau", "early_stopping_patience": 3}],
+    [{}, {"kept_weights": "mean", "optimizer": "adam"}, {"schedule": "plateau", "early_stopping_patience": 3}],
 )
 def test_a_training_that_crashed_goes_on_to_the_same_numbers(tmp_path, monkeypatch, changes):
     experiment = dataclasses.replace(EXPERIMENT, **changes)
