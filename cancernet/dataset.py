@@ -282,7 +282,8 @@ def check_trainable(patches: Sequence[Patch]) -> None:
 
 def is_idc(patches: Iterable[Patch]) -> bool:
     """Whether the patches are of the IDC set, by their names; its class 0 is benign and 1 is IDC."""
-    return all(re.search(IDC_PATIENT, Path(patch.file).name) and patch.label in ("0", "1") for patch in patches)
+    is_named = re.compile(IDC_PATIENT).search
+    return all(patch.label in ("0", "1") and is_named(patch.file.rpartition("/")[2]) for patch in patches)
 
 
 def class_names(patches: Iterable[Patch]) -> list[str]:

@@ -73,7 +73,7 @@ class ImageStore:
 
     def __init__(
         self,
-        files: Sequence[Path],
+        files: Sequence[Path | str],
         *,
         image_size: int,
         channels: int,
@@ -115,7 +115,8 @@ class ImageStore:
     def _read(self, index: int) -> np.ndarray:
         file = self.files[index]
         try:
-            data = Path(file).read_bytes()
+            with open(file, "rb", buffering=0) as opened:
+                data = opened.read()
             if self.sha256 is not None and hashlib.sha256(data).hexdigest() != self.sha256[index]:
                 raise InputError("is not the file that the manifest names. Run build_dataset.py again.")
             return fit_image(decode_image(data, self.channels), self.image_size)

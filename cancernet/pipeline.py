@@ -40,7 +40,7 @@ def open_stores(
     needed = sum(map(len, splits.values())) * image_size**2 * channels
     return {
         split: ImageStore(
-            [dataset / patch.file for patch in patches],
+            [f"{dataset}/{patch.file}" for patch in patches],
             image_size=image_size,
             channels=channels,
             sha256=[patch.sha256 for patch in patches],

@@ -8,6 +8,7 @@ from cancernet.dataset import (
     check_trainable,
     class_names,
     find_images,
+    is_idc,
     list_files,
     read_manifest,
     write_manifest,
@@ -143,3 +144,17 @@ def test_training_needs_two_classes_and_validation():
 
 def test_classes_come_in_alphabetical_order():
     assert class_names([patch(label="normal"), patch(label="benign"), patch(label="normal")]) == ["benign", "normal"]
+
+
+@pytest.mark.parametrize(
+    ("file", "label", "expected"),
+    [
+        ("training/1/10253_idx5_x1351_y1101_class1.png", "1", True),
+        ("training/1/scan.png", "1", False),
+        ("training/10253_idx/scan.png", "1", False),
+        ("training/2/10253_idx5_x1351_y1101_class2.png", "2", False),
+    ],
+)
+def test_the_idc_set_is_told_by_names_and_classes(file, label, expected):
+    idc = patch("training/0/10253_idx5_x1_y1_class0.png")
+    assert is_idc([idc, patch(file, label)]) is expected
