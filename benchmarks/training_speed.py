@@ -65,19 +65,18 @@ def train_recipe(dataset: Path, epochs: int, recipe: str, run: Path, *options: s
     return {"rate": rate, "peak": peak, "early": beginnings[1], "late": beginnings[-1]}
 
 
-def compare_trainings(dataset: Path, epochs: int, rounds: int, run: Path) -> list[Row]:
-    """Rows of whole trainings; leaves a run of the recipe `tutorial` in the folder `run`."""
+def compare_trainings(dataset: Path, epochs: int, rounds: int, runs: Path) -> list[Row]:
+    """Rows of whole trainings; leaves runs of the recipes in the folder `runs`."""
     recipes: dict[str, list[str]] = {"tutorial": [], "standard": [], "standard, streaming": ["--cache-limit", "1e-6"]}
     trained: dict[str, list[dict]] = {name: [] for name in recipes}
 
     def train(name: str) -> float:
         recipe = name.partition(",")[0]
-        trained[name].append(train_recipe(dataset, epochs, recipe, run.with_name(run.name + name), *recipes[name]))
+        trained[name].append(train_recipe(dataset, epochs, recipe, runs / name, *recipes[name]))
         return trained[name][-1]["rate"]
 
     measures = {"tutorial's way": lambda: train_tutorials_way(dataset, epochs)}
     rates = measure_in_turn(measures | {name: lambda name=name: train(name) for name in recipes}, rounds)
-    run.with_name(run.name + "tutorial").rename(run)
 
     def memory(name: str, moment: str) -> list[float]:
         return [each[moment] for each in trained[name]]
@@ -129,10 +128,10 @@ def main() -> None:
     with quiet_import():
         import keras  # noqa: F401
     with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder) / "run"
-        rows = compare_trainings(arguments.dataset, arguments.epochs, arguments.rounds, run)
+        rows = compare_trainings(arguments.dataset, arguments.epochs, arguments.rounds, Path(folder))
         rows += [start_row(short), feeding.cache_row(files), *feeding.feeding_rows(files, short)]
-        rows += feeding.prediction_rows(files[:1024], run, short)
+        rows += feeding.prediction_rows(files[:1024], Path(folder) / "tutorial", short)
+        rows += feeding.prediction_rows(files[:128], Path(folder) / "standard", short)
     print(format_table(rows))
     if arguments.json:
         arguments.json.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n")
