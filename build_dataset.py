@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
     current = building.read_current(output, settings, source_fingerprint, force=arguments.force)
     if current:
         print(f"{output} is up to date: neither {source} nor the settings have changed.")
-        print_table(current, dataset.read_summary(output))
+        print_table(current)
         return
 
     from tqdm import tqdm
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
         }
         dataset.write_manifest(folder, patches, rejected, summary)
         save_overview(folder, patches, checks)
-    print_table(patches, summary)
+    print_table(summary)
     print(f"\nWritten to {output}; look at {output / 'overview.png'} before you train.")
 
 
@@ -140,22 +140,19 @@ def save_overview(folder: Path, patches, checks) -> None:
     figure.savefig(folder / "overview.png", dpi=120)
 
 
-def print_table(patches, summary: dict) -> None:
-    labels = sorted({patch.label for patch in patches})
-    counts = Counter((patch.split, patch.label) for patch in patches)
+def print_table(summary: dict) -> None:
+    labels = list(summary["splits"]["all"]["classes"])
     print(
         f"\n{'split':<12}{'images':>9}{'patients':>10}" + "".join(f"{label[:12]:>13}" for label in labels) + "   share"
     )
-    for split in (*SPLITS, "all"):
-        rows = [patch for patch in patches if split in (patch.split, "all")]
-        if not rows:
+    for split, row in summary["splits"].items():
+        if not row["images"]:
             print(f"{split:<12}{0:>9}")
             continue
-        known = {patch.patient for patch in rows if patch.patient}
-        per_class = [sum(counts[one, label] for one in SPLITS if split in (one, "all")) for label in labels]
-        share = f"{per_class[-1] / len(rows):7.1%} {labels[-1]}"
-        patients = len(known) if known else "unknown"
-        print(f"{split:<12}{len(rows):>9,}{patients:>10}" + "".join(f"{n:>13,}" for n in per_class) + share)
+        per_class = [row["classes"].get(label, 0) for label in labels]
+        share = f"{per_class[-1] / row['images']:7.1%} {labels[-1]}"
+        patients = row["patients"] or "unknown"
+        print(f"{split:<12}{row['images']:>9,}{patients:>10}" + "".join(f"{n:>13,}" for n in per_class) + share)
     notes = {
         "rejected": "rejected, see rejected.csv",
         "left_out_images": f"left out: their patients ({summary['left_out_patients']}) are not in the split file",

@@ -16,7 +16,7 @@ import numpy as np
 
 from cancernet import InputError
 from cancernet.config import SPLITS
-from cancernet.dataset import MANIFEST, SUMMARY, Patch, SourceFile, SourceImage, read_manifest, read_summary
+from cancernet.dataset import MANIFEST, SUMMARY, Patch, SourceFile, SourceImage, is_whole, read_summary
 from cancernet.images import decode_image
 
 _CHUNK = 128  # files a worker takes at a time
@@ -182,6 +182,9 @@ def summarise(
     return {
         "source_images": len(images),
         "images": len(patches),
+        "splits": {
+            split: _count([patch for patch in patches if split in (patch.split, "all")]) for split in (*SPLITS, "all")
+        },
         "source_patients": len({image.patient for image in images if image.patient}),
         "images_without_patient": sum(not patch.patient for patch in patches),
         "rejected": len(rejected),
@@ -196,6 +199,14 @@ def summarise(
     }
 
 
+def _count(patches: Sequence[Patch]) -> dict:
+    return {
+        "images": len(patches),
+        "patients": len({patch.patient for patch in patches} - {""}),
+        "classes": dict(sorted(Counter(patch.label for patch in patches).items())),
+    }
+
+
 def fingerprint(files: Sequence[SourceFile]) -> str:
     """Hash of the names, sizes and times of modification, in nanoseconds, of the source's files.
 
@@ -207,11 +218,11 @@ def fingerprint(files: Sequence[SourceFile]) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
-def read_current(output: Path, settings: dict, source_fingerprint: str, *, force: bool) -> list[Patch] | None:
-    """The patches of `output` where it already is what a build with these settings would make, else None.
+def read_current(output: Path, settings: dict, source_fingerprint: str, *, force: bool) -> dict | None:
+    """The summary of `output` where it already is what a build with these settings would make, else None.
 
-    It is where the source's fingerprint and the settings are those it was made with, and the files under it are those
-    of its manifest, by name.
+    It is where the source's fingerprint and the settings are those it was made with, the manifest is the one that was
+    written, and the files under it are those of the manifest, by name.
 
     Raises:
         InputError: it holds something else that must not be overwritten.
@@ -228,12 +239,8 @@ def read_current(output: Path, settings: dict, source_fingerprint: str, *, force
             return None
         changed = ", ".join(sorted(key for key in settings if summary["settings"].get(key) != settings[key]))
         raise InputError(f"{output} was made with other settings ({changed}). Use --force to make it anew.")
-    if summary["source_fingerprint"] != source_fingerprint:
-        return None
-    try:
-        return read_manifest(output)
-    except InputError:  # files were lost, added or renamed, or the manifest was damaged: it is built again
-        return None
+    is_current = summary["source_fingerprint"] == source_fingerprint and is_whole(output, summary)
+    return summary if is_current else None
 
 
 def check_apart(source: Path, output: Path) -> None:

@@ -159,9 +159,13 @@ def walk(folder: str | Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntr
 
 
 def write_manifest(folder: Path, patches: Sequence[Patch], rejected: Sequence[tuple[str, str]], summary: dict) -> None:
-    """Write manifest.csv, rejected.csv and dataset.json into the folder of a built dataset."""
+    """Write manifest.csv, rejected.csv and dataset.json, which also tells how to know them again, into a folder."""
     _write_csv(folder / MANIFEST, Patch._fields, patches)
     _write_csv(folder / REJECTED, ("file", "reason"), rejected)
+    summary = summary | {
+        "manifest_sha256": hash_manifest(folder),
+        "files_sha256": _hash_names(patch.file for patch in patches),
+    }
     (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
 
@@ -219,6 +223,20 @@ def _read_rows(rows: Iterable[list[str]]) -> list[Patch]:
     if unknown:
         raise ValueError(f"unknown split {min(unknown)!r}")
     return patches
+
+
+def is_whole(dataset: Path, summary: dict) -> bool:
+    """Whether a built dataset's manifest is the one that was written and the files of those names are there, no others.
+
+    It tells what `read_manifest` checks, and that no row was edited, without reading a row.
+    """
+    return summary.get("manifest_sha256") == hash_manifest(dataset) and summary.get("files_sha256") == _hash_names(
+        _find_built(dataset)
+    )
+
+
+def _hash_names(files: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()
 
 
 def _find_built(dataset: Path) -> set[str]:

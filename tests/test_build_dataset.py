@@ -115,6 +115,23 @@ def test_a_file_under_another_name_in_the_dataset_is_built_again(slides, tmp_pat
     assert first.exists()
 
 
+def test_an_edited_manifest_is_built_again(slides, tmp_path):
+    first = build(slides, tmp_path / "built")
+    manifest = tmp_path / "built/manifest.csv"
+    manifest.write_text(manifest.read_text().replace(",100,", ",101,"))
+    assert build(slides, tmp_path / "built") == first
+
+
+def test_a_second_build_prints_the_first_ones_table(slides, tmp_path, capsys):
+    write_image(slides / "100/0/unknown.png", 1)
+    write_image(slides / "100/0/100_idx5_x901_y1_class0.png", 2, (50, 1, 3))
+    build(slides, tmp_path / "built")
+    table = capsys.readouterr().out.split("\nWritten to")[0]
+    build(slides, tmp_path / "built")
+    assert capsys.readouterr().out.split("\n", 1)[1] == table
+    assert "all                62        10           42           20  32.3% 1" in table
+
+
 def test_links_that_lead_nowhere_are_missing_files(slides, tmp_path):
     build(slides, tmp_path / "built", "--mode", "symlink")
     slides.rename(tmp_path / "moved")
