@@ -35,6 +35,7 @@ def parse_arguments(argv: Sequence[str]):
     )
     parser.add_argument("--no-neighbours", action="store_true", help="do not smooth over a slide's neighbours")
     parser.add_argument("--prevalence", type=prevalence, help="to give PPV and NPV at, such as 0.01")
+    parser.add_argument("--mixed-precision", action="store_true", help="train in bfloat16 if a step is faster that way")
     parser.add_argument("--cache-limit", type=positive_number, help="GB for decoded images (half of free memory)")
     parser.add_argument(
         "--folds", type=at_least(2), help="cross-validate by patient: as many runs and one pooled report"
@@ -51,6 +52,7 @@ def choose_experiment(arguments) -> Experiment:
         "model": arguments.model,
         "image_size": arguments.image_size or architecture.image_size,
         "channels": architecture.channels,
+        "mixed_precision": arguments.mixed_precision,
     }
     for name in ("epochs", "batch_size", "learning_rate", "seed", "weights", "strategy", "class_weight"):
         if getattr(arguments, name) is not None:
@@ -250,7 +252,7 @@ def fit_phase(model, experiment: Experiment, rows: dict, labels: dict, weights: 
     """Compile and fit one network on rows, which are images of a store or features, of training and validation."""
     import keras
 
-    from cancernet import fused, pipeline, training
+    from cancernet import fused, pipeline, precision, training
 
     targets = {split: keras.utils.to_categorical(labels[split], len(weights)) for split in ("training", "validation")}
     steps = pipeline.steps_per_epoch(len(rows["training"]), experiment.batch_size)
@@ -268,8 +270,12 @@ def fit_phase(model, experiment: Experiment, rows: dict, labels: dict, weights: 
 
     training.set_statistics_momentum(model, experiment.statistics_momentum)
     fused.fuse_batch_normalization(model)
+    if experiment.mixed_precision:
+        settings["training_precision"] = choose_precision(
+            model, experiment, make_batches, len(weights), steps, checkpoint
+        )
     training.compile_model(model, experiment, classes=len(weights), steps_per_epoch=steps)
-    return training.fit_model(
+    trained = training.fit_model(
         model,
         make_batches,
         pipeline.evaluation_batches(rows["validation"], batch_size=128, targets=targets["validation"]),
@@ -281,6 +287,26 @@ def fit_phase(model, experiment: Experiment, rows: dict, labels: dict, weights: 
         settings=settings,
         verbose=1 if sys.stdout.isatty() else 2,
     )
+    precision.set_precision(model, precision.SINGLE)  # what is saved answers in float32
+    return trained
+
+
+def choose_precision(model, experiment: Experiment, make_batches, classes: int, steps: int, checkpoint: Path) -> str:
+    """Leave the model in the faster precision, or the one its checkpoint was begun in; say which, and return it."""
+    from cancernet import precision, training
+
+    begun = training.read_checkpoint_settings(checkpoint)
+    if begun:
+        precision.set_precision(model, begun["training_precision"])
+        return begun["training_precision"]
+
+    def prepare() -> None:
+        training.compile_model(model, experiment, classes=classes, steps_per_epoch=steps)
+
+    seconds = precision.choose_precision(model, prepare, *next(make_batches(0).as_numpy_iterator()))
+    measured = " and ".join(f"{1000 * value:.3g} ms in {name}" for name, value in seconds.items())
+    print(f"A training step takes {measured}: {precision.faster(seconds)} is used.")
+    return precision.faster(seconds)
 
 
 def describe_settings(arguments, experiment: Experiment, patches, summary: dict, classes: list[str]) -> dict:
@@ -291,6 +317,7 @@ def describe_settings(arguments, experiment: Experiment, patches, summary: dict,
         "experiment": dataclasses.asdict(experiment),
         "classes": classes,
         "positive": classes[-1] if len(classes) == 2 else None,
+        "training_precision": "float32",
         "operating_point": arguments.operating_point,
         "neighbours": not arguments.no_neighbours,
         "manifest_sha256": dataset.hash_manifest(arguments.dataset),

@@ -56,6 +56,7 @@ class Experiment:
     test_time_flips: bool = False  # mean of the eight flips and quarter turns when predicting
     kept_weights: str = "best"  # best: of the epoch with the lowest validation loss | mean: of the epochs' second half
     early_stopping_patience: int = 0  # epochs without a better validation loss; 0 is off
+    mixed_precision: bool = False  # train in bfloat16 where a measured step is faster
     seed: int = 42
 
 

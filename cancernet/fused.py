@@ -14,7 +14,8 @@ def fuse_batch_normalization(model: keras.Model) -> int:
     """Let the batch normalisation of images in a model train fused; returns for how many layers.
 
     Takes `keras.layers.BatchNormalization` over the last axis of [n, height, width, channels] in float32, in a model
-    without sub-models. Inference, other layers and other backends are left as they are.
+    without sub-models, and goes on to do so where a layer is set to compute in bfloat16 later. Inference, other layers
+    and other backends are left as they are.
     """
     if keras.backend.backend() != "tensorflow":
         return 0

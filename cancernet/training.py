@@ -270,6 +270,20 @@ class Recorder(keras.callbacks.Callback):
         return Training(history, self.kept_epochs, seconds, rate)
 
 
+def read_checkpoint_settings(checkpoint: Path) -> dict | None:
+    """The settings that an unfinished training was begun with; None where there is none.
+
+    Raises:
+        InputError: a damaged checkpoint.
+    """
+    if not checkpoint.exists():
+        return None
+    try:
+        return json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{checkpoint} is a damaged checkpoint. Start again with --force.") from error
+
+
 def join(first: Training, second: Training) -> Training:
     """Two phases as one training; the kept epochs are the second's, whose weights the model has."""
     history = {key: [*first.history[key], *values] for key, values in second.history.items()}

@@ -18,6 +18,7 @@ NEVER = {
     "cancernet/splits.py": {"keras", "matplotlib"},
     "cancernet/building.py": {"keras", "matplotlib"},
     "cancernet/sample.py": {"keras"},
+    "cancernet/precision.py": {"cancernet", "matplotlib"},
     "cancernet/fused.py": {"cancernet", "matplotlib"},
     "cancernet/regions.py": {"keras", "matplotlib"},
     "cancernet/tiles.py": {"keras", "matplotlib"},

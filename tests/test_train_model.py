@@ -270,3 +270,21 @@ def test_a_kept_model_learns_what_is_plain_to_see(folder, tmp_path):
     train(folder, "--output", tmp_path / "run", "--epochs", "12", "--learning-rate", "0.05")
     _, report = read_run(tmp_path / "run")
     assert report["metrics"]["auroc"]["value"] > 0.95
+
+
+def test_mixed_precision_is_measured_recorded_and_gone_from_the_saved_model(folder, monkeypatch, capsys):
+    import keras
+
+    from cancernet import precision
+
+    seconds = iter((0.1, 0.05))
+    monkeypatch.setattr(precision, "_time_step", lambda *_: next(seconds))
+    train(folder, "--mixed-precision", "--output", folder / "runs/mixed")
+    said = "A training step takes 100 ms in float32 and 50 ms in mixed_bfloat16: mixed_bfloat16 is used."
+    assert said in capsys.readouterr().out
+    config = json.loads((folder / "runs/mixed/config.json").read_text())
+    assert config["experiment"]["mixed_precision"]
+    assert config["training_precision"] == "mixed_bfloat16"
+    assert json.loads((folder / "runs/one/config.json").read_text())["training_precision"] == "float32"
+    model = keras.models.load_model(folder / "runs/mixed/model.keras")
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}

@@ -218,3 +218,14 @@ def test_early_stopping_stops(tmp_path):
     changes = {"epochs": 30, "early_stopping_patience": 2, "learning_rate": 1e-12, "optimizer": "adam"}
     trained = fit(make_model(), tmp_path / "c", dataclasses.replace(EXPERIMENT, **changes))
     assert len(trained.history["loss"]) < 30
+
+
+def test_a_checkpoint_tells_what_it_was_begun_with(tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    assert training.read_checkpoint_settings(checkpoint) is None
+    checkpoint.mkdir()
+    (checkpoint / "state.json").write_text('{"settings": {"epochs": 4}}')
+    assert training.read_checkpoint_settings(checkpoint) == {"epochs": 4}
+    (checkpoint / "state.json").write_text('{"settings"')
+    with pytest.raises(InputError, match="damaged checkpoint. Start again with --force"):
+        training.read_checkpoint_settings(checkpoint)
