@@ -1,6 +1,7 @@
 """Rows of what was measured against a yardstick, in the same rounds, and the table of them."""
 
 import statistics
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -44,6 +45,7 @@ def measure_in_turn(measures: dict[str, Callable[[], float]], rounds: int) -> di
     found: dict[str, list[float]] = {name: [] for name in measures}
     names = list(measures)
     for number in range(rounds):
+        print(f"round {number + 1} of {rounds}: {', '.join(names)}", file=sys.stderr)
         first = number % len(names)
         for name in names[first:] + names[:first]:
             found[name].append(measures[name]())
