@@ -163,9 +163,8 @@ def main() -> None:
     if arguments.rounds < 1 or arguments.files < 5_000:
         parser.error("--rounds must be 1 or more and --files 5000 or more")
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(arguments.source, arguments.files, arguments.rounds, Path(folder))
-    rows = describe(found, arguments.files)
-    print(format_table(rows))
+        rows = describe(measure(arguments.source, arguments.files, arguments.rounds, Path(folder)), arguments.files)
+        print(format_table(rows), flush=True)  # removing the folder takes its time
     if arguments.json:
         arguments.json.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n")
 
