@@ -84,7 +84,7 @@ def assign_folds(labels: Sequence[str], groups: Sequence[str], *, folds: int, se
     if len(set(groups)) == len(groups):
         parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels)
     else:
-        parts = QuickStratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, groups)
+        parts = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, groups)
     assigned = []
     for rest, testing in parts:
         splits = np.full(len(labels), SPLITS[0], dtype=object)
@@ -92,23 +92,6 @@ def assign_folds(labels: Sequence[str], groups: Sequence[str], *, folds: int, se
         splits[rest[_choose_share(labels[rest], groups[rest], VALIDATION_SHARE, seed)]] = "validation"
         assigned.append(splits.tolist())
     return assigned
-
-
-class QuickStratifiedGroupKFold(StratifiedGroupKFold):
-    """The folds of scikit-learn, to the bit; a group is tried in all folds at once, for thousands of patients."""
-
-    def _find_best_fold(self, y_counts_per_fold, y_cnt, group_y_counts):
-        number = np.arange(self.n_splits)
-        tried = np.repeat(y_counts_per_fold[None], self.n_splits, axis=0)  # [fold tried, fold, class]
-        tried[number, number] += group_y_counts
-        spreads = (tried / y_cnt).std(axis=1).mean(axis=1).tolist()
-        sizes = y_counts_per_fold.sum(axis=1).tolist()
-        best = 0
-        for fold in range(1, self.n_splits):
-            near = abs(spreads[fold] - spreads[best]) <= 1e-8 + 1e-5 * abs(spreads[best])  # as numpy.isclose has it
-            if spreads[fold] < spreads[best] or (near and sizes[fold] < sizes[best]):
-                best = fold
-        return best
 
 
 def _choose_share(labels: np.ndarray, groups: np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -125,7 +108,7 @@ def _choose_share(labels: np.ndarray, groups: np.ndarray, share: float, seed: in
         return np.sort(chosen)
     folds = min(round(1 / share), n_groups, count)
     groups = np.unique(groups, return_inverse=True)[1]  # numbers in the names' order: sorted again and again
-    splitter = QuickStratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     candidates = [chosen for _, chosen in splitter.split(labels, labels, groups) if 0 < len(chosen) < len(labels)]
     return min(candidates, key=lambda chosen: _distance(labels, groups, chosen, share))
 

@@ -3,12 +3,11 @@ from collections import Counter
 import numpy as np
 import pytest
 from conftest import ROOT
-from sklearn.model_selection import StratifiedGroupKFold
 
 from cancernet import InputError
 from cancernet.config import SPLITS
 from cancernet.dataset import SourceImage
-from cancernet.splits import QuickStratifiedGroupKFold, assign_folds, assign_splits, plan_splits, read_split_file
+from cancernet.splits import assign_folds, assign_splits, plan_splits, read_split_file
 
 
 def make_images(patients=50, patches=20, given=""):
@@ -128,21 +127,6 @@ def test_every_image_is_tested_in_one_fold(by_image):
         assert len({(group, split) for group, split in zip(groups, fold, strict=True)}) == len(set(groups))
         assert set(fold) == set(SPLITS)
     assert [sum(fold[image] == "testing" for fold in folds) for image in range(200)] == [1] * 200
-
-
-@pytest.mark.parametrize("classes", [2, 3, 12])
-@pytest.mark.parametrize("seed", range(5))
-def test_the_quick_folds_are_scikit_learns(classes, seed):
-    rng = np.random.default_rng([classes, seed])
-    uneven = rng.integers(0, 40, 900), rng.integers(0, classes, 900)
-    alike = np.repeat(np.arange(60), 2 * classes), np.tile(np.arange(classes), 120)  # ties all along
-    for groups, labels in (uneven, alike):
-        for folds in (2, 5, 10):
-            found = []
-            for kind in (QuickStratifiedGroupKFold, StratifiedGroupKFold):
-                parts = kind(folds, shuffle=True, random_state=seed).split(labels, labels, groups)
-                found.append([testing.tolist() for _, testing in parts])
-            assert found[0] == found[1]
 
 
 def test_of_two_folds_alike_a_group_goes_to_the_smaller():
