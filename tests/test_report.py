@@ -88,8 +88,7 @@ def report() -> dict:
             "fitted_on": {"images": 4, "patients": 2},
         },
         "expected_on_validation": {"sensitivity": 0.75, "specificity": 0.8},
-        "training": {"epochs": 2, "kept_epochs": [1, 1], "seconds": 3.2}
-        | {"images_per_second": 12.6, "device": "CPU"},
+        "training": {"epochs": 2, "kept_epochs": [1, 1], "seconds": 3.2} | {"images_per_second": 12.6, "device": "CPU"},
         "settings": {"model": "cancernet", "weights": None, "seed": 42},
         "worst_errors": [
             {"file": "testing/0/<b>.png", "label": "0", "predicted": "1", "probability": 0.7},
