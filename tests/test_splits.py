@@ -127,3 +127,13 @@ def test_every_image_is_tested_in_one_fold(by_image):
         assert len({(group, split) for group, split in zip(groups, fold, strict=True)}) == len(set(groups))
         assert set(fold) == set(SPLITS)
     assert [sum(fold[image] == "testing" for fold in folds) for image in range(200)] == [1] * 200
+
+
+def test_more_folds_than_patients_are_refused():
+    with pytest.raises(InputError, match=r"4 patient\(s\) and .* cannot fill 5 folds"):
+        assign_folds(["0", "1"] * 10, [str(n % 4) for n in range(20)], folds=5, seed=1)
+
+
+def test_the_published_split_is_whole():
+    split = read_split_file(ROOT / "datasets/splits/cruz_roa_2014.csv")
+    assert Counter(split.values()) == {"training": 84, "validation": 29, "testing": 49}
