@@ -1,5 +1,6 @@
 """Train a network on a built dataset, then report on patients it has never seen."""
 
+import argparse
 import dataclasses
 import os
 import platform
@@ -31,6 +32,11 @@ def parse_arguments(argv: Sequence[str]):
     parser.add_argument("--strategy", choices=("frozen", "finetune", "two-phase"), help="of a backbone (frozen)")
     parser.add_argument("--class-weight", choices=("ratio", "balanced", "none"))
     parser.add_argument(
+        "--test-time-flips",
+        action=argparse.BooleanOptionalAction,
+        help="predict with the mean over eight flips and quarter turns (standard does): for images without an upright",
+    )
+    parser.add_argument(
         "--operating-point", default="balanced", help="balanced, sensitivity=0.95, specificity=0.95 or a threshold"
     )
     parser.add_argument("--no-neighbours", action="store_true", help="do not smooth over a slide's neighbours")
@@ -48,16 +54,10 @@ def choose_experiment(arguments) -> Experiment:
     """The recipe with what the command line changes of it."""
     architecture = MODELS[arguments.model]
     recipe = arguments.recipe or ("transfer" if architecture.family == "transfer" else DEFAULT_RECIPE)
-    chosen = {
-        "model": arguments.model,
-        "image_size": arguments.image_size or architecture.image_size,
-        "channels": architecture.channels,
-        "mixed_precision": arguments.mixed_precision,
-    }
-    for name in ("epochs", "batch_size", "learning_rate", "seed", "weights", "strategy", "class_weight"):
-        if getattr(arguments, name) is not None:
-            chosen[name] = getattr(arguments, name)
-    experiment = dataclasses.replace(RECIPES[recipe], **chosen)
+    settings = {field.name for field in dataclasses.fields(Experiment)}
+    given = {name: value for name, value in vars(arguments).items() if name in settings and value is not None}
+    own = {"image_size": architecture.image_size, "channels": architecture.channels}
+    experiment = dataclasses.replace(RECIPES[recipe], **(own | given))
     if experiment.strategy == "finetune" and not arguments.learning_rate:
         experiment = dataclasses.replace(experiment, learning_rate=experiment.learning_rate / 10)
     if architecture.family != "transfer" and experiment.strategy != "all":

@@ -238,6 +238,24 @@ def test_what_is_wrong_is_said_at_once(folder, tmp_path, options, message):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], {"recipe": "standard", "image_size": 48, "epochs": 16, "test_time_flips": True}),
+        (["--no-test-time-flips", "--epochs", "3"], {"epochs": 3, "test_time_flips": False}),
+        (["--recipe", "tutorial", "--seed", "7"], {"recipe": "tutorial", "epochs": 40, "seed": 7}),
+        (["--model", "simple_cnn", "--image-size", "64"], {"model": "simple_cnn", "image_size": 64, "channels": 1}),
+        (
+            ["--model", "densenet121", "--weights", "none", "--test-time-flips", "--strategy", "finetune"],
+            {"recipe": "transfer", "weights": "none", "test_time_flips": True, "learning_rate": 1e-4},
+        ),
+    ],
+)
+def test_the_command_line_changes_its_recipe(options, expected):
+    experiment = train_model.choose_experiment(train_model.parse_arguments(options))
+    assert {name: getattr(experiment, name) for name in expected} == expected
+
+
 def test_a_patient_in_two_splits_is_refused(folder, tmp_path):
     shutil.copytree(folder / "dataset", tmp_path / "dataset")
     manifest = tmp_path / "dataset/manifest.csv"
