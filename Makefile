@@ -1,6 +1,9 @@
 # make demo: made-up slides, built, trained on and reported.  make test: the test suite.  make test-slow: its slow part.
 # make lint: the linter.  make clean: away with the environment and the demo.
+# make benchmark: how fast, against what; on SOURCE, a folder of IDC patches, and DATASET, built of it.
 PYTHON ?= python3
+SOURCE ?= datasets/original
+DATASET ?= datasets/idc
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -27,7 +30,11 @@ $(VENV)/ready-dev: $(VENV)/ready requirements-dev.txt
 	$(BIN)/pip install --quiet --requirement requirements-dev.txt
 	touch $@
 
+benchmark: $(VENV)/ready-dev
+	$(BIN)/python benchmarks/training_speed.py --dataset $(DATASET)
+	$(BIN)/python benchmarks/building_speed.py --source $(SOURCE)
+
 clean:
 	rm -rf $(VENV) datasets/sample datasets/demo runs/demo
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint benchmark clean

@@ -63,22 +63,22 @@ def main(argv: Sequence[str]) -> None:
     from cancernet import splits  # scikit-learn takes seconds to load
 
     images = dataset.find_images(files, pattern)
-    del files  # room for what is to come
     placed, misplaced = dataset.separate_misplaced(images)
+    given = bool(placed[0].split)
     planned = splits.plan_splits(placed, split_by=arguments.split_by, split_file=split_file, seed=arguments.seed)
+    del files, images, placed  # room for what is to come
     check(planned, arguments.split_by)
     with fresh_folder(output) as folder, tqdm(total=len(planned), unit="image", desc="Building") as bar:
         patches, checks, rejected = building.place_images(
             source, folder, planned, mode=arguments.mode, progress=bar.update
         )
         check(patches, arguments.split_by)
-        rejected = sorted(misplaced + rejected)
-        summary = building.summarise(images, patches, checks, rejected) | {
-            "split": "file" if split_file else "given" if placed[0].split else arguments.split_by,
+        summary = building.summarise(planned, misplaced, patches, checks, rejected) | {
+            "split": "file" if split_file else "given" if given else arguments.split_by,
             "settings": settings,
             "source_fingerprint": source_fingerprint,
         }
-        dataset.write_manifest(folder, patches, rejected, summary)
+        dataset.write_manifest(folder, patches, sorted(misplaced + rejected), summary)
         save_overview(folder, patches, checks)
     print_table(summary)
     print(f"\nWritten to {output}; look at {output / 'overview.png'} before you train.")

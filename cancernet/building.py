@@ -165,9 +165,15 @@ def _put(data: bytes, origin: str, target: str, mode: str) -> None:
 
 
 def summarise(
-    images: Sequence[SourceImage], patches: Sequence[Patch], checks: Sequence[Check], rejected: Sequence
+    planned: Sequence[SourceImage],
+    misplaced: Sequence[tuple[str, str]],
+    patches: Sequence[Patch],
+    checks: Sequence[Check],
+    rejected: Sequence[tuple[str, str]],
 ) -> dict:
     """Count what a build did: what came in, what was rejected or left out, image sizes, and duplicates.
+
+    The source had the `planned` and the `misplaced`; of the planned, `patches` were built and some `rejected`.
 
     Duplicates are files with the same bytes under different patients, a leak between splits.
     """
@@ -178,17 +184,17 @@ def summarise(
         if patch.sha256 in repeated:
             same_bytes[patch.sha256].append(patch)
     duplicates = [group for group in same_bytes.values() if len({patch.patient or patch.file for patch in group}) > 1]
-    left_out = {image.patient for image in images} - {patch.patient for patch in patches}
+    left_out = {image.patient for image in planned} - {patch.patient for patch in patches}
     return {
-        "source_images": len(images),
+        "source_images": len(planned) + len(misplaced),
         "images": len(patches),
         "splits": {
             split: _count([patch for patch in patches if split in (patch.split, "all")]) for split in (*SPLITS, "all")
         },
-        "source_patients": len({image.patient for image in images if image.patient}),
+        "source_patients": len({image.patient for image in planned if image.patient}),
         "images_without_patient": sum(not patch.patient for patch in patches),
-        "rejected": len(rejected),
-        "left_out_images": len(images) - len(patches) - len(rejected),
+        "rejected": len(misplaced) + len(rejected),
+        "left_out_images": len(planned) - len(patches) - len(rejected),
         "left_out_patients": len(left_out - {""}),
         "grey_images": sum(check.is_grey for check in checks),
         "edge_tiles": sum(n for (width, height), n in counts.items() if width < usual[0] or height < usual[1]),
