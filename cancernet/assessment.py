@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from cancernet import InputError
 from cancernet.config import SPLITS
-from cancernet.dataset import Patch, is_idc
+from cancernet.dataset import Patch, count_patches, is_idc
 from cancernet.decision import Decision
 from cancernet.evaluation import evaluate
 from cancernet.images import decode_image
@@ -67,12 +66,7 @@ def pool_folds(
 
 def describe_data(patches: Sequence[Patch], summary: dict) -> dict:
     """The report's part on data: what came in and what is in each split."""
-    splits = {}
-    for split in SPLITS:
-        rows = [patch for patch in patches if patch.split == split]
-        known = {patch.patient for patch in rows if patch.patient}
-        counts = Counter(patch.label for patch in rows)
-        splits[split] = {"images": len(rows), "patients": len(known), "classes": dict(sorted(counts.items()))}
+    splits = {split: count_patches([patch for patch in patches if patch.split == split]) for split in SPLITS}
     keys = ("source_images", "rejected", "duplicates_across_patients", "duplicates_across_splits")
     return {key: summary[key] for key in keys} | {
         "left_out": summary["left_out_images"],

@@ -16,7 +16,7 @@ import numpy as np
 
 from cancernet import InputError
 from cancernet.config import SPLITS
-from cancernet.dataset import MANIFEST, SUMMARY, Patch, SourceFile, SourceImage, is_whole, read_summary
+from cancernet.dataset import MANIFEST, SUMMARY, Patch, SourceFile, SourceImage, count_patches, is_whole, read_summary
 from cancernet.images import decode_image
 
 _CHUNK = 128  # files a worker takes at a time
@@ -189,7 +189,8 @@ def summarise(
         "source_images": len(planned) + len(misplaced),
         "images": len(patches),
         "splits": {
-            split: _count([patch for patch in patches if split in (patch.split, "all")]) for split in (*SPLITS, "all")
+            split: count_patches([patch for patch in patches if split in (patch.split, "all")])
+            for split in (*SPLITS, "all")
         },
         "source_patients": len({image.patient for image in planned if image.patient}),
         "images_without_patient": sum(not patch.patient for patch in patches),
@@ -202,14 +203,6 @@ def summarise(
         "duplicates_across_patients": len(duplicates),
         "duplicates_across_splits": sum(len({patch.split for patch in group}) > 1 for group in duplicates),
         "duplicates": [[patch.file for patch in group] for group in duplicates],
-    }
-
-
-def _count(patches: Sequence[Patch]) -> dict:
-    return {
-        "images": len(patches),
-        "patients": len({patch.patient for patch in patches} - {""}),
-        "classes": dict(sorted(Counter(patch.label for patch in patches).items())),
     }
 
 

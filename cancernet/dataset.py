@@ -7,6 +7,7 @@ import operator
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -296,6 +297,15 @@ def check_trainable(patches: Sequence[Patch]) -> None:
         unknown = labels[split] - labels["training"]
         if unknown:
             raise InputError(f"Class {min(unknown)} is in {split} but not in training. Check the folders' names.")
+
+
+def count_patches(patches: Sequence[Patch]) -> dict:
+    """Images, known patients, and images of each class by its name."""
+    return {
+        "images": len(patches),
+        "patients": len({patch.patient for patch in patches} - {""}),
+        "classes": dict(sorted(Counter(patch.label for patch in patches).items())),
+    }
 
 
 def is_idc(patches: Iterable[Patch]) -> bool:

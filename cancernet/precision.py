@@ -28,7 +28,7 @@ def set_precision(model: keras.Model, policy: str) -> None:
 def choose_precision(model: keras.Model, prepare: Callable[[], object], images, targets) -> dict[str, float]:
     """Seconds of a training step, median of several, in either policy; the model is left in the one to use.
 
-    That is `MIXED` if its step takes at most nine tenths of the time. Weights are left as they were.
+    That is `MIXED` if its step takes at most nine tenths of the time. Weights stay as they were; compile afterwards.
 
     Args:
         prepare: compiles the model, as it is about to be trained.
@@ -41,7 +41,6 @@ def choose_precision(model: keras.Model, prepare: Callable[[], object], images, 
         seconds[policy] = _time_step(model, images, targets)
         model.set_weights(weights)
     set_precision(model, faster(seconds))
-    prepare()
     return seconds
 
 

@@ -247,10 +247,10 @@ class Recorder(keras.callbacks.Callback):
         Raises:
             InputError: no checkpoint, a damaged one, or one made with other settings.
         """
+        state = _read_state(self.folder)
+        if state["settings"] != self.settings:
+            raise InputError(f"{self.folder.parent} was begun with other settings. Start again with --force.")
         try:
-            state = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
-            if state["settings"] != self.settings:
-                raise InputError(f"{self.folder.parent} was begun with other settings. Start again with --force.")
             last = keras.models.load_model(self.folder / _LAST)
             with np.load(self.folder / _KEPT) as kept:
                 self.kept_weights = [kept[name] for name in kept.files]
@@ -276,12 +276,16 @@ def read_checkpoint_settings(checkpoint: Path) -> dict | None:
     Raises:
         InputError: a damaged checkpoint.
     """
-    if not checkpoint.exists():
-        return None
+    return _read_state(checkpoint)["settings"] if checkpoint.exists() else None
+
+
+def _read_state(checkpoint: Path) -> dict:
     try:
-        return json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError) as error:
+        state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        state["settings"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{checkpoint} is a damaged checkpoint. Start again with --force.") from error
+    return state
 
 
 def join(first: Training, second: Training) -> Training:
