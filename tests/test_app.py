@@ -1,6 +1,7 @@
 """The page, each flow without a browser."""
 
 import csv
+import functools
 import io
 import json
 import shutil
@@ -12,15 +13,23 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT, zip_files
+from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
-from cancernet import prediction, visit
+from cancernet import prediction, uploads, visit
 from cancernet.classifier import DECISION, MODEL, load_classifier
 from cancernet.decision import fit_decision, load_decision, log_scores, save_decision
 from cancernet.sample import make_slide
-from cancernet.uploads import sample_uploads
 
 PNG, ZIP = "image/png", "application/zip"
+sample_uploads = functools.cache(uploads.sample_uploads)
+
+
+@pytest.fixture(autouse=True)
+def nothing_twice(monkeypatch):
+    """The sample is painted once; no installed package is searched for components of pages, of which this has none."""
+    monkeypatch.setattr(uploads, "sample_uploads", sample_uploads)
+    monkeypatch.setattr(manifest_scanner, "scan_component_manifests", list)
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """predict_images.py from arguments to files."""
 
+import contextlib
 import csv
+import io
 import json
 import shutil
 import subprocess
@@ -46,9 +48,17 @@ def read_rows(path):
         return list(csv.reader(file))
 
 
-def test_a_folder_becomes_a_table_maps_and_regions(tiny_run, pictures, tmp_path, capsys):
-    output = tmp_path / "out"
-    predict(tiny_run, pictures, "--output", output)
+@pytest.fixture(scope="module")
+def whole(tiny_run, pictures, tmp_path_factory):
+    """The folder that comes of all the pictures at once, and what was printed."""
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        predict(tiny_run, pictures, "--output", folder)
+    return folder, said.getvalue()
+
+
+def test_a_folder_becomes_a_table_maps_and_regions(pictures, whole):
+    output, said = whole
     header, *rows = read_rows(output / "predictions.csv")
     assert header == ["file", "x", "y", "probability_0", "probability_1", "predicted"]
     patches = sorted(str(path) for path in pictures.rglob("*.png") if path.name != "kaputt.png")
@@ -66,7 +76,6 @@ def test_a_folder_becomes_a_table_maps_and_regions(tiny_run, pictures, tmp_path,
     regions = json.loads((output / "5.geojson").read_text())["features"]
     assert sum(each["properties"]["measurements"]["Patches"] for each in regions) == called > 0
     assert cv2.imread(str(output / "5.jpg")) is not None
-    said = capsys.readouterr().out
     assert "of 2 slide(s), 41 image(s) that are one patch each." in said
     assert "not used:" in said
     assert "kaputt.png" in said
@@ -74,8 +83,7 @@ def test_a_folder_becomes_a_table_maps_and_regions(tiny_run, pictures, tmp_path,
 
 
 @pytest.mark.parametrize("of", [3, 16])
-def test_joined_shards_are_one_run(tiny_run, pictures, tmp_path, of):
-    predict(tiny_run, pictures, "--output", tmp_path / "whole")
+def test_joined_shards_are_one_run(tiny_run, pictures, whole, tmp_path, of):
     digits = len(str(of))
     joined, rejected = [], []
     for number in range(1, of + 1):
@@ -83,8 +91,8 @@ def test_joined_shards_are_one_run(tiny_run, pictures, tmp_path, of):
         part = tmp_path / "parts" / f"shard_{number:0{digits}}_of_{of}"
         joined += (part / "predictions.csv").read_text().splitlines()[1:]
         rejected += (part / "rejected.csv").read_text().splitlines()[1:]
-    assert joined == (tmp_path / "whole" / "predictions.csv").read_text().splitlines()[1:]
-    assert rejected == (tmp_path / "whole" / "rejected.csv").read_text().splitlines()[1:]
+    assert joined == (whole[0] / "predictions.csv").read_text().splitlines()[1:]
+    assert rejected == (whole[0] / "rejected.csv").read_text().splitlines()[1:]
     assert {path.name for path in (tmp_path / "parts").rglob("*.geojson")} == {"5.geojson", "6.geojson"}
 
 

@@ -152,8 +152,9 @@ def test_blocks_join_without_a_seam(tmp_path, monkeypatch):
     np.testing.assert_allclose(results[0][50, 100], mean, atol=0.51)
 
 
-def test_the_coarsest_level_that_is_fine_enough_is_read(tmp_path):
-    path = write_pyramid(tmp_path / "slide.tif", size=6000)
+def test_the_coarsest_level_that_is_fine_enough_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("cancernet.tiles.BLOCK_SIDE", 600)  # so that a small slide has several blocks
+    path = write_pyramid(tmp_path / "slide.tif", size=1600)
     with open_slide_image(path) as slide:
         read = []
         spy = type(slide)(slide.path, slide.mpp, slide.levels, lambda *of: read.append(of[0]) or slide.read_region(*of))
