@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
         )
     size = {"image_size": experiment["image_size"], "channels": experiment["channels"]}
     store = pipeline.open_stores(arguments.dataset, {arguments.split: patches}, **size)[arguments.split]
-    scores = classifier.predict_scores(loaded.model, store, test_time_flips=experiment["test_time_flips"])
+    scores = classifier.predict_scores(loaded.model, store, views=experiment["views"])
     described, predictions = assessment.assess(
         patches,
         scores,

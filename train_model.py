@@ -1,6 +1,5 @@
 """Train a network on a built dataset, then report on patients it has never seen."""
 
-import argparse
 import dataclasses
 import os
 import platform
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from cancernet import InputError, __version__
 from cancernet.command_line import Parser, at_least, positive_number, prevalence, quiet_import, run_script
-from cancernet.config import DATASET, DEFAULT_RECIPE, RECIPES, RUNS, SPLITS, Experiment
+from cancernet.config import DATASET, DEFAULT_RECIPE, RECIPES, RUNS, SPLITS, VIEWS, Experiment
 from cancernet.models import MODELS, check_architecture
 
 PACKAGES = ("tensorflow", "keras", "numpy", "sklearn", "scipy", "cv2", "imutils", "matplotlib")
@@ -32,9 +31,9 @@ def parse_arguments(argv: Sequence[str]):
     parser.add_argument("--strategy", choices=("frozen", "finetune", "two-phase"), help="of a backbone (frozen)")
     parser.add_argument("--class-weight", choices=("ratio", "balanced", "none"))
     parser.add_argument(
-        "--test-time-flips",
-        action=argparse.BooleanOptionalAction,
-        help="predict with the mean over eight flips and quarter turns (standard does): for images without an upright",
+        "--views",
+        choices=tuple(VIEWS),
+        help="of an image, to predict the mean over: it alone, with its mirror image, or all eight flips and turns",
     )
     parser.add_argument(
         "--operating-point", default="balanced", help="balanced, sensitivity=0.95, specificity=0.95 or a threshold"
@@ -176,21 +175,19 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
         cache_limit=arguments.cache_limit and int(arguments.cache_limit * 2**30),
     )
     with pipeline.naming_bad_files(*stores.values()):
-        trained = fit_phases(model, experiment, stores, labels, weights, settings, work)
+        trained, score = fit_phases(model, experiment, stores, labels, weights, settings, work)
 
-    predict = {"test_time_flips": experiment.test_time_flips}
     frozen = judgement.fit_on_validation(
         splits["validation"],
-        classifier.predict_scores(model, stores["validation"], **predict),
+        score("validation"),
         classes=classes,
         operating_point=arguments.operating_point,
         neighbours=not arguments.no_neighbours,
     )
     evaluated_on = "testing" if splits["testing"] else "validation"
-    scores = classifier.predict_scores(model, stores[evaluated_on], **predict)
     described, predictions = assessment.assess(
         splits[evaluated_on],
-        scores,
+        score(evaluated_on),
         frozen,
         name=arguments.output.name,
         evaluated_on=evaluated_on,
@@ -232,29 +229,37 @@ def save_run(loaded, history: dict, predictions) -> None:
 
 
 def fit_phases(model, experiment: Experiment, stores: dict, labels: dict, weights: dict, settings: dict, work: Path):
-    """Train as the strategy says: everything, or of a backbone the head on its features, or one and then the other."""
+    """Train as the strategy says: everything, or of a backbone the head on its features, or one and then the other.
+
+    Returns the training, and a function that scores the images of a split.
+    """
     from cancernet import classifier, models, training
 
     trained = None
     if experiment.strategy in ("frozen", "two-phase"):
         extractor, head = models.split_model(model)
-        features = {split: classifier.predict(extractor, store) for split, store in stores.items() if len(store)}
-        trained = fit_phase(head, experiment, features, labels, weights, settings, work / "checkpoint_head")
-    if experiment.strategy != "frozen":
-        if experiment.strategy == "two-phase":
-            experiment = dataclasses.replace(experiment, learning_rate=experiment.learning_rate / 10)
-        everything = fit_phase(model, experiment, stores, labels, weights, settings, work / "checkpoint")
-        trained = training.join(trained, everything) if trained else everything
-    return trained
+        features = classifier.extract_features(extractor, stores, views=experiment.views)
+        rows = {split: views.reshape(-1, views.shape[-1]) for split, views in features.items()}
+        trained = fit_phase(head, experiment, rows, labels, weights, settings, work / "checkpoint_head")
+        if experiment.strategy == "frozen":
+            return trained, lambda split: classifier.score_features(head, features[split])
+        experiment = dataclasses.replace(experiment, learning_rate=experiment.learning_rate / 10)
+    everything = fit_phase(model, experiment, stores, labels, weights, settings, work / "checkpoint")
+    trained = training.join(trained, everything) if trained else everything
+    return trained, lambda split: classifier.predict_scores(model, stores[split], views=experiment.views)
 
 
 def fit_phase(model, experiment: Experiment, rows: dict, labels: dict, weights: dict, settings: dict, checkpoint: Path):
-    """Compile and fit one network on rows, which are images of a store or features, of training and validation."""
+    """Compile and fit one network on rows of training and validation: images of a store, or features of their views."""
     import keras
+    import numpy as np
 
     from cancernet import fused, pipeline, precision, training
 
-    targets = {split: keras.utils.to_categorical(labels[split], len(weights)) for split in ("training", "validation")}
+    targets = {}
+    for split in ("training", "validation"):
+        of_rows = np.repeat(labels[split], len(rows[split]) // len(labels[split]))  # an image's views lie together
+        targets[split] = keras.utils.to_categorical(of_rows, len(weights))
     steps = pipeline.steps_per_epoch(len(rows["training"]), experiment.batch_size)
 
     def make_batches(first_epoch: int):

@@ -80,11 +80,12 @@ def prediction_rows(files: list[Path], run: Path, rounds: int) -> list[Row]:
     import numpy as np
 
     from cancernet import classifier, pipeline, prediction
+    from cancernet.config import VIEWS
     from cancernet.images import ImageStore, decode_image
 
     loaded = classifier.load_classifier(run)
-    flips = loaded.config["experiment"]["test_time_flips"]
-    network = classifier.average_over_flips(loaded.model) if flips else loaded.model
+    views = loaded.config["experiment"]["views"]
+    network, at_once = classifier.average_over_views(loaded.model, views), 128 // VIEWS[views]
     stores = [ImageStore(files, image_size=48, channels=3, cache=cache) for cache in (False, True)]
     images = stores[1].fetch(np.arange(len(files)))
 
@@ -101,9 +102,9 @@ def prediction_rows(files: list[Path], run: Path, rounds: int) -> list[Row]:
         return len(files) / (time.perf_counter() - started)
 
     works = {
-        "evaluation, from files": lambda: classifier.predict(network, stores[0]),
-        "evaluation, network": lambda: classifier.predict(network, stores[1]),
-        "evaluation, decoding": lambda: exhaust(pipeline.evaluation_batches(stores[0], batch_size=128)),
+        "evaluation, from files": lambda: classifier.predict(network, stores[0], batch_size=at_once),
+        "evaluation, network": lambda: classifier.predict(network, stores[1], batch_size=at_once),
+        "evaluation, decoding": lambda: exhaust(pipeline.evaluation_batches(stores[0], batch_size=at_once)),
         "prediction, from files": lambda: prediction.score_images(loaded, read()),
         "prediction, network": lambda: prediction.score_images(loaded, images),
         "prediction, decoding": lambda: exhaust(read()),
@@ -116,7 +117,7 @@ def prediction_rows(files: list[Path], run: Path, rounds: int) -> list[Row]:
         alone = speeds[f"{name}, network"], speeds[f"{name}, decoding"]
         slower = min(alone, key=statistics.median)
         which = "the network alone" if slower is alone[0] else "decoding alone"
-        name, fed = f"{name} from files{', eight flips' * flips}", speeds[f"{name}, from files"]
+        name, fed = f"{name} from files, views: {views}", speeds[f"{name}, from files"]
         rows.append(Row(name, "images/s", which, fed, slower, least=0.90))
     return rows
 

@@ -1,6 +1,7 @@
 """A run folder, loaded: image files in, calibrated probabilities out."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import keras
 import numpy as np
 
 from cancernet import InputError
+from cancernet.config import VIEWS
 from cancernet.decision import Decision, load_decision, log_scores
 from cancernet.images import ImageStore
 from cancernet.pipeline import evaluation_batches, naming_bad_files
@@ -40,7 +42,7 @@ def read_config(run: Path) -> dict:
         raise InputError(f"There is no run {run}. Train one with train_model.py --output {run}.")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        config["experiment"]["image_size"], config["classes"], config["positive"]
+        config["experiment"]["image_size"], config["experiment"]["views"], config["classes"], config["positive"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is missing or damaged, so {run} is no finished run. Train again.") from error
     return config
@@ -89,39 +91,75 @@ def load_classifier(run: Path) -> Classifier:
 
 
 def predict_scores(
-    model: keras.Model, store: ImageStore, *, batch_size: int = 128, test_time_flips: bool = False, verbose: int = 0
+    model: keras.Model, store: ImageStore, *, views: str, batch_size: int = 128, verbose: int = 0
 ) -> np.ndarray:
     """Log-probabilities [n, classes], float64, of every image of a store, in its order.
+
+    Args:
+        views: of each image, that the mean is taken over, as `average_over_views`.
+        batch_size: views at a time.
 
     Raises:
         InputError: a file cannot be used, or the model answers something that is not a number.
     """
-    network = average_over_flips(model) if test_time_flips else model
+    network, batch_size = average_over_views(model, views), max(1, batch_size // VIEWS[views])
     return log_scores(predict(network, store, batch_size=batch_size, verbose=verbose))
 
 
-def predict(model: keras.Model, store: ImageStore, *, batch_size: int = 128, verbose: int = 0) -> np.ndarray:
-    """What a network answers for every image of a store, in its order: [n, outputs] float32.
+def average_over_views(model: keras.Model, views: str) -> keras.Model:
+    """The same network, answering the mean over views of an image, which is square.
+
+    The views are, for `one`, the image itself; for `mirror`, it and its mirror image, left to right; for `eight`, all
+    its flips and quarter turns.
+    """
+    if views == "one":
+        return model
+    network = _answer_views(model, views)
+    return keras.Model(network.inputs[0], keras.ops.mean(network.outputs[0], axis=1))
+
+
+def extract_features(
+    extractor: keras.Model, stores: Mapping[str, ImageStore], *, views: str, batch_size: int = 64
+) -> dict[str, np.ndarray]:
+    """Features [n, views, f], float32, of every view of every image of each store that has images, in its order.
+
+    Raises:
+        InputError: a file cannot be used.
+    """
+    network, batch_size = _answer_views(extractor, views), max(1, batch_size // VIEWS[views])
+    return {name: predict(network, store, batch_size=batch_size) for name, store in stores.items() if len(store)}
+
+
+def score_features(head: keras.Model, features: np.ndarray) -> np.ndarray:
+    """Log-probabilities [n, classes], float64, of the features [n, views, f] of n images: of the mean over their views.
+
+    Raises:
+        InputError: the head answers something that is not a number.
+    """
+    n, views, size = features.shape
+    answers = head.predict(features.reshape(n * views, size), verbose=0)
+    return log_scores(answers.reshape(n, views, -1).mean(axis=1))
+
+
+def _answer_views(model: keras.Model, views: str) -> keras.Model:
+    """The same network, answering every view of an image: [n, views, outputs]."""
+    inputs = keras.Input(model.input_shape[1:])
+    seen = [inputs]
+    if views != "one":
+        seen.append(keras.ops.flip(inputs, 2))
+    if views == "eight":
+        seen += [keras.ops.flip(view, 1) for view in seen]
+        seen += [keras.ops.transpose(view, (0, 2, 1, 3)) for view in seen]
+    answers = model(keras.ops.concatenate(seen, axis=0))
+    answers = keras.ops.reshape(answers, (len(seen), -1, model.output_shape[-1]))
+    return keras.Model(inputs, keras.ops.transpose(answers, (1, 0, 2)))
+
+
+def predict(model: keras.Model, store: ImageStore, *, batch_size: int, verbose: int = 0) -> np.ndarray:
+    """What a network answers for every image of a store, in its order: [n, ...] float32.
 
     Raises:
         InputError: a file cannot be used.
     """
     with naming_bad_files(store):
         return model.predict(evaluation_batches(store, batch_size=batch_size), verbose=verbose)
-
-
-def average_over_flips(model: keras.Model) -> keras.Model:
-    """The same network, answering the mean over the eight flips and quarter turns of a square image."""
-    inputs = keras.Input(model.input_shape[1:])
-    turned = keras.ops.transpose(inputs, (0, 2, 1, 3))
-    views = [
-        keras.ops.flip(keras.ops.flip(image, 1) if upside_down else image, 2)
-        if mirrored
-        else keras.ops.flip(image, 1)
-        if upside_down
-        else image
-        for image in (inputs, turned)
-        for upside_down in (False, True)
-        for mirrored in (False, True)
-    ]
-    return keras.Model(inputs, keras.layers.Average()([model(view) for view in views]))

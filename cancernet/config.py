@@ -17,6 +17,7 @@ SPLIT_NAMES = {  # what a folder or a split file may call them
     "test": "testing",
     "testing": "testing",
 }
+VIEWS = {"one": 1, "mirror": 2, "eight": 8}  # the image; and its mirror image; its flips and quarter turns: how many
 TESTING_SHARE = 0.20  # of all patients
 VALIDATION_SHARE = 0.10  # of the patients that are not for testing
 
@@ -53,7 +54,7 @@ class Experiment:
     class_weight: str = "ratio"  # ratio: max(count)/count | balanced: n/(classes*count) | none
     augmentation: Augmentation = field(default_factory=Augmentation)
     statistics_momentum: float = 0.99  # of batch normalisation's moving mean and variance; 0.99 is Keras' own
-    test_time_flips: bool = False  # mean of the eight flips and quarter turns when predicting
+    views: str = "one"  # of an image, that predicting takes the mean over: one of VIEWS
     kept_weights: str = "best"  # best: of the epoch with the lowest validation loss | mean: of the epochs' second half
     early_stopping_patience: int = 0  # epochs without a better validation loss; 0 is off
     mixed_precision: bool = False  # train in bfloat16 where a measured step is faster
@@ -77,7 +78,7 @@ RECIPES = {
         schedule="constant",
         augmentation=STANDARD_AUGMENTATION,
         statistics_momentum=0.9,  # at this rate the weights run away from statistics over a hundred steps
-        test_time_flips=True,
+        views="eight",
         kept_weights="mean",
     ),
     # Transfer learning from a keras.applications backbone. The rate is that of the head on fixed features: at 1e-4 it
@@ -92,6 +93,7 @@ RECIPES = {
         class_weight="balanced",
         statistics_momentum=0.9,  # of a few hundred images an epoch has five steps, and a hundred are half the training
         augmentation=Augmentation(flips=True),
+        views="mirror",  # an X-ray has an upright
         early_stopping_patience=10,
     ),
 }

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import cv2
 import keras
@@ -31,8 +32,9 @@ def grad_cam(
 
     The maps are the last ones with more than one place that a convolution or its activation gives, before the pooling,
     normalisation and dropout that may follow: 12x12 for CancerNet at 48 pixels (its pooled ones are 6x6), 28x28
-    for the small CNN at 128, the backbone's last activation for transfer models. The gradient is that of the score
-    before the softmax. Training is off: dropout does nothing and batch normalisation uses its stored statistics.
+    for the small CNN at 128. For transfer models, they are those that are averaged into features, 14x14 and 7x7 at 224,
+    added on the finer grid: what the score is made of. The gradient is that of the score before the
+    softmax. Training is off: dropout does nothing and batch normalisation uses its stored statistics.
 
     Args:
         model: images of 0 to 255 in, softmax out, built of Keras layers in a graph (Sequential or Functional).
@@ -47,16 +49,14 @@ def grad_cam(
     Raises:
         InputError: the model has no convolutional maps, or does not end in a softmax.
     """
-    maps_layer, last_layer = find_maps_layer(model), _find_last_layer(model)
+    maps_layers, last_layer = find_maps_layers(model), _find_last_layer(model)
     classes = np.broadcast_to(np.asarray(class_index), len(images))
     heat = np.zeros(images.shape[:3], np.float32)
     for start in range(0, len(images), batch_size):
         rows = slice(start, start + batch_size)
         with _one_at_a_time:
-            maps, gradients = _maps_and_gradients(model, maps_layer, last_layer, images[rows], classes[rows])
-        weights = gradients.mean(axis=(1, 2), keepdims=True)
-        coarse = np.maximum((weights * maps).sum(axis=-1), 0)
-        heat[rows] = [_scale_up(one, images.shape[1:3]) for one in coarse]
+            weighed = _weigh_maps(model, maps_layers, last_layer, images[rows], classes[rows])
+        heat[rows] = [_join_maps(of_image, images.shape[1:3]) for of_image in zip(*weighed, strict=True)]
     return heat
 
 
@@ -77,19 +77,23 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return np.rint(image * (1 - opacity) + colours * opacity).astype(np.uint8)
 
 
-def find_maps_layer(model: keras.Model) -> keras.Layer:
-    """The layer whose feature maps Grad-CAM weighs; looks into nested models.
+def find_maps_layers(model: keras.Model) -> list[keras.Layer]:
+    """The layers whose feature maps Grad-CAM weighs; looks into nested models.
+
+    It is the one that gives the last maps; or where several sizes of maps are averaged into features, these poolings,
+    whose inputs are the maps.
 
     Raises:
         InputError: there is none.
     """
-    found = None
+    found, pooling = None, []
     for layer in reversed(list(_iterate_layers(model))):
-        shape = layer.output.shape
-        if found is None and not isinstance(layer, NOT_MAPS) and len(shape) == 4 and np.prod(_places(shape)) > 1:
+        if found is None and isinstance(layer, layers.GlobalAveragePooling2D) and _has_places(layer.input.shape):
+            pooling.append(layer)
+        if found is None and not isinstance(layer, NOT_MAPS) and _has_places(layer.output.shape):
             found = layer
         if found is not None and isinstance(layer, CONVOLUTIONS):
-            return found
+            return pooling if len(pooling) > 1 else [found]
     raise InputError(f"Grad-CAM needs convolutional feature maps; the model {model.name} has none. Use another model.")
 
 
@@ -112,46 +116,59 @@ def _iterate_layers(model: keras.Model) -> Iterator[keras.Layer]:
             yield layer
 
 
-def _places(shape: tuple) -> tuple:
-    return shape[2:] if keras.config.image_data_format() == "channels_first" else shape[1:3]
+def _has_places(shape: tuple) -> bool:
+    """Whether a layer's output is maps with more than one place."""
+    channels_first = keras.config.image_data_format() == "channels_first"
+    return len(shape) == 4 and np.prod(shape[2:] if channels_first else shape[1:3]) > 1
 
 
-def _maps_and_gradients(
-    model: keras.Model, maps_layer: keras.Layer, last_layer: keras.Layer, images: np.ndarray, classes: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The feature maps and the gradient of each image's score by them, both [n, rows, columns, maps]."""
+def _weigh_maps(
+    model: keras.Model, maps_layers: list[keras.Layer], last_layer: keras.Layer, images: np.ndarray, classes: np.ndarray
+) -> list[np.ndarray]:
+    """Of each layer the sum of its maps, weighed by the mean gradients of each image's score: [n, rows, columns]."""
     channels_first = keras.config.image_data_format() == "channels_first"
     images = np.asarray(images, np.float32)
     images = images.transpose(0, 3, 1, 2) if channels_first else images
     heard = {}
 
-    def keep_maps(_, maps):
-        heard["maps"] = maps
-        return maps
+    def keep_maps(layer, inputs, outputs):
+        heard[layer] = inputs, outputs
+        return outputs
 
-    with _listening(maps_layer, keep_maps):
+    with _listening({layer: partial(keep_maps, layer) for layer in maps_layers}):
         model(images, training=False)
-    maps = ops.convert_to_numpy(heard["maps"]).astype(np.float32)
+    given = [[ops.convert_to_numpy(side).astype(np.float32) for side in heard[layer]] for layer in maps_layers]
     chosen = np.eye(model.output_shape[-1], dtype=np.float32)[classes]
 
-    def score(offset):
-        """Sum over the images of the score of their class, were `offset` added to the feature maps."""
+    def score(offsets):
+        """Sum over the images of the score of their class, were `offsets` added to what the layers give."""
 
         def keep_logits(features, probabilities):
             heard["logits"] = _logits(last_layer, features)
             return probabilities
 
-        with (
-            _listening(maps_layer, lambda _, maps: maps + ops.cast(offset, maps.dtype)),
-            _listening(last_layer, keep_logits),
-        ):
+        def add(offset, _, outputs):
+            return outputs + ops.cast(offset, outputs.dtype)
+
+        hooks = {layer: partial(add, offset) for layer, offset in zip(maps_layers, offsets, strict=True)}
+        with _listening({**hooks, last_layer: keep_logits}):
             model(images, training=False)
         return ops.sum(ops.cast(heard["logits"], "float32") * chosen)
 
-    gradients = _gradient_at_zero(score, maps.shape)
-    if channels_first:
-        maps, gradients = maps.transpose(0, 2, 3, 1), gradients.transpose(0, 2, 3, 1)
-    return maps, gradients
+    gradients = _gradients_at_zero(score, [outputs.shape for _, outputs in given])
+    return [_weigh(*sides, gradient, channels_first) for sides, gradient in zip(given, gradients, strict=True)]
+
+
+def _weigh(inputs: np.ndarray, outputs: np.ndarray, gradients: np.ndarray, channels_first: bool) -> np.ndarray:
+    """The maps times their mean gradients, summed; where a layer gives the means of its inputs, these are the maps."""
+    maps = inputs if outputs.ndim == 2 else outputs
+    maps = maps.transpose(0, 2, 3, 1) if channels_first else maps
+    if outputs.ndim == 2:  # a mean's gradient is spread evenly over its places
+        weights = gradients[:, None, None] / np.prod(maps.shape[1:3])
+    else:
+        gradients = gradients.transpose(0, 2, 3, 1) if channels_first else gradients
+        weights = gradients.mean(axis=(1, 2), keepdims=True)
+    return (weights * maps).sum(axis=-1)
 
 
 def _logits(layer: keras.Layer, features):
@@ -163,42 +180,54 @@ def _logits(layer: keras.Layer, features):
 
 
 @contextmanager
-def _listening(layer: keras.Layer, hook: Callable) -> Iterator[None]:
-    """While inside, the layer gives hook(its input, its output). Keras has no hooks of its own."""
-    call = layer.call
-    layer.call = lambda inputs, *args, **kwargs: hook(inputs, call(inputs, *args, **kwargs))
+def _listening(hooks: dict[keras.Layer, Callable]) -> Iterator[None]:
+    """While inside, each layer gives its hook's answer to (its input, its output). Keras has no hooks of its own."""
+
+    def hear(call, hook, inputs, *args, **kwargs):
+        return hook(inputs, call(inputs, *args, **kwargs))
+
+    for layer, hook in hooks.items():
+        layer.call = partial(hear, layer.call, hook)
     try:
         yield
     finally:
-        del layer.call  # uncovers the class's own
+        for layer in hooks:
+            del layer.call  # uncovers the class's own
 
 
 class _Probe(keras.Model):
-    """A model whose only weight is the point at which a function is looked at, and whose loss is minus the function."""
+    """A model whose weights are the points at which a function is looked at, and whose loss is minus the function."""
 
-    def __init__(self, function: Callable, shape: tuple[int, ...]):
+    def __init__(self, function: Callable, shapes: list[tuple[int, ...]]):
         super().__init__(dtype="float32")
         self.function = function
-        self.point = self.add_weight(shape=shape, initializer="zeros", name="point")
+        self.points = [self.add_weight(shape=shape, initializer="zeros") for shape in shapes]
 
     def call(self, inputs):
-        self.add_loss(-self.function(self.point))
+        self.add_loss(-self.function(self.points))
         return inputs
 
 
-def _gradient_at_zero(function: Callable, shape: tuple[int, ...]) -> np.ndarray:
-    """Gradient of a scalar function of one array, at 0.
+def _gradients_at_zero(function: Callable, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
+    """Gradients of a scalar function of a list of arrays by each of them, at 0.
 
     Keras gives gradients to nobody but its optimizers, and each backend has its own way. One step of plain descent
-    of length 1 from 0 on minus the function ends exactly at the gradient, whatever the backend.
+    of length 1 from 0 on minus the function ends exactly at the gradients, whatever the backend.
     """
-    probe = _Probe(function, shape)
+    probe = _Probe(function, shapes)
     descent = keras.optimizers.SGD(learning_rate=1.0)
     probe.compile(optimizer=descent, run_eagerly=True, jit_compile=False, auto_scale_loss=False)
     probe.train_on_batch(np.zeros((1, 1), np.float32))
-    return probe.get_weights()[0]
+    return probe.get_weights()
 
 
-def _scale_up(coarse: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    fine = cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_LINEAR)
-    return fine / fine.max() if fine.max() > 0 else fine
+def _join_maps(maps: tuple[np.ndarray, ...], shape: tuple[int, int]) -> np.ndarray:
+    """Weighed maps [rows, columns] of one image as its heat: added on the finest one's grid, scaled up to `shape`."""
+    finest = max((each.shape for each in maps), key=np.prod)
+    heat = np.maximum(sum(_scale_up(each, finest) for each in maps), 0)
+    heat = _scale_up(heat, shape)
+    return heat / heat.max() if heat.max() > 0 else heat
+
+
+def _scale_up(maps: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(maps, shape[::-1], interpolation=cv2.INTER_LINEAR)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -134,8 +135,12 @@ def _draw_slides(loaded: Classifier, predictions: Predictions, dataset: Path, fo
 
 
 def _draw_explained(loaded: Classifier, predictions: Predictions, dataset: Path, folder: Path) -> list[dict]:
-    groups = {heading: _explain(loaded, predictions, rows, dataset) for heading, rows in _surest(loaded, predictions)}
-    save_picture(plot_explained(groups=groups, columns=EXPLAINED), folder / GRADCAM)
+    groups = dict(_surest(loaded, predictions))
+    explained = iter(_explain(loaded, predictions, np.concatenate(list(groups.values())), dataset))
+    figure = plot_explained(
+        groups={heading: list(islice(explained, len(rows))) for heading, rows in groups.items()}, columns=EXPLAINED
+    )
+    save_picture(figure, folder / GRADCAM)
     return [{"title": "The surest answers, right and wrong: each image, and the same with its map", "picture": GRADCAM}]
 
 
@@ -159,8 +164,6 @@ def _surest(loaded: Classifier, predictions: Predictions) -> list[tuple[str, np.
 
 
 def _explain(loaded: Classifier, predictions: Predictions, rows: np.ndarray, dataset: Path) -> list[Explained]:
-    if not len(rows):
-        return []
     size, _, channels = loaded.model.input_shape[1:]
     files = [predictions.patches[row].file for row in rows]
     images = np.stack([fit_image(decode_image((dataset / file).read_bytes(), channels), size) for file in files])

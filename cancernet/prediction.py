@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 import cv2
-import keras
 import numpy as np
 
 from cancernet import InputError
-from cancernet.classifier import Classifier, average_over_flips
+from cancernet.classifier import Classifier, average_over_views
+from cancernet.config import VIEWS
 from cancernet.decision import log_scores
 from cancernet.images import fit_image
 from cancernet.judgement import judge_patches
@@ -26,7 +26,7 @@ from cancernet.regions import COLOUR, regions_geojson
 from cancernet.slides import PATCH_STEP, paint_grid
 from cancernet.tiles import SlideImage, iterate_tiles, open_slide_image, tile_grid
 
-BATCH = 32  # images held and scored at a time; more is no faster on a CPU and takes memory
+BATCH = 64  # views of images that are scored at a time; more is no faster on a CPU and takes memory
 PICTURE_PIXELS = 1600  # the longest side of a slide's picture, roughly
 LEAST_THUMBNAIL = 4  # pixels of a patch in it
 REGION_COLOURS = (COLOUR, (0, 114, 178), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
@@ -77,10 +77,11 @@ def score_images(loaded: Classifier, images: Iterable[np.ndarray], *, progress: 
     Raises:
         InputError: the network answers something that is not a number.
     """
-    network = _network(loaded.model, bool(loaded.config["experiment"].get("test_time_flips")))
+    views = loaded.config["experiment"]["views"]
+    network, at_once = _network(loaded.model, views), BATCH // VIEWS[views]
     size, _, channels = network.input_shape[1:]
     images, scores = iter(images), [np.empty((0, len(loaded.decision.classes)))]
-    while batch := [_fit(image, size, channels) for image in islice(images, BATCH)]:
+    while batch := [_fit(image, size, channels) for image in islice(images, at_once)]:
         scores.append(log_scores(network.predict_on_batch(np.stack(batch))))
         if progress:
             progress(len(batch))
@@ -275,7 +276,4 @@ def _fit(image: np.ndarray, size: int, channels: int) -> np.ndarray:
     return fit_image(image, size)
 
 
-@lru_cache(maxsize=1)
-def _network(model: keras.Model, flips: bool) -> keras.Model:
-    """The network that answers, built once."""
-    return average_over_flips(model) if flips else model
+_network = lru_cache(maxsize=1)(average_over_views)  # built once

@@ -43,7 +43,7 @@ def network():
 
 @pytest.fixture
 def loaded(network):
-    config = {"experiment": {"test_time_flips": False}, "mpp": 4.0, "class_names": {"0": "benign", "1": "IDC"}}
+    config = {"experiment": {"views": "one"}, "mpp": 4.0, "class_names": {"0": "benign", "1": "IDC"}}
     return Classifier(network, make_decision(), config, Path("run"))
 
 
@@ -72,15 +72,12 @@ def test_a_grey_image_is_taken_as_grey_in_all_channels(loaded):
     assert log_odds(scores)[0] == pytest.approx(1, abs=1e-4)
 
 
-def test_flips_in_prediction_are_those_of_the_run(loaded, monkeypatch):
+def test_views_in_prediction_are_those_of_the_run(loaded, monkeypatch):
     asked = []
-    monkeypatch.setattr(prediction, "average_over_flips", lambda model: asked.append(model) or model)
-    prediction._network.cache_clear()
-    loaded.config["experiment"]["test_time_flips"] = True
+    monkeypatch.setattr(prediction, "_network", lambda model, views: asked.append((model, views)) or model)
+    loaded.config["experiment"]["views"] = "mirror"
     prediction.score_images(loaded, [patch(1)])
-    prediction.score_images(loaded, [patch(2)])
-    prediction._network.cache_clear()
-    assert asked == [loaded.model]
+    assert asked == [(loaded.model, "mirror")]
 
 
 def square(side):

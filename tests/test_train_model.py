@@ -241,13 +241,13 @@ def test_what_is_wrong_is_said_at_once(folder, tmp_path, options, message):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ([], {"recipe": "standard", "image_size": 48, "epochs": 16, "test_time_flips": True}),
-        (["--no-test-time-flips", "--epochs", "3"], {"epochs": 3, "test_time_flips": False}),
+        ([], {"recipe": "standard", "image_size": 48, "epochs": 16, "views": "eight"}),
+        (["--views", "one", "--epochs", "3"], {"epochs": 3, "views": "one"}),
         (["--recipe", "tutorial", "--seed", "7"], {"recipe": "tutorial", "epochs": 40, "seed": 7}),
         (["--model", "simple_cnn", "--image-size", "64"], {"model": "simple_cnn", "image_size": 64, "channels": 1}),
         (
-            ["--model", "densenet121", "--weights", "none", "--test-time-flips", "--strategy", "finetune"],
-            {"recipe": "transfer", "weights": "none", "test_time_flips": True, "learning_rate": 1e-4},
+            ["--model", "densenet121", "--weights", "none", "--views", "eight", "--strategy", "finetune"],
+            {"recipe": "transfer", "weights": "none", "views": "eight", "learning_rate": 1e-4},
         ),
     ],
 )

@@ -4,9 +4,10 @@
 
     image -> extractor -> head -> probabilities
 
-where `extractor` (raw image -> pooled features: preprocessing, every layer of the backbone, global average pooling)
-and `head` (features -> dropout, batch normalisation, dense softmax) are two flat sub-models of those names. Nothing
-is nested deeper. All this comes back from a saved file, so each function here works on a loaded model too.
+where `extractor` (raw image -> pooled features: preprocessing, every layer of the backbone, global average pooling of
+its last two sizes of maps) and `head` (features -> dropout, batch normalisation, dense softmax) are two flat sub-models
+of those names. Nothing is nested deeper. All this comes back from a saved file, so each function here works on a
+loaded model too.
 """
 
 

@@ -33,13 +33,19 @@ def build_transfer_model(architecture, image_size, classes, weights):
 
 
 def build_extractor(architecture, image_size, weights):
-    """Raw images [n, size, size, 3] -> pooled features [n, f]; `weights` is `none` or a file."""
+    """Raw images [n, size, size, 3] -> pooled features [n, f]; `weights` is `none` or a file.
+
+    The features are global averages of the backbone's last maps and of those at twice their side, which see less of the
+    image's objects and more of its texture: what tissue is told by (docs/recipes.md has what that gives).
+    """
     image = keras.Input(image_shape(image_size, image_size, architecture.channels), name="image")
     construct = getattr(keras.applications, architecture.backbone)
     backbone = construct(include_top=False, weights=None, input_tensor=preprocess(image, architecture.preprocessing))
     if weights != "none":
         load_backbone_weights(backbone, architecture.backbone, weights)
-    features = layers.GlobalAveragePooling2D(name="features")(backbone.output)
+    stages = {"middle": backbone.get_layer(architecture.middle).output, "last": backbone.output}
+    pooled = [layers.GlobalAveragePooling2D(name=f"{name}_features")(maps) for name, maps in stages.items()]
+    features = layers.Concatenate(name="features")(pooled)
     return keras.Model(image, features, name="extractor")
 
 
