@@ -30,8 +30,10 @@ def parse_arguments(argv: Sequence[str]):
 
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
-    from cancernet import building, dataset
+    from cancernet import building
+    from cancernet.dataset import IDC_PATIENT, write_manifest
     from cancernet.folders import fresh_folder
+    from cancernet.source import compile_pattern, find_images, list_files, separate_misplaced
 
     source, output = arguments.source, arguments.output
     building.check_apart(source, output)
@@ -40,9 +42,9 @@ def main(argv: Sequence[str]) -> None:
     if arguments.sample:
         make_sample(source, arguments.seed)
     split_file = read_split_file(arguments.split_file) if arguments.split_file else None
-    pattern = arguments.patient_pattern or dataset.IDC_PATIENT
-    dataset.compile_pattern(pattern)
-    files = dataset.list_files(source)
+    pattern = arguments.patient_pattern or IDC_PATIENT
+    compile_pattern(pattern)
+    files = list_files(source)
     settings = {
         "source": source.as_posix(),
         "split_by": arguments.split_by,
@@ -62,8 +64,8 @@ def main(argv: Sequence[str]) -> None:
 
     from cancernet import splits  # scikit-learn takes seconds to load
 
-    images = dataset.find_images(files, pattern)
-    placed, misplaced = dataset.separate_misplaced(images)
+    images = find_images(files, pattern)
+    placed, misplaced = separate_misplaced(images)
     given = bool(placed[0].split)
     planned = splits.plan_splits(placed, split_by=arguments.split_by, split_file=split_file, seed=arguments.seed)
     del files, images, placed  # room for what is to come
@@ -78,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
             "settings": settings,
             "source_fingerprint": source_fingerprint,
         }
-        dataset.write_manifest(folder, patches, sorted(misplaced + rejected), summary)
+        write_manifest(folder, patches, sorted(misplaced + rejected), summary)
         save_overview(folder, patches, checks)
     print_table(summary)
     print(f"\nWritten to {output}; look at {output / 'overview.png'} before you train.")

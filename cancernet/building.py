@@ -16,8 +16,9 @@ import numpy as np
 
 from cancernet import InputError
 from cancernet.config import SPLITS
-from cancernet.dataset import MANIFEST, SUMMARY, Patch, SourceFile, SourceImage, count_patches, is_whole, read_summary
+from cancernet.dataset import MANIFEST, SUMMARY, Patch, count_patches, is_whole, read_summary
 from cancernet.images import decode_image
+from cancernet.source import SourceFile, SourceImage
 
 _CHUNK = 128  # files a worker takes at a time
 

@@ -1,26 +1,25 @@
-"""What a file's name tells, the images of a source, and the built dataset: its manifest and its summary."""
+"""What a file's name tells, and the built dataset: its manifest and its summary."""
 
 import csv
 import hashlib
 import json
-import operator
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from cancernet import InputError
-from cancernet.config import SPLIT_NAMES, SPLITS
+from cancernet.config import SPLITS
+from cancernet.folders import walk
 from cancernet.images import EXTENSIONS
 
 MANIFEST = "manifest.csv"
 REJECTED = "rejected.csv"
 SUMMARY = "dataset.json"
 IDC_PATIENT = r"^(\d+)_idx"
-_CLASS_IN_NAME = re.compile(r"_class(\d+)$")
 _COORDINATES = re.compile(r"_x(\d+)_y(\d+)")
 
 
@@ -36,127 +35,16 @@ class Patch(NamedTuple):
     sha256: str
 
 
-class SourceImage(NamedTuple):
-    """An image as it was found under the source."""
-
-    file: str  # relative to the source
-    label: str
-    patient: str
-    x: int | None
-    y: int | None
-    split: str  # "" where the source is not split
-
-
-class SourceFile(NamedTuple):
-    """An image file under the source, and by what a change of it is noticed."""
-
-    file: str  # relative to the source, with forward slashes
-    size: int  # bytes
-    modified: int  # nanoseconds
-
-
-def list_files(source: Path) -> list[SourceFile]:
-    """List the image files under a folder, in the order of their names; none is opened.
-
-    Raises:
-        InputError: no such folder, or no images in it.
-    """
-    if not source.exists():
-        raise InputError(f"There is no folder {source}. Give --source, or --sample for made-up slides.")
-    if not source.is_dir():
-        raise InputError(f"{source} is a file; --source takes a folder of images.")
-    files = []
-    for file, entry in walk(source):
-        status = entry.stat()
-        files.append(SourceFile(file, status.st_size, status.st_mtime_ns))
-    if not files:
-        raise InputError(
-            f'No images under {source}. Expected names like 10253_idx5_x1351_y1101_class0.png; see README, "Data".'
-        )
-    return files
-
-
-def compile_pattern(patient_pattern: str) -> re.Pattern:
-    """The regular expression whose first group, searched in a file's name, is the patient.
-
-    Raises:
-        InputError: it is no regular expression or has no group.
-    """
-    try:
-        find_patient = re.compile(patient_pattern)
-    except re.error as error:
-        raise InputError(f"--patient-pattern {patient_pattern!r} is no regular expression: {error}.") from error
-    if find_patient.groups < 1:
-        raise InputError(rf"--patient-pattern {patient_pattern!r} has no group; put the patient in brackets: ^(\d+)_")
-    return find_patient
-
-
-def find_images(files: Sequence[SourceFile], patient_pattern: str = IDC_PATIENT) -> list[SourceImage]:
-    """What the names of a source's files tell of its images, in their order.
-
-    The class of an image is the folder it lies in. Where the source's own folders are called train, val or test
-    (or the longer names), they are the split.
-
-    Args:
-        files: of `list_files`, such as `<patient>/<class>/x.png`, `<class>/x.jpg` or `<split>/<class>/x.png`.
-        patient_pattern: as `compile_pattern` takes it.
-
-    Raises:
-        InputError: a pattern that is no regular expression with a group.
-    """
-    find_patient = compile_pattern(patient_pattern)
-    tops = {each.file.partition("/")[0].lower() for each in files if each.file.count("/") >= 2}
-    is_split = bool(tops) and all(top in SPLIT_NAMES for top in tops)
-    images = []
-    for file, _, _ in files:
-        *folders, name = file.split("/")
-        patient, x, y = _read_place(name.rpartition(".")[0], find_patient)
-        label = sys.intern(folders[-1]) if folders else ""  # interned: few names, of very many images
-        split = SPLIT_NAMES[folders[0].lower()] if is_split and len(folders) > 1 else ""
-        images.append(SourceImage(file, label, sys.intern(patient), x, y, split))
-    return images
-
-
 def find_place(name: str, patient_pattern: str = IDC_PATIENT) -> tuple[str, int | None, int | None]:
     """Patient, x and y that a name like 10253_idx5_x1351_y1101_class0.png tells; "" and None where it does not."""
-    return _read_place(Path(name).stem, re.compile(patient_pattern))
+    return read_place(Path(name).stem, re.compile(patient_pattern))
 
 
-def _read_place(stem: str, find_patient: re.Pattern) -> tuple[str, int | None, int | None]:
+def read_place(stem: str, find_patient: re.Pattern) -> tuple[str, int | None, int | None]:
+    """As `find_place`, of a name without its ending."""
     patient, place = find_patient.search(stem), _COORDINATES.search(stem)
     x, y = (int(place[1]), int(place[2])) if place else (None, None)
     return (patient[1] or "") if patient else "", x, y
-
-
-def separate_misplaced(images: Sequence[SourceImage]) -> tuple[list[SourceImage], list[tuple[str, str]]]:
-    """The images whose class is clear, and file and reason of the others."""
-    placed, misplaced = [], []
-    for image in images:
-        named = _CLASS_IN_NAME.search(image.file.rpartition(".")[0])
-        if not image.label:
-            misplaced.append((image.file, "lies in no class folder"))
-        elif named and image.label.isdigit() and named.group(1) != image.label:
-            misplaced.append((image.file, f"its name says class {named.group(1)}, its folder {image.label}"))
-        else:
-            placed.append(image)
-    if not placed:
-        raise InputError(
-            f"No image lies in a class folder, first {images[0].file}: {misplaced[0][1]}. "
-            "Expected <patient>/<class>/x.png or <class>/x.png."
-        )
-    return placed, misplaced
-
-
-def walk(folder: str | Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry]]:
-    """Images under a folder in the order of their names: path relative to it, and the folder's entry for it."""
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=operator.attrgetter("name"))
-    for entry in entries:
-        name = entry.name
-        if entry.is_dir():
-            yield from walk(entry.path, f"{prefix}{name}/")
-        elif name.lower().endswith(EXTENSIONS) and name[0] != ".":
-            yield prefix + name, entry
 
 
 def write_manifest(folder: Path, patches: Sequence[Patch], rejected: Sequence[tuple[str, str]], summary: dict) -> None:
@@ -243,7 +131,7 @@ def _hash_names(files: Iterable[str]) -> str:
 def _find_built(dataset: Path) -> set[str]:
     """Images in the splits' folders, by their paths relative to the dataset's; a link to nothing is none."""
     folders = [split for split in SPLITS if (dataset / split).is_dir()]
-    built = (found for split in folders for found in walk(dataset / split, f"{split}/"))
+    built = (found for split in folders for found in walk(dataset / split, EXTENSIONS, prefix=f"{split}/"))
     return {file for file, entry in built if not entry.is_symlink() or os.path.exists(entry.path)}
 
 

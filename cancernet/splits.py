@@ -10,7 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train
 
 from cancernet import InputError
 from cancernet.config import SPLIT_NAMES, SPLITS, TESTING_SHARE, VALIDATION_SHARE
-from cancernet.dataset import SourceImage
+from cancernet.source import SourceImage
 
 
 def read_split_file(path: Path) -> dict[str, str]:

@@ -15,6 +15,7 @@ NEVER = {
     "cancernet/folders.py": {"cancernet", "keras", "numpy"},
     "cancernet/images.py": {"keras", "matplotlib", "sklearn"},
     "cancernet/dataset.py": {"keras", "matplotlib"},
+    "cancernet/source.py": {"keras", "matplotlib"},
     "cancernet/splits.py": {"keras", "matplotlib"},
     "cancernet/building.py": {"keras", "matplotlib"},
     "cancernet/sample.py": {"keras"},

@@ -20,7 +20,8 @@ from conftest import ROOT, write_image, write_slides
 import build_dataset
 from cancernet import InputError, building
 from cancernet.building import fingerprint
-from cancernet.dataset import SourceFile, read_manifest
+from cancernet.dataset import read_manifest
+from cancernet.source import SourceFile
 
 save_overview = build_dataset.save_overview
 

@@ -6,7 +6,7 @@ from conftest import ROOT
 
 from cancernet import InputError
 from cancernet.config import SPLITS
-from cancernet.dataset import SourceImage
+from cancernet.source import SourceImage
 from cancernet.splits import assign_folds, assign_splits, plan_splits, read_split_file
 
 

@@ -1,0 +1,115 @@
+"""The images of a source: which files there are, and what their names and folders tell."""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cancernet import InputError
+from cancernet.config import SPLIT_NAMES
+from cancernet.dataset import IDC_PATIENT, read_place
+from cancernet.folders import walk
+from cancernet.images import EXTENSIONS
+
+_CLASS_IN_NAME = re.compile(r"_class(\d+)$")
+
+
+class SourceImage(NamedTuple):
+    """An image as it was found under the source."""
+
+    file: str  # relative to the source
+    label: str
+    patient: str
+    x: int | None
+    y: int | None
+    split: str  # "" where the source is not split
+
+
+class SourceFile(NamedTuple):
+    """An image file under the source, and by what a change of it is noticed."""
+
+    file: str  # relative to the source, with forward slashes
+    size: int  # bytes
+    modified: int  # nanoseconds
+
+
+def list_files(source: Path) -> list[SourceFile]:
+    """List the image files under a folder, in the order of their names; none is opened.
+
+    Raises:
+        InputError: no such folder, or no images in it.
+    """
+    if not source.exists():
+        raise InputError(f"There is no folder {source}. Give --source, or --sample for made-up slides.")
+    if not source.is_dir():
+        raise InputError(f"{source} is a file; --source takes a folder of images.")
+    files = []
+    for file, entry in walk(source, EXTENSIONS):
+        status = entry.stat()
+        files.append(SourceFile(file, status.st_size, status.st_mtime_ns))
+    if not files:
+        raise InputError(
+            f'No images under {source}. Expected names like 10253_idx5_x1351_y1101_class0.png; see README, "Data".'
+        )
+    return files
+
+
+def compile_pattern(patient_pattern: str) -> re.Pattern:
+    """The regular expression whose first group, searched in a file's name, is the patient.
+
+    Raises:
+        InputError: it is no regular expression or has no group.
+    """
+    try:
+        find_patient = re.compile(patient_pattern)
+    except re.error as error:
+        raise InputError(f"--patient-pattern {patient_pattern!r} is no regular expression: {error}.") from error
+    if find_patient.groups < 1:
+        raise InputError(rf"--patient-pattern {patient_pattern!r} has no group; put the patient in brackets: ^(\d+)_")
+    return find_patient
+
+
+def find_images(files: Sequence[SourceFile], patient_pattern: str = IDC_PATIENT) -> list[SourceImage]:
+    """What the names of a source's files tell of its images, in their order.
+
+    The class of an image is the folder it lies in. Where the source's own folders are called train, val or test
+    (or the longer names), they are the split.
+
+    Args:
+        files: of `list_files`, such as `<patient>/<class>/x.png`, `<class>/x.jpg` or `<split>/<class>/x.png`.
+        patient_pattern: as `compile_pattern` takes it.
+
+    Raises:
+        InputError: a pattern that is no regular expression with a group.
+    """
+    find_patient = compile_pattern(patient_pattern)
+    tops = {each.file.partition("/")[0].lower() for each in files if each.file.count("/") >= 2}
+    is_split = bool(tops) and all(top in SPLIT_NAMES for top in tops)
+    images = []
+    for file, _, _ in files:
+        *folders, name = file.split("/")
+        patient, x, y = read_place(name.rpartition(".")[0], find_patient)
+        label = sys.intern(folders[-1]) if folders else ""  # interned: few names, of very many images
+        split = SPLIT_NAMES[folders[0].lower()] if is_split and len(folders) > 1 else ""
+        images.append(SourceImage(file, label, sys.intern(patient), x, y, split))
+    return images
+
+
+def separate_misplaced(images: Sequence[SourceImage]) -> tuple[list[SourceImage], list[tuple[str, str]]]:
+    """The images whose class is clear, and file and reason of the others."""
+    placed, misplaced = [], []
+    for image in images:
+        named = _CLASS_IN_NAME.search(image.file.rpartition(".")[0])
+        if not image.label:
+            misplaced.append((image.file, "lies in no class folder"))
+        elif named and image.label.isdigit() and named.group(1) != image.label:
+            misplaced.append((image.file, f"its name says class {named.group(1)}, its folder {image.label}"))
+        else:
+            placed.append(image)
+    if not placed:
+        raise InputError(
+            f"No image lies in a class folder, first {images[0].file}: {misplaced[0][1]}. "
+            "Expected <patient>/<class>/x.png or <class>/x.png."
+        )
+    return placed, misplaced
