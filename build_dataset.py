@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
     from cancernet import building
     from cancernet.dataset import IDC_PATIENT, write_manifest
-    from cancernet.folders import fresh_folder
+    from cancernet.folders import describe_passed_over, fresh_folder
     from cancernet.source import compile_pattern, find_images, list_files, separate_misplaced
 
     source, output = arguments.source, arguments.output
@@ -44,7 +44,9 @@ def main(argv: Sequence[str]) -> None:
     split_file = read_split_file(arguments.split_file) if arguments.split_file else None
     pattern = arguments.patient_pattern or IDC_PATIENT
     compile_pattern(pattern)
-    files = list_files(source)
+    files, others = list_files(source)
+    if others:
+        print(describe_passed_over(others))
     settings = {
         "source": source.as_posix(),
         "split_by": arguments.split_by,

@@ -5,6 +5,7 @@ import os
 import re
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -66,7 +67,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
     output = choose_output(arguments)
-    files = find_files(arguments.paths)
+    files, others = find_files(arguments.paths)
 
     with quiet_import():
         import keras  # noqa: F401
@@ -74,6 +75,8 @@ def main(argv: Sequence[str]) -> None:
 
     loaded = classifier.load_classifier(arguments.run)
     parts = plan_parts(files, mpp=loaded.config.get("mpp"), tile=arguments.tile)
+    if others:
+        print(folders.describe_passed_over(others))
     print(describe_plan(parts))
     if arguments.shard:
         parts = take_shard(parts, *arguments.shard)
@@ -102,36 +105,32 @@ def choose_output(arguments) -> Path:
     return output
 
 
-def find_files(paths: Sequence[str]) -> list[str]:
+def find_files(paths: Sequence[str]) -> tuple[list[str], Counter]:
     """The given files, and the images in the given folders at any depth in the order of their names; none twice.
+
+    Returns:
+        The files, and the number of other files in the folders by their ending.
 
     Raises:
         InputError: a path is not there, or a folder has no image.
     """
+    from cancernet.folders import walk
     from cancernet.images import EXTENSIONS
 
+    endings = EXTENSIONS + SLIDE_EXTENSIONS
     found: dict[str, str] = {}
+    others: Counter = Counter()
     for path in paths:
         if not os.path.exists(path):
             raise InputError(f"There is no {printable(path)}. Give images, or folders with images.")
-        inside = list(walk(path, EXTENSIONS + SLIDE_EXTENSIONS)) if os.path.isdir(path) else [path]
+        inside = [entry.path for _, entry in walk(path, endings, others=others)] if os.path.isdir(path) else [path]
         if not inside:
             raise InputError(
                 f"No images under {printable(path)}. Give a folder with images such as .png, .jpg, .tif, .svs."
             )
         for file in inside:
             found.setdefault(os.path.abspath(file), Path(file).as_posix())
-    return list(found.values())
-
-
-def walk(folder: str, extensions: tuple[str, ...]) -> Iterator[str]:
-    """Files of these kinds under a folder, in the order of their names."""
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.is_dir():
-                yield from walk(entry.path, extensions)
-            elif entry.name.lower().endswith(extensions) and not entry.name.startswith("."):
-                yield entry.path
+    return list(found.values()), others
 
 
 def plan_parts(files: Sequence[str], *, mpp: float | None, tile: str) -> list[Part]:

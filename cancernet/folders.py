@@ -4,20 +4,45 @@ import contextlib
 import operator
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+SYSTEM_NAMES = ("__MACOSX", "Thumbs.db", "desktop.ini")
 
-def walk(folder: str | Path, endings: tuple[str, ...], *, prefix: str = "") -> Iterator[tuple[str, os.DirEntry]]:
-    """Files of these endings under a folder in the order of their names: path relative to it, and its entry for it."""
+
+def is_passed_over(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or left there by a system; `..` is neither."""
+    return (name.startswith(".") and name != "..") or name in SYSTEM_NAMES
+
+
+def walk(
+    folder: str | Path, endings: tuple[str, ...], *, prefix: str = "", others: Counter | None = None
+) -> Iterator[tuple[str, os.DirEntry]]:
+    """Files of these endings under a folder in the order of their names: path relative to it, and its entry for it.
+
+    What `is_passed_over` is left out. Files of other endings are counted in `others`, by their ending.
+    """
     with os.scandir(folder) as found:
         entries = sorted(found, key=operator.attrgetter("name"))
     for entry in entries:
         name = entry.name
+        if is_passed_over(name):
+            continue
         if entry.is_dir():
-            yield from walk(entry.path, endings, prefix=f"{prefix}{name}/")
-        elif name.lower().endswith(endings) and name[0] != ".":
+            yield from walk(entry.path, endings, prefix=f"{prefix}{name}/", others=others)
+        elif name.lower().endswith(endings):
             yield prefix + name, entry
+        elif others is not None:
+            others[os.path.splitext(name)[1].lower()] += 1
+
+
+def describe_passed_over(others: Counter) -> str:
+    """In words, how many files were not taken for their ending; "" for none."""
+    if not others:
+        return ""
+    counts = ", ".join(f"{n:,} {ending or 'without an ending'}" for ending, n in others.most_common())
+    return f"Passed over, as of a kind that is not taken: {counts}."
 
 
 @contextlib.contextmanager

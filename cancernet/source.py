@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from typing import NamedTuple
 from cancernet import InputError
 from cancernet.config import SPLIT_NAMES
 from cancernet.dataset import IDC_PATIENT, read_place
-from cancernet.folders import walk
+from cancernet.folders import describe_passed_over, walk
 from cancernet.images import EXTENSIONS
 
 _CLASS_IN_NAME = re.compile(r"_class(\d+)$")
@@ -34,8 +35,11 @@ class SourceFile(NamedTuple):
     modified: int  # nanoseconds
 
 
-def list_files(source: Path) -> list[SourceFile]:
+def list_files(source: Path) -> tuple[list[SourceFile], Counter]:
     """List the image files under a folder, in the order of their names; none is opened.
+
+    Returns:
+        The image files, and the number of other files by their ending.
 
     Raises:
         InputError: no such folder, or no images in it.
@@ -44,15 +48,16 @@ def list_files(source: Path) -> list[SourceFile]:
         raise InputError(f"There is no folder {source}. Give --source, or --sample for made-up slides.")
     if not source.is_dir():
         raise InputError(f"{source} is a file; --source takes a folder of images.")
-    files = []
-    for file, entry in walk(source, EXTENSIONS):
+    files, others = [], Counter()
+    for file, entry in walk(source, EXTENSIONS, others=others):
         status = entry.stat()
         files.append(SourceFile(file, status.st_size, status.st_mtime_ns))
     if not files:
         raise InputError(
-            f'No images under {source}. Expected names like 10253_idx5_x1351_y1101_class0.png; see README, "Data".'
+            f'No images under {source}. Expected names like 10253_idx5_x1351_y1101_class0.png; see README, "Data". '
+            + describe_passed_over(others)
         )
-    return files
+    return files, others
 
 
 def compile_pattern(patient_pattern: str) -> re.Pattern:

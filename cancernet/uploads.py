@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from cancernet import InputError
+from cancernet.folders import is_passed_over
 from cancernet.images import EXTENSIONS, decode_image
 from cancernet.sample import cut_patches, make_slide
 from cancernet.slides import PATCH_STEP
@@ -100,7 +101,7 @@ def unpack_uploads(
 
     Refused whole: an archive that is damaged, or that declares or holds more than the limits. Refused one by one: what
     is encrypted, an archive inside an archive, a path that is absolute or climbs, what is called like no image, and
-    the same file a second time. What systems leave in archives on their own (`__MACOSX`, `.DS_Store`) is passed over.
+    the same file a second time. What is hidden, or left there by a system (`__MACOSX`), is passed over.
     """
     taken, problems, seen = [], [], set()
     bytes_left = limits.bytes
@@ -219,8 +220,7 @@ def _check_directory(data: bytes, limits: Limits) -> None:
 
 
 def _is_passed_over(entry: zipfile.ZipInfo) -> bool:
-    path = PurePosixPath(entry.filename)
-    return entry.is_dir() or "__MACOSX" in path.parts or path.name in (".DS_Store", "Thumbs.db", "desktop.ini")
+    return entry.is_dir() or any(map(is_passed_over, entry.filename.replace("\\", "/").split("/")))
 
 
 def _reason_to_refuse(entry: zipfile.ZipInfo) -> str:

@@ -223,6 +223,13 @@ def test_bad_images_are_rejected_with_the_reason(slides, tmp_path, capsys):
     assert "5 rejected, see rejected.csv" in capsys.readouterr().out
 
 
+def test_files_of_other_kinds_are_named(slides, tmp_path, capsys):
+    (slides / "100/0/scan.webp").write_text("x")
+    for _ in range(2):
+        build(slides, tmp_path / "built")
+        assert "not taken: 1 .webp." in capsys.readouterr().out
+
+
 def test_edge_tiles_are_kept_and_counted(slides, tmp_path, capsys):
     write_image(slides / "100/0/100_idx5_x901_y1_class0.png", 1, (50, 1, 3))
     assert len(build(slides, tmp_path / "built")) == 61

@@ -16,7 +16,7 @@ from cancernet.source import find_images, list_files
 
 def test_images_are_repeated_under_other_patients_names(slides, tmp_path):
     repeat_images(slides, tmp_path / "tree", 130)
-    images = find_images(list_files(tmp_path / "tree"))
+    images = find_images(list_files(tmp_path / "tree")[0])
     assert len(images) == 130
     assert len({image.patient for image in images}) == 22  # ten of each whole repeat, and two for the last ten images
     data = [(tmp_path / "tree" / image.file).read_bytes() for image in images]

@@ -134,7 +134,7 @@ def test_what_is_cut_into_patches_follows_the_written_rule(tmp_path):
         write(tmp_path / name, np.zeros((*shape, 3), np.uint8))
     (tmp_path / "slide.svs").write_bytes(b"?")
     (tmp_path / "broken.png").write_bytes(b"?")
-    files = predict_images.find_files([str(tmp_path)])
+    files, _ = predict_images.find_files([str(tmp_path)])
 
     def cut(mpp, tile):
         parts = predict_images.plan_parts(files, mpp=mpp, tile=tile)
@@ -147,12 +147,13 @@ def test_what_is_cut_into_patches_follows_the_written_rule(tmp_path):
 
 
 def test_files_come_in_order_and_once(tmp_path):
-    for name in ("b/2.png", "b/1.tif", "a.PNG", ".hidden.png", "note.txt"):
+    for name in ("b/2.png", "b/1.tif", "a.PNG", ".hidden.png", ".thumbnails/2.png", "__MACOSX/b/2.png", "c.webp"):
         write_to = tmp_path / name
-        write_to.parent.mkdir(exist_ok=True)
+        write_to.parent.mkdir(parents=True, exist_ok=True)
         write_to.write_bytes(b"?")
-    found = predict_images.find_files([str(tmp_path / "b" / "2.png"), str(tmp_path)])
+    found, passed_over = predict_images.find_files([str(tmp_path / "b" / "2.png"), str(tmp_path)])
     assert [path.removeprefix(f"{tmp_path}/") for path in found] == ["b/2.png", "a.PNG", "b/1.tif"]
+    assert passed_over == {".webp": 1}
 
 
 def test_bad_input_is_refused_before_anything_heavy(tmp_path):

@@ -2,11 +2,12 @@ import pytest
 from conftest import write_image
 
 from cancernet import InputError
+from cancernet.folders import describe_passed_over
 from cancernet.source import find_images, list_files
 
 
 def listed(source, *pattern):
-    return find_images(list_files(source), *pattern)
+    return find_images(list_files(source)[0], *pattern)
 
 
 def test_an_idc_name_tells_patient_place_and_class(tmp_path):
@@ -44,11 +45,29 @@ def test_a_class_called_test_is_no_split(tmp_path):
     ]
 
 
-def test_other_files_and_hidden_ones_are_passed_over(tmp_path):
-    write_image(tmp_path / "a" / "x.png")
-    (tmp_path / "a" / "notes.txt").write_text("x")
-    (tmp_path / "a" / "._x.png").write_text("x")
-    assert len(listed(tmp_path)) == 1
+def test_what_is_hidden_or_left_by_a_system_is_passed_over(tmp_path):
+    for file in ("a/x.png", "a/._x.png", ".thumbnails/x.png", "a/.ipynb_checkpoints/x.png", "__MACOSX/a/x.png"):
+        write_image(tmp_path / file)
+    (tmp_path / "a/Thumbs.db").write_text("x")
+    files, passed_over = list_files(tmp_path)
+    assert [each.file for each in files] == ["a/x.png"]
+    assert not passed_over
+
+
+def test_files_of_other_kinds_are_counted_by_their_ending(tmp_path):
+    for file in ("a/x.png", "a/x.webp", "a/y.WEBP", "b/x.gif", "README"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("x")
+    files, passed_over = list_files(tmp_path)
+    assert [each.file for each in files] == ["a/x.png"]
+    told = "Passed over, as of a kind that is not taken: 2 .webp, 1 without an ending, 1 .gif."
+    assert describe_passed_over(passed_over) == told
+
+
+def test_a_source_of_other_kinds_only_says_so(tmp_path):
+    (tmp_path / "x.webp").write_text("x")
+    with pytest.raises(InputError, match=r"No images under .* not taken: 1 \.webp\."):
+        list_files(tmp_path)
 
 
 def test_a_missing_source_is_named(tmp_path):

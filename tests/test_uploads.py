@@ -111,6 +111,7 @@ def test_an_archive_called_png_inside_an_archive_is_no_image():
 
 def test_what_systems_leave_in_archives_is_passed_over():
     members = [("__MACOSX/._a.png", b"x"), ("10/.DS_Store", b"x"), ("10/Thumbs.db", b"x"), ("10/", b"")]
+    members += [("10/.thumbnails/a.png", b"x"), ("10\\.ipynb_checkpoints\\a.png", b"x")]
     taken, problems = unpack_uploads([("x.zip", zip_files([*members, ("10/a.png", b"data")]))])
     assert taken == [("10/a.png", b"data")]
     assert problems == []
