@@ -138,6 +138,8 @@ def _render_html(report: dict, *, pictures: dict[str, bytes], folder: Path) -> s
         metrics=wording.shown_metrics(report["metrics"]),
         metric_names={name: label for name, (label, _) in wording.METRICS.items()},
         interval_words=wording.interval_words(report),
+        split_words=wording.split_words(report["data"]),
+        twice=wording.TWICE,
         pictures={name.removesuffix(".png"): _embed(content) for name, content in pictures.items()},
         others=[name.removesuffix(".png") for name in pictures if name not in taken],
         patients=sorted(report.get("patients") or [], key=lambda each: each["accuracy"]),

@@ -30,6 +30,8 @@ METRICS = {  # name in the report -> what it is called, what it says
     "log_loss": ("log-loss", "what sure but wrong probabilities cost: 0 is perfect"),
 }
 TWICE = {"precision"}  # the same figure as ppv: shown once, as ppv
+FOLD_COLUMNS = ("accuracy", "sensitivity", "specificity", "ppv", "macro_sensitivity", "macro_f1", "auroc")
+SPLIT_WORDS = {"file": "a given list", "given": "the source's own folders"}  # others are as they are called
 
 
 def report_text(report: dict) -> str:
@@ -87,6 +89,13 @@ def answers(report: dict) -> list[dict]:
         where = f"Where {of_hundred(prevalence['value'])} in 100 images are {ill}, {called}"
         found.append(_answer(report, where, prevalence["ppv"]))
     return found
+
+
+def split_words(data: dict) -> str:
+    """By what the images were split."""
+    if data["split_by"] == "patient" and not data["patients_known"]:
+        return "image (patients unknown)"
+    return SPLIT_WORDS.get(data["split_by"], data["split_by"])
 
 
 def class_label(report: dict, name: str) -> str:
@@ -158,7 +167,8 @@ def _answer(report: dict, sentence: str, metric: dict) -> dict:
 def _best_and_worst(report: dict) -> list[dict]:
     rates = {name: report["per_class"][name]["sensitivity"] for name in report["classes"]}
     known = sorted((name for name in rates if rates[name]["value"] is not None), key=lambda name: rates[name]["value"])
-    ends = [("worst", known[0]), ("best", known[-1])] if len(known) > 1 else []
+    values = [rates[name]["value"] for name in known]
+    ends = [("worst", known[0]), ("best", known[-1])] if values and values[0] < values[-1] else []
     return [
         _answer(
             report, f"It is {end} at {class_word(report, name)}: of 100 such images it finds {{}}{{}}.", rates[name]
@@ -191,7 +201,7 @@ def _describe_data(report: dict) -> str:
     lines = [_table(rows)]
     lines.append(
         f"Source images {count(data['source_images'])}: rejected {count(data['rejected'])}, left out "
-        f"{count(data['left_out'])}; split by {data['split_by']}."
+        f"{count(data['left_out'])}; split by {split_words(data)}."
     )
     if weights:
         each = ", ".join(f"{class_label(report, name)} {number(weight)}" for name, weight in weights.items())
@@ -266,7 +276,7 @@ def _describe_folds(report: dict) -> str:
     folds = report.get("cross_validation")
     if not folds:
         return ""
-    names = list(folds["mean"])[:5]
+    names = [name for name in FOLD_COLUMNS if name in folds["mean"]]
     rows = [["CROSS-VALIDATION", *(METRICS.get(name, (name,))[0] for name in names)]]
     rows += [[f"fold {each['fold']}", *(number(each["metrics"][name]) for name in names)] for each in folds["folds"]]
     rows += [[end, *(number(folds[end][name]) for name in names)] for end in ("mean", "spread")]

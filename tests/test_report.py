@@ -194,6 +194,8 @@ def test_many_classes_name_the_best_and_the_worst(many):
         "It is worst at benign: of 100 such images it finds 25 (95% interval 10 to 40).",
         "It is best at normal: of 100 such images it finds 67 (95% interval 25 to 100).",
     ]
+    many["per_class"]["benign"] = many["per_class"]["normal"]
+    assert len(answers(many)) == 1  # of equals none is best
     many["per_class"]["benign"] = many["per_class"]["malignant"]
     assert len(answers(many)) == 1  # one class alone is neither best nor worst
 
@@ -223,6 +225,34 @@ def test_warnings_follow_from_the_data_and_come_once(report, many):
     assert "the images that chose the model" in no_testing
     assert "patients are unknown" in unknown
     assert report_text(many).index("WARNING: There is no testing split") < report_text(many).index("DATA")
+
+
+@pytest.mark.parametrize(
+    ("split_by", "known", "words"),
+    [
+        ("patient", True, "Split by patient: no patient is in two splits."),
+        ("patient", False, "Split by image (patients unknown)."),
+        ("image", True, "Split by image."),
+        ("given", False, "Split by the source's own folders."),
+    ],
+)
+def test_it_says_by_what_the_images_were_split(report, tmp_path, split_by, known, words):
+    report["data"] |= {"split_by": split_by, "patients_known": known}
+    assert f"<p>{words}\n" in page(tmp_path, report).replace("&#39;", "'")
+    assert f"; {words[0].lower()}{words[1:].partition(':')[0].rstrip('.')}.\n" in report_text(report)
+
+
+def test_folds_are_shown_without_the_same_figure_twice(report, tmp_path):
+    values = dict.fromkeys(("accuracy", "sensitivity", "specificity", "precision", "ppv", "auroc"), 0.9)
+    report["cross_validation"] = {"folds": [{"fold": 1, "metrics": values}], "mean": values, "spread": values}
+    head = next(line for line in report_text(report).splitlines() if line.startswith("CROSS-VALIDATION"))
+    assert head.split("  ")[1:] == ["accuracy", "sensitivity (recall)", "specificity", "PPV (precision)", "AUROC"]
+    html = page(tmp_path, report)
+    heads = re.search(r"<tr><th>fold</th>(.*?)</tr>", html)[1]
+    assert re.findall("<th>(.*?)</th>", heads) == head.split("  ")[1:]
+    assert "Every patient was tested once" in html
+    report["data"]["split_by"] = "image"
+    assert "Every image was tested once" in page(tmp_path, report)
 
 
 def test_json_is_complete_stable_and_at_full_precision(report, tmp_path):
