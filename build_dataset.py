@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     from cancernet import building
     from cancernet.dataset import IDC_PATIENT, write_manifest
     from cancernet.folders import describe_passed_over, fresh_folder
-    from cancernet.source import compile_pattern, find_images, list_files, separate_misplaced
+    from cancernet.source import check_pattern, compile_pattern, find_images, list_files, separate_misplaced
 
     source, output = arguments.source, arguments.output
     building.check_apart(source, output)
@@ -67,6 +67,8 @@ def main(argv: Sequence[str]) -> None:
     from cancernet import splits  # scikit-learn takes seconds to load
 
     images = find_images(files, pattern)
+    if arguments.patient_pattern:
+        check_pattern(images, pattern)
     placed, misplaced = separate_misplaced(images)
     given = bool(placed[0].split)
     planned = splits.plan_splits(placed, split_by=arguments.split_by, split_file=split_file, seed=arguments.seed)

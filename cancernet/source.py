@@ -3,7 +3,7 @@
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,8 +78,8 @@ def compile_pattern(patient_pattern: str) -> re.Pattern:
 def find_images(files: Sequence[SourceFile], patient_pattern: str = IDC_PATIENT) -> list[SourceImage]:
     """What the names of a source's files tell of its images, in their order.
 
-    The class of an image is the folder it lies in. Where the source's own folders are called train, val or test
-    (or the longer names), they are the split.
+    The class of an image is the folder it lies in. Where folders above class folders are called train, val or test (or
+    the longer names), they are the split.
 
     Args:
         files: of `list_files`, such as `<patient>/<class>/x.png`, `<class>/x.jpg` or `<split>/<class>/x.png`.
@@ -89,16 +89,39 @@ def find_images(files: Sequence[SourceFile], patient_pattern: str = IDC_PATIENT)
         InputError: a pattern that is no regular expression with a group.
     """
     find_patient = compile_pattern(patient_pattern)
-    tops = {each.file.partition("/")[0].lower() for each in files if each.file.count("/") >= 2}
-    is_split = bool(tops) and all(top in SPLIT_NAMES for top in tops)
+    told = _read_folders({each.file.rpartition("/")[0] for each in files})
     images = []
     for file, _, _ in files:
-        *folders, name = file.split("/")
+        folder, _, name = file.rpartition("/")
         patient, x, y = read_place(name.rpartition(".")[0], find_patient)
-        label = sys.intern(folders[-1]) if folders else ""  # interned: few names, of very many images
-        split = SPLIT_NAMES[folders[0].lower()] if is_split and len(folders) > 1 else ""
-        images.append(SourceImage(file, label, sys.intern(patient), x, y, split))
+        label, split = told[folder]
+        images.append(SourceImage(file, label, sys.intern(patient), x, y, split))  # few names, of very many images
     return images
+
+
+def _read_folders(folders: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Class and split that each folder tells; in a source that is split, a split's folder is no class."""
+    splits = {}
+    for folder in folders:
+        above = folder.lower().split("/")[:-1]
+        splits[folder] = next((SPLIT_NAMES[name] for name in above if name in SPLIT_NAMES), "")
+    no_class = set(SPLIT_NAMES) if any(splits.values()) else set()
+    labels = {folder: folder.rpartition("/")[2] for folder in splits}
+    return {
+        folder: (labels[folder] if split or labels[folder].lower() not in no_class else "", split)
+        for folder, split in splits.items()
+    }
+
+
+def check_pattern(images: Sequence[SourceImage], patient_pattern: str) -> None:
+    """See that a pattern that was asked for finds a patient.
+
+    Raises:
+        InputError: it finds none.
+    """
+    if not any(image.patient for image in images):
+        names = ", ".join(image.file.rpartition("/")[2] for image in images[:3])
+        raise InputError(f"--patient-pattern {patient_pattern!r} finds no patient in any name, such as {names}.")
 
 
 def separate_misplaced(images: Sequence[SourceImage]) -> tuple[list[SourceImage], list[tuple[str, str]]]:

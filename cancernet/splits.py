@@ -106,6 +106,8 @@ def _choose_share(labels: np.ndarray, groups: np.ndarray, share: float, seed: in
             raise InputError(f"{len(groups)} images are too few to be split over {len(set(labels))} classes.")
         _, chosen = train_test_split(np.arange(len(groups)), test_size=size, stratify=labels, random_state=seed)
         return np.sort(chosen)
+    if n_groups < 2:
+        raise InputError("One patient cannot be divided between training and validation. Add patients.")
     folds = min(round(1 / share), n_groups, count)
     groups = np.unique(groups, return_inverse=True)[1]  # numbers in the names' order: sorted again and again
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
@@ -129,7 +131,7 @@ def plan_splits(
     becomes validation. A split file comes before both.
 
     Raises:
-        InputError: as `assign_splits`, or a split file that names none of the patients.
+        InputError: as `assign_splits`; a split file that names none of the patients; or a source that is split in part.
     """
     if split_file is not None:
         splits = [split_file.get(image.patient, "") for image in images]
@@ -138,7 +140,13 @@ def plan_splits(
         return _with_splits(images, splits)
     labels = np.array([image.label for image in images])
     groups = np.array([image.patient or image.file if split_by == "patient" else image.file for image in images])
-    if not images[0].split:
+    unsplit = [image.file for image in images if not image.split]
+    if unsplit and len(unsplit) < len(images):
+        raise InputError(
+            f"{len(unsplit)} image(s) lie in no split folder, first {unsplit[0]}, while others do (train, val, test). "
+            "Move them out of the source or give a --split-file."
+        )
+    if unsplit:
         return _with_splits(images, assign_splits(labels, groups, seed=seed))
     splits = np.array([image.split for image in images], dtype=object)
     if "validation" not in splits and "training" in splits:

@@ -3,7 +3,7 @@ from conftest import write_image
 
 from cancernet import InputError
 from cancernet.folders import describe_passed_over
-from cancernet.source import find_images, list_files
+from cancernet.source import check_pattern, find_images, list_files, separate_misplaced
 
 
 def listed(source, *pattern):
@@ -34,6 +34,38 @@ def test_a_source_that_is_split_already_is_understood(tmp_path, names):
         write_image(tmp_path / name / "cat" / "x.png")
     expected = {"tr": "training", "va": "validation", "te": "testing"}
     assert [image.split for image in listed(tmp_path)] == [expected[name[:2]] for name in sorted(names)]
+
+
+def test_a_split_is_found_below_other_folders(tmp_path):
+    for file in ("data/train/cat/x.png", "data/test/cat/x.png", "data/test/dog/x.png"):
+        write_image(tmp_path / file)
+    assert [(image.label, image.split) for image in listed(tmp_path)] == [
+        ("cat", "testing"),
+        ("dog", "testing"),
+        ("cat", "training"),
+    ]
+
+
+def test_a_file_directly_in_a_split_folder_has_no_class(tmp_path):
+    for file in ("test/loose.png", "test/cat/x.png", "train/cat/x.png", "train/loose.png"):
+        write_image(tmp_path / file)
+    placed, misplaced = separate_misplaced(listed(tmp_path))
+    assert [(image.file, image.split) for image in placed] == [
+        ("test/cat/x.png", "testing"),
+        ("train/cat/x.png", "training"),
+    ]
+    assert misplaced == [(f"{name}/loose.png", "lies in no class folder") for name in ("test", "train")]
+
+
+def test_a_pattern_that_finds_no_patient_is_refused(tmp_path):
+    for number in range(5):
+        write_image(tmp_path / f"cat/scan{number}.png")
+    images = listed(tmp_path, r"^(person\d+)_")
+    with pytest.raises(
+        InputError, match=r"'\^\(person.* finds no patient in any name, such as scan0.png, scan1.png, scan2"
+    ):
+        check_pattern(images, r"^(person\d+)_")
+    check_pattern([images[0]._replace(patient="person1"), *images], r"^(person\d+)_")
 
 
 def test_a_class_called_test_is_no_split(tmp_path):

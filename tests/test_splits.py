@@ -81,6 +81,22 @@ def test_validation_is_taken_from_training_where_it_is_missing():
     assert len({image.patient for image in planned if image.split == "validation"}) == 4
 
 
+def test_images_beside_the_split_folders_are_refused():
+    images = [image._replace(split="" if image.patient == "3" else "testing") for image in make_images(9)]
+    with pytest.raises(InputError, match=r"20 image\(s\) lie in no split folder, first 3/0\.png, while others do"):
+        plan(images)
+    assert len(plan(images, split_file={"3": "testing"})) == 180
+
+
+def test_a_single_training_patient_leaves_none_for_validation():
+    images = [image._replace(split="testing" if image.patient == "1" else "training") for image in make_images(2)]
+    images[0] = images[0]._replace(label="1")
+    images[1] = images[1]._replace(label="1")
+    with pytest.raises(InputError, match="One patient cannot be divided between training and validation"):
+        plan(images)
+    assert {image.split for image in plan(images, split_by="image")} == set(SPLITS)
+
+
 def test_a_split_file_decides_and_leaves_others_out():
     images = make_images(4, 1)
     planned = plan(images, split_file={"0": "training", "1": "testing", "3": "validation"})
