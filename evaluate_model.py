@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cancernet import InputError
-from cancernet.command_line import Parser, prevalence, quiet_import, run_script
+from cancernet.command_line import Parser, check_replaceable, prevalence, quiet_import, run_script
 from cancernet.config import DATASET, SPLITS
 
 
@@ -28,8 +28,8 @@ def main(argv: Sequence[str]) -> None:
     from cancernet import dataset
 
     output = arguments.output
-    if output and output.exists() and not (arguments.force and (output / "report.json").is_file()):
-        raise InputError(f"{output} is there already. Choose another --output, or --force to replace a report.")
+    if output:
+        check_replaceable(output, holds="report.json", called="a report", force=arguments.force)
     everything, summary = dataset.read_manifest(arguments.dataset), dataset.read_summary(arguments.dataset)
     patches = [patch for patch in everything if patch.split == arguments.split]
     if not patches:
@@ -47,8 +47,8 @@ def main(argv: Sequence[str]) -> None:
     seen = assessment.find_seen(loaded.config, patches)
     if seen and not arguments.allow_seen_patients:
         raise InputError(
-            f"{len(seen)} patient(s) of {arguments.dataset} were in the run's own training or validation, first "
-            f"{seen[0]}: this is no test. Give other patients, or --allow-seen-patients."
+            f"{len(seen)} patient(s) of {arguments.dataset}, or single images, were in the run's own training or "
+            f"validation, first {seen[0]}: this is no test. Give other patients, or --allow-seen-patients."
         )
     size = {"image_size": experiment["image_size"], "channels": experiment["channels"]}
     store = pipeline.open_stores(arguments.dataset, {arguments.split: patches}, **size)[arguments.split]
@@ -64,7 +64,8 @@ def main(argv: Sequence[str]) -> None:
         warnings=assessment.compare_sizes(loaded.config, summary),
         prevalence=arguments.prevalence,
     )
-    described["settings"] = assessment.flatten({"run": arguments.run.resolve().name, "of the run": loaded.config})
+    settings = {name: value for name, value in loaded.config.items() if name != "seen"}
+    described["settings"] = assessment.flatten({"run": arguments.run.resolve().name, "of the run": settings})
     if output:
         figures = report.draw_figures(
             described,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from cancernet import InputError
-from cancernet.command_line import Parser, positive_number, prevalence, quiet_import, run_script
+from cancernet.command_line import Parser, check_replaceable, positive_number, prevalence, quiet_import, run_script
 
 OUTPUT = Path("predictions")
 PREDICTIONS, REJECTED = "predictions.csv", "rejected.csv"
@@ -94,14 +94,13 @@ def choose_output(arguments) -> Path:
     """The folder for what comes out; a shard has its own within it.
 
     Raises:
-        InputError: it is there already.
+        InputError: as `check_replaceable`.
     """
     output = arguments.output
     if arguments.shard:
         number, of = arguments.shard
         output = output / f"shard_{number:0{len(str(of))}d}_of_{of}"
-    if output.exists() and not (arguments.force and (output / PREDICTIONS).is_file()):
-        raise InputError(f"{output} is there already. Choose another --output, or --force to replace predictions.")
+    check_replaceable(output, holds=PREDICTIONS, called="predictions", force=arguments.force)
     return output
 
 

@@ -1,4 +1,4 @@
-"""What the scripts share: argument types, and errors as one line."""
+"""What the scripts share: argument types, what --force may replace, and errors as one line."""
 
 import argparse
 import contextlib
@@ -6,8 +6,11 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from cancernet import InputError
+
+RUN_FILES = ("model.keras", "history.csv", "fold_*")  # what a training leaves and nothing else does
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,6 +48,22 @@ def prevalence(text: str) -> float:
     if value >= 1:
         raise argparse.ArgumentTypeError(f"takes a share below 1, not {text!r}")
     return value
+
+
+def check_replaceable(output: Path, *, holds: str, called: str, force: bool) -> None:
+    """See that nothing is lost if results are written as the folder `output`: it is new or, with `force`, their like.
+
+    Args:
+        holds: a file that such results have, though runs may have it too.
+        called: what they are called.
+
+    Raises:
+        InputError: something else is there, above all a trained run.
+    """
+    if any(any(output.glob(name)) for name in RUN_FILES):
+        raise InputError(f"{output} holds a trained run, which would be lost. Choose another --output.")
+    if output.exists() and not (force and (output / holds).is_file()):
+        raise InputError(f"{output} is there already. Choose another --output, or --force to replace {called}.")
 
 
 @contextlib.contextmanager
