@@ -157,7 +157,7 @@ def _is_grey(image: np.ndarray) -> bool:
 
 def _put(data: bytes, origin: str, target: str, mode: str) -> None:
     if mode == "hardlink":
-        os.link(origin, target)
+        os.link(os.path.realpath(origin) if os.path.islink(origin) else origin, target)
     elif mode == "symlink":
         os.symlink(origin, target)
     else:
@@ -215,7 +215,7 @@ def fingerprint(files: Sequence[SourceFile]) -> str:
     notices it by its hash where the dataset holds links.
     """
     listing = "".join([f"{file}\0{size}\0{modified}\n" for file, size, modified in files])
-    return hashlib.sha256(listing.encode()).hexdigest()
+    return hashlib.sha256(os.fsencode(listing)).hexdigest()
 
 
 def read_current(output: Path, settings: dict, source_fingerprint: str, *, force: bool) -> dict | None:

@@ -59,7 +59,7 @@ def write_manifest(folder: Path, patches: Sequence[Patch], rejected: Sequence[tu
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
@@ -125,7 +125,7 @@ def is_whole(dataset: Path, summary: dict) -> bool:
 
 
 def _hash_names(files: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("\n".join(sorted(files)))).hexdigest()
 
 
 def _find_built(dataset: Path) -> set[str]:

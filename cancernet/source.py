@@ -1,5 +1,6 @@
 """The images of a source: which files there are, and what their names and folders tell."""
 
+import os
 import re
 import sys
 from collections import Counter
@@ -14,6 +15,7 @@ from cancernet.folders import describe_passed_over, walk
 from cancernet.images import EXTENSIONS
 
 _CLASS_IN_NAME = re.compile(r"_class(\d+)$")
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what Python makes of a name's bytes that are no text
 
 
 class SourceImage(NamedTuple):
@@ -50,7 +52,8 @@ def list_files(source: Path) -> tuple[list[SourceFile], Counter]:
         raise InputError(f"{source} is a file; --source takes a folder of images.")
     files, others = [], Counter()
     for file, entry in walk(source, EXTENSIONS, others=others):
-        status = entry.stat()
+        leads_nowhere = entry.is_symlink() and not os.path.exists(entry.path)  # is rejected when it is to be read
+        status = entry.stat(follow_symlinks=not leads_nowhere)
         files.append(SourceFile(file, status.st_size, status.st_mtime_ns))
     if not files:
         raise InputError(
@@ -129,7 +132,9 @@ def separate_misplaced(images: Sequence[SourceImage]) -> tuple[list[SourceImage]
     placed, misplaced = [], []
     for image in images:
         named = _CLASS_IN_NAME.search(image.file.rpartition(".")[0])
-        if not image.label:
+        if _NOT_UTF8.search(image.file):
+            misplaced.append((image.file, "its name is not UTF-8 text; rename it"))
+        elif not image.label:
             misplaced.append((image.file, "lies in no class folder"))
         elif named and image.label.isdigit() and named.group(1) != image.label:
             misplaced.append((image.file, f"its name says class {named.group(1)}, its folder {image.label}"))

@@ -230,6 +230,34 @@ def test_files_of_other_kinds_are_named(slides, tmp_path, capsys):
         assert "not taken: 1 .webp." in capsys.readouterr().out
 
 
+def test_names_that_are_no_utf8_are_rejected(slides, tmp_path):
+    write_image(tmp_path / "x.png", 1)
+    for name in (b"100/0/caf\xe9.png", b"caf\xe9/x.png"):
+        path = os.path.join(os.fsencode(slides), name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        shutil.copy(tmp_path / "x.png", path)
+    assert len(build(slides, tmp_path / "built")) == 60
+    reason = "its name is not UTF-8 text; rename it"
+    rejected = (tmp_path / "built/rejected.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert rejected == [rf"100/0/caf\udce9.png,{reason}", rf"caf\udce9/x.png,{reason}"]
+
+
+def test_a_link_to_nothing_is_rejected(slides, tmp_path):
+    (slides / "100/0/gone.png").symlink_to("nowhere.png")
+    assert len(build(slides, tmp_path / "built")) == 60
+    rejected = (tmp_path / "built/rejected.csv").read_text().splitlines()[1:]
+    assert rejected == ["100/0/gone.png,cannot be read: No such file or directory"]
+
+
+def test_relative_links_are_hardlinked_to_what_they_lead_to(slides, tmp_path):
+    (slides / "100/0/100_idx5_x901_y1_class0.png").symlink_to("100_idx5_x51_y51_class0.png")
+    (slides / "100/0/100_idx5_x51_y51_class0.png").rename(slides.parent / "100_idx5_x51_y51_class0.png")
+    (slides / "100/0/100_idx5_x51_y51_class0.png").symlink_to("../../../100_idx5_x51_y51_class0.png")
+    patches = build(slides, tmp_path / "built", "--mode", "hardlink")
+    assert len(patches) == 60 + 1
+    assert not any((tmp_path / "built" / patch.file).is_symlink() for patch in patches)
+
+
 def test_edge_tiles_are_kept_and_counted(slides, tmp_path, capsys):
     write_image(slides / "100/0/100_idx5_x901_y1_class0.png", 1, (50, 1, 3))
     assert len(build(slides, tmp_path / "built")) == 61
