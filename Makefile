@@ -12,7 +12,7 @@ demo: $(VENV)/ready
 	$(BIN)/python train_model.py --dataset datasets/demo --output runs/demo --epochs 10 --batch-size 16 --force
 
 test: $(VENV)/ready-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -m slow
