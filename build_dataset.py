@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cancernet import InputError
-from cancernet.command_line import Parser, run_script
+from cancernet.command_line import Parser, check_output, run_script, seed
 from cancernet.config import DATASET, ORIGINAL, SPLITS
 
 KAGGLE_DATASET = "paultimothymooney/breast-histopathology-images"
@@ -19,7 +19,7 @@ def parse_arguments(argv: Sequence[str]):
     parser.add_argument("--output", type=Path, default=DATASET, help="folder to be made (%(default)s)")
     parser.add_argument("--split-by", choices=("patient", "image"), default="patient", help="(%(default)s)")
     parser.add_argument("--split-file", type=Path, help="CSV with the columns patient,split: a published split")
-    parser.add_argument("--seed", type=int, default=42, help="of the split (%(default)s)")
+    parser.add_argument("--seed", type=seed, default=42, help="of the split (%(default)s)")
     parser.add_argument("--mode", choices=("copy", "hardlink", "symlink"), default="copy", help="(%(default)s)")
     parser.add_argument("--patient-pattern", metavar="REGEX", help=r"its group is the patient: '^(person\d+)_'")
     parser.add_argument("--sample", action="store_true", help="make slides up and write them to --source first")
@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> None:
     from cancernet.source import check_pattern, compile_pattern, find_images, list_files, separate_misplaced
 
     source, output = arguments.source, arguments.output
+    check_output(output)
     building.check_apart(source, output)
     if arguments.download:
         source = download()

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,13 @@ def at_least(smallest: int) -> Callable[[str], int]:
     return parse
 
 
+def seed(text: str) -> int:
+    """Argument type: what NumPy, scikit-learn and Keras all take for a seed, a whole number of 32 bits."""
+    if not re.fullmatch("[0-9]{1,10}", text) or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"takes a whole number from 0 to {2**32 - 1}, not {text!r}")
+    return int(text)
+
+
 def positive_number(text: str) -> float:
     """Argument type: a number above zero."""
     try:
@@ -50,6 +58,16 @@ def prevalence(text: str) -> float:
     return value
 
 
+def check_output(output: Path) -> None:
+    """See that a folder to be made, or to be replaced as a whole, is not the one that the user is in.
+
+    Raises:
+        InputError: it is, or is above it.
+    """
+    if Path.cwd().is_relative_to(output.resolve()):
+        raise InputError(f"--output {output} is the folder you are in or above it. Name a folder to be made.")
+
+
 def check_replaceable(output: Path, *, holds: str, called: str, force: bool) -> None:
     """See that nothing is lost if results are written as the folder `output`: it is new or, with `force`, their like.
 
@@ -58,8 +76,9 @@ def check_replaceable(output: Path, *, holds: str, called: str, force: bool) -> 
         called: what they are called.
 
     Raises:
-        InputError: something else is there, above all a trained run.
+        InputError: something else is there, above all a trained run; or as `check_output`.
     """
+    check_output(output)
     if any(any(output.glob(name)) for name in RUN_FILES):
         raise InputError(f"{output} holds a trained run, which would be lost. Choose another --output.")
     if output.exists() and not (force and (output / holds).is_file()):
@@ -87,6 +106,7 @@ def quiet_import() -> Iterator[None]:
 
 def run_script(main: Callable[[Sequence[str]], None]) -> None:
     """Run a script's main and end the program: 0, 2 with one line for what the user can mend, 130 for Ctrl-C."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be bytes that are no text; stderr does so
     try:
         main(sys.argv[1:])
     except InputError as error:

@@ -51,6 +51,7 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
 
     What was there before is replaced only then. What an interrupted build left behind is removed.
     """
+    folder = folder.resolve()
     partial, replaced = (folder.with_name(folder.name + ending) for ending in (".partial", ".replaced"))
     for leftover in (partial, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
