@@ -1,6 +1,9 @@
 """A run folder, loaded: image files in, calibrated probabilities out."""
 
+import functools
 import json
+import operator
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +18,10 @@ from cancernet.images import ImageStore
 from cancernet.pipeline import evaluation_batches, naming_bad_files
 
 MODEL, DECISION, CONFIG, REPORT = "model.keras", "decision.json", "config.json", "report.json"
+_NEEDED = (  # of config.json
+    *(("classes",), ("positive",), ("images_are_grey",), ("usual_size",), ("seen", "patients"), ("seen", "images")),
+    *(("experiment", name) for name in ("image_size", "channels", "views")),
+)
 
 
 class Classifier(NamedTuple):
@@ -40,9 +47,15 @@ def read_config(run: Path) -> dict:
     path = run / CONFIG
     if not run.is_dir():
         raise InputError(f"There is no run {run}. Train one with train_model.py --output {run}.")
+    folds = sorted(run.glob(f"fold_*/{MODEL}"))
+    if folds and not path.is_file():
+        raise InputError(
+            f"{run} is a cross-validation, without a model of its own. Give a run of it: {folds[0].parent}."
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        config["experiment"]["image_size"], config["experiment"]["views"], config["classes"], config["positive"]
+        for keys in _NEEDED:
+            functools.reduce(operator.getitem, keys, config)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is missing or damaged, so {run} is no finished run. Train again.") from error
     return config
@@ -81,13 +94,27 @@ def load_classifier(run: Path) -> Classifier:
     path = run / MODEL
     try:
         model = keras.models.load_model(path, compile=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, NotImplementedError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is missing or damaged. Train again, or copy the whole run folder.") from error
-    experiment = config["experiment"]
-    shape = (experiment["image_size"], experiment["image_size"], experiment["channels"])
-    if tuple(model.input_shape[1:]) != shape or model.output_shape[-1] != len(decision.classes):
-        raise InputError(f"{path} takes {model.input_shape[1:]}, {run / CONFIG} says {shape}: not of one run.")
+    difference = _find_difference(model, decision, config)
+    if difference:
+        raise InputError(f"The files of {run} are not of one run: {difference}. Copy the whole run folder.")
     return Classifier(model, decision, config, run)
+
+
+def _find_difference(model: keras.Model, decision: Decision, config: dict) -> str:
+    """What the files of a run folder do not agree on; "" for nothing."""
+    experiment, classes = config["experiment"], config["classes"]
+    shape = [experiment["image_size"], experiment["image_size"], experiment["channels"]]
+    if list(model.input_shape[1:]) != shape:
+        return f"{MODEL} takes images of the shape {list(model.input_shape[1:])}, {CONFIG} says {shape}"
+    if model.output_shape[-1] != len(classes):
+        return f"{MODEL} tells {model.output_shape[-1]} classes apart, {CONFIG} names {len(classes)}"
+    if list(decision.classes) != classes:
+        return f"{DECISION} has the classes {', '.join(decision.classes)}, {CONFIG} {', '.join(classes)}"
+    if decision.positive != config["positive"]:
+        return f"the positive class is {decision.positive} in {DECISION}, {config['positive']} in {CONFIG}"
+    return ""
 
 
 def predict_scores(
