@@ -233,7 +233,12 @@ def read_current(output: Path, settings: dict, source_fingerprint: str, *, force
         return None
     if not (output / MANIFEST).is_file() or not (output / SUMMARY).is_file():
         raise InputError(f"{output} is not empty and no dataset made by build_dataset.py. Choose another --output.")
-    summary = read_summary(output)
+    try:
+        summary = read_summary(output)
+    except InputError:
+        if force:
+            return None
+        raise
     if summary["settings"] != settings:
         if force:
             return None

@@ -19,6 +19,10 @@ from cancernet.images import EXTENSIONS
 MANIFEST = "manifest.csv"
 REJECTED = "rejected.csv"
 SUMMARY = "dataset.json"
+SUMMARY_KEYS = {  # of dataset.json: what the scripts go by
+    *("source_images", "images", "rejected", "left_out_images", "grey_images", "sizes"),
+    *("duplicates_across_patients", "duplicates_across_splits", "split", "settings", "source_fingerprint"),
+}
 IDC_PATIENT = r"^(\d+)_idx"
 _COORDINATES = re.compile(r"_x(\d+)_y(\d+)")
 
@@ -139,13 +143,18 @@ def read_summary(dataset: Path) -> dict:
     """Read dataset.json, what the build did.
 
     Raises:
-        InputError: it is missing or damaged.
+        InputError: it is missing or damaged, or lacks one of SUMMARY_KEYS.
     """
     path = dataset / SUMMARY
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is missing or damaged. Run build_dataset.py again.") from error
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        summary = None
+    if not isinstance(summary, dict) or not summary.keys() >= SUMMARY_KEYS:
+        raise InputError(
+            f"{path} is missing or damaged. Remove {dataset} and build it again, or build_dataset.py --force."
+        )
+    return summary
 
 
 def hash_manifest(dataset: Path) -> str:
@@ -170,7 +179,7 @@ def check_patients(patches: Iterable[Patch]) -> None:
 
 
 def check_trainable(patches: Sequence[Patch]) -> None:
-    """See that there is something to train on: training and validation images, and no class that training lacks.
+    """See that training and validation have two classes at least, and no split a class that training lacks.
 
     Raises:
         InputError: says what is missing.
@@ -179,8 +188,8 @@ def check_trainable(patches: Sequence[Patch]) -> None:
     for split in ("training", "validation"):
         if not labels[split]:
             raise InputError(f"The dataset has no {split} images. Build one with patients in every split.")
-    if len(labels["training"]) < 2:
-        raise InputError(f"Training has only the class {min(labels['training'])}; a classifier needs two.")
+        if len(labels[split]) < 2:
+            raise InputError(f"{split.capitalize()} has only the class {min(labels[split])}; a classifier needs two.")
     for split in ("validation", "testing"):
         unknown = labels[split] - labels["training"]
         if unknown:

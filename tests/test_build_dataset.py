@@ -20,7 +20,7 @@ from conftest import ROOT, write_image, write_slides
 import build_dataset
 from cancernet import InputError, building
 from cancernet.building import fingerprint
-from cancernet.dataset import read_manifest
+from cancernet.dataset import read_manifest, read_summary
 from cancernet.source import SourceFile
 
 save_overview = build_dataset.save_overview
@@ -177,6 +177,24 @@ def test_other_settings_need_force(slides, tmp_path):
         build(slides, tmp_path / "built", "--seed", "7")
     build(slides, tmp_path / "built", "--seed", "7", "--force")
     assert json.loads((tmp_path / "built/dataset.json").read_text())["settings"]["seed"] == 7
+
+
+def test_a_damaged_summary_needs_force(slides, tmp_path):
+    build(slides, tmp_path / "built")
+    (tmp_path / "built/dataset.json").write_text("{")
+    with pytest.raises(InputError, match="is missing or damaged"):
+        build(slides, tmp_path / "built")
+    assert len(build(slides, tmp_path / "built", "--force")) == 60
+    assert read_summary(tmp_path / "built")["images"] == 60
+
+
+def test_validation_without_the_second_class_is_refused(slides, tmp_path):
+    rows = "".join(f"{patient},{split}\n" for patient, split in [(100, "train"), (101, "train"), (102, "val")])
+    (tmp_path / "split.csv").write_text("patient,split\n" + rows)
+    for path in (slides / "102/1").iterdir():
+        path.write_bytes(b"broken")
+    with pytest.raises(InputError, match="Validation has only the class 0"):
+        build(slides, tmp_path / "built", "--split-file", str(tmp_path / "split.csv"))
 
 
 def test_a_folder_that_is_no_dataset_is_never_replaced(slides, tmp_path):

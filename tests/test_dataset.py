@@ -9,6 +9,7 @@ from cancernet.dataset import (
     class_names,
     is_idc,
     read_manifest,
+    read_summary,
     write_manifest,
 )
 
@@ -25,6 +26,15 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path):
     assert read_manifest(tmp_path) == patches
     assert (tmp_path / "manifest.csv").read_text().splitlines()[0] == "file,label,patient,x,y,split,sha256"
     assert (tmp_path / "rejected.csv").read_text() == "file,reason\nbroken.png,damaged\n"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"split": "patient"}'])
+def test_a_broken_summary_is_explained(tmp_path, text):
+    with pytest.raises(InputError, match=r"dataset\.json is missing or damaged\. Remove .* --force"):
+        read_summary(tmp_path)
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(InputError, match=r"dataset\.json is missing or damaged\. Remove .* --force"):
+        read_summary(tmp_path)
 
 
 def test_a_folder_without_a_manifest_is_no_dataset(tmp_path):
@@ -66,13 +76,15 @@ def test_a_patient_in_two_splits_is_named():
 
 def test_training_needs_two_classes_and_validation():
     benign, idc = patch(), patch("training/1/b.png", label="1")
-    validation = patch("validation/0/c.png", split="validation")
-    check_trainable([benign, idc, validation])
+    one_class = patch("validation/0/c.png", split="validation")
+    validation = [one_class, patch("validation/1/d.png", label="1", split="validation")]
+    check_trainable([benign, idc, *validation])
     for patches, message in (
         ([benign, idc], "no validation images"),
-        ([validation], "no training images"),
-        ([benign, validation], "only the class 0"),
-        ([benign, idc, validation, patch(label="2", split="testing")], "Class 2 is in testing but not in training"),
+        (validation, "no training images"),
+        ([benign, *validation], "Training has only the class 0"),
+        ([benign, idc, one_class], "Validation has only the class 0"),
+        ([benign, idc, *validation, patch(label="2", split="testing")], "Class 2 is in testing but not in training"),
     ):
         with pytest.raises(InputError, match=message):
             check_trainable(patches)
