@@ -33,7 +33,14 @@ def main(argv: Sequence[str]) -> None:
     from cancernet import building
     from cancernet.dataset import IDC_PATIENT, write_manifest
     from cancernet.folders import describe_passed_over, fresh_folder
-    from cancernet.source import check_pattern, compile_pattern, find_images, list_files, separate_misplaced
+    from cancernet.source import (
+        check_pattern,
+        compile_pattern,
+        describe_nesting,
+        find_images,
+        list_files,
+        separate_misplaced,
+    )
 
     source, output = arguments.source, arguments.output
     check_output(output)
@@ -61,6 +68,7 @@ def main(argv: Sequence[str]) -> None:
     if current:
         print(f"{output} is up to date: neither {source} nor the settings have changed.")
         print_table(current)
+        warn(current.get("nesting", ""))
         return
 
     from tqdm import tqdm
@@ -71,6 +79,8 @@ def main(argv: Sequence[str]) -> None:
     if arguments.patient_pattern:
         check_pattern(images, pattern)
     placed, misplaced = separate_misplaced(images)
+    nesting = describe_nesting(placed)
+    warn(nesting)
     given = bool(placed[0].split)
     planned = splits.plan_splits(placed, split_by=arguments.split_by, split_file=split_file, seed=arguments.seed)
     del files, images, placed  # room for what is to come
@@ -83,12 +93,18 @@ def main(argv: Sequence[str]) -> None:
         summary = building.summarise(planned, misplaced, patches, checks, rejected) | {
             "split": "file" if split_file else "given" if given else arguments.split_by,
             "settings": settings,
+            "nesting": nesting,
             "source_fingerprint": source_fingerprint,
         }
         write_manifest(folder, patches, sorted(misplaced + rejected), summary)
         save_overview(folder, patches, checks)
     print_table(summary)
     print(f"\nWritten to {output}; look at {output / 'overview.png'} before you train.")
+
+
+def warn(text: str) -> None:
+    if text:
+        print(f"warning: {text}")
 
 
 def read_split_file(path: Path) -> dict[str, str]:
@@ -163,13 +179,14 @@ def print_table(summary: dict) -> None:
     notes = {
         "rejected": "rejected, see rejected.csv",
         "left_out_images": f"left out: their patients ({summary['left_out_patients']}) are not in the split file",
+        "almost_black": "almost black, no value above 16 of 255; 16-bit files that end at 4095 must be scaled to 65535",
         "edge_tiles": "smaller than the rest (edge tiles), kept",
         "images_without_patient": "without a known patient, each its own group",
         "duplicates_across_patients": f"group(s) of files with the same bytes under different patients, "
         f"{summary['duplicates_across_splits']} of them across splits (a leak)",
     }
     for key, meaning in notes.items():
-        if summary[key]:
+        if summary.get(key):
             print(f"{summary[key]:,} {meaning}")
     for group in summary["duplicates"][:5]:
         print("  same bytes: " + ", ".join(group))

@@ -20,6 +20,7 @@ from cancernet.dataset import MANIFEST, SUMMARY, Patch, count_patches, is_whole,
 from cancernet.images import decode_image
 from cancernet.source import SourceFile, SourceImage
 
+ALMOST_BLACK = 16  # of 255: 4095 of 65535, the most that 12 bits hold
 _CHUNK = 128  # files a worker takes at a time
 
 
@@ -30,6 +31,7 @@ class Check(NamedTuple):
     height: int
     width: int
     is_grey: bool
+    brightest: int  # of all values, 0 to 255
     reason: str  # why it cannot be used; "" if it can
 
 
@@ -137,13 +139,13 @@ def _check_and_copy(source: str, output: str, mode: str, tasks: list) -> list[tu
                 data = opened.read()
             image = decode_image(data, channels=3)
         except InputError as error:
-            checks.append(("", 0, 0, False, str(error)))
+            checks.append(("", 0, 0, False, 0, str(error)))
             continue
         except OSError as error:
-            checks.append(("", 0, 0, False, f"cannot be read: {error.strerror}"))
+            checks.append(("", 0, 0, False, 0, f"cannot be read: {error.strerror}"))
             continue
         _put(data, origin, f"{output}/{target}", mode)
-        checks.append((hashlib.sha256(data).hexdigest(), *image.shape[:2], _is_grey(image), ""))
+        checks.append((hashlib.sha256(data).hexdigest(), *image.shape[:2], _is_grey(image), int(image.max()), ""))
     return checks
 
 
@@ -199,6 +201,7 @@ def summarise(
         "left_out_images": len(planned) - len(patches) - len(rejected),
         "left_out_patients": len(left_out - {""}),
         "grey_images": sum(check.is_grey for check in checks),
+        "almost_black": sum(check.brightest <= ALMOST_BLACK for check in checks),
         "edge_tiles": sum(n for (width, height), n in counts.items() if width < usual[0] or height < usual[1]),
         "sizes": {f"{width}x{height}": n for (width, height), n in counts.most_common()},
         "duplicates_across_patients": len(duplicates),

@@ -1,6 +1,7 @@
 """The only image decoder: bytes of a file to an array, and many files to batches of one size."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from cancernet import InputError
 
+_PNM_HEADER = re.compile(rb"P(?P<kind>[2356])(?:(?:\s|#[^\n]*\n)+(?P<white>\d+)){3}")  # the last of three numbers
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm")
 
 
@@ -16,8 +18,9 @@ def decode_image(data: bytes, channels: int) -> np.ndarray:
     """Decode one image file.
 
     Grey, RGB, palette and transparent images of 8 or 16 bits are taken. Transparency is laid on white, the
-    background of a slide; 16 bits become 8 by dividing by 257, so that 65535 is 255. A multi-page file gives its
-    first page.
+    background of a slide; 16 bits become 8 by dividing by 257, so that 65535 is 255. In a PGM or PPM file 255 is
+    the largest value it declares (PNG's significant bits and TIFF's MaxSampleValue are no such value: both formats ask
+    for the whole range). A multi-page file gives its first page.
 
     Args:
         data: the bytes of a file.
@@ -37,10 +40,11 @@ def decode_image(data: bytes, channels: int) -> np.ndarray:
         raise InputError(f"cannot be decoded ({error.err or 'damaged'})") from error
     if image is None:
         raise InputError("cannot be decoded: not an image, damaged or cut off")
-    if image.dtype == np.uint16:
-        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if image.dtype != np.uint8:
+    if image.dtype not in (np.uint8, np.uint16):
         raise InputError(f"holds {image.dtype} values; 8 or 16 bits a channel are taken")
+    white = _find_white(data, image)
+    if image.dtype == np.uint16 or white != 255:
+        image = np.minimum((image.astype(np.uint32) * 255 + white // 2) // white, 255).astype(np.uint8)
     if image.ndim == 3 and image.shape[2] == 4:
         opacity = image[..., 3:].astype(np.float32) / 255
         image = np.rint(image[..., :3] * opacity + 255 * (1 - opacity)).astype(np.uint8)
@@ -49,6 +53,15 @@ def decode_image(data: bytes, channels: int) -> np.ndarray:
     if channels == 1:
         return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _find_white(data: bytes, image: np.ndarray) -> int:
+    """The value that stands for white in an image as OpenCV gives it."""
+    declared = _PNM_HEADER.match(data)
+    is_scaled = image.dtype == np.uint8 and declared and declared["kind"] in b"23"  # OpenCV does so with text
+    if declared and not is_scaled:
+        return int(declared["white"])
+    return int(np.iinfo(image.dtype).max)
 
 
 def fit_image(image: np.ndarray, size: int) -> np.ndarray:

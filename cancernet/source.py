@@ -116,6 +116,26 @@ def _read_folders(folders: Iterable[str]) -> dict[str, tuple[str, str]]:
     }
 
 
+def describe_nesting(images: Iterable[SourceImage]) -> str:
+    """In words, that class folders may be something else, a class's patients or parts; "" where they look like classes.
+
+    They may where one lies inside another, or where they lie inside several folders and are called differently in each,
+    so that there are fewer than two folders a name. Folders of a split count as one.
+    """
+    folders = set()
+    for path in {image.file.rpartition("/")[0] for image in images}:
+        *above, label = path.split("/")
+        folders.add("/".join([*(name for name in above if name.lower() not in SPLIT_NAMES), label]))
+    labels = {folder.rpartition("/")[2] for folder in folders}
+    parents = {folder.rpartition("/")[0] for folder in folders}
+    if not parents & folders and (len(parents) == 1 or len(folders) >= 2 * len(labels)):
+        return ""
+    return (
+        f"{len(labels)} classes come of folders inside others, such as {', '.join(sorted(folders)[:3])}. "
+        "The class of an image is the folder it lies in: see that these are classes, not patients or parts."
+    )
+
+
 def check_pattern(images: Sequence[SourceImage], patient_pattern: str) -> None:
     """See that a pattern that was asked for finds a patient.
 

@@ -276,6 +276,22 @@ def test_relative_links_are_hardlinked_to_what_they_lead_to(slides, tmp_path):
     assert not any((tmp_path / "built" / patch.file).is_symlink() for patch in patches)
 
 
+def test_folders_that_may_be_no_classes_are_told_each_time(slides, tmp_path, capsys):
+    for seed in range(9):
+        write_image(slides / f"100/0/more/{seed}.png", seed)
+    for _ in range(2):
+        build(slides, tmp_path / "built")
+        assert capsys.readouterr().out.count("warning: 3 classes come of folders") == 1
+
+
+def test_twelve_bits_in_sixteen_are_told(slides, tmp_path, capsys):
+    for path in slides.glob("10[0-4]/*/*.png"):
+        cv2.imwrite(str(path), cv2.imread(str(path)).astype(np.uint16) * 16)
+    build(slides, tmp_path / "built")
+    assert "30 almost black, no value above 16 of 255" in capsys.readouterr().out
+    assert read_summary(tmp_path / "built")["almost_black"] == 30
+
+
 def test_edge_tiles_are_kept_and_counted(slides, tmp_path, capsys):
     write_image(slides / "100/0/100_idx5_x901_y1_class0.png", 1, (50, 1, 3))
     assert len(build(slides, tmp_path / "built")) == 61

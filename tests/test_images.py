@@ -37,6 +37,20 @@ def test_sixteen_bits_become_eight():
     assert decode_image(encode(values), channels=1)[0, :, 0].tolist() == [0, 1, 255, 0, 1]
 
 
+@pytest.mark.parametrize(("maxval", "dtype"), [(4095, ">u2"), (65535, ">u2"), (200, "u1"), (255, "u1")])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_white_of_a_pgm_is_what_it_says(maxval, dtype, as_text):
+    values = np.array([0, maxval // 5, maxval], dtype)
+    pixels = " ".join(map(str, values)).encode() + b"\n" if as_text else values.tobytes()
+    data = b"%s\n# 12 bits 7\n3 1\n%d\n" % (b"P2" if as_text else b"P5", maxval) + pixels
+    assert decode_image(data, channels=1)[0, :, 0].tolist() == [0, 51, 255]
+
+
+def test_values_above_a_pgms_white_are_white():
+    data = b"P5 2 1 1000\n" + np.array([500, 5000], ">u2").tobytes()
+    assert decode_image(data, channels=1)[0, :, 0].tolist() == [128, 255]
+
+
 def test_transparency_lies_on_white():
     image = np.zeros((1, 3, 4), np.uint8)
     image[0, :, 3] = (0, 255, 51)  # black: fully transparent, opaque, a fifth

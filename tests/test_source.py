@@ -3,7 +3,7 @@ from conftest import write_image
 
 from cancernet import InputError
 from cancernet.folders import describe_passed_over
-from cancernet.source import check_pattern, find_images, list_files, separate_misplaced
+from cancernet.source import check_pattern, describe_nesting, find_images, list_files, separate_misplaced
 
 
 def listed(source, *pattern):
@@ -55,6 +55,28 @@ def test_a_file_directly_in_a_split_folder_has_no_class(tmp_path):
         ("train/cat/x.png", "training"),
     ]
     assert misplaced == [(f"{name}/loose.png", "lies in no class folder") for name in ("test", "train")]
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (["benign/x", "benign/more/x", "malignant/x"], "benign, benign/more, malignant"),
+        ([f"{n}/{c}/x" for n in range(9) for c in "01"] + ["3/1/more/x"], "0/0, 0/1, 1/0"),
+        (["benign/p1/x", "benign/p2/x", "malignant/p1/x", "malignant/p3/x"], "benign/p1, benign/p2, malignant/p1"),
+        (["train/ill/p1/x", "train/well/p2/x", "test/ill/p3/x", "test/well/p4/x"], "ill/p1, ill/p3, well/p2"),
+        (["train/ill/x", "train/well/x", "test/ill/x", "test/well/x", "val/ill/x"], ""),
+        (["8863/0/x", "8863/1/x", "8864/0/x", "8865/0/x", "8865/1/x"], ""),
+        (["ill/x", "well/x", "other/x"], ""),
+        (["east/ill/x", "east/well/x", "west/ill/x", "west/well/x", "west/other/x"], "east/ill, east/well, west/ill"),
+        (["data/ill/x", "data/well/x"], ""),
+    ],
+)
+def test_folders_that_may_be_no_classes_are_told(tmp_path, files, told):
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{file}.png").write_bytes(b"?")
+    said = describe_nesting(listed(tmp_path))
+    assert said.partition("such as ")[2].partition(". ")[0] == told
 
 
 def test_a_pattern_that_finds_no_patient_is_refused(tmp_path):
