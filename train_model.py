@@ -1,6 +1,7 @@
 """Train a network on a built dataset, then report on patients it has never seen."""
 
 import dataclasses
+import json
 import os
 import platform
 import shutil
@@ -9,10 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cancernet import InputError, __version__
-from cancernet.command_line import Parser, at_least, positive_number, prevalence, quiet_import, run_script
+from cancernet.command_line import (
+    Parser,
+    at_least,
+    check_output,
+    positive_number,
+    prevalence,
+    quiet_import,
+    run_script,
+    seed,
+)
 from cancernet.config import DATASET, DEFAULT_RECIPE, RECIPES, RUNS, SPLITS, VIEWS, Experiment
 from cancernet.models import MODELS, check_architecture
 
+BEGUN = "begun.json"  # what an unfinished run was asked for
 PACKAGES = ("tensorflow", "keras", "numpy", "sklearn", "scipy", "cv2", "imutils", "matplotlib")
 
 
@@ -25,7 +36,7 @@ def parse_arguments(argv: Sequence[str]):
     parser.add_argument("--epochs", type=at_least(1))
     parser.add_argument("--batch-size", type=at_least(1))
     parser.add_argument("--learning-rate", type=positive_number)
-    parser.add_argument("--seed", type=at_least(0), help="same seed, same numbers (42)")
+    parser.add_argument("--seed", type=seed, help="same seed, same numbers (42)")
     parser.add_argument("--image-size", type=at_least(1), help="pixels; the model's own by default")
     parser.add_argument("--weights", help="of a backbone: imagenet, none or a file (imagenet)")
     parser.add_argument("--strategy", choices=("frozen", "finetune", "two-phase"), help="of a backbone (frozen)")
@@ -39,6 +50,7 @@ def parse_arguments(argv: Sequence[str]):
         "--operating-point", default="balanced", help="balanced, sensitivity=0.95, specificity=0.95 or a threshold"
     )
     parser.add_argument("--no-neighbours", action="store_true", help="do not smooth over a slide's neighbours")
+    parser.add_argument("--positive", metavar="CLASS", help="of two classes the one to be found (the last by name)")
     parser.add_argument("--prevalence", type=prevalence, help="to give PPV and NPV at, such as 0.01")
     parser.add_argument("--mixed-precision", action="store_true", help="train in bfloat16 if a step is faster that way")
     parser.add_argument("--cache-limit", type=positive_number, help="GB for decoded images (half of free memory)")
@@ -56,6 +68,7 @@ def choose_experiment(arguments) -> Experiment:
     settings = {field.name for field in dataclasses.fields(Experiment)}
     given = {name: value for name, value in vars(arguments).items() if name in settings and value is not None}
     own = {"image_size": architecture.image_size, "channels": architecture.channels}
+    own["weights"] = "imagenet" if architecture.family == "transfer" else "none"
     experiment = dataclasses.replace(RECIPES[recipe], **(own | given))
     if experiment.strategy == "finetune" and not arguments.learning_rate:
         experiment = dataclasses.replace(experiment, learning_rate=experiment.learning_rate / 10)
@@ -78,7 +91,11 @@ def main(argv: Sequence[str]) -> None:
     if summary["split"] != "image":
         dataset.check_patients(patches)
     dataset.check_trainable(patches)
-    work = prepare_folder(run, force=arguments.force)
+    arguments.positive = choose_positive(arguments, dataset.class_names(patches))
+    elsewhere = ("dataset", "output", "force", "cache_limit")  # of no consequence to the figures
+    asked = {name: value for name, value in vars(arguments).items() if name not in elsewhere}
+    asked |= dataclasses.asdict(experiment) | {"manifest_sha256": dataset.hash_manifest(arguments.dataset)}
+    work = prepare_folder(run, asked, force=arguments.force)
     if arguments.folds:
         text = train_folds(arguments, experiment, patches, summary, work)
     else:
@@ -87,12 +104,30 @@ def main(argv: Sequence[str]) -> None:
     print(f"\n{text}\nThe report with its pictures: {run / 'report.html'}")
 
 
-def prepare_folder(run: Path, *, force: bool) -> Path:
-    """Where a training works until it is finished; an unfinished one with the same settings goes on from there.
+def choose_positive(arguments, classes: list[str]) -> str | None:
+    """The class that sensitivity is of: the last of two unless the command line names one; None of more classes."""
+    if len(classes) == 2:
+        if arguments.positive not in (None, *classes):
+            raise InputError(f"--positive takes one of the classes, {' or '.join(classes)}; got {arguments.positive}.")
+        return arguments.positive or classes[1]
+    given = [("--positive", arguments.positive), ("--prevalence", arguments.prevalence)]
+    given.append(("--operating-point", arguments.operating_point != "balanced"))
+    for name, value in given:
+        if value:
+            raise InputError(f"{name} is for two classes; {arguments.dataset} has {len(classes)}. Leave it out.")
+    return None
+
+
+def prepare_folder(run: Path, asked: dict, *, force: bool) -> Path:
+    """Where a training works until it is finished; an unfinished one that was asked for the same goes on from there.
+
+    Args:
+        asked: for what, as JSON takes it but for paths.
 
     Raises:
-        InputError: `run` is something that must not be overwritten.
+        InputError: `run` is something that must not be overwritten, or the unfinished one was asked for something else.
     """
+    check_output(run)
     work = run.with_name(run.name + ".unfinished")
     if run.is_file():
         raise InputError(f"{run} is a file; --output takes the folder of the run.")
@@ -101,9 +136,13 @@ def prepare_folder(run: Path, *, force: bool) -> Path:
             raise InputError(f"{run} is not empty and no run. Choose another --output.")
         if not force:
             raise InputError(f"{run} holds a finished run. Choose another --output, or --force to replace it.")
-    if force:
-        shutil.rmtree(work, ignore_errors=True)
+    begun, text = work / BEGUN, json.dumps(asked, indent=1, default=str)
+    if work.exists() and not (begun.is_file() and begun.read_text(encoding="utf-8") == text):
+        if begun.is_file() and not force:
+            raise InputError(f"{work} was begun with other settings. Start again with --force, or finish it first.")
+        shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
+    begun.write_text(text, encoding="utf-8")
     return work
 
 
@@ -111,25 +150,28 @@ def finish_folder(work: Path, run: Path) -> None:
     """Give a finished run its name."""
     for checkpoint in [*work.glob("checkpoint*"), *work.glob("fold_*/checkpoint*")]:
         shutil.rmtree(checkpoint)
+    (work / BEGUN).unlink()
     shutil.rmtree(run, ignore_errors=True)
     work.rename(run)
 
 
 def train_folds(arguments, experiment: Experiment, patches, summary: dict, work: Path) -> str:
     """Cross-validation: a run for each fold, then one report on all their test images together."""
-    from cancernet import assessment, judgement, report, splits
+    from cancernet import assessment, dataset, judgement, report, splits
 
     groups = [patch.patient if patch.patient and summary["split"] != "image" else patch.file for patch in patches]
     labels = [patch.label for patch in patches]
     assigned = splits.assign_folds(labels, groups, folds=arguments.folds, seed=experiment.seed)
     folders = [work / f"fold_{number}" for number in range(1, arguments.folds + 1)]
-    for folder, fold in zip(folders, assigned, strict=True):
+    dealt = [[patch._replace(split=split) for patch, split in zip(patches, fold, strict=True)] for fold in assigned]
+    for own in dealt:
+        dataset.check_trainable(own)
+    for folder, own in zip(folders, dealt, strict=True):
         if (folder / "report.json").is_file():
             print(f"{folder.name} is finished already.")
             continue
         print(f"\n{folder.name} of {arguments.folds}:")
         folder.mkdir(exist_ok=True)
-        own = [patch._replace(split=split) for patch, split in zip(patches, fold, strict=True)]
         train_run(arguments, experiment, own, summary, folder)
     described, predictions = assessment.pool_folds(
         folders,
@@ -164,6 +206,8 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
     settings = describe_settings(arguments, experiment, patches, summary, classes)
     device = settings["hardware"]["device"]
     print(f"Training {experiment.model} on {len(splits['training']):,} images of {arguments.dataset}, on the {device}.")
+    if arguments.positive:
+        print(f"The positive class, to be found, is {arguments.positive}.")
 
     keras.utils.set_random_seed(experiment.seed)
     model = models.build_model(experiment, len(classes))
@@ -181,6 +225,7 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
         splits["validation"],
         score("validation"),
         classes=classes,
+        positive=arguments.positive,
         operating_point=arguments.operating_point,
         neighbours=not arguments.no_neighbours,
     )
@@ -321,7 +366,7 @@ def describe_settings(arguments, experiment: Experiment, patches, summary: dict,
     return {
         "experiment": dataclasses.asdict(experiment),
         "classes": classes,
-        "positive": classes[-1] if len(classes) == 2 else None,
+        "positive": arguments.positive,
         "training_precision": "float32",
         "operating_point": arguments.operating_point,
         "neighbours": not arguments.no_neighbours,

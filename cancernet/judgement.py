@@ -30,6 +30,7 @@ def fit_on_validation(
     scores: np.ndarray,
     *,
     classes: Sequence[str],
+    positive: str | None,
     operating_point: str,
     neighbours: bool,
 ) -> Decision:
@@ -39,6 +40,7 @@ def fit_on_validation(
 
     Args:
         scores: log-probabilities [n, classes] in the order of `patches`.
+        positive: one of two classes, which the operating point is of; None of more.
         operating_point: as `decision.parse_operating_point` takes it.
         neighbours: whether smoothing over a slide's neighbours may be chosen.
     """
@@ -50,7 +52,7 @@ def fit_on_validation(
             labels,
             [patch.patient for patch in patches],
             classes=classes,
-            positive=classes[-1] if len(classes) == 2 else None,
+            positive=positive,
             operating_point=operating_point,
             neighbour_sigma=sigma,
         )

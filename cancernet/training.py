@@ -249,13 +249,13 @@ class Recorder(keras.callbacks.Callback):
         """
         state = _read_state(self.folder)
         if state["settings"] != self.settings:
-            raise InputError(f"{self.folder.parent} was begun with other settings. Start again with --force.")
+            raise InputError(f"{self.folder} is of other settings, versions or hardware. Delete it and start again.")
         try:
             last = keras.models.load_model(self.folder / _LAST)
             with np.load(self.folder / _KEPT) as kept:
                 self.kept_weights = [kept[name] for name in kept.files]
         except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{self.folder} is a damaged checkpoint. Start again with --force.") from error
+            raise InputError(f"{self.folder} is a damaged checkpoint. Delete it and start again.") from error
         model.set_weights(last.get_weights())
         model.optimizer.build(model.trainable_variables)
         for mine, saved in zip(model.optimizer.variables, last.optimizer.variables, strict=True):
@@ -284,7 +284,7 @@ def _read_state(checkpoint: Path) -> dict:
         state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
         state["settings"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{checkpoint} is a damaged checkpoint. Start again with --force.") from error
+        raise InputError(f"{checkpoint} is a damaged checkpoint. Delete it and start again.") from error
     return state
 
 

@@ -160,6 +160,41 @@ def test_folds_test_every_patient_once(folder, tmp_path, capsys):
     assert "each of the 120 images of 20 patients was judged by a model that had not" in capsys.readouterr().out
 
 
+def test_an_unfinished_cross_validation_goes_on_only_as_it_was_begun(folder, tmp_path, monkeypatch, capsys):
+    options = ["--output", tmp_path / "cv", "--folds", "2", "--epochs", "1", "--image-size", "8"]
+    train_run, cut_off = train_model.train_run, []
+
+    def cut_off_in_the_second_fold(arguments, experiment, patches, summary, work):
+        cut_off.append(work.name)
+        if cut_off == ["fold_1", "fold_2"]:
+            raise KeyboardInterrupt
+        train_run(arguments, experiment, patches, summary, work)
+
+    monkeypatch.setattr(train_model, "train_run", cut_off_in_the_second_fold)
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, *options)
+    for other in (["--seed", "7"], ["--folds", "3"], ["--image-size", "9"], ["--operating-point", "0.5"]):
+        with pytest.raises(InputError, match="was begun with other settings"):
+            train(folder, *options, *other)
+    train(folder, *options, "--force")  # asked for the same: what is finished is kept
+    assert cut_off == ["fold_1", "fold_2", "fold_2"]
+    assert "fold_1 is finished already" in capsys.readouterr().out
+    assert not (tmp_path / "cv" / train_model.BEGUN).exists()
+
+
+def test_the_positive_class_can_be_chosen(folder, tmp_path, capsys):
+    train(folder, "--output", tmp_path / "run", "--positive", "0", "--operating-point", "sensitivity=0.9")
+    assert "The positive class, to be found, is 0." in capsys.readouterr().out
+    columns, report = read_run(tmp_path / "run")
+    benign, called = columns["label"] == "0", columns["predicted"] == "0"
+    assert report["positive"] == "0"
+    assert report["metrics"]["sensitivity"]["value"] == pytest.approx(called[benign].mean())
+    assert report["metrics"]["specificity"]["value"] == pytest.approx((~called[~benign]).mean())
+    assert json.loads((tmp_path / "run/config.json").read_text())["positive"] == "0"
+    chosen = columns["probability_0"].astype(float) >= report["decision"]["threshold"]
+    assert (chosen == called).all()
+
+
 def test_evaluating_the_same_patients_gives_the_runs_own_figures(folder, tmp_path):
     evaluate_model.main(
         [str(folder / "runs/one"), "--dataset", str(folder / "dataset"), "--output", str(tmp_path / "e")]
@@ -226,6 +261,8 @@ def test_a_changed_image_is_found(folder, tmp_path):
         (["--dataset", "nowhere"], "nowhere has no manifest.csv"),
         (["--operating-point", "0.9x"], "Unknown operating point '0.9x'"),
         (["--image-size", "4"], "cancernet takes images of at least 8 pixels"),
+        (["--output", "."], "--output . is the folder you are in"),
+        (["--positive", "IDC"], "--positive takes one of the classes, 0 or 1; got IDC"),
         (["--strategy", "frozen"], "--strategy frozen needs a backbone"),
         (["--model", "resnet50", "--weights", "nowhere.h5"], "No weights file nowhere.h5"),
     ],
@@ -243,6 +280,7 @@ def test_what_is_wrong_is_said_at_once(folder, tmp_path, options, message):
     [
         ([], {"recipe": "standard", "image_size": 48, "epochs": 16, "views": "eight"}),
         (["--views", "one", "--epochs", "3"], {"epochs": 3, "views": "one"}),
+        (["--model", "densenet121", "--recipe", "standard"], {"weights": "imagenet", "strategy": "all"}),
         (["--recipe", "tutorial", "--seed", "7"], {"recipe": "tutorial", "epochs": 40, "seed": 7}),
         (["--model", "simple_cnn", "--image-size", "64"], {"model": "simple_cnn", "image_size": 64, "channels": 1}),
         (
@@ -254,6 +292,12 @@ def test_what_is_wrong_is_said_at_once(folder, tmp_path, options, message):
 def test_the_command_line_changes_its_recipe(options, expected):
     experiment = train_model.choose_experiment(train_model.parse_arguments(options))
     assert {name: getattr(experiment, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("option", [["--positive", "a"], ["--prevalence", "0.1"], ["--operating-point", "0.3"]])
+def test_what_needs_two_classes_is_refused_of_three(option):
+    with pytest.raises(InputError, match=f"^{option[0]} is for two classes; datasets/idc has 3"):
+        train_model.choose_positive(train_model.parse_arguments(option), ["a", "b", "c"])
 
 
 def test_a_patient_in_two_splits_is_refused(folder, tmp_path):

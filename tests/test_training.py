@@ -202,7 +202,7 @@ def test_a_training_that_crashed_goes_on_to_the_same_numbers(tmp_path, monkeypat
 def test_a_checkpoint_with_other_settings_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_SECONDS_BETWEEN_CHECKPOINTS", -1)
     fit(make_model(), tmp_path / "checkpoint")
-    with pytest.raises(InputError, match="was begun with other settings"):
+    with pytest.raises(InputError, match="is of other settings, versions or hardware"):
         fit(make_model(), tmp_path / "checkpoint", dataclasses.replace(EXPERIMENT, seed=7))
     (tmp_path / "checkpoint/state.json").write_text("{")
     with pytest.raises(InputError, match="damaged checkpoint"):
@@ -227,5 +227,5 @@ def test_a_checkpoint_tells_what_it_was_begun_with(tmp_path):
     (checkpoint / "state.json").write_text('{"settings": {"epochs": 4}}')
     assert training.read_checkpoint_settings(checkpoint) == {"epochs": 4}
     (checkpoint / "state.json").write_text('{"settings"')
-    with pytest.raises(InputError, match="damaged checkpoint. Start again with --force"):
+    with pytest.raises(InputError, match="damaged checkpoint. Delete it and start again"):
         training.read_checkpoint_settings(checkpoint)

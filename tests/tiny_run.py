@@ -86,12 +86,13 @@ def _train(images: np.ndarray, labels: np.ndarray, classes: int) -> keras.Model:
 
 def _decide(patches: list[Patch], scores: np.ndarray, classes: tuple[str, ...]) -> decision.Decision:
     """Smoothed over neighbours whether or not that helps, so that there is something to switch off."""
-    given = {"classes": classes, "operating_point": "balanced"}
+    positive = classes[1] if len(classes) == 2 else None
+    given = {"classes": classes, "positive": positive, "operating_point": "balanced"}
     plain = judgement.fit_on_validation(patches, scores, neighbours=False, **given)
     patients = [patch.patient for patch in patches]
     smoothed = smooth_scores(scores, patients, [patch.x for patch in patches], [patch.y for patch in patches], SIGMA)
     labels = np.array([classes.index(patch.label) for patch in patches])
-    fitted = decision.fit_decision(smoothed, labels, patients, positive=plain.positive, neighbour_sigma=SIGMA, **given)
+    fitted = decision.fit_decision(smoothed, labels, patients, neighbour_sigma=SIGMA, **given)
     return dataclasses.replace(fitted, without_neighbours=plain)
 
 
