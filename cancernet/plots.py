@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from cancernet.labels import break_lines, shorten
+
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY, AMBER, GREY = "#56B4E9", "#E69F00", "#6B6B6B"
 COLOURS = (BLUE, ORANGE, GREEN, PINK, AMBER, SKY)
@@ -67,14 +69,16 @@ def plot_confusion_matrix(*, matrix: list[list[int]], classes: list[str]) -> Fig
     counts = np.asarray(matrix)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    side = max(4.2, 1.4 + 0.95 * len(classes))
-    figure, (axes,) = _figure(side + 0.6, side)
+    longest = max(len(word) for name in classes for word in re.split("[ _-]", name))
+    width = min(max(12, longest), 18)  # of a class's name, in characters
+    side = max(4.2, 1.4 + 0.95 * width / 12 * len(classes))
+    figure, (axes,) = _figure(side + 0.6 + 0.1 * (width - 12), side)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
         share = f"{shares[row, column]:.1%}" if totals[row, 0] else "n/a"
         colour = "white" if shares[row, column] > 0.55 else "black"
         axes.text(column, row, f"{count:,}\n{share}", ha="center", va="center", color=colour, fontsize=TEXT_SIZE)
-    labels = [_lines(name, 12, limit=36) for name in classes]
+    labels = [break_lines(name, width, limit=3 * width) for name in classes]
     axes.set_xticks(range(len(labels)), labels, fontsize=NOTE_SIZE)
     named = [f"{label}\n({total:,})" for label, total in zip(labels, totals[:, 0], strict=True)]
     axes.set_yticks(range(len(labels)), named, fontsize=NOTE_SIZE)
@@ -96,7 +100,7 @@ def plot_roc(*, curves: dict[str, Curve], operating_point: tuple[float, float] |
     for (name, curve), style in zip(curves.items(), STYLES, strict=False):
         defined = 0 < curve.positive.sum() < len(curve.positive)
         fpr, tpr = roc_curve(curve.positive, curve.probabilities)[:2] if defined else ([], [])
-        axes.plot(fpr, tpr, linewidth=2, label=_lines(f"{name}: AUROC {_metric(curve.metric)}", 62), **style)
+        axes.plot(fpr, tpr, linewidth=2, label=break_lines(f"{name}: AUROC {_metric(curve.metric)}", 62), **style)
     if operating_point:
         sensitivity, specificity = operating_point
         label = f"in use: sensitivity {sensitivity:.2f}, specificity {specificity:.2f}"
@@ -116,7 +120,7 @@ def plot_precision_recall(*, curves: dict[str, Curve], operating_point: tuple[fl
         share = float(curve.positive.mean())
         points = precision_recall_curve(curve.positive, curve.probabilities)[:2] if share > 0 else ([], [])
         area = f"AUPRC {_metric(curve.metric)}, " if curve.metric else ""
-        axes.plot(*points[::-1], linewidth=2, label=_lines(f"{name}: {area}share {share:.1%}", 62), **style)
+        axes.plot(*points[::-1], linewidth=2, label=break_lines(f"{name}: {area}share {share:.1%}", 62), **style)
         axes.axhline(share, color=style["color"], linestyle=":", linewidth=1.2)
     if operating_point:
         label = f"in use: sensitivity {operating_point[0]:.2f}, precision {operating_point[1]:.2f}"
@@ -138,9 +142,9 @@ def plot_reliability(*, bins: list[dict], probabilities: np.ndarray, ece: dict, 
     predicted, observed = ([each[key] for each in filled] for key in ("mean_probability", "fraction_positive"))
     axes.plot(predicted, observed, "o-", color=BLUE, label=f"this model, in {len(filled)} groups of images")
     title = f"Reliability; calibration error {_metric(ece)}"
-    _frame_shares(axes, title, "", f"share that is {_name(event, 24)}")
+    _frame_shares(axes, title, "", f"share that is {shorten(event, 24)}")
     counts.hist(probabilities, bins=np.linspace(0, 1, 21), color=SKY, edgecolor="white")
-    counts.set(xlabel=f"predicted probability of being {_name(event, 24)}", ylabel="images")
+    counts.set(xlabel=f"predicted probability of being {shorten(event, 24)}", ylabel="images")
     counts.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
     return _legend_below(figure, axes, columns=2)
 
@@ -165,7 +169,7 @@ def plot_threshold(*, positive: np.ndarray, probabilities: np.ndarray, threshold
         axes.plot(grid, shares, dash, linewidth=2, color=colour, label=f"{label}: {chosen:.3f} at the threshold")
         axes.plot(threshold, chosen, "o", color=colour, markersize=8)
     axes.axvline(threshold, color="black", linestyle=":", label=f"threshold in use: {threshold:.3f}")
-    xlabel = f"threshold on the probability of {_name(name, 26)}"
+    xlabel = f"threshold on the probability of {shorten(name, 26)}"
     _frame_shares(axes, "What another threshold would do", xlabel, "share of the images")
     return _legend_below(figure, axes)
 
@@ -194,7 +198,7 @@ def plot_patients(*, patients: list[dict]) -> Figure:
         without = len(patients) - len(known)
         note = f"\n({without} more without such images)" if without else ""
         axes.set_xlabel(f"{len(known)} patients, lowest first{note}", fontsize=NOTE_SIZE)
-        names = [_name(each["patient"], 14) for each in known] if len(known) <= 12 else []  # while there is room
+        names = [shorten(each["patient"], 14) for each in known] if len(known) <= 12 else []  # while there is room
         axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > 3 else 0, fontsize=NOTE_SIZE)
         axes.margins(x=0.2 if len(known) <= 3 else 0.05)
         axes.grid(axis="y", alpha=0.3)
@@ -239,7 +243,7 @@ def plot_dataset(*, counts: dict[str, dict[str, int]], sizes: np.ndarray, sample
     counts: split -> class -> images. sizes [n, 2]: width and height of every image, pixels. samples: class -> up to
     eight images, uint8, as for plot_errors.
     """
-    classes, columns = list(samples), 8
+    classes, columns = sorted(samples), 8
     heights = (1.1 + 0.17 * len(classes) * max(3, len(counts)), 0.5 + 1.05 * len(classes))
     figure = Figure(figsize=(9.6, sum(heights)), layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=heights, width_ratios=(3, 2))
@@ -250,7 +254,9 @@ def plot_dataset(*, counts: dict[str, dict[str, int]], sizes: np.ndarray, sample
     blank = np.full((1, 1), 255, np.uint8)
     padded = [image for name in classes for image in [*samples[name][:columns], *[blank] * columns][:columns]]
     axes.imshow(_montage(padded, columns=columns, rows=len(classes)))
-    axes.set_yticks((np.arange(len(classes)) + 0.5) * TILE_PIXELS, [_lines(name, 16, limit=32) for name in classes])
+    axes.set_yticks(
+        (np.arange(len(classes)) + 0.5) * TILE_PIXELS, [break_lines(name, 16, limit=32) for name in classes]
+    )
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -265,7 +271,7 @@ def _draw_counts(axes: Axes, counts: dict[str, dict[str, int]], classes: list[st
         places = np.arange(len(classes)) + (index - (len(counts) - 1) / 2) * height
         bars = axes.barh(places, values, height, label=split, color=SPLIT_COLOURS.get(split, GREY))
         axes.bar_label(bars, [f"{value:,}" for value in values], padding=3, fontsize=NOTE_SIZE)
-    axes.set_yticks(range(len(classes)), [_lines(name, 16, limit=32) for name in classes])
+    axes.set_yticks(range(len(classes)), [break_lines(name, 16, limit=32) for name in classes])
     axes.invert_yaxis()
     axes.margins(x=0.18)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
@@ -308,7 +314,7 @@ def _tile(image: np.ndarray, strip: int) -> np.ndarray:
 
 def _error_caption(error: dict) -> str:
     names = error["file"].replace("\\", "/").split("/")[-1], f"true: {error['label']}", f"said: {error['predicted']}"
-    return "\n".join([_lines(name, 26, limit=52) for name in names] + [f"probability {error['probability']:.3f}"])
+    return "\n".join([break_lines(name, 26, limit=52) for name in names] + [f"probability {error['probability']:.3f}"])
 
 
 def _figure(width: float, height: float, *, rows: int = 1, columns: int = 1, **grid) -> tuple[Figure, list[Axes]]:
@@ -337,18 +343,3 @@ def _metric(metric: dict) -> str:
         return f"n/a ({metric['reason']})"
     low, high = metric["low"], metric["high"]
     return f"{metric['value']:.3f}" + (f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else "")
-
-
-def _name(text: str, limit: int = 999) -> str:
-    """For a label: at most `limit` characters, the middle left out; `$` escaped, so as not to be read as a formula."""
-    half = (limit - 1) // 2
-    return (text if len(text) <= limit else f"{text[: limit - 1 - half]}…{text[-half:]}").replace("$", r"\$")
-
-
-def _lines(text: str, width: int, limit: int = 999) -> str:
-    """For a label of several lines: as `_name`, broken after a blank, `_` or `-` to at most `width` characters."""
-    lines = [""]
-    for part in re.findall(rf"(?:\\\$|[^ _-]){{1,{width - 1}}}[ _-]?|[ _-]", _name(text, limit)):
-        lines += [""] if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width else []
-        lines[-1] += part
-    return "\n".join(line.rstrip() for line in lines)

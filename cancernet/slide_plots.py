@@ -14,10 +14,13 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch as Swatch
 
+from cancernet.labels import break_lines, shorten
 from cancernet.plots import BLUE, GREY, NOTE_SIZE, ORANGE, TEXT_SIZE, TITLE_SIZE
 
 PALE, YELLOW = "#D9D9D9", "#F0E442"
 WIDTH = 9.6  # inches
+HEADING, LEGEND = 104, 50  # characters that fit across the figure in a title, and across a panel in a legend
+CAPTION, LINE = 11.5, 0.17  # of text of NOTE_SIZE: characters an inch, and inches a line
 PROPORTIONS = (0.45, 1.6)  # height by width of a panel; a slide beyond them gets white margins
 FOUND, MISSED, FALSE_ALARM, CLEARED = range(4)
 OUTCOME_COLOURS = (BLUE, ORANGE, YELLOW, PALE)
@@ -60,10 +63,10 @@ def plot_slide(
     width, height = max(columns, rows / PROPORTIONS[1]), max(rows, columns * PROPORTIONS[0])  # of a panel, in patches
     left, top = (columns - width) / 2, (rows - height) / 2
     figure = Figure(figsize=(WIDTH, 0.4 + panel_rows * (WIDTH / 2 * height / width + 1.0)), layout="constrained")
-    figure.suptitle(_plain(title), fontsize=TITLE_SIZE + 1)
+    figure.suptitle(break_lines(title, HEADING), fontsize=TITLE_SIZE + 1)
     panels = dict(zip(names, figure.subplots(panel_rows, 2, squeeze=False).flat, strict=True))
     for name, axes in panels.items():
-        axes.set_title(_plain(name), fontsize=TITLE_SIZE)
+        axes.set_title(shorten(name, HEADING // 2), fontsize=TITLE_SIZE)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_color(PALE)
@@ -80,6 +83,8 @@ def plot_slide(
         )
         outcome = np.where(np.isnan(truth), np.nan, outcome)
         _draw_kinds(panels["errors"], outcome, list(zip(kinds, OUTCOME_COLOURS, strict=True)))
+        more = sum(text.get_text().count("\n") for text in panels["errors"].get_legend().get_texts())
+        figure.set_figheight(figure.get_figheight() + LINE * more)
     for axes in panels.values():
         axes.set(xlim=(left, left + width), ylim=(top + height, top), aspect="equal")
     return figure
@@ -91,29 +96,39 @@ def plot_explained(*, groups: dict[str, list[Explained]], columns: int = 4) -> F
     Args:
         groups: heading -> its images; an empty one says that there is none.
     """
-    cell = WIDTH / columns / 2
-    heights = [cell + 0.95] * len(groups)
+    across = int(WIDTH / columns * CAPTION)
+    headings = [break_lines(heading, HEADING) for heading in groups]
+    captions = [
+        ["\n".join(break_lines(line, across) for line in each.caption.split("\n")) for each in explained[:columns]]
+        for explained in groups.values()
+    ]
+    heights = [_row_height(*texts, WIDTH / columns / 2) for texts in zip(headings, captions, strict=True)]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.6), layout="constrained")
     *parts, foot = figure.subfigures(len(groups) + 1, 1, height_ratios=[*heights, 0.6])
-    for part, (heading, explained) in zip(parts, groups.items(), strict=True):
-        part.suptitle(_plain(heading), fontsize=TITLE_SIZE, x=0.01, ha="left")
+    for part, heading, explained, below in zip(parts, headings, groups.values(), captions, strict=True):
+        part.suptitle(heading, fontsize=TITLE_SIZE, x=0.01, ha="left")
         panels = part.subplots(1, columns)
         for axes in panels:
             axes.axis("off")
             axes.set_anchor("N")
         if not explained:
-            panels[0].text(0, 0.5, "none", fontsize=TEXT_SIZE, transform=panels[0].transAxes)
-        for axes, each in zip(panels, explained):
+            panels[0].text(0, 1, "none", fontsize=TEXT_SIZE, va="top", transform=panels[0].transAxes)
+        for axes, each, caption in zip(panels, explained, below):
             axes.imshow(np.concatenate([each.image, each.overlay], axis=1))
             axes.axvline(each.image.shape[1] - 0.5, color="white", linewidth=2)
-            axes.text(
-                0.5, -0.04, _plain(each.caption), transform=axes.transAxes, fontsize=NOTE_SIZE, ha="center", va="top"
-            )
+            text = axes.text(0.5, -0.04, caption, transform=axes.transAxes, fontsize=NOTE_SIZE, ha="center", va="top")
+            text.set_in_layout(False)  # its room is in the row's height; the images stay as large as they can
     bar = foot.colorbar(
         ScalarMappable(cmap="viridis"), cax=foot.add_axes((0.3, 0.65, 0.4, 0.2)), orientation="horizontal"
     )
     bar.set_ticks([0, 1], labels=["did not count", "spoke most for the answer"], fontsize=NOTE_SIZE)
     return figure
+
+
+def _row_height(heading: str, captions: list[str], image: float) -> float:
+    """Inches of a row of images `image` inches high, between its heading and the longest of its captions."""
+    lines = max((caption.count("\n") + 1 for caption in captions), default=0)
+    return 0.25 + 0.2 * (heading.count("\n") + 1) + (image if captions else 0.2) + LINE * lines
 
 
 def _draw_probabilities(axes: Axes, probabilities: np.ndarray, threshold: float) -> None:
@@ -139,7 +154,7 @@ def _draw_kinds(axes: Axes, kinds: np.ndarray, names: list[tuple[str, str]]) -> 
     )
     counts = [int((kinds == index).sum()) for index in range(len(names))]
     swatches = [
-        Swatch(facecolor=colour, edgecolor=GREY, label=_plain(f"{name}: {count:,}"))
+        Swatch(facecolor=colour, edgecolor=GREY, label=break_lines(f"{name}: {count:,}", LEGEND))
         for (name, colour), count in zip(names, counts, strict=True)
     ]
     axes.legend(
@@ -169,8 +184,3 @@ def _round_length(length: float) -> float:
     """The largest 1, 2 or 5 times a power of ten that is not above `length`; at least 1."""
     power = 10.0 ** math.floor(math.log10(max(length, 1)))
     return max(step * power for step in (1, 2, 5) if step * power <= max(length, 1))
-
-
-def _plain(text: str) -> str:
-    """Matplotlib reads a pair of `$` as a formula."""
-    return text.replace("$", r"\$")

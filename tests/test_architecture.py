@@ -32,6 +32,7 @@ NEVER = {
     "cancernet/bootstrap.py": {"keras", "matplotlib"},
     "cancernet/explain.py": {"matplotlib", "cancernet.training", "cancernet.dataset"},
     "cancernet/plots.py": {"keras"},
+    "cancernet/labels.py": {"cancernet", "keras", "numpy", "matplotlib"},
     "cancernet/wording.py": {"keras", "matplotlib"},
     "cancernet/report.py": {"keras"},
     "cancernet/judgement.py": {"keras", "matplotlib", "cancernet.evaluation"},

@@ -247,7 +247,14 @@ def test_dataset_shows_counts_sizes_and_samples_of_every_class(n_classes):
     assert montage[-side // 2, -side // 2].tolist() == [20 * (n_classes - 1)] * 3
 
 
-def test_long_names_are_broken_or_shortened():
-    assert plots._lines("10253_idx5_x1351_y1101.png", 12) == "10253_idx5_\nx1351_\ny1101.png"
-    assert plots._lines("a" * 30, 12).split("\n") == ["a" * 11, "a" * 11, "a" * 8]
-    assert plots._name("abcdefghij", 5) == "ab…ij"
+def test_dataset_shows_the_classes_in_the_order_of_every_table_whatever_that_of_the_samples():
+    samples = {name: [np.zeros((5, 5, 3), np.uint8)] for name in ("b", "c", "a")}
+    bars, _, grid = plots.plot_dataset(counts={"training": {}}, sizes=np.array([[5, 5]]), samples=samples).axes
+    for axes in (bars, grid):
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+
+
+def test_a_long_word_is_not_broken_in_the_confusion_matrix():
+    classes = ["fibroadenoma_2", "adenocarcinoma", "ok"]
+    (axes,) = plots.plot_confusion_matrix(matrix=np.eye(3, dtype=int), classes=classes).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["fibroadenoma_2", "adenocarcinoma", "ok"]

@@ -10,6 +10,7 @@ from cancernet import slide_plots
 from cancernet.slide_plots import CLEARED, FALSE_ALARM, FOUND, MISSED, Explained, plot_explained, plot_slide
 
 NAN = np.nan
+LONG = "invasive_ductal_carcinoma_of_no_special_type_grade_3"
 PROBABILITIES = np.array([[0.9, 0.2, NAN], [0.7, 0.1, 0.1]])
 PREDICTED = np.array([[1, 0, NAN], [1, 0, 0]])
 TRUTH = np.array([[1, 1, NAN], [0, 0, 0]])
@@ -121,10 +122,11 @@ def test_names_that_look_like_formulas_are_printed_as_they_are():
     }
 
 
+@pytest.mark.parametrize("name", ["IDC", LONG])
 @pytest.mark.parametrize("shape", [(200, 5), (5, 200), (1, 1)])
-def test_no_text_overlaps_whatever_the_slides_shape(shape):
+def test_no_text_overlaps_whatever_the_slides_shape(shape, name):
     grid = np.full(shape, 0.5)
-    figure = draw(probabilities=grid, predicted=np.ones(shape), truth=np.ones(shape))
+    figure = draw(probabilities=grid, predicted=np.ones(shape), truth=np.ones(shape), positive=name)
     assert max(figure.get_size_inches()) < 20
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
@@ -150,6 +152,24 @@ def test_at_most_a_row_of_images_a_group():
     one = Explained(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8), "a")
     figure = plot_explained(groups={"Found": [one] * 9}, columns=4)
     assert sum(bool(axes.images) for axes in figure.subfigs[0].axes) == 4
+
+
+@pytest.mark.parametrize("name", ["IDC", LONG, LONG.upper(), "$x" * 30])
+def test_captions_of_any_names_lie_apart_and_within_the_picture(name):
+    image = np.zeros((8, 8, 3), np.uint8)
+    one = Explained(image, image, f"10253_idx5_x1351_y1101_class0\ncalled {name}: 0.987\n(no place speaks for it)")
+    groups = {f"Found: {name}, called {name}": [one] * 4, f"Missed: {name}, called other": [one] * 2, "Right": []}
+    figure = plot_explained(groups=groups)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    panels = [axes for part in figure.subfigs[:3] for axes in part.axes]
+    boxes = [text.get_window_extent(renderer) for axes in panels for text in axes.texts]
+    boxes += [part._suptitle.get_window_extent(renderer) for part in figure.subfigs[:3]]
+    boxes += [axes.get_window_extent(renderer) for axes in panels if axes.images]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1 for box in boxes)
+    widths = {round(axes.get_window_extent(renderer).width) for axes in panels if axes.images}
+    assert min(widths) > 0.2 * figure.bbox.width  # names leave the images their room
 
 
 def test_round_lengths():
