@@ -20,7 +20,7 @@ from cancernet.command_line import (
     run_script,
     seed,
 )
-from cancernet.config import DATASET, DEFAULT_RECIPE, RECIPES, RUNS, SPLITS, VIEWS, Experiment
+from cancernet.config import DATASET, DEFAULT_RECIPE, RECIPES, RUNS, SPLITS, Experiment
 from cancernet.models import MODELS, check_architecture
 
 BEGUN = "begun.json"  # what an unfinished run was asked for
@@ -43,7 +43,7 @@ def parse_arguments(argv: Sequence[str]):
     parser.add_argument("--class-weight", choices=("ratio", "balanced", "none"))
     parser.add_argument(
         "--views",
-        choices=tuple(VIEWS),
+        choices=("one", "mirror", "eight"),
         help="of an image, to predict the mean over: it alone, with its mirror image, or all eight flips and turns",
     )
     parser.add_argument(

@@ -80,12 +80,11 @@ def prediction_rows(files: list[Path], run: Path, rounds: int) -> list[Row]:
     import numpy as np
 
     from cancernet import classifier, pipeline, prediction
-    from cancernet.config import VIEWS
     from cancernet.images import ImageStore, decode_image
 
     loaded = classifier.load_classifier(run)
     views = loaded.config["experiment"]["views"]
-    network, at_once = classifier.average_over_views(loaded.model, views), 128 // VIEWS[views]
+    network = classifier.average_over_views(loaded.model, views)
     stores = [ImageStore(files, image_size=48, channels=3, cache=cache) for cache in (False, True)]
     images = stores[1].fetch(np.arange(len(files)))
 
@@ -102,9 +101,9 @@ def prediction_rows(files: list[Path], run: Path, rounds: int) -> list[Row]:
         return len(files) / (time.perf_counter() - started)
 
     works = {
-        "evaluation, from files": lambda: classifier.predict(network, stores[0], batch_size=at_once),
-        "evaluation, network": lambda: classifier.predict(network, stores[1], batch_size=at_once),
-        "evaluation, decoding": lambda: exhaust(pipeline.evaluation_batches(stores[0], batch_size=at_once)),
+        "evaluation, from files": lambda: classifier.predict(network, stores[0]),
+        "evaluation, network": lambda: classifier.predict(network, stores[1]),
+        "evaluation, decoding": lambda: exhaust(pipeline.evaluation_batches(stores[0], batch_size=classifier.BATCH)),
         "prediction, from files": lambda: prediction.score_images(loaded, read()),
         "prediction, network": lambda: prediction.score_images(loaded, images),
         "prediction, decoding": lambda: exhaust(read()),

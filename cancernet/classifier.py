@@ -12,12 +12,12 @@ import keras
 import numpy as np
 
 from cancernet import InputError
-from cancernet.config import VIEWS
 from cancernet.decision import Decision, load_decision, log_scores
 from cancernet.images import ImageStore
 from cancernet.pipeline import evaluation_batches, naming_bad_files
 
 MODEL, DECISION, CONFIG, REPORT = "model.keras", "decision.json", "config.json", "report.json"
+BATCH = 64  # images that a network answers at a time; more is no faster on a CPU and takes memory
 _NEEDED = (  # of config.json
     *(("classes",), ("positive",), ("images_are_grey",), ("usual_size",), ("seen", "patients"), ("seen", "images")),
     *(("experiment", name) for name in ("image_size", "channels", "views")),
@@ -117,20 +117,16 @@ def _find_difference(model: keras.Model, decision: Decision, config: dict) -> st
     return ""
 
 
-def predict_scores(
-    model: keras.Model, store: ImageStore, *, views: str, batch_size: int = 128, verbose: int = 0
-) -> np.ndarray:
+def predict_scores(model: keras.Model, store: ImageStore, *, views: str, verbose: int = 0) -> np.ndarray:
     """Log-probabilities [n, classes], float64, of every image of a store, in its order.
 
     Args:
         views: of each image, that the mean is taken over, as `average_over_views`.
-        batch_size: views at a time.
 
     Raises:
         InputError: a file cannot be used, or the model answers something that is not a number.
     """
-    network, batch_size = average_over_views(model, views), max(1, batch_size // VIEWS[views])
-    return log_scores(predict(network, store, batch_size=batch_size, verbose=verbose))
+    return log_scores(predict(average_over_views(model, views), store, verbose=verbose))
 
 
 def average_over_views(model: keras.Model, views: str) -> keras.Model:
@@ -142,19 +138,18 @@ def average_over_views(model: keras.Model, views: str) -> keras.Model:
     if views == "one":
         return model
     network = _answer_views(model, views)
-    return keras.Model(network.inputs[0], keras.ops.mean(network.outputs[0], axis=1))
+    return keras.Model(network.inputs[0], keras.ops.mean(network.outputs[0], axis=0))
 
 
-def extract_features(
-    extractor: keras.Model, stores: Mapping[str, ImageStore], *, views: str, batch_size: int = 64
-) -> dict[str, np.ndarray]:
+def extract_features(extractor: keras.Model, stores: Mapping[str, ImageStore], *, views: str) -> dict[str, np.ndarray]:
     """Features [n, views, f], float32, of every view of every image of each store that has images, in its order.
 
     Raises:
         InputError: a file cannot be used.
     """
-    network, batch_size = _answer_views(extractor, views), max(1, batch_size // VIEWS[views])
-    return {name: predict(network, store, batch_size=batch_size) for name, store in stores.items() if len(store)}
+    network = _answer_views(extractor, views)
+    network = keras.Model(network.inputs[0], keras.ops.transpose(network.outputs[0], (1, 0, 2)))
+    return {name: predict(network, store) for name, store in stores.items() if len(store)}
 
 
 def score_features(head: keras.Model, features: np.ndarray) -> np.ndarray:
@@ -169,7 +164,7 @@ def score_features(head: keras.Model, features: np.ndarray) -> np.ndarray:
 
 
 def _answer_views(model: keras.Model, views: str) -> keras.Model:
-    """The same network, answering every view of an image: [n, views, outputs]."""
+    """The same network, answering one view after the other: [views, n, outputs]."""
     inputs = keras.Input(model.input_shape[1:])
     seen = [inputs]
     if views != "one":
@@ -177,16 +172,14 @@ def _answer_views(model: keras.Model, views: str) -> keras.Model:
     if views == "eight":
         seen += [keras.ops.flip(view, 1) for view in seen]
         seen += [keras.ops.transpose(view, (0, 2, 1, 3)) for view in seen]
-    answers = model(keras.ops.concatenate(seen, axis=0))
-    answers = keras.ops.reshape(answers, (len(seen), -1, model.output_shape[-1]))
-    return keras.Model(inputs, keras.ops.transpose(answers, (1, 0, 2)))
+    return keras.Model(inputs, keras.ops.map(model, keras.ops.stack(seen)))
 
 
-def predict(model: keras.Model, store: ImageStore, *, batch_size: int, verbose: int = 0) -> np.ndarray:
+def predict(model: keras.Model, store: ImageStore, *, verbose: int = 0) -> np.ndarray:
     """What a network answers for every image of a store, in its order: [n, ...] float32.
 
     Raises:
         InputError: a file cannot be used.
     """
     with naming_bad_files(store):
-        return model.predict(evaluation_batches(store, batch_size=batch_size), verbose=verbose)
+        return model.predict(evaluation_batches(store, batch_size=BATCH), verbose=verbose)

@@ -17,7 +17,6 @@ SPLIT_NAMES = {  # what a folder or a split file may call them
     "test": "testing",
     "testing": "testing",
 }
-VIEWS = {"one": 1, "mirror": 2, "eight": 8}  # the image; and its mirror image; its flips and quarter turns: how many
 TESTING_SHARE = 0.20  # of all patients
 VALIDATION_SHARE = 0.10  # of the patients that are not for testing
 
@@ -54,7 +53,7 @@ class Experiment:
     class_weight: str = "ratio"  # ratio: max(count)/count | balanced: n/(classes*count) | none
     augmentation: Augmentation = field(default_factory=Augmentation)
     statistics_momentum: float = 0.99  # of batch normalisation's moving mean and variance; 0.99 is Keras' own
-    views: str = "one"  # of an image, that predicting takes the mean over: one of VIEWS
+    views: str = "one"  # one | mirror | eight flips and turns: of an image, that predicting takes the mean over
     kept_weights: str = "best"  # best: of the epoch with the lowest validation loss | mean: of the epochs' second half
     early_stopping_patience: int = 0  # epochs without a better validation loss; 0 is off
     mixed_precision: bool = False  # train in bfloat16 where a measured step is faster

@@ -17,8 +17,7 @@ import cv2
 import numpy as np
 
 from cancernet import InputError
-from cancernet.classifier import Classifier, average_over_views
-from cancernet.config import VIEWS
+from cancernet.classifier import BATCH, Classifier, average_over_views
 from cancernet.decision import log_scores
 from cancernet.images import fit_image
 from cancernet.judgement import judge_patches
@@ -26,7 +25,6 @@ from cancernet.regions import COLOUR, regions_geojson
 from cancernet.slides import PATCH_STEP, paint_grid
 from cancernet.tiles import SlideImage, iterate_tiles, open_slide_image, tile_grid
 
-BATCH = 64  # views of images that are scored at a time; more is no faster on a CPU and takes memory
 PICTURE_PIXELS = 1600  # the longest side of a slide's picture, roughly
 LEAST_THUMBNAIL = 4  # pixels of a patch in it
 REGION_COLOURS = (COLOUR, (0, 114, 178), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
@@ -77,11 +75,10 @@ def score_images(loaded: Classifier, images: Iterable[np.ndarray], *, progress: 
     Raises:
         InputError: the network answers something that is not a number.
     """
-    views = loaded.config["experiment"]["views"]
-    network, at_once = _network(loaded.model, views), BATCH // VIEWS[views]
+    network = _network(loaded.model, loaded.config["experiment"]["views"])
     size, _, channels = network.input_shape[1:]
     images, scores = iter(images), [np.empty((0, len(loaded.decision.classes)))]
-    while batch := [_fit(image, size, channels) for image in islice(images, at_once)]:
+    while batch := [_fit(image, size, channels) for image in islice(images, BATCH)]:
         scores.append(log_scores(network.predict_on_batch(np.stack(batch))))
         if progress:
             progress(len(batch))

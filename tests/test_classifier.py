@@ -49,9 +49,7 @@ def seen_as(views, images):
 def test_the_mean_is_over_the_views(views, model, images, store):
     expected = np.mean([model(view) for view in seen_as(views, images)], axis=0)
     np.testing.assert_allclose(average_over_views(model, views)(images), expected, rtol=1e-5)
-    for batch_size in (128, 3):
-        scores = predict_scores(model, store, views=views, batch_size=batch_size)
-        np.testing.assert_allclose(np.exp(scores), expected, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(predict_scores(model, store, views=views)), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("views", ["one", "mirror", "eight"])
@@ -60,7 +58,7 @@ def test_features_of_views_are_scored_as_their_images_are(views, model, images, 
     extractor = keras.Model(model.input, features(model.layers[1].output))
     head = keras.Sequential([keras.Input((3 * SIDE**2,)), model.layers[-1]])
     empty = ImageStore([], image_size=SIDE, channels=3)
-    found = extract_features(extractor, {"training": store, "testing": empty}, views=views, batch_size=16)
+    found = extract_features(extractor, {"training": store, "testing": empty}, views=views)
     assert list(found) == ["training"]
     assert found["training"].shape == (5, len(seen_as(views, images)), 3 * SIDE**2)
     np.testing.assert_allclose(found["training"][:, 0], images.reshape(5, -1) / 255, rtol=1e-5)
