@@ -14,9 +14,10 @@ from cancernet.dataset import Patch, count_patches, is_idc
 from cancernet.decision import Decision
 from cancernet.evaluation import evaluate
 from cancernet.images import decode_image
-from cancernet.judgement import PREDICTIONS, Predictions, apply_decision, read_predictions
+from cancernet.judgement import PREDICTIONS, Predictions, apply_decision, read_predictions, settle_places
 
 _WORST_ERRORS = 12
+_HASH_DIGITS = 16  # of SHA-256 that tell images apart
 
 
 def pool_folds(
@@ -39,14 +40,12 @@ def pool_folds(
         key: [row["metrics"][key] for row in table if row["metrics"][key] is not None] for key in figures["metrics"]
     }
     known = {key: values for key, values in columns.items() if len(values) > 1}
-    whose = f"{len({patch.patient for patch in pooled.patches}):,} patients" if data["patients_known"] else "all"
     return {
         "name": name,
         "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "statement": f"Cross-validated in {len(folders)} folds: each of the {len(pooled.patches):,} images of {whose} "
-        "was judged by a model that had not seen its patient.",
+        "statement": f"Cross-validated in {len(folders)} folds: each of the {_state_unseen(data, pooled.patches)}.",
         "evaluated_on": "all folds",
-        "warnings": _warn(data),
+        "warnings": _warn(data, pooled.patches),
         "classes": classes,
         "class_names": reports[0]["class_names"],
         "positive": positive,
@@ -109,7 +108,7 @@ def assess(
         "statement": _state(data, evaluated_on, chose_model=chose_model, seen=seen),
         "chose_model": chose_model,
         "evaluated_on": evaluated_on,
-        "warnings": [*warnings, *_warn(data)],
+        "warnings": [*warnings, *_warn(data, patches)],
         "classes": list(decision.classes),
         "class_names": {"0": "benign", "1": "IDC"} if is_idc(patches) else None,
         "positive": decision.positive,
@@ -146,8 +145,24 @@ def _state(data: dict, evaluated_on: str, *, chose_model: bool, seen: Sequence[s
     return f"Tested on {of_whom} that the model has never seen."
 
 
-def _warn(data: dict) -> list[str]:
+def _state_unseen(data: dict, patches: Sequence[Patch]) -> str:
+    """Of all images of a cross-validation, what the model that judged each had not seen."""
+    judged = f"{len(patches):,} images{{}} was judged by a model that had not seen"
+    if data["split_by"] == "image" or not data["patients_known"]:
+        return f"{judged.format('')} it in training"
+    if data["images_without_patient"]:
+        return f"{judged.format('')} it in training, nor its patient where that is known"
+    return f"{judged.format(f' of {len({patch.patient for patch in patches}):,} patients')} its patient"
+
+
+def _warn(data: dict, patches: Sequence[Patch]) -> list[str]:
     warnings = []
+    _, unplaceable = settle_places(patches)
+    if unplaceable:
+        warnings.append(
+            f"{len(unplaceable):,} slide(s) are judged patch by patch, without neighbours or a map. First: "
+            f"{next(iter(unplaceable.values()))}"
+        )
     if data["patients_known"] and data["images_without_patient"]:
         warnings.append(
             f"The patient of {data['images_without_patient']:,} images is unknown; each of them counts as its own."
@@ -171,17 +186,17 @@ def _describe_decision(decision: Decision) -> dict:
 
 
 def find_worst_errors(predictions: Predictions, classes: Sequence[str]) -> list[dict]:
-    """The wrong answers that give the true class the least probability, the worst first."""
+    """The wrong answers that give the class they say the highest probability, the highest first."""
     rows = np.arange(len(predictions.labels))
-    of_truth = predictions.probabilities[rows, predictions.labels]
+    sureness = predictions.probabilities[rows, predictions.predicted]
     wrong = rows[predictions.predicted != predictions.labels]
-    worst = wrong[np.argsort(of_truth[wrong], kind="stable")][:_WORST_ERRORS]
+    worst = wrong[np.argsort(-sureness[wrong], kind="stable")][:_WORST_ERRORS]
     return [
         {
             "file": predictions.patches[row].file,
             "label": classes[predictions.labels[row]],
             "predicted": classes[predictions.predicted[row]],
-            "probability": float(predictions.probabilities[row, predictions.predicted[row]]),
+            "probability": float(sureness[row]),
         }
         for row in worst
     ]
@@ -192,20 +207,29 @@ def read_worst_errors(report: dict, dataset: Path) -> list[np.ndarray]:
     return [decode_image((dataset / error["file"]).read_bytes(), channels=3) for error in report["worst_errors"]]
 
 
-def describe_seen(patches: Sequence[Patch]) -> dict[str, list[str]]:
-    """Whom a run has seen in training and validation: its patients, and the hashes of images without one."""
+def describe_seen(patches: Sequence[Patch]) -> dict:
+    """What a run has seen in training and validation: `patients`, and `images`, their hashes' beginnings in a row.
+
+    One string is read ten times faster than a list of 250,000.
+    """
     seen = [patch for patch in patches if patch.split != "testing"]
     return {
         "patients": sorted({patch.patient for patch in seen if patch.patient}),
-        "images": sorted({patch.sha256[:16] for patch in seen if not patch.patient}),
+        "images": "".join(sorted({patch.sha256[:_HASH_DIGITS] for patch in seen})),
     }
 
 
 def find_seen(config: dict, patches: Sequence[Patch]) -> list[str]:
-    """Patients, or files of images without one, that the run of this config was trained or validated on."""
-    patients, images = set(config["seen"]["patients"]), set(config["seen"]["images"])
+    """Patients that the run of this config was trained or validated on, and files of such images of others.
+
+    An image is known by its bytes, whatever its patient is called in the dataset that it now comes from.
+    """
+    patients, hashes = set(config["seen"]["patients"]), config["seen"]["images"]
+    images = {hashes[start : start + _HASH_DIGITS] for start in range(0, len(hashes), _HASH_DIGITS)}
     found = {patch.patient for patch in patches if patch.patient in patients}
-    found |= {patch.file for patch in patches if not patch.patient and patch.sha256[:16] in images}
+    found |= {
+        patch.file for patch in patches if patch.patient not in patients and patch.sha256[:_HASH_DIGITS] in images
+    }
     return sorted(found)
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from cancernet.classifier import Classifier
 from cancernet.explain import grad_cam, overlay
 from cancernet.images import decode_image, fit_image
-from cancernet.judgement import Predictions
+from cancernet.judgement import Predictions, settle_places
 from cancernet.prediction import class_label, make_thumbnail, thumbnail_side
 from cancernet.slide_plots import Explained, plot_explained, plot_slide
 from cancernet.slides import LEAST_NEIGHBOURS, PATCH_STEP, iterate_slides, mean_neighbours, paint_grid, stitch_slide
@@ -106,8 +106,9 @@ def _draw_slides(loaded: Classifier, predictions: Predictions, dataset: Path, fo
     if loaded.decision.positive is None:
         return []
     patches, taken, drawn = predictions.patches, set(), []
-    x, y = [patch.x for patch in patches], [patch.y for patch in patches]
-    for slide, members, _, _ in iterate_slides([patch.patient for patch in patches], x, y):
+    placed, _ = settle_places(patches)
+    x, y = placed["x"], placed["y"]
+    for slide, members, _, _ in iterate_slides(**placed):
         places = [x[i] for i in members], [y[i] for i in members]
         if not is_worth_drawing(*places):
             continue

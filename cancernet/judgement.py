@@ -11,7 +11,14 @@ import numpy as np
 from cancernet import InputError
 from cancernet.dataset import Patch
 from cancernet.decision import Decision, calibrated_probabilities, decide, fit_decision
-from cancernet.slides import LEAST_NEIGHBOURS, choose_sigma, iterate_slides, mean_neighbours, smooth_scores
+from cancernet.slides import (
+    LEAST_NEIGHBOURS,
+    choose_sigma,
+    find_unplaceable,
+    iterate_slides,
+    mean_neighbours,
+    smooth_scores,
+)
 
 PREDICTIONS = "predictions.csv"
 
@@ -45,10 +52,11 @@ def fit_on_validation(
         neighbours: whether smoothing over a slide's neighbours may be chosen.
     """
     labels = np.array([classes.index(patch.label) for patch in patches], dtype=int)
+    places, _ = settle_places(patches)
 
     def fit(sigma: float) -> Decision:
         return fit_decision(
-            smooth_scores(scores, sigma=sigma, **_places(patches)),
+            smooth_scores(scores, sigma=sigma, **places),
             labels,
             [patch.patient for patch in patches],
             classes=classes,
@@ -57,7 +65,7 @@ def fit_on_validation(
             neighbour_sigma=sigma,
         )
 
-    sigma = choose_sigma(scores, labels, **_places(patches)) if neighbours else 0.0
+    sigma = choose_sigma(scores, labels, **places) if neighbours else 0.0
     plain = fit(0.0)
     return dataclasses.replace(fit(sigma), without_neighbours=plain) if sigma else plain
 
@@ -71,7 +79,8 @@ def apply_decision(decision: Decision, patches: Sequence[Patch], scores: np.ndar
     if len(patches) != len(scores):
         raise ValueError(f"{len(patches)} patches but {len(scores)} scores")
     labels = np.array([decision.classes.index(patch.label) for patch in patches], dtype=int)
-    return Predictions(patches, labels, *judge_patches(decision, scores, **_places(patches)))
+    places, _ = settle_places(patches)
+    return Predictions(patches, labels, *judge_patches(decision, scores, **places))
 
 
 def judge_patches(
@@ -121,13 +130,18 @@ def _with_threshold(decision: Decision, threshold: float | None) -> Decision:
     return dataclasses.replace(decision, threshold=threshold)
 
 
-def _places(patches: Sequence[Patch]) -> dict[str, list]:
-    return {
-        "patients": [patch.patient for patch in patches],
-        "x": [patch.x for patch in patches],
-        "y": [patch.y for patch in patches],
-        "files": [patch.file for patch in patches],
-    }
+def settle_places(patches: Sequence[Patch]) -> tuple[dict[str, list], dict[str, str]]:
+    """What says where patches lie, `patients`, `x` and `y` [n], and which slides cannot be laid out, with the reason.
+
+    The patches of such a slide, of which two overlap or lie implausibly far apart, have None for x and y: names may
+    hold numbers that are not places on the grid of a slide, or a patient may have two slides.
+    """
+    patients, files = [patch.patient for patch in patches], [patch.file for patch in patches]
+    axes = {"x": [patch.x for patch in patches], "y": [patch.y for patch in patches]}
+    reasons = find_unplaceable(patients, **axes, files=files)
+    for axis, values in axes.items():
+        axes[axis] = [None if slide in reasons else value for slide, value in zip(patients, values, strict=True)]
+    return {"patients": patients, **axes}, reasons
 
 
 def write_predictions(path: Path, predictions: Predictions, classes: Sequence[str]) -> None:

@@ -204,15 +204,40 @@ def iterate_slides(
         InputError: two patches of a slide overlap, or x and y span more than MOST_CELLS.
     """
     x, y = _numbers(x), _numbers(y)
+    for slide, members in _iterate_members(patients, x, y):
+        labels = [files[i] for i in members] if files is not None else [f"patch {i}" for i in members]
+        rows, columns = _find_cells(slide, x[members], y[members], step, labels)
+        yield slide, members, rows, columns
+
+
+def find_unplaceable(
+    patients: Sequence[str],
+    x: Sequence[float | None],
+    y: Sequence[float | None],
+    *,
+    step: float = PATCH_STEP,
+    files: Sequence[str],
+) -> dict[str, str]:
+    """The slides that `iterate_slides` would refuse, and its words for why."""
+    x, y = _numbers(x), _numbers(y)
+    reasons = {}
+    for slide, members in _iterate_members(patients, x, y):
+        try:
+            _find_cells(slide, x[members], y[members], step, [files[i] for i in members])
+        except InputError as error:
+            reasons[slide] = str(error)
+    return reasons
+
+
+def _iterate_members(patients: Sequence[str], x: np.ndarray, y: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Each slide and the indices of its placed patches, in order of patient."""
     patients = np.asarray(patients, object)
     placed = np.flatnonzero(~np.isnan(x + y) & (patients != ""))
     names, slide_of = np.unique(patients[placed].astype(str), return_inverse=True)
     order = np.argsort(slide_of, kind="stable")
     ends = np.searchsorted(slide_of[order], np.arange(1, len(names)))
     for name, members in zip(names, np.split(placed[order], ends)):
-        labels = [files[i] for i in members] if files is not None else [f"patch {i}" for i in members]
-        rows, columns = _find_cells(str(name), x[members], y[members], step, labels)
-        yield str(name), members, rows, columns
+        yield str(name), members
 
 
 def _place_on_one_grid(x: Sequence[float], y: Sequence[float], step: float) -> tuple[np.ndarray, ...]:

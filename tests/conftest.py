@@ -29,9 +29,9 @@ def write_image(path: Path, seed: int = 0, shape=(50, 50, 3)) -> Path:
     return path
 
 
-def write_slides(folder: Path, patients: int = 10, patches: int = 6) -> Path:
+def write_slides(folder: Path, patients: int = 10, patches: int = 6, *, first: int = 100) -> Path:
     """IDC's layout: noise for both classes, IDC darker, a third of each patient's patches."""
-    for patient in range(100, 100 + patients):
+    for patient in range(first, first + patients):
         for number in range(patches):
             label = int(number % 3 == 0)
             name = f"{patient}_idx5_x{50 * number + 1}_y{51 + 50 * (patient % 2)}_class{label}.png"

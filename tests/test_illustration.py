@@ -57,6 +57,15 @@ def test_of_many_slides_the_report_shows_some_from_the_worst_to_the_best(loaded,
     assert [title.split(":")[0] for title in titles] == [f"Slide {slide}" for slide in range(22, -1, -2)]
 
 
+def test_a_slide_whose_patches_overlap_is_not_drawn(loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(illustration, "draw_slide", lambda *_, **__: None)
+    monkeypatch.setattr(illustration, "save_picture", lambda *_: None)
+    predictions = make_predictions(tmp_path, 2)
+    predictions.patches[0] = predictions.patches[0]._replace(x=34)
+    drawn = illustration._draw_slides(loaded, predictions, tmp_path, tmp_path)
+    assert [each["picture"] for each in drawn] == ["slides/1.jpg"]
+
+
 def test_the_surest_of_each_kind_are_explained(loaded, tmp_path):
     predictions = make_predictions(tmp_path, 1, wrong=lambda slide: 7)
     kinds = illustration._surest(loaded, predictions)

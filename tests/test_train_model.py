@@ -20,6 +20,8 @@ from cancernet.dataset import read_manifest
 from cancernet.wording import METRICS
 
 QUICK = ["--image-size", "16", "--epochs", "2", "--batch-size", "16"]
+# A third of the time of CancerNet and its eight views, where it does not matter which network was trained.
+SMALL = ["--model", "simple_cnn", "--image-size", "24", "--views", "one"]
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +30,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     write_slides(folder / "source", patients=20)
     build_dataset.main(["--source", str(folder / "source"), "--output", str(folder / "dataset")])
-    write_slides(folder / "other", patients=4, patches=9)
-    for old in sorted((folder / "other").iterdir()):
-        for path in sorted(old.rglob("*.png")):
-            path.rename(path.with_name("9" + path.name))
-    split = "patient,split\n" + "".join(f"9{patient},testing\n" for patient in range(100, 104))
+    write_slides(folder / "other", patients=4, patches=9, first=9100)
+    split = "patient,split\n" + "".join(f"{patient},testing\n" for patient in range(9100, 9104))
     (folder / "split.csv").write_text(split)
     options = ["--split-file", str(folder / "split.csv")]
     build_dataset.main(["--source", str(folder / "other"), "--output", str(folder / "elsewhere"), *options])
@@ -124,11 +123,16 @@ def test_the_report_on_disk_is_the_printed_one(folder):
 
 def test_the_same_seed_gives_the_same_numbers(folder, tmp_path):
     train(folder, "--output", tmp_path / "same", "--seed", "42")
-    train(folder, "--output", tmp_path / "other", "--seed", "6")
-    first, second, other = (
-        run / "predictions.csv" for run in (folder / "runs/one", tmp_path / "same", tmp_path / "other")
-    )
-    assert first.read_bytes() == second.read_bytes() != other.read_bytes()
+    train(folder, "--output", tmp_path / "other", "--seed", "6", "--views", "one")
+    first, second, other = folder / "runs/one", tmp_path / "same", tmp_path / "other"
+    assert (first / "predictions.csv").read_bytes() == (second / "predictions.csv").read_bytes()
+    losses = [read_losses(run) for run in (first, second, other)]
+    assert losses[0] == losses[1] != losses[2]  # of training, so that the views do not matter
+
+
+def read_losses(run):
+    with (run / "history.csv").open() as file:
+        return [row["loss"] for row in csv.DictReader(file)]
 
 
 def test_the_model_file_alone_answers_images(folder):
@@ -150,7 +154,7 @@ def test_a_finished_run_is_not_replaced_without_force(folder, tmp_path):
 
 
 def test_folds_test_every_patient_once(folder, tmp_path, capsys):
-    train(folder, "--output", tmp_path / "cv", "--folds", "2", "--epochs", "1")
+    train(folder, "--output", tmp_path / "cv", *SMALL, "--folds", "2", "--epochs", "1")
     columns, report = read_run(tmp_path / "cv")
     assert sorted(columns["file"]) == sorted(patch.file for patch in read_manifest(folder / "dataset"))
     folds = [read_run(tmp_path / f"cv/fold_{number}")[1] for number in (1, 2)]
@@ -161,7 +165,7 @@ def test_folds_test_every_patient_once(folder, tmp_path, capsys):
 
 
 def test_an_unfinished_cross_validation_goes_on_only_as_it_was_begun(folder, tmp_path, monkeypatch, capsys):
-    options = ["--output", tmp_path / "cv", "--folds", "2", "--epochs", "1", "--image-size", "8"]
+    options = ["--output", tmp_path / "cv", *SMALL, "--folds", "2", "--epochs", "1"]
     train_run, cut_off = train_model.train_run, []
 
     def cut_off_in_the_second_fold(arguments, experiment, patches, summary, work):
@@ -173,7 +177,7 @@ def test_an_unfinished_cross_validation_goes_on_only_as_it_was_begun(folder, tmp
     monkeypatch.setattr(train_model, "train_run", cut_off_in_the_second_fold)
     with pytest.raises(KeyboardInterrupt):
         train(folder, *options)
-    for other in (["--seed", "7"], ["--folds", "3"], ["--image-size", "9"], ["--operating-point", "0.5"]):
+    for other in (["--seed", "7"], ["--folds", "3"], ["--image-size", "25"], ["--operating-point", "0.5"]):
         with pytest.raises(InputError, match="was begun with other settings"):
             train(folder, *options, *other)
     train(folder, *options, "--force")  # asked for the same: what is finished is kept
@@ -183,7 +187,7 @@ def test_an_unfinished_cross_validation_goes_on_only_as_it_was_begun(folder, tmp
 
 
 def test_the_positive_class_can_be_chosen(folder, tmp_path, capsys):
-    train(folder, "--output", tmp_path / "run", "--positive", "0", "--operating-point", "sensitivity=0.9")
+    train(folder, "--output", tmp_path / "run", *SMALL, "--positive", "0", "--operating-point", "sensitivity=0.9")
     assert "The positive class, to be found, is 0." in capsys.readouterr().out
     columns, report = read_run(tmp_path / "run")
     benign, called = columns["label"] == "0", columns["predicted"] == "0"
@@ -219,6 +223,14 @@ def test_patients_that_the_run_has_seen_are_refused(folder, capsys):
     assert capsys.readouterr().out.startswith("No test: 14 of these patients or images were in the run's own training")
 
 
+def test_patients_that_the_run_has_seen_are_known_under_other_names(folder, tmp_path):
+    paths = ["--source", str(folder / "source"), "--output", str(tmp_path / "d")]
+    build_dataset.main([*paths, "--patient-pattern", r"^(\d+_idx\d)"])
+    arguments = [str(folder / "runs/one"), "--dataset", str(tmp_path / "d"), "--split", "training"]
+    with pytest.raises(InputError, match="were in the run's own training or validation, first training/"):
+        evaluate_model.main(arguments)
+
+
 def test_a_dataset_of_other_classes_or_kinds_is_refused(folder, tmp_path):
     for label in ("cat", "dog"):
         for number in range(10):
@@ -247,7 +259,7 @@ def test_a_changed_image_is_found(folder, tmp_path):
     shutil.copytree(folder / "dataset", tmp_path / "dataset")
     write_image(tmp_path / "dataset" / read_manifest(tmp_path / "dataset")[0].file, 77)
     with pytest.raises(InputError, match="is not the file that the manifest names"):
-        train_model.main(["--dataset", str(tmp_path / "dataset"), "--output", str(tmp_path / "run"), *QUICK])
+        train_model.main(["--dataset", str(tmp_path / "dataset"), "--output", str(tmp_path / "run"), *QUICK, *SMALL])
 
 
 @pytest.mark.parametrize(
@@ -322,14 +334,14 @@ def test_without_a_testing_split_the_report_says_so_first(tmp_path, capsys):
                 )
     build_dataset.main(["--source", str(tmp_path / "source"), "--output", str(tmp_path / "dataset")])
     capsys.readouterr()
-    train_model.main(["--dataset", str(tmp_path / "dataset"), "--output", str(tmp_path / "run"), *QUICK])
+    train_model.main(["--dataset", str(tmp_path / "dataset"), "--output", str(tmp_path / "run"), *QUICK, *SMALL])
     report = (tmp_path / "run/report.txt").read_text()
     assert report.startswith("There is no testing split: these figures come from the 24 images that chose the model")
     assert "patients are unknown" in report
 
 
 def test_a_kept_model_learns_what_is_plain_to_see(folder, tmp_path):
-    train(folder, "--output", tmp_path / "run", "--epochs", "12", "--learning-rate", "0.05")
+    train(folder, "--output", tmp_path / "run", "--epochs", "12", "--learning-rate", "0.05", "--views", "one")
     _, report = read_run(tmp_path / "run")
     assert report["metrics"]["auroc"]["value"] > 0.95
 
@@ -341,7 +353,7 @@ def test_mixed_precision_is_measured_recorded_and_gone_from_the_saved_model(fold
 
     seconds = iter((0.1, 0.05))
     monkeypatch.setattr(precision, "_time_step", lambda *_: next(seconds))
-    train(folder, "--mixed-precision", "--output", folder / "runs/mixed")
+    train(folder, *SMALL, "--mixed-precision", "--output", folder / "runs/mixed")
     said = "A training step takes 100 ms in float32 and 50 ms in mixed_bfloat16: mixed_bfloat16 is used."
     assert said in capsys.readouterr().out
     config = json.loads((folder / "runs/mixed/config.json").read_text())
