@@ -147,12 +147,12 @@ def _state(data: dict, evaluated_on: str, *, chose_model: bool, seen: Sequence[s
 
 def _state_unseen(data: dict, patches: Sequence[Patch]) -> str:
     """Of all images of a cross-validation, what the model that judged each had not seen."""
-    judged = f"{len(patches):,} images{{}} was judged by a model that had not seen"
+    images, judged = f"{len(patches):,} images", "was judged by a model that had not seen"
     if data["split_by"] == "image" or not data["patients_known"]:
-        return f"{judged.format('')} it in training"
+        return f"{images} {judged} it in training"
     if data["images_without_patient"]:
-        return f"{judged.format('')} it in training, nor its patient where that is known"
-    return f"{judged.format(f' of {len({patch.patient for patch in patches}):,} patients')} its patient"
+        return f"{images} {judged} it in training, nor its patient where that is known"
+    return f"{images} of {len({patch.patient for patch in patches}):,} patients {judged} its patient"
 
 
 def _warn(data: dict, patches: Sequence[Patch]) -> list[str]:
