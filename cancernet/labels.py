@@ -3,14 +3,14 @@
 import re
 
 
-def plain(text: str) -> str:
+def _plain(text: str) -> str:
     """The text with `$` escaped: Matplotlib reads a pair of them as a formula."""
     return text.replace("$", r"\$")
 
 
 def shorten(text: str, limit: int) -> str:
     """Plain, of at most `limit` characters: the middle is left out."""
-    return plain(_shorten(text, limit))
+    return _plain(_shorten(text, limit))
 
 
 def break_lines(text: str, width: int, *, limit: int = 999) -> str:
@@ -22,7 +22,7 @@ def break_lines(text: str, width: int, *, limit: int = 999) -> str:
     for part in re.findall(rf"[^ _-]{{1,{width}}}[ _-]?|[ _-]", _shorten(text, limit)):
         lines += [""] if lines[-1] and len(lines[-1]) + len(part.rstrip(" _-")) > width else []
         lines[-1] += part
-    return plain("\n".join(line.rstrip() for line in lines))
+    return _plain("\n".join(line.rstrip() for line in lines))
 
 
 def _shorten(text: str, limit: int) -> str:
