@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -159,25 +160,42 @@ def test_the_mean_weights_of_the_second_half_are_in_the_model(tmp_path, monkeypa
         np.testing.assert_allclose(model.get_weights()[index], expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw", "weight_decay": 1e-4}, {"kept_weights": "mean"}])
-def test_the_same_seed_gives_the_same_numbers(tmp_path, changes):
-    experiment = dataclasses.replace(EXPERIMENT, **changes)
-    first, second, other = make_model(), make_model(), make_model(2)
-    histories = [fit(model, tmp_path / "c", experiment).history["loss"] for model in (first, second, other)]
-    assert histories[0] == histories[1] != histories[2]
+CHANGES = [
+    {},
+    {"kept_weights": "mean", "optimizer": "adamw", "weight_decay": 1e-4},
+    {"schedule": "plateau", "early_stopping_patience": 3},
+]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Of a row of CHANGES the experiment, and model and outcome of an undisturbed training with it."""
+
+    @functools.cache
+    def train(row):
+        model, experiment = make_model(), dataclasses.replace(EXPERIMENT, **CHANGES[row])
+        return experiment, model, fit(model, tmp_path_factory.mktemp("whole") / "checkpoint", experiment)
+
+    return train
+
+
+@pytest.mark.parametrize("row", range(len(CHANGES)))
+def test_the_same_seed_gives_the_same_numbers(whole, tmp_path, row):
+    experiment, first, expected = whole(row)
+    second = make_model()
+    assert fit(second, tmp_path / "c", experiment).history["loss"] == expected.history["loss"]
     for one, two in zip(first.get_weights(), second.get_weights(), strict=True):
         assert np.array_equal(one, two)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"kept_weights": "mean", "optimizer": "adam"}, {"schedule": "plateau", "early_stopping_patience": 3}],
-)
-def test_a_training_that_crashed_goes_on_to_the_same_numbers(tmp_path, monkeypatch, changes):
-    experiment = dataclasses.replace(EXPERIMENT, **changes)
-    whole = make_model()
-    expected = fit(whole, tmp_path / "whole", experiment)
+def test_another_seed_gives_other_numbers(whole, tmp_path):
+    experiment, _, expected = whole(0)
+    assert fit(make_model(2), tmp_path / "c", experiment).history["loss"] != expected.history["loss"]
 
+
+@pytest.mark.parametrize("row", range(len(CHANGES)))
+def test_a_training_that_crashed_goes_on_to_the_same_numbers(whole, tmp_path, monkeypatch, row):
+    experiment, undisturbed, expected = whole(row)
     monkeypatch.setattr(training, "_SECONDS_BETWEEN_CHECKPOINTS", -1)
 
     recorder_begin = training.Recorder.on_epoch_begin
@@ -195,7 +213,7 @@ def test_a_training_that_crashed_goes_on_to_the_same_numbers(tmp_path, monkeypat
     trained = fit(resumed, tmp_path / "checkpoint", experiment)
     for key in ("loss", "val_loss"):
         assert trained.history[key] == expected.history[key]
-    for one, two in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+    for one, two in zip(resumed.get_weights(), undisturbed.get_weights(), strict=True):
         assert np.array_equal(one, two)
 
 
