@@ -197,7 +197,18 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
         import keras
     import numpy as np
 
-    from cancernet import assessment, classifier, dataset, illustration, judgement, models, pipeline, report, training
+    from cancernet import (
+        assessment,
+        classifier,
+        dataset,
+        illustration,
+        judgement,
+        models,
+        phases,
+        pipeline,
+        report,
+        training,
+    )
 
     classes = dataset.class_names(patches)
     splits = {split: [patch for patch in patches if patch.split == split] for split in SPLITS}
@@ -219,7 +230,7 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
         cache_limit=arguments.cache_limit and int(arguments.cache_limit * 2**30),
     )
     with pipeline.naming_bad_files(*stores.values()):
-        trained, score = fit_phases(model, experiment, stores, labels, weights, settings, work)
+        trained, score = phases.fit_phases(model, experiment, stores, labels, weights, settings, work)
 
     frozen = judgement.fit_on_validation(
         splits["validation"],
@@ -271,92 +282,6 @@ def save_run(loaded, history: dict, predictions) -> None:
     classifier.write_config(run, loaded.config)
     training.write_history(run / "history.csv", history)
     judgement.write_predictions(run / judgement.PREDICTIONS, predictions, loaded.decision.classes)
-
-
-def fit_phases(model, experiment: Experiment, stores: dict, labels: dict, weights: dict, settings: dict, work: Path):
-    """Train as the strategy says: everything, or of a backbone the head on its features, or one and then the other.
-
-    Returns the training, and a function that scores the images of a split.
-    """
-    from cancernet import classifier, models, training
-
-    trained = None
-    if experiment.strategy in ("frozen", "two-phase"):
-        extractor, head = models.split_model(model)
-        features = classifier.extract_features(extractor, stores, views=experiment.views)
-        rows = {split: views.reshape(-1, views.shape[-1]) for split, views in features.items()}
-        trained = fit_phase(head, experiment, rows, labels, weights, settings, work / "checkpoint_head")
-        if experiment.strategy == "frozen":
-            return trained, lambda split: classifier.score_features(head, features[split])
-        experiment = dataclasses.replace(experiment, learning_rate=experiment.learning_rate / 10)
-    everything = fit_phase(model, experiment, stores, labels, weights, settings, work / "checkpoint")
-    trained = training.join(trained, everything) if trained else everything
-    return trained, lambda split: classifier.predict_scores(model, stores[split], views=experiment.views)
-
-
-def fit_phase(model, experiment: Experiment, rows: dict, labels: dict, weights: dict, settings: dict, checkpoint: Path):
-    """Compile and fit one network on rows of training and validation: images of a store, or features of their views."""
-    import keras
-    import numpy as np
-
-    from cancernet import fused, pipeline, precision, training
-
-    targets = {}
-    for split in ("training", "validation"):
-        of_rows = np.repeat(labels[split], len(rows[split]) // len(labels[split]))  # an image's views lie together
-        targets[split] = keras.utils.to_categorical(of_rows, len(weights))
-    steps = pipeline.steps_per_epoch(len(rows["training"]), experiment.batch_size)
-
-    def make_batches(first_epoch: int):
-        return pipeline.training_batches(
-            rows["training"],
-            targets["training"],
-            batch_size=experiment.batch_size,
-            epochs=experiment.epochs,
-            seed=experiment.seed,
-            augmentation=experiment.augmentation,
-            first_epoch=first_epoch,
-        )
-
-    training.set_statistics_momentum(model, experiment.statistics_momentum)
-    fused.fuse_batch_normalization(model)
-    if experiment.mixed_precision:
-        settings["training_precision"] = choose_precision(
-            model, experiment, make_batches, len(weights), steps, checkpoint
-        )
-    training.compile_model(model, experiment, classes=len(weights), steps_per_epoch=steps)
-    trained = training.fit_model(
-        model,
-        make_batches,
-        pipeline.evaluation_batches(rows["validation"], batch_size=128, targets=targets["validation"]),
-        experiment=experiment,
-        n_images=len(rows["training"]),
-        steps_per_epoch=steps,
-        weights=weights,
-        checkpoint=checkpoint,
-        settings=settings,
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
-    precision.set_precision(model, precision.SINGLE)  # what is saved answers in float32
-    return trained
-
-
-def choose_precision(model, experiment: Experiment, make_batches, classes: int, steps: int, checkpoint: Path) -> str:
-    """Leave the model in the faster precision, or the one its checkpoint was begun in; say which, and return it."""
-    from cancernet import precision, training
-
-    begun = training.read_checkpoint_settings(checkpoint)
-    if begun:
-        precision.set_precision(model, begun["training_precision"])
-        return begun["training_precision"]
-
-    def prepare() -> None:
-        training.compile_model(model, experiment, classes=classes, steps_per_epoch=steps)
-
-    seconds = precision.choose_precision(model, prepare, *next(make_batches(0).as_numpy_iterator()))
-    measured = " and ".join(f"{1000 * value:.3g} ms in {name}" for name, value in seconds.items())
-    print(f"A training step takes {measured}: {precision.faster(seconds)} is used.")
-    return precision.faster(seconds)
 
 
 def describe_settings(arguments, experiment: Experiment, patches, summary: dict, classes: list[str]) -> dict:

@@ -37,6 +37,7 @@ NEVER = {
     "cancernet/report.py": {"keras"},
     "cancernet/judgement.py": {"keras", "matplotlib", "cancernet.evaluation"},
     "cancernet/assessment.py": {"keras", "cancernet.training"},
+    "cancernet/phases.py": {"cancernet.decision", "cancernet.evaluation", "matplotlib"},
     "cancernet/classifier.py": {"cancernet.training", "cancernet.plots", "matplotlib"},
     "cancernet/prediction.py": {"cancernet.training", "cancernet.plots", "matplotlib"},
     "cancernet/illustration.py": {"cancernet.training"},
