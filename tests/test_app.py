@@ -17,7 +17,7 @@ from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from cancernet import prediction, uploads, visit
-from cancernet.classifier import DECISION, MODEL, load_classifier
+from cancernet.classifier import DECISION, MODEL, load_classifier, read_config, write_config
 from cancernet.decision import fit_decision, load_decision, log_scores, save_decision
 from cancernet.sample import make_slide
 
@@ -236,6 +236,7 @@ def make_three_classes(run, folder):
     scores = log_scores(np.array([[0.6, 0.3, 0.1], [0.3, 0.6, 0.1], [0.4, 0.1, 0.5], [0.2, 0.5, 0.3]]))
     fitted = fit_decision(scores, np.array([0, 1, 2, 0]), ["1", "1", "2", "2"], classes=("a", "b", "c"), positive=None)
     save_decision(fitted, folder / DECISION)
+    write_config(folder, read_config(run) | {"classes": ["a", "b", "c"], "positive": None})
     return folder
 
 
