@@ -35,7 +35,7 @@ def decode_image(data: bytes, channels: int) -> np.ndarray:
     if not data:
         raise InputError("the file is empty")
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        image = cv2.imdecode(np.frombuffer(_drop_colour_profile(data), np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise InputError(f"cannot be decoded ({error.err or 'damaged'})") from error
     if image is None:
@@ -53,6 +53,17 @@ def decode_image(data: bytes, channels: int) -> np.ndarray:
     if channels == 1:
         return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _drop_colour_profile(data: bytes) -> bytes:
+    """The file, of a PNG without its colour profile: OpenCV does not use it, but libpng prints what it finds odd in it.
+
+    A chunk of a PNG is its length, its name, so many bytes, and four of a checksum.
+    """
+    start = data.find(b"iCCP", 0, max(data.find(b"IDAT"), 0)) - 4
+    if start < 0 or not data.startswith(b"\x89PNG\r\n"):
+        return data
+    return data[:start] + data[start + 12 + int.from_bytes(data[start : start + 4], "big") :]
 
 
 def _find_white(data: bytes, image: np.ndarray) -> int:

@@ -1,3 +1,5 @@
+import zlib
+
 import cv2
 import numpy as np
 import pytest
@@ -19,6 +21,18 @@ def test_colours_come_out_as_red_green_blue(ending):
     image = decode_image(encode(RED_BGR, ending), channels=3)
     assert image.shape == (4, 5, 3)
     assert (image == (255, 0, 0)).all()
+
+
+def test_a_colour_profile_changes_and_prints_nothing(capfd):
+    plain = encode(np.full((4, 5), 100, np.uint8))
+    profile = b"iCCPname\0\0" + zlib.compress(b"RGB is not permitted in a grey file")
+    chunk = (len(profile) - 4).to_bytes(4, "big") + profile + zlib.crc32(profile).to_bytes(4, "big")
+    after_header = 8 + 12 + 13  # signature, and the chunk IHDR
+    with_profile = plain[:after_header] + chunk + plain[after_header:]
+    cv2.imdecode(np.frombuffer(with_profile, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert "libpng warning: iCCP" in capfd.readouterr().err
+    assert (decode_image(with_profile, channels=3) == 100).all()
+    assert capfd.readouterr().err == ""
 
 
 def test_grey_is_the_weighted_mean_of_the_colours():
