@@ -265,10 +265,10 @@ def _describe_neighbours(report: dict) -> str:
     if not neighbours:
         return ""
     rows = [["NEIGHBOURS ON THE SLIDE", "without", "with"]]
-    for name, metric in neighbours["with"].items():
-        rows.append(
-            [METRICS.get(name, (name,))[0], number(neighbours["without"][name]["value"]), number(metric["value"])]
-        )
+    for label, _, metric in shown_metrics(neighbours["without"]):
+        rows.append([label, number(metric["value"])])
+    for row, (_, _, metric) in zip(rows[1:], shown_metrics(neighbours["with"]), strict=True):
+        row.append(number(metric["value"]))
     return _table(rows)
 
 

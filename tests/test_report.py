@@ -334,14 +334,16 @@ def test_optional_sections_come_only_with_their_data(report, many, tmp_path):
     (tmp_path / "map.png").write_bytes(b"\x89PNG" + b"\0" * 9)
     report["slides"] = [{"title": "Slide 8864", "picture": "slide_8864"}, {"title": "Slide 8867", "picture": "map.png"}]
     report["gradcam"] = [{"title": "Surest error", "picture": "gradcam_1.png"}]
-    report["neighbours"] = {"with": {"auroc": metric(0.98, 0.9, 1)}, "without": {"auroc": metric(0.95, 0.9, 1)}}
+    sides = {"with": metric(0.98, 0.9, 1), "without": metric(0.95, 0.9, 1)}
+    report["neighbours"] = {side: dict.fromkeys(("precision", "ppv", "auroc"), each) for side, each in sides.items()}
     folds = [{"fold": 1, "metrics": {"auroc": 0.91}}, {"fold": 2, "metrics": {"auroc": 0.93}}]
     report["cross_validation"] = {"folds": folds, "mean": {"auroc": 0.92}, "spread": {"auroc": 0.014}}
     html = page(tmp_path, report, {"slide_8864": picture, "gradcam_1": picture, "surprise": picture})
     assert shown(html) == titles
     assert html.count("<img") == 4
     text = " ".join(report_text(report).split())
-    assert "AUROC 0.950 0.980" in text
+    assert "NEIGHBOURS ON THE SLIDE without with PPV (precision) 0.950 0.980 AUROC 0.950 0.980 " in text
+    assert "<td>precision</td>" not in html
     assert "fold 2 0.930 mean 0.920" in text
 
 
