@@ -141,7 +141,9 @@ def average_over_views(model: keras.Model, views: str) -> keras.Model:
     return keras.Model(network.inputs[0], keras.ops.mean(network.outputs[0], axis=0))
 
 
-def extract_features(extractor: keras.Model, stores: Mapping[str, ImageStore], *, views: str) -> dict[str, np.ndarray]:
+def extract_features(
+    extractor: keras.Model, stores: Mapping[str, ImageStore], *, views: str, verbose: int = 0
+) -> dict[str, np.ndarray]:
     """Features [n, views, f], float32, of every view of every image of each store that has images, in its order.
 
     Raises:
@@ -149,7 +151,7 @@ def extract_features(extractor: keras.Model, stores: Mapping[str, ImageStore], *
     """
     network = _answer_views(extractor, views)
     network = keras.Model(network.inputs[0], keras.ops.transpose(network.outputs[0], (1, 0, 2)))
-    return {name: predict(network, store) for name, store in stores.items() if len(store)}
+    return {name: predict(network, store, verbose=verbose) for name, store in stores.items() if len(store)}
 
 
 def score_features(head: keras.Model, features: np.ndarray) -> np.ndarray:

@@ -43,7 +43,10 @@ def fit_phases(
     trained = None
     if experiment.strategy in ("frozen", "two-phase"):
         extractor, head = models.split_model(model)
-        features = classifier.extract_features(extractor, stores, views=experiment.views)
+        print(f"Computing the features of {sum(map(len, stores.values())):,} images, once ...", flush=True)
+        features = classifier.extract_features(
+            extractor, stores, views=experiment.views, verbose=1 if sys.stdout.isatty() else 0
+        )
         rows = {split: views.reshape(-1, views.shape[-1]) for split, views in features.items()}
         trained = _fit_phase(head, experiment, rows, labels, weights, settings, work / "checkpoint_head")
         if experiment.strategy == "frozen":
@@ -94,7 +97,7 @@ def _fit_phase(
         make_batches,
         pipeline.evaluation_batches(rows["validation"], batch_size=128, targets=targets["validation"]),
         experiment=experiment,
-        n_images=len(rows["training"]),
+        n_images=len(labels["training"]),
         steps_per_epoch=steps,
         weights=weights,
         checkpoint=checkpoint,
