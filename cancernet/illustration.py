@@ -165,6 +165,8 @@ def _surest(loaded: Classifier, predictions: Predictions) -> list[tuple[str, np.
 
 
 def _explain(loaded: Classifier, predictions: Predictions, rows: np.ndarray, dataset: Path) -> list[Explained]:
+    if not len(rows):
+        return []
     size, _, channels = loaded.model.input_shape[1:]
     files = [predictions.patches[row].file for row in rows]
     images = np.stack([fit_image(decode_image((dataset / file).read_bytes(), channels), size) for file in files])

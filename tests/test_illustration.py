@@ -76,6 +76,24 @@ def test_the_surest_of_each_kind_are_explained(loaded, tmp_path):
     ]
 
 
+def test_each_kind_shows_its_own_images_or_none(loaded, tmp_path, monkeypatch):
+    shown = []
+    plot = illustration.plot_explained
+    monkeypatch.setattr(
+        illustration,
+        "plot_explained",
+        lambda *, groups, columns: shown.append(groups) or plot(groups=groups, columns=4),
+    )
+    predictions = make_predictions(tmp_path, 1, wrong=lambda slide: 7)
+    illustration._draw_explained(loaded, predictions, tmp_path, tmp_path)
+    benign = [row for row, label in enumerate(predictions.labels) if label == 0 and row >= 7]
+    right = Predictions([predictions.patches[i] for i in benign], *(each[benign] for each in predictions[1:]))
+    illustration._draw_explained(loaded, right, tmp_path, tmp_path)
+    classes = [[each.caption.partition("class")[2][0] for each in group] for group in shown[0].values()]
+    assert classes == [["1"] * 4, ["0"] * 4, ["1"] * 3]
+    assert [list(group) for group in shown[1].values()] == [[], [], []]
+
+
 def test_a_complete_slide_is_drawn_and_a_sample_is_not():
     full = [50 * (i % SIDE) for i in range(SIDE**2)], [50 * (i // SIDE) for i in range(SIDE**2)]
     assert is_worth_drawing(*full)
