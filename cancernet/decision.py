@@ -14,12 +14,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, logsumexp, softmax
+from sklearn.model_selection import StratifiedKFold
 
 from cancernet import InputError
 
 DEFAULT_OPERATING_POINT = "balanced"
 TEMPERATURES = (0.01, 100.0)  # the fit looks between these
 BIASES = 20.0  # and between this and its negative
+CALIBRATION_FOLDS = 5
 CURVE_STEPS = 200  # of the threshold from 0 to 1, in `Decision.curve`
 ABOVE_ONE = float(np.nextafter(1.0, 2.0))  # a threshold that even a probability of exactly 1 does not reach
 
@@ -106,9 +108,10 @@ def fit_decision(
 
     - Temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks") with a bias for each class
       (Alexandari et al. 2020, "Maximum Likelihood with Bias-Corrected Calibration"): the temperature and biases with
-      the least log-loss. Class weights in training shift all log-odds alike, which no temperature can take back. Where
-      every image can be put on its right side the log-loss falls without end as the temperature nears 0 and the data
-      cannot tell it; the scores are then left as they are.
+      the least log-loss. Class weights in training shift all log-odds alike, which no temperature can take back. The
+      scores are left as they are where that is better for images left out of the fit, in turn by fifths: what some
+      twenty images tell is mostly their own noise (docs/recipes.md). So they are where every image can be put on its
+      right side: the log-loss then falls without end as the temperature nears 0, and the data cannot tell it.
     - `balanced`: the mean calibrated probability, which is the share of the positive class. A patch of probability p
       adds p / share to the expected sensitivity when it is called positive, else (1 - p) / (1 - share) to the
       specificity, and the first is more where p is above the share: no threshold expects a higher balanced accuracy.
@@ -310,25 +313,37 @@ def _calibrate(scores: np.ndarray, temperature: float, bias: Sequence[float]) ->
 
 
 def _fit_calibration(scores: np.ndarray, labels: np.ndarray) -> tuple[float, tuple[float, ...]]:
-    """Temperature and biases with the least log-loss; 1 and zeros where nothing is gained or the data cannot tell."""
-    rows, classes = np.arange(len(labels)), scores.shape[1]
-    truth = np.eye(classes)[labels]
+    """Temperature and biases with the least log-loss; 1 and zeros where others gain nothing or the data cannot tell."""
+    unchanged = np.append(1.0, np.zeros(scores.shape[1] - 1))
+    gain, folds = 0.0, min(CALIBRATION_FOLDS, np.unique(labels, return_counts=True)[1].min())
+    if folds > 1:
+        for rest, left_out in StratifiedKFold(folds, shuffle=True, random_state=0).split(scores, labels):
+            best = _minimise_log_loss(scores[rest], labels[rest])
+            before, after = (_log_loss(each, scores[left_out], labels[left_out])[0] for each in (unchanged, best))
+            gain += len(left_out) * (before - after)
+    best = _minimise_log_loss(scores, labels)
+    all_right = (_calibrate(scores, 1 / best[0], [0.0, *best[1:]]).argmax(axis=1) == labels).all()
+    inverse, *bias = (best if gain > 0 and not all_right else unchanged).tolist()
+    return 1 / inverse, (0.0, *bias)
 
-    def log_loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        calibrated = scores * parameters[0] + np.append(0.0, parameters[1:])
-        loss = np.mean(logsumexp(calibrated, axis=1) - calibrated[rows, labels])
-        error = (softmax(calibrated, axis=1) - truth) / len(labels)
-        return float(loss), np.append(np.sum(error * scores), error.sum(axis=0)[1:])
 
-    # convex in 1 / temperature and the biases, so there is one minimum
+def _minimise_log_loss(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """One over the temperature, and the biases but the first."""
+    # convex in these, so there is one minimum
+    classes = scores.shape[1]
     widest = BIASES if len(np.unique(labels)) == classes else 0.0  # an absent class would be talked out of existence
     bounds = [(1 / TEMPERATURES[1], 1 / TEMPERATURES[0]), *[(-widest, widest)] * (classes - 1)]
-    unchanged = np.append(1.0, np.zeros(classes - 1))
-    best = minimize(log_loss, unchanged, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-12})
-    all_right = (_calibrate(scores, 1 / best.x[0], [0.0, *best.x[1:]]).argmax(axis=1) == labels).all()
-    helps = best.fun < log_loss(unchanged)[0] and not all_right
-    inverse, *bias = best.x.tolist() if helps else unchanged.tolist()
-    return 1 / inverse, (0.0, *bias)
+    start = np.append(1.0, np.zeros(classes - 1))
+    given = {"args": (scores, labels), "jac": True, "bounds": bounds, "options": {"ftol": 1e-12}}
+    return minimize(_log_loss, start, method="L-BFGS-B", **given).x
+
+
+def _log_loss(parameters: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
+    """The mean log-loss of scores calibrated by parameters as of `_minimise_log_loss`, and its gradient by them."""
+    calibrated = scores * parameters[0] + np.append(0.0, parameters[1:])
+    loss = np.mean(logsumexp(calibrated, axis=1) - calibrated[np.arange(len(labels)), labels])
+    error = (softmax(calibrated, axis=1) - np.eye(scores.shape[1])[labels]) / len(labels)
+    return float(loss), np.append(np.sum(error * scores), error.sum(axis=0)[1:])
 
 
 def _fit_threshold(probability: np.ndarray, is_positive: np.ndarray, point: OperatingPoint) -> float:

@@ -91,6 +91,25 @@ def test_calibration_never_raises_the_log_loss_of_validation(seed):
     assert log_loss(labels, after) <= log_loss(labels, probability) + 1e-12
 
 
+def test_calibration_is_left_out_where_too_few_images_can_tell_it():
+    """Twenty images do not spoil probabilities that are right already, and two hundred mend wrong ones."""
+    random = np.random.default_rng(0)
+
+    def loss_of_others(images, shift):
+        losses = []
+        for _ in range(30):
+            log_odds = random.normal(scale=2, size=images + 2000)
+            labels = (random.random(len(log_odds)) < 1 / (1 + np.exp(-log_odds))).astype(int)
+            told = 1 / (1 + np.exp(-log_odds - shift))
+            decision = fit(told[:images], labels[:images])
+            after = calibrated_probabilities(decision, scores_of(told[images:]))
+            losses.append(log_loss(labels[images:], after) - log_loss(labels[images:], told[images:]))
+        return np.mean(losses)
+
+    assert loss_of_others(20, shift=0.0) < 0.02  # 0.05 if every fit is used
+    assert loss_of_others(200, shift=2.0) < -0.2
+
+
 def test_perfectly_separated_validation_leaves_the_temperature_at_1():
     assert fit([0.1, 0.4, 0.6, 0.9], [0, 0, 1, 1]).temperature == 1.0
 
@@ -155,8 +174,9 @@ def test_other_operating_points_are_refused(text):
 
 def test_balanced_is_the_share_of_the_positive_class():
     # The calibration's bias makes the mean probability the share: 4 of 8, and 2 of 8.
-    assert fit(PROBABILITY, LABELS).threshold == pytest.approx(0.5, abs=1e-4)
-    decision = fit([0.1, 0.2, 0.3, 0.35, 0.5, 0.55, 0.4, 0.9], [0] * 6 + [1] * 2)
+    # Ten times, for fewer images are not calibrated on.
+    assert fit(10 * list(PROBABILITY), 10 * list(LABELS)).threshold == pytest.approx(0.5, abs=1e-4)
+    decision = fit(10 * [0.1, 0.2, 0.3, 0.35, 0.5, 0.55, 0.4, 0.9], 10 * ([0] * 6 + [1] * 2))
     assert decision.threshold == pytest.approx(0.25, abs=1e-4)
 
 
