@@ -347,6 +347,15 @@ def test_optional_sections_come_only_with_their_data(report, many, tmp_path):
     assert "fold 2 0.930 mean 0.920" in text
 
 
+def test_probabilities_that_were_left_as_they_are_are_not_called_calibrated(report, tmp_path):
+    calibrated = " ".join(page(tmp_path, report).split())
+    assert "Probabilities were calibrated on the 4 validation images of 2 patients (temperature 1.500)." in calibrated
+    report["decision"]["temperature"] = 1.0
+    own = " ".join(page(tmp_path, report).replace("&#39;", "'").split())
+    assert "Probabilities are the network's own: they are not better for a calibration fitted on the 4" in own
+    assert "(temperature" not in own
+
+
 def test_draws_every_picture_that_the_numbers_allow(report, many):
     images = [np.zeros((4, 4, 3), np.uint8)] * 2
     history = {"loss": [2.0, 1.0], "val_loss": [1.0, 2.0]}
