@@ -23,11 +23,13 @@ if "keras" not in sys.modules:  # this file is run again at every click
 
 import keras
 
-from cancernet import explain, prediction, slide_map, uploads, visit, wording
-from cancernet.classifier import MODEL, Classifier, find_runs, load_classifier, read_report
 from cancernet.config import RUNS
-from cancernet.decision import Decision, expected_rates
-from cancernet.images import EXTENSIONS
+from cancernet.data.images import EXTENSIONS
+from cancernet.judging.decision import Decision, expected_rates
+from cancernet.learning import explain
+from cancernet.reporting import wording
+from cancernet.run import MODEL, Classifier, find_runs, load_classifier, read_report
+from cancernet.using import page, prediction, slide_map, uploads
 
 PURPOSE = "For research and teaching, not for diagnosis."
 KEPT = "Images stay in this computer's memory until the page is closed; nothing is written to disk."
@@ -151,21 +153,21 @@ def ask_for_images() -> tuple[list | None, tuple]:
     return None, ()
 
 
-def score_once(loaded: Classifier, lock: threading.Lock, files: list, key: tuple) -> list[visit.Source]:
+def score_once(loaded: Classifier, lock: threading.Lock, files: list, key: tuple) -> list[page.Source]:
     """The network's answers to the visitor's images, made once and kept while the same images are there."""
     state = st.session_state
     mpp = SCALES.get(state.get("scale"))
     if state.get("scored_key") != (key, mpp):
         bar = st.progress(0.0, "Reading the images")
         with lock:
-            state.scored, state.problems = visit.score_uploads(
+            state.scored, state.problems = page.score_uploads(
                 loaded, files, mpp=mpp, tell=lambda share, text: bar.progress(share, text)
             )
         bar.empty()
         state.scored_key, state.pictures = (key, mpp), {}
     if mpp is not None or any("micrometres" in problem.reason for problem in state.problems):
         st.selectbox(
-            visit.SCALE_LABEL,
+            page.SCALE_LABEL,
             list(SCALES),
             index=None,
             placeholder="Choose the scale",
@@ -186,22 +188,22 @@ def score_once(loaded: Classifier, lock: threading.Lock, files: list, key: tuple
     return state.scored
 
 
-def show_results(loaded: Classifier, lock: threading.Lock, sources: list[visit.Source]) -> None:
+def show_results(loaded: Classifier, lock: threading.Lock, sources: list[page.Source]) -> None:
     threshold, neighbours = ask_how_to_decide(loaded, sources)
-    judged = visit.judge(loaded, sources, neighbours=neighbours, threshold=threshold)
+    judged = page.judge(loaded, sources, neighbours=neighbours, threshold=threshold)
     for each in judged:
         if each.problem:
             st.warning(f"{plain(each.problem)} Until then they are judged one by one, without a map.")
     show_summary(loaded, judged)
-    slide, clicked = show_map(loaded, [each for each in judged if visit.has_map(each)])
+    slide, clicked = show_map(loaded, [each for each in judged if page.has_map(each)])
     show_patches(loaded, lock, judged, clicked)
     offer_downloads(loaded, judged, slide)
 
 
-def ask_how_to_decide(loaded: Classifier, sources: list[visit.Source]) -> tuple[float | None, bool]:
+def ask_how_to_decide(loaded: Classifier, sources: list[page.Source]) -> tuple[float | None, bool]:
     """The threshold, None for the run's own, and whether neighbours on a slide count."""
     left, right = st.columns([5, 4], vertical_alignment="center")
-    rough = [source for source in sources if not visit.can_be_smoothed(loaded, source)]
+    rough = [source for source in sources if not page.can_be_smoothed(loaded, source)]
     neighbours = len(rough) < len(sources) and left.toggle(
         "Smooth over neighbouring patches",
         value=True,
@@ -209,7 +211,7 @@ def ask_how_to_decide(loaded: Classifier, sources: list[visit.Source]) -> tuple[
         help="Averages each patch's score with those around it, as the run was fitted to do. Slides with many gaps, "
         "and patches without a place, are judged one by one.",
     )
-    decision = visit.choose_decision(loaded, neighbours=neighbours)
+    decision = page.choose_decision(loaded, neighbours=neighbours)
     if decision.threshold is None:
         left.caption("Of several classes the most probable one is decided on.")
         return None, neighbours
@@ -221,7 +223,7 @@ def ask_how_to_decide(loaded: Classifier, sources: list[visit.Source]) -> tuple[
         for name, value in expected.items():
             st.metric(f"Expected {name}", f"{value:.1%}", help=found)
     if neighbours and rough:
-        alone = visit.choose_decision(loaded, neighbours=False).threshold
+        alone = page.choose_decision(loaded, neighbours=False).threshold
         at = f", from {alone:.1%}" if threshold == decision.threshold else ""
         count = sum(len(source.images) for source in rough)
         right.caption(f"For smoothed slides. Judged one by one{at}: {count:,} patch{'es' * (count > 1)}.")
@@ -250,7 +252,7 @@ def ask_for_threshold(loaded: Classifier, place, decision: Decision, neighbours:
     return threshold
 
 
-def show_summary(loaded: Classifier, judged: list[visit.Judged]) -> None:
+def show_summary(loaded: Classifier, judged: list[page.Judged]) -> None:
     predicted = np.concatenate([each.predicted for each in judged])
     parts = []
     if len(predicted) == 1:
@@ -264,7 +266,7 @@ def show_summary(loaded: Classifier, judged: list[visit.Judged]) -> None:
     st.markdown(f"**{len(predicted):,}** patches: {', '.join(parts)}")
 
 
-def show_map(loaded: Classifier, judged: list[visit.Judged]) -> tuple[visit.Judged | None, visit.Patch | None]:
+def show_map(loaded: Classifier, judged: list[page.Judged]) -> tuple[page.Judged | None, page.Patch | None]:
     """The map of one slide; returns the slide, and the patch that was clicked."""
     if not judged:
         return None, None
@@ -282,17 +284,17 @@ def show_map(loaded: Classifier, judged: list[visit.Judged]) -> tuple[visit.Judg
             "Class", classes, format_func=lambda one: prediction.class_label(loaded, one), key="class"
         )
     slide = judged[names.index(name)]
-    rows, specification = visit.draw_map(loaded, slide, classes.index(shown), layer)
+    rows, specification = page.draw_map(loaded, slide, classes.index(shown), layer)
     event = st.vega_lite_chart(
         rows, specification, key=f"map {name}", on_select="rerun", selection_mode="clicked", alt=f"Map of slide {name}"
     )
     st.caption("Turn the wheel to zoom, drag to move, double-click to see all; click a patch to look at it below.")
     chosen = event.selection.get("clicked") or []
     row = int(chosen[0]["patch"]) if chosen else None
-    return slide, visit.Patch(slide, row) if row is not None and row < len(slide.predicted) else None
+    return slide, page.Patch(slide, row) if row is not None and row < len(slide.predicted) else None
 
 
-def show_patches(loaded, lock, judged: list, clicked: visit.Patch | None) -> None:
+def show_patches(loaded, lock, judged: list, clicked: page.Patch | None) -> None:
     """A page of patches, each with Grad-CAM, its probabilities and its decision; or the one that was clicked."""
     st.subheader("The patches")
     classes, positive = loaded.decision.classes, loaded.decision.positive
@@ -308,21 +310,21 @@ def show_patches(loaded, lock, judged: list, clicked: visit.Patch | None) -> Non
         ordering.markdown("The patch that you clicked on the map. Click beside the tissue to see all.")
         patches = [clicked]
     else:
-        order = ordering.selectbox("Order", visit.ORDERS, key="order")
-        patches = visit.list_patches(loaded, judged, order)
+        order = ordering.selectbox("Order", page.ORDERS, key="order")
+        patches = page.list_patches(loaded, judged, order)
     st.caption("Left the patch, right Grad-CAM over it: yellow speaks most for the class, no colour not at all.")
     pages = -(-len(patches) // CARDS_A_PAGE)
-    page = st.pagination(pages, key=f"page of {pages}") if pages > 1 else 1
-    shown = patches[(page - 1) * CARDS_A_PAGE : page * CARDS_A_PAGE]
+    number = st.pagination(pages, key=f"page of {pages}") if pages > 1 else 1
+    shown = patches[(number - 1) * CARDS_A_PAGE : number * CARDS_A_PAGE]
     with lock:
-        pictures = visit.explain_patches(loaded, shown, classes.index(explained), st.session_state.pictures)
+        pictures = page.explain_patches(loaded, shown, classes.index(explained), st.session_state.pictures)
     for start in range(0, len(shown), CARDS_A_ROW):
         for place, patch, picture in zip(st.columns(CARDS_A_ROW), shown[start:], pictures[start:], strict=False):
             with place.container(border=True):
                 show_patch(loaded, patch, picture)
 
 
-def show_patch(loaded: Classifier, patch: visit.Patch, picture: np.ndarray) -> None:
+def show_patch(loaded: Classifier, patch: page.Patch, picture: np.ndarray) -> None:
     source, probabilities, predicted = patch.judged[:3]
     classes, answer = loaded.decision.classes, source.prediction
     decided = classes[predicted[patch.row]]
@@ -336,12 +338,12 @@ def show_patch(loaded: Classifier, patch: visit.Patch, picture: np.ndarray) -> N
     st.caption(plain(f"x {x}, y {y} of {name}" if name == source.slide else Path(name).name))
 
 
-def offer_downloads(loaded: Classifier, judged: list[visit.Judged], slide: visit.Judged | None) -> None:
+def offer_downloads(loaded: Classifier, judged: list[page.Judged], slide: page.Judged | None) -> None:
     st.subheader("Results to keep")
     left, right = st.columns(2)
     left.download_button(
         "All patches as CSV",
-        visit.predictions_csv(loaded, judged),
+        page.predictions_csv(loaded, judged),
         "predictions.csv",
         "text/csv",
         icon=":material/table:",

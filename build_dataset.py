@@ -30,10 +30,9 @@ def parse_arguments(argv: Sequence[str]):
 
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
-    from cancernet import building
-    from cancernet.dataset import IDC_PATIENT, write_manifest
-    from cancernet.folders import describe_passed_over, fresh_folder
-    from cancernet.source import (
+    from cancernet.data import building
+    from cancernet.data.dataset import IDC_PATIENT, write_manifest
+    from cancernet.data.source import (
         check_pattern,
         compile_pattern,
         describe_nesting,
@@ -41,6 +40,7 @@ def main(argv: Sequence[str]) -> None:
         list_files,
         separate_misplaced,
     )
+    from cancernet.folders import describe_passed_over, fresh_folder
 
     source, output = arguments.source, arguments.output
     check_output(output)
@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
 
     from tqdm import tqdm
 
-    from cancernet import splits  # scikit-learn takes seconds to load
+    from cancernet.data import splits
 
     images = find_images(files, pattern)
     if arguments.patient_pattern:
@@ -108,14 +108,14 @@ def warn(text: str) -> None:
 
 
 def read_split_file(path: Path) -> dict[str, str]:
-    from cancernet import splits
+    from cancernet.data import splits
 
     return splits.read_split_file(path)
 
 
 def check(images, split_by: str) -> None:
     """See that a planned or a built dataset can be used; one with only a testing split may lack classes."""
-    from cancernet.dataset import check_patients, check_trainable
+    from cancernet.data.dataset import check_patients, check_trainable
 
     images = [image for image in images if image.split]
     if not images:
@@ -138,7 +138,7 @@ def download() -> Path:
 
 
 def make_sample(folder: Path, seed: int) -> None:
-    from cancernet.sample import write_sample
+    from cancernet.data.sample import write_sample
 
     if folder.exists() and any(folder.iterdir()):
         print(f"{folder} is not empty: its slides are used as they are.")
@@ -148,8 +148,8 @@ def make_sample(folder: Path, seed: int) -> None:
 
 
 def save_overview(folder: Path, patches, checks) -> None:
-    from cancernet import plots
-    from cancernet.images import decode_image
+    from cancernet.data.images import decode_image
+    from cancernet.reporting import plots
 
     counts = {split: Counter(patch.label for patch in patches if patch.split == split) for split in SPLITS}
     examples: dict[str, list] = {}

@@ -25,7 +25,7 @@ def parse_arguments(argv: Sequence[str]):
 
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
-    from cancernet import dataset
+    from cancernet.data import dataset
 
     output = arguments.output
     if output:
@@ -37,14 +37,17 @@ def main(argv: Sequence[str]) -> None:
 
     with quiet_import():
         import keras  # noqa: F401
-    from cancernet import assessment, classifier, folders, illustration, judgement, pipeline, report
+    from cancernet import folders, run
+    from cancernet.judging import smoothing
+    from cancernet.learning import pipeline
+    from cancernet.reporting import content, illustration, report
 
-    loaded = classifier.load_classifier(arguments.run)
+    loaded = run.load_classifier(arguments.run)
     decision, experiment = loaded.decision, loaded.config["experiment"]
     if arguments.no_neighbours and decision.without_neighbours:
         decision = decision.without_neighbours
-    assessment.check_same_kind(loaded.config, patches, summary)
-    seen = assessment.find_seen(loaded.config, patches)
+    content.check_same_kind(loaded.config, patches, summary)
+    seen = content.find_seen(loaded.config, patches)
     if seen and not arguments.allow_seen_patients:
         raise InputError(
             f"{len(seen)} patient(s) of {arguments.dataset}, or single images, were in the run's own training or "
@@ -52,29 +55,29 @@ def main(argv: Sequence[str]) -> None:
         )
     size = {"image_size": experiment["image_size"], "channels": experiment["channels"]}
     store = pipeline.open_stores(arguments.dataset, {arguments.split: patches}, **size)[arguments.split]
-    scores = classifier.predict_scores(loaded.model, store, views=experiment["views"])
-    described, predictions = assessment.assess(
+    scores = run.predict_scores(loaded.model, store, views=experiment["views"])
+    described, predictions = content.assess(
         patches,
         scores,
         decision,
         name=arguments.run.resolve().name,
         evaluated_on=arguments.split,
-        data=assessment.describe_data(everything, summary),
+        data=content.describe_data(everything, summary),
         seen=seen,
-        warnings=assessment.compare_sizes(loaded.config, summary),
+        warnings=content.compare_sizes(loaded.config, summary),
         prevalence=arguments.prevalence,
     )
     settings = {name: value for name, value in loaded.config.items() if name != "seen"}
-    described["settings"] = assessment.flatten({"run": arguments.run.resolve().name, "of the run": settings})
+    described["settings"] = content.flatten({"run": arguments.run.resolve().name, "of the run": settings})
     if output:
         figures = report.draw_figures(
             described,
             truth=predictions.labels,
             probabilities=predictions.probabilities,
-            error_images=assessment.read_worst_errors(described, arguments.dataset),
+            error_images=content.read_worst_errors(described, arguments.dataset),
         )
         with folders.fresh_folder(output) as folder:
-            judgement.write_predictions(folder / judgement.PREDICTIONS, predictions, decision.classes)
+            smoothing.write_predictions(folder / smoothing.PREDICTIONS, predictions, decision.classes)
             judged = loaded._replace(decision=decision)
             described |= illustration.illustrate(judged, predictions, arguments.dataset, folder)
             report.write_report(folder, described, figures)

@@ -71,9 +71,9 @@ def main(argv: Sequence[str]) -> None:
 
     with quiet_import():
         import keras  # noqa: F401
-    from cancernet import classifier, folders
+    from cancernet import folders, run
 
-    loaded = classifier.load_classifier(arguments.run)
+    loaded = run.load_classifier(arguments.run)
     parts = plan_parts(files, mpp=loaded.config.get("mpp"), tile=arguments.tile)
     if others:
         print(folders.describe_passed_over(others))
@@ -113,8 +113,8 @@ def find_files(paths: Sequence[str]) -> tuple[list[str], Counter]:
     Raises:
         InputError: a path is not there, or a folder has no image.
     """
+    from cancernet.data.images import EXTENSIONS
     from cancernet.folders import walk
-    from cancernet.images import EXTENSIONS
 
     endings = EXTENSIONS + SLIDE_EXTENSIONS
     found: dict[str, str] = {}
@@ -142,9 +142,9 @@ def plan_parts(files: Sequence[str], *, mpp: float | None, tile: str) -> list[Pa
         mpp: the run's scale, micrometres a pixel; None where it has none.
         tile: auto, always or never.
     """
-    from cancernet.dataset import find_place
-    from cancernet.illustration import file_stem
-    from cancernet.prediction import BATCH
+    from cancernet.data.dataset import find_place
+    from cancernet.reporting.illustration import file_stem
+    from cancernet.using.prediction import BATCH
 
     parts: list[Part] = []
     slides: dict[str, Part] = {}
@@ -171,7 +171,7 @@ def is_cut(file: str, mpp: float | None) -> bool:
     """Whether an image is cut into patches unless told otherwise: see RULE."""
     from PIL import Image, UnidentifiedImageError
 
-    from cancernet.slides import PATCH_STEP
+    from cancernet.data.grid import PATCH_STEP
 
     if file.lower().endswith(SLIDE_EXTENSIONS):
         return True
@@ -213,7 +213,7 @@ def predict_parts(loaded, parts: Sequence[Part], folder: Path, arguments) -> tup
 
     from tqdm import tqdm
 
-    from cancernet import prediction
+    from cancernet.using import prediction
 
     classes = loaded.decision.classes
     images, rejected, started = 0, [], time.monotonic()
@@ -251,8 +251,9 @@ def score_part(loaded, part: Part, arguments, rejected: list, progress: Callable
     Raises:
         InputError: the part cannot be used as a whole.
     """
-    from cancernet import dataset, prediction, slides
-    from cancernet.images import decode_image
+    from cancernet.data import dataset, grid
+    from cancernet.data.images import decode_image
+    from cancernet.using import prediction
 
     if part.kind == CUT:
         return prediction.predict_large_image(
@@ -260,7 +261,7 @@ def score_part(loaded, part: Part, arguments, rejected: list, progress: Callable
         )
     places = [dataset.find_place(file) if part.kind == SLIDE else ("", None, None) for file in part.files]
     patients, x, y = zip(*places, strict=True)
-    slides.mean_neighbours(patients, x, y, files=part.files)  # refuses patches that overlap
+    grid.mean_neighbours(patients, x, y, files=part.files)  # refuses patches that overlap
 
     def read() -> Iterator[prediction.PlacedImage]:
         channels = loaded.config["experiment"]["channels"]
@@ -281,7 +282,8 @@ def write_slide(loaded, part: Part, found, probabilities, predicted, folder: Pat
     """Write the map and the regions of one slide, if it is complete enough. Returns what to say of it."""
     import json
 
-    from cancernet import illustration, prediction
+    from cancernet.reporting import illustration
+    from cancernet.using import prediction
 
     positive = loaded.decision.positive
     said = f"{printable(part.slide)}: {len(found.names):,} patches"

@@ -21,7 +21,7 @@ from cancernet.command_line import (
     seed,
 )
 from cancernet.config import DATASET, DEFAULT_RECIPE, RECIPES, RUNS, SPLITS, Experiment
-from cancernet.models import MODELS, check_architecture
+from cancernet.learning.models import MODELS, check_architecture
 
 BEGUN = "begun.json"  # what an unfinished run was asked for
 PACKAGES = ("tensorflow", "keras", "numpy", "sklearn", "scipy", "cv2", "imutils", "matplotlib")
@@ -84,7 +84,8 @@ def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
     experiment = choose_experiment(arguments)
     run = arguments.output = arguments.output or RUNS / experiment.model
-    from cancernet import dataset, decision
+    from cancernet.data import dataset
+    from cancernet.judging import decision
 
     decision.parse_operating_point(arguments.operating_point)
     patches, summary = dataset.read_manifest(arguments.dataset), dataset.read_summary(arguments.dataset)
@@ -157,7 +158,9 @@ def finish_folder(work: Path, run: Path) -> None:
 
 def train_folds(arguments, experiment: Experiment, patches, summary: dict, work: Path) -> str:
     """Cross-validation: a run for each fold, then one report on all their test images together."""
-    from cancernet import assessment, dataset, judgement, report, splits
+    from cancernet.data import dataset, splits
+    from cancernet.judging import smoothing
+    from cancernet.reporting import content, report
 
     groups = [patch.patient if patch.patient and summary["split"] != "image" else patch.file for patch in patches]
     labels = [patch.label for patch in patches]
@@ -173,19 +176,19 @@ def train_folds(arguments, experiment: Experiment, patches, summary: dict, work:
         print(f"\n{folder.name} of {arguments.folds}:")
         folder.mkdir(exist_ok=True)
         train_run(arguments, experiment, own, summary, folder)
-    described, predictions = assessment.pool_folds(
+    described, predictions = content.pool_folds(
         folders,
         name=arguments.output.name,
-        data=assessment.describe_data(patches, summary),
+        data=content.describe_data(patches, summary),
         prevalence=arguments.prevalence,
     )
     figures = report.draw_figures(
         described,
         truth=predictions.labels,
         probabilities=predictions.probabilities,
-        error_images=assessment.read_worst_errors(described, arguments.dataset),
+        error_images=content.read_worst_errors(described, arguments.dataset),
     )
-    judgement.write_predictions(work / judgement.PREDICTIONS, predictions, described["classes"])
+    smoothing.write_predictions(work / smoothing.PREDICTIONS, predictions, described["classes"])
     report.write_report(work, described, figures)
     return report.report_text(described)
 
@@ -197,18 +200,11 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
         import keras
     import numpy as np
 
-    from cancernet import (
-        assessment,
-        classifier,
-        dataset,
-        illustration,
-        judgement,
-        models,
-        phases,
-        pipeline,
-        report,
-        training,
-    )
+    from cancernet import run
+    from cancernet.data import dataset
+    from cancernet.judging import smoothing
+    from cancernet.learning import models, phases, pipeline, training
+    from cancernet.reporting import content, illustration, report
 
     classes = dataset.class_names(patches)
     splits = {split: [patch for patch in patches if patch.split == split] for split in SPLITS}
@@ -232,7 +228,7 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
     with pipeline.naming_bad_files(*stores.values()):
         trained, score = phases.fit_phases(model, experiment, stores, labels, weights, settings, work)
 
-    frozen = judgement.fit_on_validation(
+    frozen = smoothing.fit_on_validation(
         splits["validation"],
         score("validation"),
         classes=classes,
@@ -241,31 +237,31 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
         neighbours=not arguments.no_neighbours,
     )
     evaluated_on = "testing" if splits["testing"] else "validation"
-    described, predictions = assessment.assess(
+    described, predictions = content.assess(
         splits[evaluated_on],
         score(evaluated_on),
         frozen,
         name=arguments.output.name,
         evaluated_on=evaluated_on,
         chose_model=not splits["testing"],
-        data=assessment.describe_data(patches, summary),
+        data=content.describe_data(patches, summary),
         prevalence=arguments.prevalence,
     )
     described |= {
         "class_weights": {name: weights[index] for index, name in enumerate(classes)},
         "training": training.describe(trained, device),
-        "settings": assessment.flatten(settings),
+        "settings": content.flatten(settings),
     }
     figures = report.draw_figures(
         described,
         truth=predictions.labels,
         probabilities=predictions.probabilities,
         history=trained.history,
-        error_images=assessment.read_worst_errors(described, arguments.dataset),
+        error_images=content.read_worst_errors(described, arguments.dataset),
     )
 
-    config = settings | {"class_names": described["class_names"], "seen": assessment.describe_seen(patches)}
-    loaded = classifier.Classifier(model, frozen, config, work)
+    config = settings | {"class_names": described["class_names"], "seen": content.describe_seen(patches)}
+    loaded = run.Classifier(model, frozen, config, work)
     described |= illustration.illustrate(loaded, predictions, arguments.dataset, work)
     save_run(loaded, trained.history, predictions)
     report.write_report(work, described, figures)
@@ -274,19 +270,23 @@ def train_run(arguments, experiment: Experiment, patches, summary: dict, work: P
 
 def save_run(loaded, history: dict, predictions) -> None:
     """Write what a run leaves beside its report: the model, its decision and settings, the history, predictions.csv."""
-    from cancernet import classifier, decision, judgement, training
+    from cancernet import run
+    from cancernet.judging import decision, smoothing
+    from cancernet.learning import training
 
-    run = loaded.run
-    loaded.model.save(run / classifier.MODEL)
-    decision.save_decision(loaded.decision, run / classifier.DECISION)
-    classifier.write_config(run, loaded.config)
-    training.write_history(run / "history.csv", history)
-    judgement.write_predictions(run / judgement.PREDICTIONS, predictions, loaded.decision.classes)
+    folder = loaded.run
+    loaded.model.save(folder / run.MODEL)
+    decision.save_decision(loaded.decision, folder / run.DECISION)
+    run.write_config(folder, loaded.config)
+    training.write_history(folder / "history.csv", history)
+    smoothing.write_predictions(folder / smoothing.PREDICTIONS, predictions, loaded.decision.classes)
 
 
 def describe_settings(arguments, experiment: Experiment, patches, summary: dict, classes: list[str]) -> dict:
     """All that is needed to train again: config.json."""
-    from cancernet import assessment, dataset, pipeline, tiles
+    from cancernet.data import dataset, tiles
+    from cancernet.learning import pipeline
+    from cancernet.reporting import content
 
     return {
         "experiment": dataclasses.asdict(experiment),
@@ -296,7 +296,7 @@ def describe_settings(arguments, experiment: Experiment, patches, summary: dict,
         "operating_point": arguments.operating_point,
         "neighbours": not arguments.no_neighbours,
         "manifest_sha256": dataset.hash_manifest(arguments.dataset),
-        "images_are_grey": assessment.are_grey(summary),
+        "images_are_grey": content.are_grey(summary),
         "usual_size": next(iter(summary["sizes"])),
         "mpp": tiles.IDC_MPP if dataset.is_idc(patches) else None,
         "versions": {"cancernet": __version__, "python": platform.python_version()}

@@ -33,9 +33,9 @@ def compare_feeding(files: list[Path], batch_size: int, steps: int, rounds: int)
     import keras
     import numpy as np
 
-    from cancernet import fused, models, pipeline, training
     from cancernet.config import RECIPES, TUTORIAL_AUGMENTATION
-    from cancernet.images import ImageStore
+    from cancernet.data.images import ImageStore
+    from cancernet.learning import fused, models, pipeline, training
 
     files = files[: len(files) // batch_size * batch_size]  # so that all batches are whole
     store = ImageStore(files, image_size=48, channels=3)
@@ -59,7 +59,7 @@ def compare_feeding(files: list[Path], batch_size: int, steps: int, rounds: int)
 
 def feeding_rows(files: list[Path], rounds: int) -> list[Row]:
     """Rows of feeding, on a GPU with the share of time that a step waits for its batch."""
-    from cancernet import pipeline
+    from cancernet.learning import pipeline
 
     rows = []
     for batch_size in (32, 128):
@@ -79,12 +79,14 @@ def prediction_rows(files: list[Path], run: Path, rounds: int) -> list[Row]:
     """Rows of answering files that nobody has read yet, as evaluate_model.py and predict_images.py do."""
     import numpy as np
 
-    from cancernet import classifier, pipeline, prediction
-    from cancernet.images import ImageStore, decode_image
+    from cancernet import run
+    from cancernet.data.images import ImageStore, decode_image
+    from cancernet.learning import pipeline
+    from cancernet.using import prediction
 
-    loaded = classifier.load_classifier(run)
+    loaded = run.load_classifier(run)
     views = loaded.config["experiment"]["views"]
-    network = classifier.average_over_views(loaded.model, views)
+    network = run.average_over_views(loaded.model, views)
     stores = [ImageStore(files, image_size=48, channels=3, cache=cache) for cache in (False, True)]
     images = stores[1].fetch(np.arange(len(files)))
 
@@ -101,9 +103,9 @@ def prediction_rows(files: list[Path], run: Path, rounds: int) -> list[Row]:
         return len(files) / (time.perf_counter() - started)
 
     works = {
-        "evaluation, from files": lambda: classifier.predict(network, stores[0]),
-        "evaluation, network": lambda: classifier.predict(network, stores[1]),
-        "evaluation, decoding": lambda: exhaust(pipeline.evaluation_batches(stores[0], batch_size=classifier.BATCH)),
+        "evaluation, from files": lambda: run.predict(network, stores[0]),
+        "evaluation, network": lambda: run.predict(network, stores[1]),
+        "evaluation, decoding": lambda: exhaust(pipeline.evaluation_batches(stores[0], batch_size=run.BATCH)),
         "prediction, from files": lambda: prediction.score_images(loaded, read()),
         "prediction, network": lambda: prediction.score_images(loaded, images),
         "prediction, decoding": lambda: exhaust(read()),
@@ -126,7 +128,7 @@ def cache_row(files: list[Path]) -> Row:
     import numpy as np
     import psutil
 
-    from cancernet.images import ImageStore
+    from cancernet.data.images import ImageStore
 
     ImageStore(files[:256], image_size=48, channels=3, cache=False).fetch(np.arange(256))  # what decoding itself takes
     store = ImageStore(files, image_size=48, channels=3)

@@ -16,10 +16,11 @@ from conftest import ROOT, zip_files
 from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
-from cancernet import prediction, uploads, visit
-from cancernet.classifier import DECISION, MODEL, load_classifier, read_config, write_config
-from cancernet.decision import fit_decision, load_decision, log_scores, save_decision
-from cancernet.sample import make_slide
+from cancernet.data.sample import make_slide
+from cancernet.judging.decision import fit_decision, load_decision, log_scores, save_decision
+from cancernet.run import DECISION, MODEL, load_classifier, read_config, write_config
+from cancernet.using import prediction, uploads
+from cancernet.using.page import ORDERS, Judged, judge, list_patches, score_uploads
 
 PNG, ZIP = "image/png", "application/zip"
 sample_uploads = functools.cache(uploads.sample_uploads)
@@ -90,8 +91,8 @@ def test_a_patch_is_answered_with_probabilities_decision_and_grad_cam(page, tiny
     name, data = sample_uploads()[40]
     send(page, ("one.png", data, PNG))
     loaded = load_classifier(tiny_run)
-    sources, _ = visit.score_uploads(loaded, [(name, data)])
-    judged = visit.judge(loaded, sources, neighbours=False)[0]
+    sources, _ = score_uploads(loaded, [(name, data)])
+    judged = judge(loaded, sources, neighbours=False)[0]
     benign, idc = judged.probabilities[0]
     assert [bar.proto.text for bar in page.get("progress")] == [f"IDC {idc:.1%}", f"benign {benign:.1%}"]
     assert "1** patch:" in texts(page)
@@ -132,8 +133,8 @@ def test_the_patches_closest_to_the_threshold_come_first():
     loaded = SimpleNamespace(decision=SimpleNamespace(classes=("0", "1"), positive="1"))
     shares = np.array([[0.1, 0.9], [0.8, 0.2], [0.6, 0.4]])
     for threshold, expected in ((0.0, [1, 2, 0]), (0.45, [2, 1, 0]), (1.0, [0, 2, 1])):
-        judged = visit.Judged(None, shares, np.array([1, 0, 0]), threshold, "")
-        assert [patch.row for patch in visit.list_patches(loaded, [judged], visit.ORDERS[1])] == expected
+        judged = Judged(None, shares, np.array([1, 0, 0]), threshold, "")
+        assert [patch.row for patch in list_patches(loaded, [judged], ORDERS[1])] == expected
 
 
 def test_the_sample_is_one_click_away_and_files_replace_it(page):
@@ -164,9 +165,9 @@ def test_the_threshold_moves_the_expected_rates_and_the_decisions_and_comes_back
 
 def test_the_network_is_asked_once_while_the_images_are_the_same(page, monkeypatch):
     find_button(page, "sample").click().run()
-    monkeypatch.setattr(visit, "score_uploads", None)
+    monkeypatch.setattr(page, "score_uploads", None)
     page.select_slider[0].set_value(0.5).run()
-    page.selectbox(key="order").set_value(visit.ORDERS[2]).run()
+    page.selectbox(key="order").set_value(ORDERS[2]).run()
     assert not page.exception
 
 
@@ -277,9 +278,9 @@ def test_a_damaged_run_is_said_in_one_line(tmp_path, monkeypatch):
 
 def test_the_table_has_the_probabilities_of_predict_images(tiny_run):
     loaded = load_classifier(tiny_run)
-    sources, _ = visit.score_uploads(loaded, sample_uploads())
-    judged = visit.judge(loaded, sources)
-    rows = list(csv.DictReader(io.StringIO(visit.predictions_csv(loaded, judged))))
+    sources, _ = score_uploads(loaded, sample_uploads())
+    judged = judge(loaded, sources)
+    rows = list(csv.DictReader(io.StringIO(page.predictions_csv(loaded, judged))))
     probabilities, predicted = prediction.decide_prediction(loaded, sources[0].prediction)
     assert [float(row["probability_1"]) for row in rows] == probabilities[:, 1].tolist()
     assert [row["predicted"] for row in rows] == [loaded.decision.classes[index] for index in predicted]

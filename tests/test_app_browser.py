@@ -14,8 +14,8 @@ import urllib.request
 import pytest
 from conftest import ROOT, zip_files
 
-from cancernet.decision import expected_rates, load_decision
-from cancernet.uploads import sample_uploads
+from cancernet.judging.decision import expected_rates, load_decision
+from cancernet.using.uploads import sample_uploads
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

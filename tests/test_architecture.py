@@ -1,100 +1,93 @@
-"""The table of rooms in docs/DESIGN.md, held: who may import whom."""
+"""The sub-packages and their order: nothing imports upwards, learning and judging do not know each other."""
 
 import ast
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
-ROOMS = sorted(path.relative_to(ROOT) for path in ROOT.glob("cancernet/**/*.py"))
-SCRIPTS = sorted(path.relative_to(ROOT) for path in ROOT.glob("*.py"))
-NEVER = {
-    "cancernet/__init__.py": {"cancernet", "keras", "numpy"},
-    "cancernet/config.py": {"cancernet", "keras", "numpy"},
-    "cancernet/folders.py": {"cancernet", "keras", "numpy"},
-    "cancernet/images.py": {"keras", "matplotlib", "sklearn"},
-    "cancernet/dataset.py": {"keras", "matplotlib"},
-    "cancernet/source.py": {"keras", "matplotlib"},
-    "cancernet/splits.py": {"keras", "matplotlib"},
-    "cancernet/building.py": {"keras", "matplotlib"},
-    "cancernet/sample.py": {"keras"},
-    "cancernet/precision.py": {"cancernet", "matplotlib"},
-    "cancernet/fused.py": {"cancernet", "matplotlib"},
-    "cancernet/regions.py": {"keras", "matplotlib"},
-    "cancernet/tiles.py": {"keras", "matplotlib"},
-    "cancernet/slides.py": {"keras", "matplotlib"},
-    "cancernet/pipeline.py": {"cancernet.models", "cancernet.training", "matplotlib"},
-    "cancernet/augment.py": {"cancernet.models", "cancernet.training", "matplotlib"},
-    "cancernet/training.py": {"cancernet.models", "cancernet.pipeline", "cancernet.evaluation", "matplotlib"},
-    "cancernet/decision.py": {"keras", "matplotlib"},
-    "cancernet/evaluation.py": {"keras", "matplotlib"},
-    "cancernet/bootstrap.py": {"keras", "matplotlib"},
-    "cancernet/explain.py": {"matplotlib", "cancernet.training", "cancernet.dataset"},
-    "cancernet/plots.py": {"keras"},
-    "cancernet/labels.py": {"cancernet", "keras", "numpy", "matplotlib"},
-    "cancernet/wording.py": {"keras", "matplotlib"},
-    "cancernet/report.py": {"keras"},
-    "cancernet/judgement.py": {"keras", "matplotlib", "cancernet.evaluation"},
-    "cancernet/assessment.py": {"keras", "cancernet.training"},
-    "cancernet/phases.py": {"cancernet.decision", "cancernet.evaluation", "matplotlib"},
-    "cancernet/classifier.py": {"cancernet.training", "cancernet.plots", "matplotlib"},
-    "cancernet/prediction.py": {"cancernet.training", "cancernet.plots", "matplotlib"},
-    "cancernet/illustration.py": {"cancernet.training"},
-    "cancernet/visit.py": {"streamlit", "cancernet.training", "matplotlib"},
-    "cancernet/uploads.py": {"streamlit", "keras", "matplotlib"},
-    "cancernet/slide_map.py": {"streamlit", "keras"},
-    "cancernet/slide_plots.py": {"keras"},
-    "cancernet/command_line.py": {"keras", "numpy"},
-    "build_dataset.py": {"keras"},
-    "train_model.py": {"app"},
-    "evaluate_model.py": {"cancernet.training"},
-    "predict_images.py": {"cancernet.training"},
-    "app.py": {"cancernet.training"},
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted(ROOT.glob("*.py"))
+MODULES = sorted((ROOT / "cancernet").rglob("*.py"))
+MAY_IMPORT = {  # sub-package -> those it may import, beside itself
+    "ground": set(),
+    "data": {"ground"},
+    "learning": {"ground", "data"},
+    "judging": {"ground", "data"},
+    "run": {"ground", "data", "learning", "judging"},
+    "reporting": {"ground", "data", "learning", "judging", "run"},
+    "using": {"ground", "data", "learning", "judging", "run", "reporting"},
 }
+WITHOUT_KERAS = {"ground", "data", "judging"}
+KNOW_TENSORFLOW = {"augment.py", "pipeline.py", "fused.py"}  # all else is written against Keras
 
 
-def find_imports(path, depth=None):
-    """Every module that a file imports anywhere in it, or only at its top level."""
-    tree = ast.parse((ROOT / path).read_text())
-    nodes = tree.body if depth == "top" else ast.walk(tree)
-    found = set()
-    for node in nodes:
+def find_imports(source: str) -> set[str]:
+    """Dotted names of what a module imports anywhere, functions included; `a.b` for `from a import b`."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
-def reaches(imported, forbidden):
-    return any(name == forbidden or name.startswith(forbidden + ".") for name in imported)
+def find_part(name: str) -> str:
+    """The sub-package that a dotted name under `cancernet` belongs to."""
+    second = name.split(".")[1] if "." in name else ""
+    return second if second in MAY_IMPORT else "ground"
 
 
-@pytest.mark.parametrize("path", [*ROOMS, *SCRIPTS], ids=str)
-def test_no_room_imports_what_it_never_may(path):
-    imported = find_imports(path)
-    if path.name not in ("pipeline.py", "augment.py", "fused.py"):
-        assert not reaches(imported, "tensorflow")
-    if path.parent.name == "models":
-        assert {name for name in imported if name.startswith("cancernet")} <= {
-            "cancernet",
-            "cancernet.InputError",
-            *(name for name in imported if name.startswith("cancernet.models")),
-        }
-        return
-    assert path.as_posix() in NEVER, "a new room: say in docs/DESIGN.md and here what it never imports"
-    for forbidden in NEVER[path.as_posix()]:
-        own = {name for name in imported if name != "cancernet.InputError"} if forbidden == "cancernet" else imported
-        assert not reaches(own, forbidden), forbidden
+def find_faults(path: str, source: str) -> list[str]:
+    """What a module at `path`, such as cancernet/data/grid.py, imports and must not."""
+    part = find_part(path.removesuffix(".py").replace("/", "."))
+    faults = []
+    for name in sorted(find_imports(source)):
+        package = name.split(".")[0]
+        if package == "cancernet" and find_part(name) not in MAY_IMPORT[part] | {part}:
+            faults.append(f"{part} imports {name}")
+        if package in ("keras", "tensorflow") and part in WITHOUT_KERAS and path != "cancernet/command_line.py":
+            faults.append(f"{part} imports {name}")
+        if package == "tensorflow" and path.rpartition("/")[2] not in KNOW_TENSORFLOW:
+            faults.append(f"{path} imports {name}")
+        if part == "using" and name.startswith(("cancernet.learning.training", "cancernet.learning.phases")):
+            faults.append(f"using imports {name}, which trains")
+    return faults
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=str)
-def test_scripts_load_nothing_heavy_before_their_arguments_are_known(path):
-    if path.name == "app.py":
-        pytest.skip("a page, not a script with arguments")
-    code = f"import sys, {path.stem}; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert not {"tensorflow", "keras", "sklearn", "matplotlib", "numpy", "cv2"} & set(loaded)
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_module_imports_upwards(path):
+    assert find_faults(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("cancernet/folders.py", "from cancernet.data import images"),
+        ("cancernet/data/grid.py", "from cancernet.judging.decision import decide"),
+        ("cancernet/data/grid.py", "import keras"),
+        ("cancernet/judging/decision.py", "from cancernet.learning import scoring"),
+        ("cancernet/judging/decision.py", "from keras import ops"),
+        ("cancernet/learning/phases.py", "from cancernet.judging import decision"),
+        ("cancernet/learning/phases.py", "import tensorflow as tf"),
+        ("cancernet/run.py", "from cancernet.reporting import wording"),
+        ("cancernet/reporting/plots.py", "from cancernet.using import prediction"),
+        ("cancernet/using/page.py", "from cancernet.learning.training import fit_model"),
+    ],
+)
+def test_an_import_that_runs_back_is_found(path, line):
+    assert find_faults(path, f"def later():\n    {line}\n")
+
+
+def test_every_module_lies_in_a_part_that_has_an_order():
+    folders = {path.parent.name for path in MODULES} - {"cancernet", "models"}
+    assert folders | {"ground", "run"} == set(MAY_IMPORT)
+    assert {path.stem for path in (ROOT / "cancernet").glob("*.py")} == {"__init__", "config", "folders", "run"} | {
+        "command_line"
+    }
+
+
+def test_only_scripts_read_arguments_and_print():
+    for path in MODULES:
+        if path.name != "command_line.py":
+            assert "argparse" not in find_imports(path.read_text(encoding="utf-8")), path

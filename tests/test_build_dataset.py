@@ -18,10 +18,11 @@ import pytest
 from conftest import ROOT, write_image, write_slides
 
 import build_dataset
-from cancernet import InputError, building
-from cancernet.building import fingerprint
-from cancernet.dataset import read_manifest, read_summary
-from cancernet.source import SourceFile
+from cancernet import InputError
+from cancernet.data import building
+from cancernet.data.building import fingerprint
+from cancernet.data.dataset import read_manifest, read_summary
+from cancernet.data.source import SourceFile
 
 save_overview = build_dataset.save_overview
 

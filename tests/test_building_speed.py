@@ -10,8 +10,8 @@ from conftest import ROOT
 
 from benchmarks.building_speed import Cost, describe, repeat_images, run
 from benchmarks.table import format_table
-from cancernet.images import decode_image
-from cancernet.source import find_images, list_files
+from cancernet.data.images import decode_image
+from cancernet.data.source import find_images, list_files
 
 
 def test_images_are_repeated_under_other_patients_names(slides, tmp_path):

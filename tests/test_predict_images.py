@@ -17,7 +17,7 @@ from test_tiles import TUMOUR_LEFT, TUMOUR_SIDE, TUMOUR_TOP, write_pyramid
 
 import predict_images
 from cancernet import InputError
-from cancernet.sample import cut_patches, make_slide
+from cancernet.data.sample import cut_patches, make_slide
 
 
 def write(path, image):
@@ -203,7 +203,7 @@ def write_colour_run(folder, tiny_run):
     """A run whose network goes by the mean red: tumour, 90, is called and stroma, 225, is not."""
     import keras
 
-    from cancernet.classifier import write_config
+    from cancernet.run import write_config
 
     layers = [keras.Input((48, 48, 3)), keras.layers.Conv2D(8, 3), keras.layers.GlobalAveragePooling2D()]
     model = keras.Sequential([*layers, keras.layers.Dense(2, activation="softmax")])

@@ -16,8 +16,8 @@ import build_dataset
 import evaluate_model
 import train_model
 from cancernet import InputError
-from cancernet.dataset import read_manifest
-from cancernet.wording import METRICS
+from cancernet.data.dataset import read_manifest
+from cancernet.reporting.wording import METRICS
 
 QUICK = ["--image-size", "16", "--epochs", "2", "--batch-size", "16"]
 # A third of the time of CancerNet and its eight views, where it does not matter which network was trained.
@@ -349,7 +349,7 @@ def test_a_kept_model_learns_what_is_plain_to_see(folder, tmp_path):
 def test_mixed_precision_is_measured_recorded_and_gone_from_the_saved_model(folder, monkeypatch, capsys):
     import keras
 
-    from cancernet import precision
+    from cancernet.learning import precision
 
     seconds = iter((0.1, 0.05))
     monkeypatch.setattr(precision, "_time_step", lambda *_: next(seconds))

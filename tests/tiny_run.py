@@ -9,12 +9,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from cancernet import assessment, classifier, decision, judgement, report
+from cancernet import run
 from cancernet.config import Experiment
-from cancernet.dataset import Patch
-from cancernet.images import fit_image
-from cancernet.sample import cut_patches, make_slide
-from cancernet.slides import smooth_scores
+from cancernet.data.dataset import Patch
+from cancernet.data.grid import smooth_scores
+from cancernet.data.images import fit_image
+from cancernet.data.sample import cut_patches, make_slide
+from cancernet.judging import decision, smoothing
+from cancernet.reporting import content, report
 
 SIZE = 48
 SIGMA = 1.0
@@ -31,7 +33,7 @@ def make_run(folder: Path, *, classes: tuple[str, ...] = ("0", "1"), mpp: float 
     scores = decision.log_scores(model.predict(images, verbose=0))
     of_validation = [patches[i] for i in rows["validation"]]
     frozen = _decide(of_validation, scores[rows["validation"]], classes)
-    described, predictions = assessment.assess(
+    described, predictions = content.assess(
         [patches[i] for i in rows["testing"]],
         scores[rows["testing"]],
         frozen,
@@ -47,11 +49,11 @@ def make_run(folder: Path, *, classes: tuple[str, ...] = ("0", "1"), mpp: float 
         "mpp": mpp,
         "usual_size": "50x50",
         "images_are_grey": False,
-        "seen": assessment.describe_seen(patches),
+        "seen": content.describe_seen(patches),
     }
-    model.save(folder / classifier.MODEL)
-    decision.save_decision(frozen, folder / classifier.DECISION)
-    classifier.write_config(folder, config)
+    model.save(folder / run.MODEL)
+    decision.save_decision(frozen, folder / run.DECISION)
+    run.write_config(folder, config)
     figures = report.draw_figures(described, truth=predictions.labels, probabilities=predictions.probabilities)
     report.write_report(folder, described, figures)
     return folder
@@ -88,7 +90,7 @@ def _decide(patches: list[Patch], scores: np.ndarray, classes: tuple[str, ...]) 
     """Smoothed over neighbours whether or not that helps, so that there is something to switch off."""
     positive = classes[1] if len(classes) == 2 else None
     given = {"classes": classes, "positive": positive, "operating_point": "balanced"}
-    plain = judgement.fit_on_validation(patches, scores, neighbours=False, **given)
+    plain = smoothing.fit_on_validation(patches, scores, neighbours=False, **given)
     patients = [patch.patient for patch in patches]
     smoothed = smooth_scores(scores, patients, [patch.x for patch in patches], [patch.y for patch in patches], SIGMA)
     labels = np.array([classes.index(patch.label) for patch in patches])
@@ -106,4 +108,4 @@ def _describe(patches: list[Patch]) -> dict:
         "images_without_patient": 0,
         "split": "patient",
     }
-    return assessment.describe_data(patches, summary)
+    return content.describe_data(patches, summary)

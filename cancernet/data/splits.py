@@ -1,0 +1,160 @@
+"""Patients to splits: 80/10/20 by patient, a published split, or the one that the source already has."""
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
+
+from cancernet import InputError
+from cancernet.config import SPLIT_NAMES, SPLITS, TESTING_SHARE, VALIDATION_SHARE
+from cancernet.data.source import SourceImage
+
+
+def read_split_file(path: Path) -> dict[str, str]:
+    """Read a published split, a CSV file with the columns patient and split.
+
+    Raises:
+        InputError: the file is missing, has other columns, an unknown split or a patient twice.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Cannot read the split file {path}: {getattr(error, 'strerror', None) or error}.") from error
+    if not rows or not {"patient", "split"} <= set(rows[0]):
+        raise InputError(f"{path} must have the columns patient,split and at least one row.")
+    splits = {}
+    for row in rows:
+        patient, split = (row["patient"] or "").strip(), (row["split"] or "").strip().lower()
+        if split not in SPLIT_NAMES:
+            raise InputError(f"{path}: patient {patient} has the split {split!r}; known are {', '.join(SPLITS)}.")
+        if patient in splits:
+            raise InputError(f"{path}: patient {patient} stands there twice. Keep one line a patient.")
+        splits[patient] = SPLIT_NAMES[split]
+    return splits
+
+
+def assign_splits(labels: Sequence[str], groups: Sequence[str], *, seed: int) -> list[str]:
+    """Put each image in a split, 20% for testing and 10% of the rest for validation, whole groups at a time.
+
+    Groups are spread so that every split's share of each class is close to the whole's (scikit-learn's
+    StratifiedGroupKFold). Where each image is a group of its own the split is stratified by class.
+
+    Args:
+        labels: class of each image [n].
+        groups: patient of each image [n]; images of one group stay together.
+        seed: of the shuffling.
+
+    Returns:
+        Split of each image [n].
+
+    Raises:
+        InputError: fewer groups than splits, or too few images of a class.
+    """
+    n_groups = len(set(groups))
+    if n_groups < len(SPLITS):
+        raise InputError(f"{n_groups} patient(s) cannot fill {len(SPLITS)} splits. Add patients or --split-by image.")
+    labels, groups = np.asarray(labels), np.asarray(groups)
+    splits = np.full(len(labels), SPLITS[0], dtype=object)
+    rest = np.arange(len(labels))
+    for split, share in (("testing", TESTING_SHARE), ("validation", VALIDATION_SHARE)):
+        chosen = _choose_share(labels[rest], groups[rest], share, seed)
+        splits[rest[chosen]] = split
+        rest = np.delete(rest, chosen)
+    return splits.tolist()
+
+
+def assign_folds(labels: Sequence[str], groups: Sequence[str], *, folds: int, seed: int) -> list[list[str]]:
+    """For cross-validation, the split of each image in each fold: every image is for testing in one fold.
+
+    Of the images that a fold does not test on a tenth is for validation, as in `assign_splits`.
+
+    Raises:
+        InputError: fewer groups than folds, or too few images of a class.
+    """
+    labels, groups = np.asarray(labels), np.asarray(groups)
+    label, count = Counter(labels.tolist()).most_common()[-1]
+    if min(count, len(set(groups))) < folds:
+        raise InputError(
+            f"{len(set(groups))} patient(s) and {count} images of class {label} cannot fill {folds} folds. Use fewer."
+        )
+    if len(set(groups)) == len(groups):
+        parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels)
+    else:
+        parts = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, groups)
+    assigned = []
+    for rest, testing in parts:
+        splits = np.full(len(labels), SPLITS[0], dtype=object)
+        splits[testing] = "testing"
+        splits[rest[_choose_share(labels[rest], groups[rest], VALIDATION_SHARE, seed)]] = "validation"
+        assigned.append(splits.tolist())
+    return assigned
+
+
+def _choose_share(labels: np.ndarray, groups: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Positions of about `share` of the images, whole groups, with the classes in proportion."""
+    n_groups = len(set(groups))
+    label, count = Counter(labels.tolist()).most_common()[-1]
+    if count < 2:
+        raise InputError(f"Class {label} has too few images to be in every split ({count} left). Add images of it.")
+    if n_groups == len(groups):
+        size = max(round(share * len(groups)), len(set(labels)))
+        if len(groups) - size < len(set(labels)):
+            raise InputError(f"{len(groups)} images are too few to be split over {len(set(labels))} classes.")
+        _, chosen = train_test_split(np.arange(len(groups)), test_size=size, stratify=labels, random_state=seed)
+        return np.sort(chosen)
+    if n_groups < 2:
+        raise InputError("One patient cannot be divided between training and validation. Add patients.")
+    folds = min(round(1 / share), n_groups, count)
+    groups = np.unique(groups, return_inverse=True)[1]  # numbers in the names' order: sorted again and again
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    candidates = [chosen for _, chosen in splitter.split(labels, labels, groups) if 0 < len(chosen) < len(labels)]
+    return min(candidates, key=lambda chosen: _distance(labels, groups, chosen, share))
+
+
+def _distance(labels: np.ndarray, groups: np.ndarray, chosen: np.ndarray, share: float) -> float:
+    """How far the chosen images are from `share` of the patients and from the whole's share of each class."""
+    patients = len(np.unique(groups[chosen])) / len(np.unique(groups))
+    classes = [abs(np.mean(labels[chosen] == label) - np.mean(labels == label)) for label in np.unique(labels)]
+    return abs(patients - share) + max(classes)
+
+
+def plan_splits(
+    images: Sequence[SourceImage], *, split_by: str, split_file: dict[str, str] | None, seed: int
+) -> list[SourceImage]:
+    """The images with their splits; "" for one that is left out because the split file does not name its patient.
+
+    A split that the source already has is kept; where it has training but no validation, a tenth of training
+    becomes validation. A split file comes before both.
+
+    Raises:
+        InputError: as `assign_splits`; a split file that names none of the patients; or a source that is split in part.
+    """
+    if split_file is not None:
+        splits = [split_file.get(image.patient, "") for image in images]
+        if not any(splits):
+            raise InputError("The split file names none of the patients found. Check its names or --patient-pattern.")
+        return _with_splits(images, splits)
+    labels = np.array([image.label for image in images])
+    groups = np.array([image.patient or image.file if split_by == "patient" else image.file for image in images])
+    unsplit = [image.file for image in images if not image.split]
+    if unsplit and len(unsplit) < len(images):
+        raise InputError(
+            f"{len(unsplit)} image(s) lie in no split folder, first {unsplit[0]}, while others do (train, val, test). "
+            "Move them out of the source or give a --split-file."
+        )
+    if unsplit:
+        return _with_splits(images, assign_splits(labels, groups, seed=seed))
+    splits = np.array([image.split for image in images], dtype=object)
+    if "validation" not in splits and "training" in splits:
+        training = np.flatnonzero(splits == "training")
+        chosen = _choose_share(labels[training], groups[training], VALIDATION_SHARE, seed)
+        splits[training[chosen]] = "validation"
+    return _with_splits(images, splits)
+
+
+def _with_splits(images: Sequence[SourceImage], splits: Sequence[str]) -> list[SourceImage]:
+    return [image._replace(split=split) for image, split in zip(images, splits, strict=True)]

@@ -1,0 +1,136 @@
+"""The networks: one table of what can be asked for, and the one function that builds it.
+
+Every model takes raw images (0 to 255) and answers softmax probabilities; what it does to the pixels first is inside
+it, in Keras' own layers only, so that a saved model file answers images without this package.
+
+Importing this package does not import Keras; building a model does.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cancernet import InputError
+from cancernet.learning.models.structure import has_backbone, set_trainable, split_model
+
+__all__ = [
+    "MODELS",
+    "Architecture",
+    "build_model",
+    "check_architecture",
+    "has_backbone",
+    "set_trainable",
+    "split_model",
+]
+
+KERNELS = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a model expects and, for a backbone of `keras.applications`, how it is built. Defaults: a backbone's."""
+
+    family: str = "transfer"  # cancernet | simple_cnn | transfer
+    image_size: int = 224  # pixels, square: the default
+    channels: int = 3  # the default; a backbone takes no other number
+    smallest_image_size: int = 32  # pixels: below it there is nothing left to pool
+    backbone: str = ""  # the constructor's name in keras.applications
+    middle: str = ""  # its last layer before the last halving of the maps' sides; pooled beside the very last
+    preprocessing: str = ""  # caffe: BGR less the mean | torch: scaled and standardised | included: by the backbone
+    imagenet: str = ""  # ImageNet weights without the top, below the address that Keras publishes them at
+
+
+MODELS = {
+    "cancernet": Architecture("cancernet", image_size=48, channels=3, smallest_image_size=8),
+    "simple_cnn": Architecture("simple_cnn", image_size=128, channels=1, smallest_image_size=22),
+    "resnet50": Architecture(
+        backbone="ResNet50",
+        middle="conv4_block6_out",
+        preprocessing="caffe",
+        imagenet=f"resnet/resnet50{KERNELS}",
+    ),
+    "densenet121": Architecture(
+        backbone="DenseNet121",
+        middle="pool4_relu",
+        preprocessing="torch",
+        imagenet=f"densenet/densenet121{KERNELS}",
+    ),
+    "densenet201": Architecture(
+        backbone="DenseNet201",
+        middle="pool4_relu",
+        preprocessing="torch",
+        imagenet=f"densenet/densenet201{KERNELS}",
+    ),
+    "efficientnetv2b0": Architecture(
+        backbone="EfficientNetV2B0",
+        middle="block6a_expand_activation",
+        preprocessing="included",
+        imagenet="efficientnet_v2/efficientnetv2-b0_notop.h5",
+    ),
+    "mobilenetv3small": Architecture(
+        backbone="MobileNetV3Small",
+        middle="expanded_conv_7_add",
+        preprocessing="included",
+        imagenet="mobilenet_v3/weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5",
+    ),
+}
+
+
+def build_model(experiment, classes):
+    """Build the network that `experiment` (a `config.Experiment`) names: raw images in, probabilities out.
+
+    Returns an uncompiled `keras.Model`: [n, size, size, channels] of 0 to 255 (channels first where Keras is set so) ->
+    [n, classes] float32 softmax. All of it is trainable but a backbone's batch normalisation. Weights start at random
+    (seed them with `keras.utils.set_random_seed`), those of a backbone at what `experiment.weights` says.
+
+    Raises InputError as `check_architecture` does, for fewer than two classes, and for backbone weights that are
+    missing, unreadable or another network's.
+    """
+    architecture = check_architecture(experiment)
+    if classes < 2:
+        raise InputError(f"A model needs at least two classes; got {classes}. Add a class folder to the dataset.")
+    size, channels = experiment.image_size, experiment.channels
+    if architecture.family == "cancernet":
+        from cancernet.learning.models.cancernet import CancerNet
+
+        return CancerNet.build(width=size, height=size, depth=channels, classes=classes)
+    if architecture.family == "simple_cnn":
+        from cancernet.learning.models.simple_cnn import build_simple_cnn
+
+        return build_simple_cnn(width=size, height=size, depth=channels, classes=classes)
+    from cancernet.learning.models.transfer import build_transfer_model
+
+    return build_transfer_model(architecture, experiment.image_size, classes, experiment.weights)
+
+
+def check_architecture(experiment):
+    """Return the `Architecture` that `experiment` names, once its image size, channels and weights fit it.
+
+    Needs no Keras, so that a script can refuse bad settings at once. Raises InputError for an unknown model, an image
+    smaller than the network can take, a number of channels it cannot take, weights for a model that has none, or a file
+    of weights that is not there.
+    """
+    name = experiment.model
+    if name not in MODELS:
+        raise InputError(f"No model is called {name}. Choose one of {', '.join(MODELS)}.")
+    architecture = MODELS[name]
+    if experiment.image_size < architecture.smallest_image_size:
+        raise InputError(
+            f"{name} takes images of at least {architecture.smallest_image_size} pixels; got {experiment.image_size}. "
+            f"Use --image-size {architecture.image_size}."
+        )
+    if architecture.family == "transfer":
+        if experiment.channels != architecture.channels:
+            raise InputError(
+                f"{name} takes images of {architecture.channels} channels; got {experiment.channels}. "
+                "Grey images are taken too, read as three equal channels."
+            )
+        if experiment.weights not in ("none", "imagenet") and not Path(experiment.weights).is_file():
+            raise InputError(
+                f"No weights file {experiment.weights}. --weights takes imagenet, none, or an HDF5 file of weights of "
+                f"keras.applications.{architecture.backbone} without its top."
+            )
+    elif experiment.channels < 1:
+        raise InputError(f"{name} takes images of at least one channel; got {experiment.channels}.")
+    elif experiment.weights != "none":
+        raise InputError(f"{name} has no pretrained weights; got --weights {experiment.weights}. Use --weights none.")
+    return architecture

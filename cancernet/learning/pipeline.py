@@ -1,0 +1,147 @@
+"""Files to batches. With augment.py the only room that knows tf.data, which feeds any Keras backend."""
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import psutil
+import tensorflow as tf
+
+from cancernet.config import Augmentation
+from cancernet.data.dataset import Patch
+from cancernet.data.images import ImageStore
+from cancernet.learning.augment import augment_batch
+
+_PREFETCH = 4  # batches made ahead of the step
+_AT_ONCE = os.cpu_count() or 1  # batches in the making
+
+
+def open_stores(
+    dataset: Path,
+    splits: dict[str, Sequence[Patch]],
+    *,
+    image_size: int,
+    channels: int,
+    cache_limit: int | None = None,
+) -> dict[str, ImageStore]:
+    """A store for each split, which decodes and checks a file when it is first needed.
+
+    Args:
+        dataset: folder of the built dataset.
+        splits: patches of each split.
+        image_size, channels: what the model takes.
+        cache_limit: bytes that decoded images may take in memory, one a value; half of what is free if None. Where
+            they need more, nothing is kept and every epoch reads the files.
+    """
+    limit = psutil.virtual_memory().available // 2 if cache_limit is None else cache_limit
+    needed = sum(map(len, splits.values())) * image_size**2 * channels
+    return {
+        split: ImageStore(
+            [f"{dataset}/{patch.file}" for patch in patches],
+            image_size=image_size,
+            channels=channels,
+            sha256=[patch.sha256 for patch in patches],
+            cache=needed <= limit,
+        )
+        for split, patches in splits.items()
+    }
+
+
+def steps_per_epoch(n_images: int, batch_size: int) -> int:
+    """Batches in an epoch; the last may be smaller, none is dropped."""
+    return math.ceil(n_images / batch_size)
+
+
+def training_batches(
+    rows: ImageStore | np.ndarray,
+    targets: np.ndarray,
+    *,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    augmentation: Augmentation,
+    first_epoch: int = 0,
+) -> tf.data.Dataset:
+    """Shuffled, augmented batches of all epochs from `first_epoch` on, one after the other without a pause.
+
+    The order is a pure function of (seed, epoch), the random changes of (seed, epoch, step), so that a training
+    that goes on after a crash sees what it would have seen.
+
+    Args:
+        rows: n images, or their features [n, f] float32, which are not augmented.
+        targets: one row an image [n, classes], float32.
+
+    Returns:
+        Dataset of (images float32 [batch, size, size, channels] in 0 to 255, targets [batch, classes]), to be used
+        with `steps_per_epoch`; or of features in the place of images.
+    """
+
+    def batches_of(epoch):
+        key = tf.stack([tf.constant(seed, tf.int64), epoch])
+        order = tf.argsort(tf.random.stateless_uniform([len(rows)], key), stable=True)
+        batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size).enumerate()
+        return batches.map(lambda step, indices: (epoch, step, indices))
+
+    def load(epoch, step, indices):
+        batch = _fetch(rows, indices)
+        if isinstance(rows, ImageStore):
+            batch = augment_batch(batch, augmentation, seed=seed, epoch=epoch, step=step)
+        return batch, tf.gather(targets, indices)
+
+    batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(batches_of)
+    return _make_ahead(batches, load)
+
+
+def evaluation_batches(
+    rows: ImageStore | np.ndarray, *, batch_size: int, targets: np.ndarray | None = None
+) -> tf.data.Dataset:
+    """Every image once, in order, as it is; uint8 [batch, size, size, channels], or features [batch, f].
+
+    With `targets` [n, classes] the batches are pairs of images and targets.
+    """
+
+    def load(indices):
+        images = _fetch(rows, indices)
+        return images if targets is None else (images, tf.gather(targets, indices))
+
+    batches = tf.data.Dataset.range(len(rows)).batch(batch_size)
+    return _make_ahead(batches, load)
+
+
+def _make_ahead(indices: tf.data.Dataset, load) -> tf.data.Dataset:
+    """`load` of each element, several at once and ahead of who asks, in their order."""
+    options = tf.data.Options()
+    # The tuner sleeps twice as long each time, up to a minute, and whoever is done waits for it to wake.
+    options.autotune.enabled = False
+    batches = indices.map(load, num_parallel_calls=_AT_ONCE, deterministic=True).prefetch(_PREFETCH)
+    return batches.with_options(options)
+
+
+def _fetch(rows: ImageStore | np.ndarray, indices: tf.Tensor) -> tf.Tensor:
+    if isinstance(rows, np.ndarray):
+        return tf.gather(rows, indices)
+    store = rows
+    images = tf.numpy_function(store.fetch, [indices], tf.uint8, stateful=False)
+    return tf.ensure_shape(images, (None, *store.shape))
+
+
+@contextlib.contextmanager
+def naming_bad_files(*stores: ImageStore) -> Iterator[None]:
+    """Inside it, a file that a store cannot use ends as its InputError, not as TensorFlow's error about a graph."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        problem = next((store.problem for store in stores if store.problem), None)
+        if problem is None:
+            raise
+        raise problem from error
+
+
+def describe_device() -> str:
+    """What the network runs on, in words: `GPU (NVIDIA H100)` or `CPU`."""
+    gpus = tf.config.list_physical_devices("GPU")
+    names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
+    return f"GPU ({', '.join(names)})" if names else "CPU"

@@ -1,0 +1,185 @@
+"""One dict of plain values in; its pictures, report.json, report.txt and report.html out.
+
+The dict is `report.json` itself, described in docs/reporting.md. A *metric* is `{"value", "low", "high"}`; what is
+undefined is None, with a `reason`. Keys that not every run has (`class_names`, `prevalence`, `slides`, `gradcam`,
+`neighbours`, `cross_validation`, `training`, ...) may be missing or None, and their sections are then left out.
+"""
+
+import base64
+import io
+import json
+import math
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from cancernet.reporting import plots, wording
+from cancernet.reporting.wording import all_warnings, class_label, report_text
+
+PICTURE_DPI = 144
+PICTURES = (  # that the page has a place for; others come at its end
+    "confusion_matrix",
+    "roc",
+    "precision_recall",
+    "threshold",
+    "reliability",
+    "patients",
+    "worst_errors",
+    "history",
+)
+
+
+def draw_figures(
+    report: dict,
+    *,
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    history: dict[str, list[float]] | None = None,
+    error_images: list[np.ndarray] | None = None,
+) -> dict[str, Figure]:
+    """Every picture that the report's numbers allow, by the name under which `write_report` expects it.
+
+    truth [n]: indices into `report["classes"]`. probabilities [n, k]: calibrated, 0..1. history: as for plot_history.
+    error_images: uint8 pictures of `report["worst_errors"]`, in that order.
+    """
+    classes, positive, metrics = report["classes"], report["positive"], report["metrics"]
+    names = [class_label(report, name) for name in classes]
+    figures = {"confusion_matrix": plots.plot_confusion_matrix(matrix=report["confusion_matrix"], classes=names)}
+    areas = {name: (report["per_class"][name]["auroc"], None) for name in classes}
+    if positive is not None:
+        areas = {positive: (metrics["auroc"], metrics["auprc"])}
+    shown = [(classes.index(name), *pair) for name, pair in areas.items()]
+    roc = {names[i]: plots.Curve(truth == i, probabilities[:, i], area) for i, area, _ in shown}
+    precision_recall = {names[i]: plots.Curve(truth == i, probabilities[:, i], area) for i, _, area in shown}
+    figures["roc"] = plots.plot_roc(curves=roc, operating_point=_point(metrics, "sensitivity", "specificity"))
+    figures["precision_recall"] = plots.plot_precision_recall(
+        curves=precision_recall, operating_point=_point(metrics, "sensitivity", "precision")
+    )
+    index = None if positive is None else classes.index(positive)
+    stated, event = (probabilities.max(axis=1), "right") if index is None else (probabilities[:, index], names[index])
+    bins = report["calibration"]["bins"]
+    figures["reliability"] = plots.plot_reliability(bins=bins, probabilities=stated, ece=metrics["ece"], event=event)
+    if index is not None and report.get("decision"):
+        threshold = report["decision"]["threshold"]
+        figures["threshold"] = plots.plot_threshold(
+            positive=truth == index, probabilities=stated, threshold=threshold, name=event
+        )
+    if report.get("patients"):
+        figures["patients"] = plots.plot_patients(patients=report["patients"])
+    if error_images is not None:
+        said = [
+            each | {key: class_label(report, each[key]) for key in ("label", "predicted")}
+            for each in report["worst_errors"]
+        ]
+        figures["worst_errors"] = plots.plot_errors(images=error_images, errors=said)
+    if history:
+        figures["history"] = plots.plot_history(history=history, kept_epochs=report["training"]["kept_epochs"])
+    return figures
+
+
+def write_report(folder: Path, report: dict, figures: dict[str, Figure]) -> None:
+    """Write report.json, report.txt, report.html and one `<name>.png` for each figure into an existing folder.
+
+    Each file is either the old one or the whole new one. Raises ValueError before anything is written where the report
+    holds NaN or an infinity, or a figure's name is not a plain one; OSError where the disk is full.
+    """
+    report = {**report, "warnings": all_warnings(report)}
+    _refuse_no_number(report, "report")
+    for name in figures:
+        if not re.fullmatch(r"[a-z0-9_]+", name):
+            raise ValueError(f"Figure name {name!r}: use small letters, digits and _ only; it becomes a file's name.")
+    files = {f"{name}.png": _draw_png(figure) for name, figure in figures.items()}
+    html = _render_html(report, pictures=files, folder=folder)
+    texts = {
+        "report.txt": report_text(report),
+        "report.html": html,
+        "report.json": json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+    }
+    files |= {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
+    partial = {name: folder / f".{name}.partial" for name in files}
+    try:
+        for name, content in files.items():
+            partial[name].write_bytes(content)
+        for name in files:
+            os.replace(partial[name], folder / name)
+    finally:
+        for path in partial.values():
+            path.unlink(missing_ok=True)
+
+
+def _render_html(report: dict, *, pictures: dict[str, bytes], folder: Path) -> str:
+    templates = Path(__file__).parent / "templates"
+    environment = Environment(
+        loader=FileSystemLoader(templates),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for spell in (wording.number, wording.share, wording.count, wording.interval, wording.of_hundred):
+        environment.filters[spell.__name__] = spell
+    taken = {f"{name}.png" for name in PICTURES}
+    galleries = {}
+    for gallery in ("slides", "gradcam"):
+        galleries[gallery] = [
+            (each["title"], _embed(_read_picture(each["picture"], pictures, folder)))
+            for each in report.get(gallery) or []
+        ]
+        taken |= {_file_name(each["picture"]) for each in report.get(gallery) or []}
+    return environment.get_template("report.html").render(
+        report=report,
+        answers=wording.answers(report),
+        label=lambda name: class_label(report, name),
+        word=lambda name: wording.class_word(report, name),
+        metrics=wording.shown_metrics(report["metrics"]),
+        metric_names={name: label for name, (label, _) in wording.METRICS.items()},
+        interval_words=wording.interval_words(report),
+        split_words=wording.split_words(report["data"]),
+        twice=wording.TWICE,
+        pictures={name.removesuffix(".png"): _embed(content) for name, content in pictures.items()},
+        others=[name.removesuffix(".png") for name in pictures if name not in taken],
+        patients=sorted(report.get("patients") or [], key=lambda each: each["accuracy"]),
+        optional=lambda name: report.get(name) or None,
+        **galleries,
+    )
+
+
+def _file_name(picture: str) -> str:
+    return picture if picture.endswith((".png", ".jpg")) else f"{picture}.png"
+
+
+def _read_picture(picture: str, pictures: dict[str, bytes], folder: Path) -> bytes:
+    """A figure of this report by its name, or a PNG or JPEG file that lies in the folder already."""
+    name = _file_name(picture)
+    return pictures[name] if name in pictures else (folder / name).read_bytes()
+
+
+def _embed(content: bytes) -> str:
+    kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _draw_png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=PICTURE_DPI)
+    return buffer.getvalue()
+
+
+def _point(metrics: dict[str, dict], *names: str) -> tuple[float, float] | None:
+    """The two figures of the decision, None where one is undefined or there are more than two classes."""
+    values = tuple(metrics.get(name, {"value": None})["value"] for name in names)
+    return None if None in values else values
+
+
+def _refuse_no_number(value: object, place: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{place} is {value}: an undefined figure is None, with a reason.")
+    children = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    )
+    for key, child in children:
+        _refuse_no_number(child, f"{place}.{key}")

@@ -1,0 +1,138 @@
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from conftest import write_image
+
+from cancernet import InputError
+from cancernet.data.images import ImageStore, decode_image, fit_image
+
+
+def encode(image, ending=".png"):
+    return cv2.imencode(ending, image)[1].tobytes()
+
+
+RED_BGR = np.full((4, 5, 3), (0, 0, 255), np.uint8)
+
+
+@pytest.mark.parametrize("ending", [".png", ".bmp", ".tif", ".tiff"])
+def test_colours_come_out_as_red_green_blue(ending):
+    image = decode_image(encode(RED_BGR, ending), channels=3)
+    assert image.shape == (4, 5, 3)
+    assert (image == (255, 0, 0)).all()
+
+
+def test_a_colour_profile_changes_and_prints_nothing(capfd):
+    plain = encode(np.full((4, 5), 100, np.uint8))
+    profile = b"iCCPname\0\0" + zlib.compress(b"RGB is not permitted in a grey file")
+    chunk = (len(profile) - 4).to_bytes(4, "big") + profile + zlib.crc32(profile).to_bytes(4, "big")
+    after_header = 8 + 12 + 13  # signature, and the chunk IHDR
+    with_profile = plain[:after_header] + chunk + plain[after_header:]
+    cv2.imdecode(np.frombuffer(with_profile, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert "libpng warning: iCCP" in capfd.readouterr().err
+    assert (decode_image(with_profile, channels=3) == 100).all()
+    assert capfd.readouterr().err == ""
+
+
+def test_grey_is_the_weighted_mean_of_the_colours():
+    assert decode_image(encode(RED_BGR), channels=1)[0, 0, 0] == 76  # 0.299 * 255
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".pgm", ".tif"])
+def test_grey_files_fill_all_channels(ending):
+    image = decode_image(encode(np.full((4, 5), 100, np.uint8), ending), channels=3)
+    assert image.shape == (4, 5, 3)
+    assert (image == 100).all()
+
+
+def test_sixteen_bits_become_eight():
+    values = np.array([[0, 257, 65535, 128, 129]], np.uint16)
+    assert decode_image(encode(values), channels=1)[0, :, 0].tolist() == [0, 1, 255, 0, 1]
+
+
+@pytest.mark.parametrize(("maxval", "dtype"), [(4095, ">u2"), (65535, ">u2"), (200, "u1"), (255, "u1")])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_white_of_a_pgm_is_what_it_says(maxval, dtype, as_text):
+    values = np.array([0, maxval // 5, maxval], dtype)
+    pixels = " ".join(map(str, values)).encode() + b"\n" if as_text else values.tobytes()
+    data = b"%s\n# 12 bits 7\n3 1\n%d\n" % (b"P2" if as_text else b"P5", maxval) + pixels
+    assert decode_image(data, channels=1)[0, :, 0].tolist() == [0, 51, 255]
+
+
+def test_values_above_a_pgms_white_are_white():
+    data = b"P5 2 1 1000\n" + np.array([500, 5000], ">u2").tobytes()
+    assert decode_image(data, channels=1)[0, :, 0].tolist() == [128, 255]
+
+
+def test_transparency_lies_on_white():
+    image = np.zeros((1, 3, 4), np.uint8)
+    image[0, :, 3] = (0, 255, 51)  # black: fully transparent, opaque, a fifth
+    assert decode_image(encode(image), channels=3)[0, :, 0].tolist() == [255, 0, 204]
+
+
+def test_palette_files_give_their_colours(tmp_path):
+    from PIL import Image
+
+    Image.fromarray(np.full((3, 3, 3), (10, 200, 30), np.uint8)).convert("P").save(tmp_path / "p.png")
+    image = decode_image((tmp_path / "p.png").read_bytes(), channels=3)
+    assert abs(image[0, 0].astype(int) - (10, 200, 30)).max() <= 26  # the web palette's step
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".tif", ".bmp", ".pgm"])
+def test_cut_off_files_are_refused(share, ending):
+    image = np.random.default_rng(0).integers(0, 256, (50, 50) if ending == ".pgm" else (50, 50, 3), dtype=np.uint8)
+    data = encode(image, ending)
+    with pytest.raises(InputError, match="empty|cannot be decoded"):
+        decode_image(data[: int(share * len(data))], channels=3)
+
+
+def test_a_damaged_byte_is_found():
+    data = bytearray(encode(np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)))
+    data[len(data) // 2] ^= 255
+    with pytest.raises(InputError, match="cannot be decoded"):
+        decode_image(bytes(data), channels=3)
+
+
+def test_floating_point_images_are_refused():
+    with pytest.raises(InputError, match="holds float32 values"):
+        decode_image(encode(np.ones((4, 4), np.float32), ".tiff"), channels=1)
+
+
+def test_shrinking_averages_pixels():
+    image = np.array([[0, 100], [200, 100]], np.uint8)[..., None]
+    assert fit_image(image, 1).tolist() == [[[100]]]
+
+
+@pytest.mark.parametrize("shape", [(50, 1, 3), (1, 50, 3), (42, 50, 1), (48, 48, 3), (300, 200, 3)])
+def test_any_shape_becomes_a_square(shape):
+    assert fit_image(np.full(shape, 7, np.uint8), 48).tolist() == np.full((48, 48, shape[2]), 7).tolist()
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_store_gives_images_in_the_order_asked(tmp_path, cache):
+    files = [write_image(tmp_path / f"{seed}.png", seed) for seed in range(4)]
+    store = ImageStore(files, image_size=50, channels=3, cache=cache)
+    expected = [decode_image(file.read_bytes(), 3) for file in files]
+    for order in ([2, 0, 3], [1, 1], [0, 1, 2, 3]):
+        assert np.array_equal(store.fetch(np.array(order)), [expected[index] for index in order])
+
+
+def test_a_cached_file_is_read_once(tmp_path):
+    files = [write_image(tmp_path / "a.png")]
+    kept = ImageStore(files, image_size=8, channels=3, cache=True)
+    streamed = ImageStore(files, image_size=8, channels=3, cache=False)
+    first = kept.fetch(np.array([0]))
+    files[0].unlink()
+    assert np.array_equal(kept.fetch(np.array([0])), first)
+    with pytest.raises(InputError, match=r"a\.png: No such file"):
+        streamed.fetch(np.array([0]))
+
+
+def test_another_file_than_the_manifests_is_refused(tmp_path):
+    files = [write_image(tmp_path / "a.png")]
+    store = ImageStore(files, image_size=8, channels=3, sha256=["0" * 64])
+    with pytest.raises(InputError, match="not the file that the manifest names"):
+        store.fetch(np.array([0]))
+    assert "a.png" in str(store.problem)

@@ -1,0 +1,140 @@
+import pytest
+from conftest import write_image
+
+from cancernet import InputError
+from cancernet.data.source import check_pattern, describe_nesting, find_images, list_files, separate_misplaced
+from cancernet.folders import describe_passed_over
+
+
+def listed(source, *pattern):
+    return find_images(list_files(source)[0], *pattern)
+
+
+def test_an_idc_name_tells_patient_place_and_class(tmp_path):
+    write_image(tmp_path / "10253" / "0" / "10253_idx5_x1351_y1101_class0.png")
+    (image,) = listed(tmp_path)
+    assert image[:6] == ("10253/0/10253_idx5_x1351_y1101_class0.png", "0", "10253", 1351, 1101, "")
+
+
+def test_names_without_a_patient_leave_it_unknown(tmp_path):
+    write_image(tmp_path / "benign" / "scan.png")
+    (image,) = listed(tmp_path)
+    assert image[:6] == ("benign/scan.png", "benign", "", None, None, "")
+
+
+def test_a_pattern_finds_the_patient(tmp_path):
+    write_image(tmp_path / "covid" / "person12_bacteria_3.jpeg")
+    write_image(tmp_path / "covid" / "other.JPG")
+    assert [image.patient for image in listed(tmp_path, r"^(person\d+)_")] == ["", "person12"]
+
+
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("training", "validation", "testing")])
+def test_a_source_that_is_split_already_is_understood(tmp_path, names):
+    for name in names:
+        write_image(tmp_path / name / "cat" / "x.png")
+    expected = {"tr": "training", "va": "validation", "te": "testing"}
+    assert [image.split for image in listed(tmp_path)] == [expected[name[:2]] for name in sorted(names)]
+
+
+def test_a_split_is_found_below_other_folders(tmp_path):
+    for file in ("data/train/cat/x.png", "data/test/cat/x.png", "data/test/dog/x.png"):
+        write_image(tmp_path / file)
+    assert [(image.label, image.split) for image in listed(tmp_path)] == [
+        ("cat", "testing"),
+        ("dog", "testing"),
+        ("cat", "training"),
+    ]
+
+
+def test_a_file_directly_in_a_split_folder_has_no_class(tmp_path):
+    for file in ("test/loose.png", "test/cat/x.png", "train/cat/x.png", "train/loose.png"):
+        write_image(tmp_path / file)
+    placed, misplaced = separate_misplaced(listed(tmp_path))
+    assert [(image.file, image.split) for image in placed] == [
+        ("test/cat/x.png", "testing"),
+        ("train/cat/x.png", "training"),
+    ]
+    assert misplaced == [(f"{name}/loose.png", "lies in no class folder") for name in ("test", "train")]
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (["benign/x", "benign/more/x", "malignant/x"], "benign, benign/more, malignant"),
+        ([f"{n}/{c}/x" for n in range(9) for c in "01"] + ["3/1/more/x"], "0/0, 0/1, 1/0"),
+        (["benign/p1/x", "benign/p2/x", "malignant/p1/x", "malignant/p3/x"], "benign/p1, benign/p2, malignant/p1"),
+        (["train/ill/p1/x", "train/well/p2/x", "test/ill/p3/x", "test/well/p4/x"], "ill/p1, ill/p3, well/p2"),
+        (["train/ill/x", "train/well/x", "test/ill/x", "test/well/x", "val/ill/x"], ""),
+        (["8863/0/x", "8863/1/x", "8864/0/x", "8865/0/x", "8865/1/x"], ""),
+        (["ill/x", "well/x", "other/x"], ""),
+        (["east/ill/x", "east/well/x", "west/ill/x", "west/well/x", "west/other/x"], "east/ill, east/well, west/ill"),
+        (["data/ill/x", "data/well/x"], ""),
+    ],
+)
+def test_folders_that_may_be_no_classes_are_told(tmp_path, files, told):
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{file}.png").write_bytes(b"?")
+    said = describe_nesting(listed(tmp_path))
+    assert said.partition("such as ")[2].partition(". ")[0] == told
+
+
+def test_a_pattern_that_finds_no_patient_is_refused(tmp_path):
+    for number in range(5):
+        write_image(tmp_path / f"cat/scan{number}.png")
+    images = listed(tmp_path, r"^(person\d+)_")
+    with pytest.raises(
+        InputError, match=r"'\^\(person.* finds no patient in any name, such as scan0.png, scan1.png, scan2"
+    ):
+        check_pattern(images, r"^(person\d+)_")
+    check_pattern([images[0]._replace(patient="person1"), *images], r"^(person\d+)_")
+
+
+def test_a_class_called_test_is_no_split(tmp_path):
+    write_image(tmp_path / "test" / "x.png")
+    write_image(tmp_path / "control" / "x.png")
+    assert [(image.label, image.split) for image in listed(tmp_path)] == [
+        ("control", ""),
+        ("test", ""),
+    ]
+
+
+def test_what_is_hidden_or_left_by_a_system_is_passed_over(tmp_path):
+    for file in ("a/x.png", "a/._x.png", ".thumbnails/x.png", "a/.ipynb_checkpoints/x.png", "__MACOSX/a/x.png"):
+        write_image(tmp_path / file)
+    (tmp_path / "a/Thumbs.db").write_text("x")
+    files, passed_over = list_files(tmp_path)
+    assert [each.file for each in files] == ["a/x.png"]
+    assert not passed_over
+
+
+def test_files_of_other_kinds_are_counted_by_their_ending(tmp_path):
+    for file in ("a/x.png", "a/x.webp", "a/y.WEBP", "b/x.gif", "README"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("x")
+    files, passed_over = list_files(tmp_path)
+    assert [each.file for each in files] == ["a/x.png"]
+    told = "Passed over, as of a kind that is not taken: 2 .webp, 1 without an ending, 1 .gif."
+    assert describe_passed_over(passed_over) == told
+
+
+def test_a_source_of_other_kinds_only_says_so(tmp_path):
+    (tmp_path / "x.webp").write_text("x")
+    with pytest.raises(InputError, match=r"No images under .* not taken: 1 \.webp\."):
+        list_files(tmp_path)
+
+
+def test_a_missing_source_is_named(tmp_path):
+    with pytest.raises(InputError, match="There is no folder .*nowhere"):
+        list_files(tmp_path / "nowhere")
+
+
+def test_an_empty_source_says_what_was_expected(tmp_path):
+    with pytest.raises(InputError, match="No images under .* Expected names like 10253_idx5"):
+        list_files(tmp_path)
+
+
+@pytest.mark.parametrize(("pattern", "message"), [("(", "no regular expression"), ("person", "has no group")])
+def test_bad_patterns_are_explained(pattern, message):
+    with pytest.raises(InputError, match=message):
+        find_images([], pattern)

@@ -1,0 +1,155 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from cancernet import InputError
+from cancernet.config import SPLITS
+from cancernet.data.source import SourceImage
+from cancernet.data.splits import assign_folds, assign_splits, plan_splits, read_split_file
+
+
+def make_images(patients=50, patches=20, given=""):
+    """Patients whose share of IDC runs from 0 to 1."""
+    return [
+        SourceImage(f"{p}/{n}.png", str(int(n < patches * p / patients)), str(p), None, None, given)
+        for p in range(patients)
+        for n in range(patches)
+    ]
+
+
+def plan(images, split_by="patient", split_file=None, seed=42):
+    return plan_splits(images, split_by=split_by, split_file=split_file, seed=seed)
+
+
+def test_patients_stay_together_in_80_10_20():
+    planned = plan(make_images())
+    split_of = {(image.patient, image.split) for image in planned}
+    assert len(split_of) == 50
+    assert Counter(split for _, split in split_of) == {"training": 36, "validation": 4, "testing": 10}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_split_has_the_wholes_share_of_each_class(seed):
+    images = plan(make_images(), seed=seed)
+    whole = np.mean([image.label == "1" for image in images])
+    for split in SPLITS:
+        share = np.mean([image.label == "1" for image in images if image.split == split])
+        assert abs(share - whole) < 0.08
+
+
+def test_the_seed_decides():
+    assert plan(make_images()) == plan(make_images())
+    assert plan(make_images(), seed=1) != plan(make_images(), seed=2)
+
+
+def test_by_image_the_shares_are_exact():
+    images = plan(make_images(), split_by="image")
+    assert Counter(image.split for image in images) == {"training": 720, "validation": 80, "testing": 200}
+    assert len({(image.patient, image.split) for image in images}) > 50  # patients are torn apart
+
+
+def test_images_without_patient_are_their_own_group():
+    images = [image._replace(patient="") for image in make_images(10, 10)]
+    assert Counter(image.split for image in plan(images)) == {"training": 72, "validation": 8, "testing": 20}
+
+
+def test_three_patients_fill_three_splits():
+    assert len({image.split for image in plan(make_images(3, 20))}) == 3
+
+
+def test_fewer_patients_than_splits_are_refused():
+    with pytest.raises(InputError, match=r"2 patient\(s\) cannot fill 3 splits"):
+        assign_splits(["0", "1"] * 4, ["a", "a", "b", "b"] * 2, seed=1)
+
+
+def test_a_class_with_one_image_is_named():
+    with pytest.raises(InputError, match="Class rare has too few images"):
+        assign_splits(["common"] * 20 + ["rare"], [str(n) for n in range(21)], seed=1)
+
+
+def test_a_given_split_is_kept():
+    images = [image._replace(split=SPLITS[n % 3]) for n, image in enumerate(make_images(9))]
+    assert plan(images) == images
+
+
+def test_validation_is_taken_from_training_where_it_is_missing():
+    images = [image._replace(split="testing" if int(image.patient) < 10 else "training") for image in make_images()]
+    planned = plan(images)
+    assert [image for image in planned if image.split == "testing"] == images[:200]
+    assert len({image.patient for image in planned if image.split == "validation"}) == 4
+
+
+def test_images_beside_the_split_folders_are_refused():
+    images = [image._replace(split="" if image.patient == "3" else "testing") for image in make_images(9)]
+    with pytest.raises(InputError, match=r"20 image\(s\) lie in no split folder, first 3/0\.png, while others do"):
+        plan(images)
+    assert len(plan(images, split_file={"3": "testing"})) == 180
+
+
+def test_a_single_training_patient_leaves_none_for_validation():
+    images = [image._replace(split="testing" if image.patient == "1" else "training") for image in make_images(2)]
+    images[0] = images[0]._replace(label="1")
+    images[1] = images[1]._replace(label="1")
+    with pytest.raises(InputError, match="One patient cannot be divided between training and validation"):
+        plan(images)
+    assert {image.split for image in plan(images, split_by="image")} == set(SPLITS)
+
+
+def test_a_split_file_decides_and_leaves_others_out():
+    images = make_images(4, 1)
+    planned = plan(images, split_file={"0": "training", "1": "testing", "3": "validation"})
+    assert [image.split for image in planned] == ["training", "testing", "", "validation"]
+    with pytest.raises(InputError, match="names none of the patients"):
+        plan(images, split_file={"9": "training"})
+
+
+def test_a_split_file_is_read(tmp_path):
+    file = tmp_path / "split.csv"
+    file.write_text("# from a paper\npatient,split\n8863,training\n9346 , Test\n")
+    assert read_split_file(file) == {"8863": "training", "9346": "testing"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("patient,split\n1,holdout\n", "patient 1 has the split 'holdout'; known are training"),
+        ("patient,split\n1,training\n1,testing\n", "patient 1 stands there twice"),
+        ("name,part\n1,training\n", "must have the columns patient,split"),
+        ("patient,split\n", "must have the columns patient,split and at least one row"),
+    ],
+)
+def test_bad_split_files_are_explained(tmp_path, text, message):
+    file = tmp_path / "split.csv"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_split_file(file)
+
+
+def test_a_missing_split_file_is_named(tmp_path):
+    with pytest.raises(InputError, match="Cannot read the split file .*nowhere"):
+        read_split_file(tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize("by_image", [False, True])
+def test_every_image_is_tested_in_one_fold(by_image):
+    images = make_images(20, 10)
+    labels = [image.label for image in images]
+    groups = [image.file if by_image else image.patient for image in images]
+    folds = assign_folds(labels, groups, folds=5, seed=1)
+    assert len(folds) == 5
+    for fold in folds:
+        assert len({(group, split) for group, split in zip(groups, fold, strict=True)}) == len(set(groups))
+        assert set(fold) == set(SPLITS)
+    assert [sum(fold[image] == "testing" for fold in folds) for image in range(200)] == [1] * 200
+
+
+def test_more_folds_than_patients_are_refused():
+    with pytest.raises(InputError, match=r"4 patient\(s\) and .* cannot fill 5 folds"):
+        assign_folds(["0", "1"] * 10, [str(n % 4) for n in range(20)], folds=5, seed=1)
+
+
+def test_the_published_split_is_whole():
+    split = read_split_file(ROOT / "datasets/splits/cruz_roa_2014.csv")
+    assert Counter(split.values()) == {"training": 84, "validation": 29, "testing": 49}

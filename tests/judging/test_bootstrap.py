@@ -1,0 +1,98 @@
+"""Draws of patients, and the intervals that they give: the published formula, and whether they cover."""
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from cancernet.judging.bootstrap import draw_weights, percentile_interval
+from cancernet.judging.metrics import evaluate
+
+
+def test_a_draw_takes_as_many_groups_as_there_are():
+    (weights,) = draw_weights(30, draws=4000, seed=0, at_once=4000)
+    assert (weights.sum(axis=1) == 30).all()
+    assert weights.mean(axis=0) == pytest.approx(np.ones(30), abs=0.08)
+    assert weights.var(axis=0) == pytest.approx(np.full(30, 29 / 30), rel=0.12)  # of a multinomial
+
+
+@pytest.mark.parametrize("n_groups", [7, 100])
+def test_draws_do_not_depend_on_how_many_are_held_at_once(n_groups):
+    (together,) = draw_weights(n_groups, draws=50, seed=9, at_once=50)
+    np.testing.assert_array_equal(np.concatenate([*draw_weights(n_groups, draws=50, seed=9, at_once=7)]), together)
+    assert (next(draw_weights(n_groups, draws=50, seed=10, at_once=50)) != together).any()
+
+
+# --- intervals ---
+
+
+def test_with_many_groups_the_ends_are_the_2_5_and_97_5_percentiles():
+    values = np.arange(1001) / 1000
+    assert percentile_interval(values, 10**6, "") == pytest.approx((0.025, 0.975, None), abs=1e-5)
+
+
+def test_with_few_groups_the_ends_move_outwards_by_the_published_formula():
+    values = np.arange(100_001) / 100_000
+    # 10 groups: t of 9 degrees of freedom 2.2622, times sqrt(10/9) = 2.3846; below it lies 0.00855 of a normal
+    low, high, _ = percentile_interval(values, 10, "")
+    assert (low, high) == pytest.approx((0.00855, 0.99145), abs=1e-5)
+    assert percentile_interval(values, 2, "") == pytest.approx((0.0, 1.0, None))
+
+
+def test_undefined_draws_are_left_out_until_too_few_remain():
+    values = np.r_[np.full(50, np.nan), np.linspace(0, 1, 50)]
+    low, high, reason = percentile_interval(values, 10**6, "no image of class 1")
+    assert (low, high, reason) == pytest.approx((0.025, 0.975, None), abs=1e-5)
+    values[50] = np.nan
+    assert percentile_interval(values, 10**6, "no image of class 1") == (
+        None,
+        None,
+        "no interval: no image of class 1 in 51 of 100 draws",
+    )
+
+
+def test_an_infinite_ratio_counts_as_larger_than_all():
+    values = np.r_[np.arange(90.0), np.full(10, np.inf)]
+    low, high, reason = percentile_interval(values, 10**6, "")
+    assert (low, high) == (pytest.approx(2.475, abs=1e-3), None)
+    assert reason == "no upper end: the ratio is infinite in more than 2.5% of the draws"
+
+
+def test_an_infinite_share_too_small_for_the_upper_end_leaves_it():
+    values = np.r_[np.arange(99.0), np.inf]
+    assert percentile_interval(values, 10**6, "")[1] == pytest.approx(96.525, abs=1e-3)
+
+
+# --- coverage ---
+
+
+def simulated_patients(random, *, n_patients=60, between=0.8, distance=1.8):
+    """Patients of 10 to 40 patches with shares of IDC from near 0 to near 1; a patient's scores move together."""
+    _, groups = np.unique(np.repeat(np.arange(n_patients), random.integers(10, 41, n_patients)), return_inverse=True)
+    share, shift = random.beta(1.2, 3, n_patients), random.normal(0, between, n_patients)
+    labels = (random.random(len(groups)) < share[groups]).astype(int)
+    log_odds = shift[groups] + distance * (labels - 0.5) + random.normal(size=len(groups))
+    probability = 1 / (1 + np.exp(-log_odds))
+    arguments = labels, np.stack([1 - probability, probability], axis=1), (log_odds >= 0).astype(int)
+    return arguments, [str(group) for group in groups]
+
+
+@pytest.mark.slow
+def test_intervals_over_patients_cover_and_those_over_images_do_not():
+    # scores of a class are normal with variance 1 + 0.8^2 over all patients, so the true figures are known
+    spread = np.sqrt(1 + 0.8**2)
+    half = norm.cdf(0.9 / spread)
+    truth = {"sensitivity": half, "accuracy": half, "auroc": norm.cdf(1.8 / (spread * np.sqrt(2)))}
+
+    def coverage(simulations, *, known) -> dict:
+        covered = []
+        for seed in range(simulations):
+            arguments, patients = simulated_patients(np.random.default_rng(seed))
+            named = patients if known else [""] * len(patients)
+            metrics = evaluate(*arguments, named, classes=("0", "1"), positive="1", draws=600, seed=seed)["metrics"]
+            covered.append([metrics[name]["low"] <= true <= metrics[name]["high"] for name, true in truth.items()])
+        return dict(zip(truth, np.mean(covered, axis=0), strict=True))
+
+    over_patients, over_images = coverage(500, known=True), coverage(150, known=False)
+    for name in truth:
+        assert 0.91 <= over_patients[name] <= 0.98, f"{name} over patients: {over_patients[name]}"
+        assert over_images[name] <= 0.80, f"{name} over images: {over_images[name]}"

@@ -1,0 +1,250 @@
+import dataclasses
+import functools
+
+import keras
+import numpy as np
+import pytest
+
+from cancernet import InputError
+from cancernet.config import Augmentation, Experiment
+from cancernet.learning import pipeline, training
+
+EXPERIMENT = Experiment(epochs=4, batch_size=8, image_size=8, augmentation=Augmentation(flips=True))
+
+
+def make_model(seed=1):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Conv2D(4, 3, activation="relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Flatten(),
+            keras.layers.Dropout(0.5),
+            keras.layers.Dense(2, activation="softmax"),
+        ]
+    )
+
+
+def make_data(n=40):
+    rng = np.random.default_rng(3)
+    labels = np.arange(n) % 2
+    images = rng.integers(0, 120, (n, 8, 8, 3)) + 100 * labels[:, None, None, None]
+    return ArrayStore(images.astype(np.uint8)), np.eye(2, dtype=np.float32)[labels]
+
+
+class ArrayStore(pipeline.ImageStore):
+    """A store of images that are in memory already."""
+
+    def __init__(self, images):
+        super().__init__(["-"] * len(images), image_size=images.shape[1], channels=3)
+        self._images[:], self._ready[:] = images, True
+
+
+def fit(model, checkpoint, experiment=EXPERIMENT, **options):
+    store, targets = make_data()
+    steps = pipeline.steps_per_epoch(len(store), experiment.batch_size)
+    training.compile_model(model, experiment, classes=2, steps_per_epoch=steps)
+
+    def make_batches(first_epoch):
+        return pipeline.training_batches(
+            store,
+            targets,
+            batch_size=experiment.batch_size,
+            epochs=experiment.epochs,
+            seed=experiment.seed,
+            augmentation=experiment.augmentation,
+            first_epoch=first_epoch,
+        )
+
+    return training.fit_model(
+        model,
+        make_batches,
+        pipeline.evaluation_batches(store, batch_size=16, targets=targets),
+        experiment=experiment,
+        n_images=len(store),
+        steps_per_epoch=steps,
+        weights={0: 1.0, 1: 1.0},
+        checkpoint=checkpoint,
+        settings={"seed": experiment.seed},
+        verbose=0,
+        **options,
+    )
+
+
+def test_class_weights_by_hand():
+    labels = np.array([0] * 6 + [1] * 3 + [2])
+    assert training.class_weights(labels, 3, "ratio") == {0: 1, 1: 2, 2: 6}
+    assert training.class_weights(labels, 3, "balanced") == {0: 10 / 18, 1: 10 / 9, 2: 10 / 3}
+    assert training.class_weights(labels, 3, "none") == {0: 1, 1: 1, 2: 1}
+    with pytest.raises(InputError, match="Class number 3 has no training image"):
+        training.class_weights(labels, 4, "ratio")
+
+
+def test_the_tutorials_rate_falls_with_the_step():
+    model = make_model()
+    training.compile_model(model, Experiment(), classes=2, steps_per_epoch=10)
+    rate = model.optimizer._learning_rate
+    assert float(rate(0)) == pytest.approx(0.01)
+    assert float(rate(4000)) == pytest.approx(0.01 / (1 + 0.01 / 40 * 4000))
+    assert model.loss == "binary_crossentropy"
+
+
+def test_the_cosine_warms_up_and_ends_at_zero():
+    model = make_model()
+    training.compile_model(model, Experiment(schedule="cosine", epochs=20), classes=3, steps_per_epoch=10)
+    rate = model.optimizer._learning_rate
+    assert float(rate(5)) == pytest.approx(0.005)
+    assert float(rate(10)) == pytest.approx(0.01)
+    assert float(rate(105)) == pytest.approx(0.005)
+    assert float(rate(200)) == pytest.approx(0, abs=1e-9)
+    assert model.loss == "categorical_crossentropy"
+
+
+def test_the_momentum_of_statistics_reaches_the_layers():
+    model = make_model()
+    training.set_statistics_momentum(keras.Sequential([model]), 0.5)
+    model(np.full((2, 8, 8, 3), 100.0), training=True)
+    layer = next(layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization))
+    assert layer.momentum == 0.5
+    np.testing.assert_allclose(layer.moving_variance, 0.5, atol=0.2)  # half of the 1 it began with
+
+
+def test_settled_statistics_are_the_mean_of_the_batches():
+    layer = keras.layers.BatchNormalization(momentum=0.9)
+    model = keras.Sequential([keras.Input((1,)), layer])
+    batches = [(np.array([[1.0], [3.0]], np.float32), None), (np.array([[4.0], [10.0]], np.float32), None)]
+    training.settle_statistics(model, batches)
+    assert layer.moving_mean.numpy() == pytest.approx([4.5])  # of 2 and 7
+    assert layer.moving_variance.numpy() == pytest.approx([5.0])  # of 1 and 9
+    assert layer.momentum == 0.9
+
+
+def test_few_steps_leave_statistics_of_the_weights_they_end_with(tmp_path):
+    changes = {"kept_weights": "mean", "epochs": 2, "optimizer": "adam", "learning_rate": 0.1}
+    model = make_model()
+    fit(model, tmp_path / "checkpoint", dataclasses.replace(EXPERIMENT, augmentation=Augmentation(), **changes))
+    before, layer = model.layers[1], model.layers[2]
+    seen = keras.ops.convert_to_numpy(before(model.layers[0](make_data()[0].fetch(np.arange(40)))))
+    np.testing.assert_allclose(layer.moving_mean, seen.mean((0, 1, 2)), rtol=1e-3)
+
+
+def test_the_weights_of_the_lowest_validation_loss_are_in_the_model(tmp_path):
+    model = make_model()
+    trained = fit(model, tmp_path / "checkpoint", dataclasses.replace(EXPERIMENT, optimizer="adam", learning_rate=0.1))
+    losses = trained.history["val_loss"]
+    best = int(np.argmin(losses))
+    assert len(losses) == 4
+    assert best < 3  # or the last would do
+    assert trained.kept_epochs == (best, best)
+    store, targets = make_data()
+    again = model.evaluate(pipeline.evaluation_batches(store, batch_size=16, targets=targets), verbose=0)
+    assert again[0] == pytest.approx(losses[best], rel=1e-5)
+
+
+def test_the_mean_weights_of_the_second_half_are_in_the_model(tmp_path, monkeypatch):
+    seen, end = [], training.Recorder.on_epoch_end
+
+    def look(self, epoch, logs=None):
+        seen.append(self.model.get_weights())
+        end(self, epoch, logs)
+
+    monkeypatch.setattr(training.Recorder, "on_epoch_end", look)
+    model = make_model()
+    experiment = dataclasses.replace(EXPERIMENT, epochs=5, kept_weights="mean", optimizer="adam", learning_rate=0.1)
+    trained = fit(model, tmp_path / "checkpoint", experiment)
+    assert trained.kept_epochs == (2, 4)
+    trained_ones = [0, 1, 2, 3, 6, 7]  # 4 and 5 are batch normalisation's statistics
+    for index in trained_ones:
+        expected = np.mean([weights[index] for weights in seen[2:]], axis=0)
+        np.testing.assert_allclose(model.get_weights()[index], expected, rtol=1e-4, atol=1e-6)
+
+
+CHANGES = [
+    {},
+    {"kept_weights": "mean", "optimizer": "adamw", "weight_decay": 1e-4},
+    {"schedule": "plateau", "early_stopping_patience": 3},
+]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Of a row of CHANGES the experiment, and model and outcome of an undisturbed training with it."""
+
+    @functools.cache
+    def train(row):
+        model, experiment = make_model(), dataclasses.replace(EXPERIMENT, **CHANGES[row])
+        return experiment, model, fit(model, tmp_path_factory.mktemp("whole") / "checkpoint", experiment)
+
+    return train
+
+
+@pytest.mark.parametrize("row", range(len(CHANGES)))
+def test_the_same_seed_gives_the_same_numbers(whole, tmp_path, row):
+    experiment, first, expected = whole(row)
+    second = make_model()
+    assert fit(second, tmp_path / "c", experiment).history["loss"] == expected.history["loss"]
+    for one, two in zip(first.get_weights(), second.get_weights(), strict=True):
+        assert np.array_equal(one, two)
+
+
+def test_another_seed_gives_other_numbers(whole, tmp_path):
+    experiment, _, expected = whole(0)
+    assert fit(make_model(2), tmp_path / "c", experiment).history["loss"] != expected.history["loss"]
+
+
+@pytest.mark.parametrize("row", range(len(CHANGES)))
+def test_a_training_that_crashed_goes_on_to_the_same_numbers(whole, tmp_path, monkeypatch, row):
+    experiment, undisturbed, expected = whole(row)
+    monkeypatch.setattr(training, "_SECONDS_BETWEEN_CHECKPOINTS", -1)
+
+    recorder_begin = training.Recorder.on_epoch_begin
+
+    def crash_after_saving(self, epoch, logs=None):
+        recorder_begin(self, epoch, logs)
+        if epoch == 2 and not (tmp_path / "crashed").exists():
+            (tmp_path / "crashed").touch()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Recorder, "on_epoch_begin", crash_after_saving)
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_model(), tmp_path / "checkpoint", experiment)
+    resumed = make_model(seed=99)  # its weights come from the checkpoint
+    trained = fit(resumed, tmp_path / "checkpoint", experiment)
+    for key in ("loss", "val_loss"):
+        assert trained.history[key] == expected.history[key]
+    for one, two in zip(resumed.get_weights(), undisturbed.get_weights(), strict=True):
+        assert np.array_equal(one, two)
+
+
+def test_a_checkpoint_with_other_settings_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_SECONDS_BETWEEN_CHECKPOINTS", -1)
+    fit(make_model(), tmp_path / "checkpoint")
+    with pytest.raises(InputError, match="is of other settings, versions or hardware"):
+        fit(make_model(), tmp_path / "checkpoint", dataclasses.replace(EXPERIMENT, seed=7))
+    (tmp_path / "checkpoint/state.json").write_text("{")
+    with pytest.raises(InputError, match="damaged checkpoint"):
+        fit(make_model(), tmp_path / "checkpoint")
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
+    with pytest.raises(InputError, match="validation loss of epoch 1 is nan. Lower --learning-rate"):
+        fit(make_model(), tmp_path / "c", dataclasses.replace(EXPERIMENT, learning_rate=1e38, optimizer="adam"))
+
+
+def test_early_stopping_stops(tmp_path):
+    changes = {"epochs": 30, "early_stopping_patience": 2, "learning_rate": 1e-12, "optimizer": "adam"}
+    trained = fit(make_model(), tmp_path / "c", dataclasses.replace(EXPERIMENT, **changes))
+    assert len(trained.history["loss"]) < 30
+
+
+def test_a_checkpoint_tells_what_it_was_begun_with(tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    assert training.read_checkpoint_settings(checkpoint) is None
+    checkpoint.mkdir()
+    (checkpoint / "state.json").write_text('{"settings": {"epochs": 4}}')
+    assert training.read_checkpoint_settings(checkpoint) == {"epochs": 4}
+    (checkpoint / "state.json").write_text('{"settings"')
+    with pytest.raises(InputError, match="damaged checkpoint. Delete it and start again"):
+        training.read_checkpoint_settings(checkpoint)

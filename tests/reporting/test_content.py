@@ -1,0 +1,110 @@
+"""From scores to a report's numbers and its words about the data."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cancernet.data.dataset import Patch
+from cancernet.judging.smoothing import PREDICTIONS, Predictions, fit_on_validation, write_predictions
+from cancernet.reporting.content import assess, describe_data, describe_seen, find_seen, find_worst_errors, pool_folds
+
+RIGHT = np.log([[0.8, 0.2], [0.3, 0.7]])
+SUMMARY = {
+    "source_images": 50,
+    "rejected": 0,
+    "left_out_images": 0,
+    "duplicates_across_patients": 0,
+    "duplicates_across_splits": 0,
+    "split": "patient",
+}
+
+
+def make_slide(patient, step=50, side=5, split="testing"):
+    """Square slide with a tumour in its lower half, and the scores of a network that is right of most patches."""
+    patches, scores = [], []
+    for number in range(side**2):
+        x, y = step * (number % side) + 1, step * (number // side) + 1
+        label = int(number > side**2 // 2)
+        patches.append(
+            Patch(f"{patient}_x{x}_y{y}.png", str(label), patient, x, y, split, f"{number:016}{patient:0<48}")
+        )
+        scores.append(RIGHT[label ^ (number % 5 == 2)])
+    return patches, np.array(scores)
+
+
+def judge(patches, scores, **options):
+    decision = fit_on_validation(
+        patches, scores, classes=["0", "1"], positive="1", operating_point="0.5", neighbours=True
+    )
+    given = {"name": "run", "evaluated_on": "testing", "data": describe_data(patches, SUMMARY)}
+    return decision, *assess(patches, scores, decision, **given | options)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        ({"step": 33}, "Two patches of slide b overlap: b_x1_y1.png at x 1, y 1 and b_x34_y1.png at x 34, y 1; "),
+        ({"step": 10**8}, "The patches of slide b span 8000001 x 8000001 places. Check x and y of b_"),
+    ],
+)
+def test_a_slide_that_cannot_be_laid_out_is_judged_patch_by_patch_and_the_report_says_so(spoil, reason):
+    whole, spoilt = make_slide("a"), make_slide("b", **spoil)
+    alone, _, plain = judge(*spoilt)
+    assert alone.neighbour_sigma == 0
+    patches, scores = whole[0] + spoilt[0], np.concatenate([whole[1], spoilt[1]])
+    decision, report, predictions = judge(patches, scores)
+    assert decision.neighbour_sigma > 0  # the other slide has neighbours
+    (warning,) = report["warnings"]
+    assert warning.startswith(f"1 slide(s) are judged patch by patch, without neighbours or a map. First: {reason}")
+    np.testing.assert_array_equal(predictions.predicted[25:], plain.predicted)
+    assert [patch.x for patch in predictions.patches] == [patch.x for patch in patches]
+    assert judge(*whole)[1]["warnings"] == []
+
+
+def test_an_image_that_was_trained_on_is_known_whatever_its_patient_is_called():
+    seen = make_slide("a", split="training")[0] + make_slide("b", split="validation")[0]
+    seen = [patch._replace(sha256=f"{number:064x}"[::-1]) for number, patch in enumerate(seen)]
+    config = {"seen": json.loads(json.dumps(describe_seen(seen)))}
+    assert find_seen(config, seen) == ["a", "b"]
+    renamed = [patch._replace(patient=f"patient_{patch.patient}", split="testing") for patch in seen[:2]]
+    unknown = [patch._replace(patient="", split="testing") for patch in seen[-2:]]
+    assert find_seen(config, renamed + unknown) == sorted(patch.file for patch in renamed + unknown)
+    assert find_seen(config, [renamed[0]._replace(sha256="f" * 64)]) == []
+
+
+@pytest.mark.parametrize(
+    ("patients", "split_by", "ending"),
+    [
+        ("ab", "patient", "each of the 50 images of 2 patients was judged by a model that had not seen its patient."),
+        ("ab", "image", "each of the 50 images was judged by a model that had not seen it in training."),
+        (["", ""], "patient", "each of the 50 images was judged by a model that had not seen it in training."),
+        (
+            ["a", ""],
+            "patient",
+            "each of the 50 images was judged by a model that had not seen it in training, nor its patient where that "
+            "is known.",
+        ),
+    ],
+)
+def test_folds_claim_of_patients_what_is_true(tmp_path, patients, split_by, ending):
+    everything = []
+    for number, patient in enumerate(patients):
+        patches, scores = make_slide("ab"[number])
+        patches = [patch._replace(patient=patient) for patch in patches]
+        everything += patches
+        _, report, predictions = judge(patches, scores)
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "report.json").write_text(json.dumps(report | {"settings": {}}))
+        write_predictions(tmp_path / str(number) / PREDICTIONS, predictions, report["classes"])
+    data = describe_data(everything, SUMMARY | {"split": split_by})
+    report, _ = pool_folds([tmp_path / "0", tmp_path / "1"], name="folds", data=data)
+    assert report["statement"] == f"Cross-validated in 2 folds: {ending}"
+
+
+def test_the_worst_error_is_the_surest_wrong_answer_not_the_one_that_leaves_the_truth_least():
+    patches = [Patch(f"{name}.png", "a", "", None, None, "testing", "") for name in "xyz"]
+    probabilities = np.array([[0.05, 0.5, 0.45], [0.1, 0.9, 0.0], [0.8, 0.1, 0.1]])
+    predictions = Predictions(patches, np.array([0, 0, 0]), probabilities, np.array([1, 1, 0]))
+    errors = find_worst_errors(predictions, ["a", "b", "c"])
+    assert [(error["file"], error["probability"]) for error in errors] == [("y.png", 0.9), ("x.png", 0.5)]

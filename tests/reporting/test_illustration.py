@@ -1,0 +1,108 @@
+"""The pictures of a report that need the images again."""
+
+import cv2
+import numpy as np
+import pytest
+
+from cancernet import run
+from cancernet.data.dataset import Patch
+from cancernet.judging.smoothing import Predictions
+from cancernet.reporting import illustration
+from cancernet.reporting.illustration import MOST_SLIDES, file_stem, illustrate, is_worth_drawing
+
+SIDE = 5  # patches of a made-up slide
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_run):
+    return run.load_classifier(tiny_run)
+
+
+def make_predictions(folder, slides, *, wrong=lambda slide: 0):
+    """Square slides, patches of noise; the first `wrong(slide)` patches of each got the other class."""
+    rng = np.random.default_rng(1)
+    (folder / "testing").mkdir(parents=True)
+    patches, labels, predicted = [], [], []
+    for slide in range(slides):
+        for number in range(SIDE**2):
+            x, y = 50 * (number % SIDE) + 1, 50 * (number // SIDE) + 1
+            file = f"testing/{slide}_idx5_x{x}_y{y}_class{number % 2}.png"
+            cv2.imwrite(str(folder / file), rng.integers(0, 256, (50, 50, 3), dtype=np.uint8))
+            patches.append(Patch(file, str(number % 2), str(slide), x, y, "testing", ""))
+            labels.append(number % 2)
+            predicted.append(number % 2 ^ (number < wrong(slide)))
+    predicted = np.array(predicted)
+    sureness = np.linspace(0.6, 0.9, len(patches))
+    probabilities = np.where(np.arange(2) == predicted[:, None], sureness[:, None], 1 - sureness[:, None])
+    return Predictions(patches, np.array(labels), probabilities, predicted)
+
+
+def test_slides_and_explanations_are_drawn_and_listed(loaded, tmp_path):
+    predictions = make_predictions(tmp_path / "data", 2, wrong=lambda slide: 5 * slide)
+    galleries = illustrate(loaded, predictions, tmp_path / "data", tmp_path / "run")
+    assert galleries["slides"] == [  # the worse first
+        {"title": "Slide 1: 25 patches, 80.0% right", "picture": "slides/1.jpg"},
+        {"title": "Slide 0: 25 patches, 100.0% right", "picture": "slides/0.jpg"},
+    ]
+    assert [each["picture"] for each in galleries["gradcam"]] == ["gradcam.jpg"]
+    for each in galleries["slides"] + galleries["gradcam"]:
+        assert cv2.imread(str(tmp_path / "run" / each["picture"])) is not None
+
+
+def test_of_many_slides_the_report_shows_some_from_the_worst_to_the_best(loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(illustration, "draw_slide", lambda *_, **__: None)
+    monkeypatch.setattr(illustration, "save_picture", lambda *_: None)
+    predictions = make_predictions(tmp_path, 23, wrong=lambda slide: slide)  # 23 slides: every other one of them
+    titles = [each["title"] for each in illustration._draw_slides(loaded, predictions, tmp_path, tmp_path)]
+    assert len(titles) == MOST_SLIDES
+    assert [title.split(":")[0] for title in titles] == [f"Slide {slide}" for slide in range(22, -1, -2)]
+
+
+def test_a_slide_whose_patches_overlap_is_not_drawn(loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(illustration, "draw_slide", lambda *_, **__: None)
+    monkeypatch.setattr(illustration, "save_picture", lambda *_: None)
+    predictions = make_predictions(tmp_path, 2)
+    predictions.patches[0] = predictions.patches[0]._replace(x=34)
+    drawn = illustration._draw_slides(loaded, predictions, tmp_path, tmp_path)
+    assert [each["picture"] for each in drawn] == ["slides/1.jpg"]
+
+
+def test_the_surest_of_each_kind_are_explained(loaded, tmp_path):
+    predictions = make_predictions(tmp_path, 1, wrong=lambda slide: 7)
+    kinds = illustration._surest(loaded, predictions)
+    assert [(heading.split(":")[0], rows.tolist()) for heading, rows in kinds] == [
+        ("Found", [23, 21, 19, 17]),
+        ("False alarms", [6, 4, 2, 0]),
+        ("Missed", [5, 3, 1]),
+    ]
+
+
+def test_each_kind_shows_its_own_images_or_none(loaded, tmp_path, monkeypatch):
+    shown = []
+    plot = illustration.plot_explained
+    monkeypatch.setattr(
+        illustration,
+        "plot_explained",
+        lambda *, groups, columns: shown.append(groups) or plot(groups=groups, columns=4),
+    )
+    predictions = make_predictions(tmp_path, 1, wrong=lambda slide: 7)
+    illustration._draw_explained(loaded, predictions, tmp_path, tmp_path)
+    benign = [row for row, label in enumerate(predictions.labels) if label == 0 and row >= 7]
+    right = Predictions([predictions.patches[i] for i in benign], *(each[benign] for each in predictions[1:]))
+    illustration._draw_explained(loaded, right, tmp_path, tmp_path)
+    classes = [[each.caption.partition("class")[2][0] for each in group] for group in shown[0].values()]
+    assert classes == [["1"] * 4, ["0"] * 4, ["1"] * 3]
+    assert [list(group) for group in shown[1].values()] == [[], [], []]
+
+
+def test_a_complete_slide_is_drawn_and_a_sample_is_not():
+    full = [50 * (i % SIDE) for i in range(SIDE**2)], [50 * (i // SIDE) for i in range(SIDE**2)]
+    assert is_worth_drawing(*full)
+    assert not is_worth_drawing(full[0][:19], full[1][:19])  # too few
+    assert not is_worth_drawing([150 * x for x in full[0]], [150 * y for y in full[1]])  # no neighbours
+
+
+def test_names_of_files_are_plain_and_none_comes_twice():
+    taken = set()
+    stems = [file_stem(name, taken) for name in ("a b/c", "a b c", "A_B_C", "../..", "ü.1")]
+    assert stems == ["a_b_c", "a_b_c_2", "A_B_C_3", "slide", "ü.1"]

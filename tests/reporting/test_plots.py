@@ -1,0 +1,262 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from cancernet.reporting import plots
+
+DEFINED = {"value": 0.75, "low": 0.5, "high": 1.0}
+UNDEFINED = {"value": None, "low": None, "high": None, "reason": "no image of class b"}
+TRUTH = np.array([False, False, True, True])
+SCORES = np.array([0.1, 0.4, 0.35, 0.8])
+
+
+def words(figure: Figure) -> str:
+    return "\n".join(text.get_text() for text in figure.findobj(Text))
+
+
+def line(axes, label: str):
+    return next(each for each in axes.lines if each.get_label().startswith(label))
+
+
+def patient(name: str, tp: int, fn: int, tn: int, fp: int) -> dict:
+    rates = {"sensitivity": tp / (tp + fn) if tp + fn else None, "specificity": tn / (tn + fp) if tn + fp else None}
+    images = tp + fn + tn + fp
+    counts = {"tp": tp, "fn": fn, "tn": tn, "fp": fp}
+    return {"patient": name, "images": images, **counts, "accuracy": (tp + tn) / images, **rates}
+
+
+def every_figure() -> dict[str, Figure]:
+    image = np.zeros((5, 5, 3), np.uint8)
+    curve = plots.Curve(TRUTH, SCORES, DEFINED)
+    error = {"file": "a/b.png", "label": "a", "predicted": "b", "probability": 0.9}
+    return {
+        "history": plots.plot_history(history={"loss": [2, 1], "accuracy": [0, 1]}, kept_epochs=(2, 2)),
+        "confusion": plots.plot_confusion_matrix(matrix=[[2, 1], [0, 3]], classes=["a", "b"]),
+        "roc": plots.plot_roc(curves={"b": curve}, operating_point=(0.5, 0.5)),
+        "precision_recall": plots.plot_precision_recall(curves={"b": curve}, operating_point=(0.5, 0.5)),
+        "reliability": plots.plot_reliability(bins=[], probabilities=SCORES, ece=DEFINED, event="b"),
+        "threshold": plots.plot_threshold(positive=TRUTH, probabilities=SCORES, threshold=0.4, name="b"),
+        "patients": plots.plot_patients(patients=[patient("p", 1, 1, 1, 1)]),
+        "errors": plots.plot_errors(images=[image], errors=[error]),
+        "dataset": plots.plot_dataset(counts={"training": {"a": 1}}, sizes=np.array([[5, 5]]), samples={"a": [image]}),
+    }
+
+
+def test_no_text_is_smaller_than_nine_points():
+    for name, figure in every_figure().items():
+        sizes = {text.get_text(): text.get_fontsize() for text in figure.findobj(Text) if text.get_text()}
+        assert min(sizes.values()) >= 9, name
+
+
+def test_neither_keras_nor_pyplot_is_imported():
+    code = (
+        "import sys, cancernet.reporting.plots; print({'keras', 'tensorflow', 'matplotlib.pyplot'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_history_draws_both_curves_and_marks_the_best_epoch():
+    history = {
+        "loss": [3, 2, 1],
+        "val_loss": [3, 1, None],
+        "accuracy": [0.1, 0.2, 0.3],
+        "val_accuracy": [0.3, 0.2, 0.1],
+    }
+    figure = plots.plot_history(history=history, kept_epochs=(2, 2))
+    loss, accuracy = figure.axes
+    assert line(loss, "training").get_xydata().tolist() == [[1, 3], [2, 2], [3, 1]]
+    np.testing.assert_array_equal(line(loss, "validation").get_ydata(), [3, 1, np.nan])
+    assert line(accuracy, "validation").get_ydata().tolist() == [0.3, 0.2, 0.1]
+    assert line(loss, "epoch judged: 2").get_xdata() == [2, 2]
+    assert line(accuracy, "epoch judged: 2").get_xdata() == [2, 2]
+
+
+def test_history_without_accuracy_or_validation_has_one_panel():
+    (axes,) = plots.plot_history(history={"loss": [1.0]}, kept_epochs=(1, 1)).axes
+    assert [each.get_label() for each in axes.lines] == ["training", "epoch judged: 1"]
+
+
+def test_history_shades_the_epochs_whose_mean_is_judged():
+    (axes,) = plots.plot_history(history={"loss": [3.0, 2.0, 1.0, 1.0]}, kept_epochs=(3, 4)).axes
+    (span,) = axes.patches
+    assert (span.get_x(), span.get_width(), span.get_label()) == (3, 1, "mean judged: 3 to 4")
+
+
+def test_confusion_matrix_gives_counts_and_row_percentages():
+    figure = plots.plot_confusion_matrix(matrix=[[1500, 500], [1, 3]], classes=["benign", "IDC"])
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["1,500\n75.0%", "500\n25.0%", "1\n25.0%", "3\n75.0%"]
+    assert axes.images[0].get_array().tolist() == [[0.75, 0.25], [0.25, 0.75]]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["benign", "IDC"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["benign\n(2,000)", "IDC\n(4)"]
+
+
+def test_confusion_matrix_of_many_classes_has_no_share_where_a_class_has_no_image():
+    matrix = np.eye(10, dtype=int)
+    matrix[4] = 0
+    figure = plots.plot_confusion_matrix(matrix=matrix, classes=[f"a_rather_long_class_name_{i}" for i in range(10)])
+    (axes,) = figure.axes
+    assert len(axes.texts) == 100
+    assert {text.get_text() for text in axes.texts[40:50]} == {"0\nn/a"}
+    assert axes.get_xticklabels()[3].get_text() == "a_rather_\nlong_class_\nname_3"
+    assert figure.get_figwidth() > 10
+
+
+def test_roc_draws_the_curve_the_operating_point_and_the_area_with_its_interval():
+    figure = plots.plot_roc(curves={"IDC": plots.Curve(TRUTH, SCORES, DEFINED)}, operating_point=(0.5, 0.9))
+    (axes,) = figure.axes
+    curve = line(axes, "IDC")
+    assert curve.get_xydata().tolist() == [[0, 0], [0, 0.5], [0.5, 0.5], [0.5, 1], [1, 1]]
+    assert curve.get_label() == "IDC: AUROC 0.750 (0.500 to 1.000)"
+    np.testing.assert_allclose(line(axes, "in use: sensitivity 0.50, specificity 0.90").get_xydata(), [[0.1, 0.5]])
+    assert "IDC: AUROC 0.750" in figure.legends[0].get_texts()[1].get_text()
+
+
+def test_roc_of_many_classes_says_why_a_curve_is_missing_and_tells_all_lines_apart():
+    curves = {f"class {i}": plots.Curve(TRUTH, SCORES, DEFINED) for i in range(9)}
+    curves["b"] = plots.Curve(np.zeros(4, bool), SCORES, UNDEFINED)
+    (axes,) = plots.plot_roc(curves=curves).axes
+    missing = line(axes, "b: AUROC n/a (no image of class b)")
+    assert len(missing.get_xdata()) == 0
+    drawn = [each for each in axes.lines if not each.get_label().startswith("chance")]
+    assert len({(each.get_color(), each.get_linestyle()) for each in drawn}) == 10
+
+
+def test_precision_recall_has_the_share_of_the_class_as_its_floor():
+    truth, scores = np.array([False, True, False, False]), np.array([0.9, 0.8, 0.1, 0.2])
+    figure = plots.plot_precision_recall(
+        curves={"IDC": plots.Curve(truth, scores, DEFINED)}, operating_point=(1.0, 0.5)
+    )
+    (axes,) = figure.axes
+    curve = line(axes, "IDC")
+    assert curve.get_label() == "IDC: AUPRC 0.750 (0.500 to 1.000), share 25.0%"
+    assert [1, 0.5] in curve.get_xydata().tolist()  # at a threshold of 0.8 one of two is right
+    assert [each.get_ydata() for each in axes.lines if each.get_linestyle() == ":"] == [[0.25, 0.25]]
+    assert line(axes, "in use: sensitivity 1.00, precision 0.50").get_xydata().tolist() == [[1, 0.5]]
+
+
+def test_reliability_draws_filled_bins_over_the_count_of_images():
+    bins = [
+        {"mean_probability": 0.1, "fraction_positive": 0.0, "images": 3},
+        {"mean_probability": None, "fraction_positive": None, "images": 0},
+        {"mean_probability": 0.9, "fraction_positive": 0.75, "images": 4},
+    ]
+    probabilities = np.array([0.11, 0.12, 0.13, 0.91, 0.92, 0.93, 1.0])
+    figure = plots.plot_reliability(bins=bins, probabilities=probabilities, ece=DEFINED, event="IDC")
+    axes, counts = figure.axes
+    assert line(axes, "this model, in 2 groups").get_xydata().tolist() == [[0.1, 0.0], [0.9, 0.75]]
+    assert line(axes, "perfect").get_xydata().tolist() == [[0, 0], [1, 1]]
+    assert sum(bar.get_height() for bar in counts.patches) == 7
+    assert counts.patches[2].get_height() == 3  # 0.10 to 0.15
+    assert "calibration error 0.750 (0.500 to 1.000)" in words(figure)
+
+
+def test_threshold_counts_a_probability_at_the_threshold_as_positive():
+    figure = plots.plot_threshold(positive=TRUTH, probabilities=SCORES, threshold=0.35, name="IDC")
+    (axes,) = figure.axes
+    sensitivity, specificity = line(axes, "sensitivity: 1.000"), line(axes, "specificity: 0.500")
+    thresholds = sensitivity.get_xdata().tolist()
+    at = dict(zip(thresholds, zip(sensitivity.get_ydata(), specificity.get_ydata(), strict=True), strict=True))
+    assert at[0.0] == (1.0, 0.0)
+    assert at[0.35] == (1.0, 0.5)
+    assert at[thresholds[thresholds.index(0.35) + 1]] == (0.5, 0.5)
+    assert at[0.5] == (0.5, 1.0)
+    assert at[1.0] == (0.0, 1.0)
+    assert line(axes, "threshold in use: 0.350").get_xdata() == [0.35, 0.35]
+
+
+def test_threshold_with_one_class_says_that_a_rate_is_undefined():
+    figure = plots.plot_threshold(positive=np.ones(4, bool), probabilities=SCORES, threshold=0.35, name="IDC")
+    assert "specificity: n/a (no such images)" in words(figure)
+    assert "sensitivity: 0.750 at the threshold" in words(figure)
+
+
+def test_patients_are_sorted_and_those_without_a_rate_counted():
+    rows = [patient("high", 3, 1, 2, 0), patient("low", 1, 3, 1, 1), patient("none", 0, 0, 4, 0)]
+    figure = plots.plot_patients(patients=rows)
+    accuracy, sensitivity, specificity = figure.axes
+    assert sensitivity.collections[0].get_offsets().tolist() == [[0, 0.25], [1, 0.75]]
+    assert [label.get_text() for label in sensitivity.get_xticklabels()] == ["low", "high"]
+    assert sensitivity.get_xlabel() == "2 patients, lowest first\n(1 more without such images)"
+    assert accuracy.get_xlabel() == "3 patients, lowest first"
+    assert specificity.collections[0].get_offsets()[:, 1].tolist() == [0.5, 1, 1]
+    assert "median 0.50, half in 0.38 to 0.62" in sensitivity.get_title()
+
+
+def test_many_patients_are_dots_without_names_and_many_classes_have_accuracy_only():
+    rows = [{"patient": str(i), "images": 9, "correct": 9, "accuracy": i / 150} for i in range(150)]
+    (axes,) = plots.plot_patients(patients=rows).axes
+    assert len(axes.collections[0].get_offsets()) == 150
+    assert not axes.get_xticklabels()
+    with pytest.raises(ValueError, match="none of the patients has"):
+        plots.plot_patients(patients=[])
+
+
+def test_errors_keep_their_colours_and_carry_file_truth_prediction_and_probability():
+    red = np.zeros((50, 42, 3), np.uint8)
+    red[..., 0] = 255
+    grey = np.full((300, 400, 1), 77, np.uint8)
+    edge = np.full((50, 1), 33, np.uint8)
+    errors = [
+        {
+            "file": "testing/0/10253_idx5_x1_y1_class0.png",
+            "label": "benign",
+            "predicted": "IDC",
+            "probability": 0.98765,
+        },
+        {"file": "b.png", "label": "IDC", "predicted": "benign", "probability": 0.9},
+        {"file": "cost_$5_$6.png", "label": "IDC", "predicted": "benign", "probability": 0.8},
+    ]
+    figure = plots.plot_errors(images=[red, grey, edge], errors=errors)
+    (axes,) = figure.axes
+    montage, side = np.asarray(axes.images[0].get_array()), plots.TILE_PIXELS
+    assert montage[side // 2, side // 2].tolist() == [255, 0, 0]
+    assert montage[side // 2, side + side // 2].tolist() == [77, 77, 77]
+    assert montage[side // 2, 2 * side + side // 2].tolist() == [33, 33, 33]
+    assert montage[side // 2, 3 * side + side // 2].tolist() == [255, 255, 255]
+    assert montage[side + 2 :].min() == 255  # the caption's strip
+    assert axes.texts[0].get_text() == "10253_idx5_x1_y1_\nclass0.png\ntrue: benign\nsaid: IDC\nprobability 0.988"
+    assert r"cost_\$5_\$6.png" in axes.texts[2].get_text()
+
+
+def test_no_errors_is_said_and_a_wrong_number_of_images_refused():
+    assert "No errors" in words(plots.plot_errors(images=[], errors=[]))
+    with pytest.raises(ValueError, match="0 images for 1 errors"):
+        plots.plot_errors(images=[], errors=[{}])
+
+
+@pytest.mark.parametrize("n_classes", [2, 10])
+def test_dataset_shows_counts_sizes_and_samples_of_every_class(n_classes):
+    classes = [f"class{i}" for i in range(n_classes)]
+    counts = {"training": {name: 10 * (i + 1) for i, name in enumerate(classes)}, "testing": {"class0": 3}}
+    samples = {name: [np.full((50, 50, 3), 20 * i, np.uint8)] * (8 if i else 3) for i, name in enumerate(classes)}
+    sizes = np.array([[50, 50]] * 8 + [[50, 42], [7, 50]])
+    bars, histogram, grid = plots.plot_dataset(counts=counts, sizes=sizes, samples=samples).axes
+    training, testing = bars.containers
+    assert [bar.get_width() for bar in training] == [10 * (i + 1) for i in range(n_classes)]
+    assert [bar.get_width() for bar in testing] == [3] + [0] * (n_classes - 1)
+    assert histogram.get_title() == "Sizes: most often 50 x 50 (80.0%)"
+    assert sum(bar.get_height() for bar in histogram.patches[:24]) == 10
+    montage, side = np.asarray(grid.images[0].get_array()), plots.TILE_PIXELS
+    assert montage.shape == (n_classes * side, 8 * side, 3)
+    assert montage[side // 2, 2 * side + side // 2].tolist() == [0, 0, 0]
+    assert montage[side // 2, 3 * side + side // 2].tolist() == [255, 255, 255]
+    assert montage[-side // 2, -side // 2].tolist() == [20 * (n_classes - 1)] * 3
+
+
+def test_dataset_shows_the_classes_in_the_order_of_every_table_whatever_that_of_the_samples():
+    samples = {name: [np.zeros((5, 5, 3), np.uint8)] for name in ("b", "c", "a")}
+    bars, _, grid = plots.plot_dataset(counts={"training": {}}, sizes=np.array([[5, 5]]), samples=samples).axes
+    for axes in (bars, grid):
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+
+
+def test_a_long_word_is_not_broken_in_the_confusion_matrix():
+    classes = ["fibroadenoma_2", "adenocarcinoma", "ok"]
+    (axes,) = plots.plot_confusion_matrix(matrix=np.eye(3, dtype=int), classes=classes).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["fibroadenoma_2", "adenocarcinoma", "ok"]

@@ -1,0 +1,262 @@
+"""Uploads: what is taken, and what is refused without losing the others."""
+
+import struct
+import tracemalloc
+import zipfile
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from conftest import zip_files
+
+from cancernet import InputError
+from cancernet.data.dataset import find_place
+from cancernet.using.uploads import (
+    Limits,
+    Picture,
+    cut_picture,
+    is_large,
+    read_header,
+    read_uploads,
+    sample_uploads,
+    unpack_uploads,
+)
+
+
+def encode(image, ending=".png"):
+    return cv2.imencode(ending, image[..., ::-1])[1].tobytes()
+
+
+def patch(seed=0, side=50):
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+def reasons(problems):
+    return {problem.name: problem.reason for problem in problems}
+
+
+def test_images_and_archives_come_in_the_order_they_were_sent():
+    archive = zip_files([("10/b.png", encode(patch(2))), ("10/a.png", encode(patch(3)))])
+    pictures, problems = read_uploads([("one.png", encode(patch(1))), ("patient.zip", archive)])
+    assert problems == []
+    assert [picture.name for picture in pictures] == ["one.png", "10/b.png", "10/a.png"]
+    for picture, seed in zip(pictures, (1, 2, 3), strict=True):
+        np.testing.assert_array_equal(picture.image, patch(seed))
+
+
+def test_grey_runs_get_grey_images():
+    pictures, _ = read_uploads([("one.png", encode(patch(1)))], channels=1)
+    assert pictures[0].image.shape == (50, 50, 1)
+
+
+def test_progress_counts_every_image_the_broken_ones_too():
+    told = []
+    files = [("a.png", encode(patch(1))), ("b.png", b"no image"), ("c.png", encode(patch(2)))]
+    read_uploads(files, progress=lambda done, of: told.append((done, of)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("broken", [b"no image", encode(patch(9))[:400], b"\x89PNG\r\n\x1a\n", b"GIF89a" + bytes(20)])
+def test_a_broken_image_is_named_and_the_others_stay(broken):
+    files = [("a.png", encode(patch(1))), ("broken.png", broken), ("c.png", encode(patch(2)))]
+    pictures, problems = read_uploads(files)
+    assert [picture.name for picture in pictures] == ["a.png", "c.png"]
+    assert reasons(problems) == {"broken.png": "cannot be decoded: not an image, damaged or cut off"}
+
+
+def test_an_empty_file_is_named():
+    _, problems = read_uploads([("empty.png", b"")])
+    assert reasons(problems) == {"empty.png": "the file is empty"}
+
+
+def test_a_damaged_member_is_named_and_the_others_stay():
+    data = bytearray(zip_files([("a.png", encode(patch(1))), ("b.png", encode(patch(2)))], zipfile.ZIP_STORED))
+    data[data.index(b"IDAT") + 100] ^= 0xFF  # of a.png, so that its checksum is wrong
+    pictures, problems = read_uploads([("x.zip", bytes(data))])
+    assert [picture.name for picture in pictures] == ["b.png"]
+    assert problems[0].name == "x.zip: a.png"
+    assert "is damaged in the archive (Bad CRC-32" in problems[0].reason
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/a.png", "../a.png", "10/../../a.png", "..\\a.png", "C:\\a.png", "\\\\host\\a.png"]
+)
+def test_paths_that_lead_out_are_refused(name):
+    pictures, problems = read_uploads([("x.zip", zip_files([(name, encode(patch(1))), ("b.png", encode(patch(2)))]))])
+    assert [picture.name for picture in pictures] == ["b.png"]
+    assert [problem.reason for problem in problems] == ["its path leads out of the archive"]
+
+
+def test_two_dots_inside_a_name_lead_nowhere():
+    pictures, problems = read_uploads([("x.zip", zip_files([("10/a..b.png", encode(patch(1)))]))])
+    assert len(pictures) == 1
+    assert problems == []
+
+
+def test_archives_inside_archives_and_other_files_are_refused():
+    inner = zip_files([("a.png", encode(patch(1)))])
+    taken, problems = unpack_uploads([("x.zip", zip_files([("inner.zip", inner), ("notes.txt", b"hello")]))])
+    assert taken == []
+    assert reasons(problems)["x.zip: inner.zip"] == "is an archive inside an archive. Send it on its own."
+    assert reasons(problems)["x.zip: notes.txt"].startswith("is no image: .png")
+
+
+def test_an_archive_called_png_inside_an_archive_is_no_image():
+    inner = zip_files([("a.png", encode(patch(1)))])
+    pictures, problems = read_uploads([("x.zip", zip_files([("inner.png", inner)]))])
+    assert pictures == []
+    assert reasons(problems) == {"inner.png": "cannot be decoded: not an image, damaged or cut off"}
+
+
+def test_what_systems_leave_in_archives_is_passed_over():
+    members = [("__MACOSX/._a.png", b"x"), ("10/.DS_Store", b"x"), ("10/Thumbs.db", b"x"), ("10/", b"")]
+    members += [("10/.thumbnails/a.png", b"x"), ("10\\.ipynb_checkpoints\\a.png", b"x")]
+    taken, problems = unpack_uploads([("x.zip", zip_files([*members, ("10/a.png", b"data")]))])
+    assert taken == [("10/a.png", b"data")]
+    assert problems == []
+
+
+def test_unusual_packing_is_refused():
+    _, problems = unpack_uploads([("x.zip", zip_files([("a.png", b"data")], zipfile.ZIP_BZIP2))])
+    assert reasons(problems) == {"x.zip: a.png": "is packed in an unusual way. Make a plain zip."}
+
+
+def test_encrypted_members_are_refused():
+    data = bytearray(zip_files([("a.png", b"data")]))
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    _, problems = unpack_uploads([("x.zip", bytes(data))])
+    assert reasons(problems) == {"x.zip: a.png": "is encrypted. Send it without a password."}
+
+
+def test_the_same_file_twice_counts_once_and_another_of_its_name_twice():
+    files = [("a.png", b"1"), ("a.png", b"1"), ("a.png", b"2")]
+    taken, problems = unpack_uploads(files)
+    assert taken == [("a.png", b"1"), ("a.png", b"2")]
+    assert reasons(problems) == {"a.png": "was sent twice; it counts once"}
+
+
+def test_more_files_than_the_limit_are_refused_the_first_stay():
+    files = [(f"{number}.png", bytes([number])) for number in range(4)]
+    taken, problems = unpack_uploads(files, limits=Limits(files=3))
+    assert [name for name, _ in taken] == ["0.png", "1.png", "2.png"]
+    assert reasons(problems) == {"3.png": "does not fit: 3 files are taken at a time. For more: predict_images.py."}
+
+
+def test_an_archive_of_more_files_than_the_limit_is_refused_whole():
+    archive = zip_files([(f"{number}.png", b"x%d" % number) for number in range(4)])
+    taken, problems = unpack_uploads([("x.zip", archive), ("a.png", b"data")], limits=Limits(files=3))
+    assert [name for name, _ in taken] == ["a.png"]
+    assert problems[0].reason.startswith("does not fit: 3 files are taken")
+
+
+def test_a_directory_too_long_to_read_is_refused_before_it_is_read():
+    archive = zip_files([(f"{number}.png", b"") for number in range(9)])
+    _, problems = unpack_uploads([("x.zip", archive)], limits=Limits(files=4))
+    assert problems[0].reason == "lists 9 files; 4 are taken at a time. Use predict_images.py."
+
+
+def test_zip64_is_refused():
+    data = zip_files([("a.png", b"data")])
+    end = data.rindex(b"PK\x05\x06")
+    locator = b"PK\x06\x07" + struct.pack("<LQL", 0, 0, 1)
+    _, problems = unpack_uploads([("x.zip", data[:end] + locator + data[end:])])
+    assert problems[0].reason.startswith("is a zip64 archive")
+
+
+def test_a_bomb_that_declares_its_size_is_refused_unread():
+    archive = zip_files([("a.png", bytes(50_000_000))])
+    assert len(archive) < 60_000
+    tracemalloc.start()
+    taken, problems = unpack_uploads([("bomb.zip", archive)], limits=Limits(bytes=1_000_000))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken == []
+    assert problems[0].reason.startswith("does not fit: 1 MB are taken at a time, unpacked")
+    assert peak < 2_000_000
+
+
+def test_a_bomb_that_lies_about_its_size_is_refused_at_what_it_declared():
+    data = bytearray(zip_files([("a.png", bytes(50_000_000))]))
+    size = struct.pack("<L", 50_000_000)
+    assert data.count(size) == 2  # in the member's own header and in the directory
+    lying = bytes(data).replace(size, struct.pack("<L", 1000))
+    tracemalloc.start()
+    taken, problems = unpack_uploads([("bomb.zip", lying)], limits=Limits(bytes=1_000_000))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken == []
+    assert "is damaged in the archive" in problems[0].reason
+    assert peak < 2_000_000
+
+
+def test_what_is_no_archive_is_said_to_be_none():
+    _, problems = unpack_uploads([("x.zip", b"hello"), ("y.zip", zip_files([("a.png", b"data")])[:-30])])
+    assert [problem.reason for problem in problems] == ["is no zip archive, or is cut off. Make the archive again."] * 2
+
+
+def test_a_directory_of_nonsense_is_an_error_in_words():
+    data = zip_files([("a.png", b"data")])
+    _, problems = unpack_uploads([("x.zip", data.replace(b"PK\x01\x02", b"XX\x01\x02"))])
+    assert problems[0].reason.startswith("cannot be unpacked (")
+
+
+def test_a_picture_of_too_many_pixels_is_refused_by_its_header():
+    def chunk(kind, data):
+        return struct.pack(">L", len(data)) + kind + data + struct.pack(">L", zlib.crc32(kind + data))
+
+    header = struct.pack(">LLBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000)))
+    _, problems = read_uploads([("bomb.png", bomb)])
+    assert reasons(problems) == {"bomb.png": "has far more pixels than are taken. Use predict_images.py."}
+    _, problems = read_uploads([("a.png", encode(patch(1)))], limits=Limits(picture_pixels=2499))
+    assert problems[0].reason == "has 2,500 pixels, more than 2,499. Use predict_images.py."
+
+
+def test_all_pictures_together_have_a_limit():
+    files = [(f"{seed}.png", encode(patch(seed))) for seed in range(3)]
+    pictures, problems = read_uploads(files, limits=Limits(pixels=5000))
+    assert [picture.name for picture in pictures] == ["0.png", "1.png"]
+    assert "all pictures together may have 5,000 pixels" in problems[0].reason
+
+
+def test_a_header_tells_sides_and_resolution():
+    assert read_header(encode(np.zeros((20, 30, 3), np.uint8)))[:2] == (30, 20)
+    with pytest.raises(InputError, match="cannot be decoded"):
+        read_header(b"%!PS-Adobe-3.0 EPSF-3.0")
+
+
+def test_the_sample_is_one_slide_of_placed_patches():
+    files = sample_uploads()
+    assert len(files) > 50
+    assert files == sample_uploads()
+    assert {find_place(name)[0] for name, _ in files} == {"79001"}
+    assert len(read_uploads(files)[0]) == len(files)
+
+
+def test_large_is_larger_than_four_patches_both_ways():
+    def picture(height, width):
+        return Picture("a.png", np.zeros((height, width, 3), np.uint8))
+
+    assert not is_large(picture(200, 1000))
+    assert is_large(picture(201, 201))
+
+
+def test_a_large_picture_is_cut_at_the_scale_of_the_run():
+    image = np.full((400, 600, 3), 255, np.uint8)
+    image[200:400, 400:600] = (180, 60, 140)  # one patch at twice the run's scale
+    tiles, file_scale = cut_picture(Picture("a.png", image), target_mpp=4.0, mpp=1.0)
+    assert file_scale == 4.0
+    assert [(tile.x, tile.y) for tile in tiles] == [(100, 50)]
+    assert (tiles[0].image == (180, 60, 140)).all()
+
+
+def test_a_large_picture_needs_a_scale_and_tissue():
+    white = Picture("a.png", np.full((400, 400, 3), 255, np.uint8))
+    with pytest.raises(InputError, match="does not say how many micrometres a pixel"):
+        cut_picture(white, target_mpp=4.0, mpp=None)
+    with pytest.raises(InputError, match="shows no stained tissue"):
+        cut_picture(white, target_mpp=4.0, mpp=1.0)
+    with_scale = white._replace(resolution=(25_400.0, 25_400.0))  # dots an inch: one micrometre a pixel
+    with pytest.raises(InputError, match="shows no stained tissue"):
+        cut_picture(with_scale, target_mpp=4.0, mpp=None)
