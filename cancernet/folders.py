@@ -1,4 +1,4 @@
-"""The files in a folder, and a folder that is whole or not there."""
+"""The files in a folder, a folder that is whole or not there, and a JSON file that holds what it should."""
 
 import contextlib
 import operator
@@ -7,7 +7,11 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
+from cancernet import InputError
+
+Kind = TypeVar("Kind")
 SYSTEM_NAMES = ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
@@ -43,6 +47,30 @@ def describe_passed_over(others: Counter) -> str:
         return ""
     counts = ", ".join(f"{n:,} {ending or 'without an ending'}" for ending, n in others.most_common())
     return f"Passed over, as of a kind that is not taken: {counts}."
+
+
+def read_json(path: Path, kind: type[Kind], *, again: str) -> Kind:
+    """Read a JSON file as a dataclass, every value of the type that its field has; fields beside them are not read.
+
+    Args:
+        again: what to do about a damaged file, for the error.
+
+    Raises:
+        InputError: the file is missing, cannot be read, is not JSON, or has a field that is missing or of a wrong type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
+    except FileNotFoundError:
+        raise InputError(f"There is no {path}. {again}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        came = "" if first["type"] in ("missing", "json_invalid") else f", not {str(first['input'])[:40]!r}"
+        raise InputError(f"{path} is damaged: {place and place + ': '}{first['msg']}{came}. {again}") from None
 
 
 @contextlib.contextmanager

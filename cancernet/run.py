@@ -1,64 +1,175 @@
-"""A run folder, loaded: image files in, calibrated probabilities out."""
+"""The run folder: the name of every file in it, and each written whole, read, and checked against the others."""
 
-import functools
+import csv
+import dataclasses
 import json
-import operator
+import os
+import platform
+import shutil
+import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import keras
 import numpy as np
 
-from cancernet import InputError
-from cancernet.data.images import ImageStore
-from cancernet.judging.decision import Decision, load_decision, log_scores
-from cancernet.learning.pipeline import evaluation_batches, naming_bad_files
+from cancernet import InputError, __version__
+from cancernet.command_line import check_output
+from cancernet.config import Experiment
+from cancernet.data.dataset import Patch
+from cancernet.folders import read_json
+from cancernet.judging.decision import Decision, load_decision, save_decision
+from cancernet.judging.smoothing import Predictions
 
-MODEL, DECISION, CONFIG, REPORT = "model.keras", "decision.json", "config.json", "report.json"
-BATCH = 64  # images that a network answers at a time; more is no faster on a CPU and takes memory
-_NEEDED = (  # of config.json
-    *(("classes",), ("positive",), ("images_are_grey",), ("usual_size",), ("seen", "patients"), ("seen", "images")),
-    *(("experiment", name) for name in ("image_size", "channels", "views")),
-)
+MODEL, DECISION, CONFIG, HISTORY = "model.keras", "decision.json", "config.json", "history.csv"
+REPORT, REPORT_TEXT, REPORT_PAGE, PREDICTIONS = "report.json", "report.txt", "report.html", "predictions.csv"
+BEGUN = "begun.json"  # what an unfinished run was asked for
+PACKAGES = ("tensorflow", "keras", "numpy", "sklearn", "scipy", "cv2", "imutils", "matplotlib")
+_HASH_DIGITS = 16  # of SHA-256 that tell images apart
+_AGAIN = "Train again, or copy the whole run folder again."
 
 
-class Classifier(NamedTuple):
+@dataclass(frozen=True)
+class Seen:
+    """What a run has seen in training and validation. One string is read ten times faster than a list of 250,000."""
+
+    patients: tuple[str, ...]
+    images: str  # the first digits of their hashes, sorted, in a row
+
+
+@dataclass(frozen=True)
+class Settings:
+    """config.json: all that is needed to train again, and what new images must be like."""
+
+    experiment: Experiment
+    classes: tuple[str, ...]  # in the order of the model's outputs
+    positive: str | None  # the class that sensitivity is of; None of more than two classes
+    training_precision: str
+    operating_point: str
+    neighbours: bool  # whether smoothing over a slide's neighbours could be chosen
+    manifest_sha256: str
+    images_are_grey: bool
+    usual_size: str  # of the images in their files, such as 50x50
+    mpp: float | None  # micrometres a pixel of the images; None where unknown
+    versions: dict[str, str]
+    hardware: dict[str, str | int | None]
+    class_names: dict[str, str] | None  # what a class's folder means, such as 1: IDC
+    seen: Seen
+    __pydantic_config__ = {"allow_inf_nan": False}  # noqa: RUF012
+
+
+class Run(NamedTuple):
     """A trained network with its frozen decision."""
 
-    model: keras.Model
+    model: "keras.Model"  # noqa: F821
     decision: Decision
-    config: dict  # the run's config.json
-    run: Path
+    settings: Settings
+    folder: Path
 
 
-def write_config(run: Path, config: dict) -> None:
+def describe_machine() -> dict[str, dict]:
+    """Versions of what computed, and the hardware: the fields of Settings that the machine knows."""
+    from cancernet.learning.pipeline import describe_device
+
+    versions = {"cancernet": __version__, "python": platform.python_version()}
+    return {
+        "versions": versions | {name: sys.modules[name].__version__ for name in PACKAGES},
+        "hardware": {"device": describe_device(), "cores": os.cpu_count(), "system": platform.platform()},
+    }
+
+
+def name_class(settings: Settings, name: str) -> str:
+    """A class as people call it: `IDC` for the class 1 of the IDC set, else its own name."""
+    return (settings.class_names or {}).get(name, name)
+
+
+def prepare_folder(folder: Path, asked: Mapping, *, force: bool) -> Path:
+    """Make the folder where a training works until it is finished; what was asked for the same goes on from there.
+
+    Args:
+        folder: of the run.
+        asked: for what, as JSON takes it but for paths.
+
+    Raises:
+        InputError: `folder` is something that must not be overwritten, or the unfinished one was asked for something
+            else.
+    """
+    check_output(folder)
+    work = folder.with_name(folder.name + ".unfinished")
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; --output takes the folder of the run.")
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / REPORT).is_file():
+            raise InputError(f"{folder} is not empty and no run. Choose another --output.")
+        if not force:
+            raise InputError(f"{folder} holds a finished run. Choose another --output, or --force to replace it.")
+    begun, text = work / BEGUN, json.dumps(asked, indent=1, default=str)
+    if work.exists() and not (begun.is_file() and begun.read_text(encoding="utf-8") == text):
+        if begun.is_file() and not force:
+            raise InputError(f"{work} was begun with other settings. Start again with --force, or finish it first.")
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    begun.write_text(text, encoding="utf-8")
+    return work
+
+
+def finish_folder(work: Path, folder: Path) -> None:
+    """Give a finished run its name."""
+    for checkpoint in [*work.glob("checkpoint*"), *work.glob("fold_*/checkpoint*")]:
+        shutil.rmtree(checkpoint)
+    (work / BEGUN).unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+    work.rename(folder)
+
+
+def save_run(run: Run, history: Mapping[str, Sequence[float]], predictions: Predictions) -> None:
+    """Write what a run leaves beside its report: the model, its decision and settings, the history, predictions.csv."""
+    run.model.save(run.folder / MODEL)
+    save_decision(run.decision, run.folder / DECISION)
+    write_settings(run.folder, run.settings)
+    with (run.folder / HISTORY).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["epoch", *history])
+        writer.writerows([number, *values] for number, values in enumerate(zip(*history.values()), start=1))
+    write_predictions(run.folder, predictions, run.decision.classes)
+
+
+def write_settings(folder: Path, settings: Settings) -> None:
     """Write config.json."""
-    (run / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(dataclasses.asdict(settings), indent=1) + "\n", encoding="utf-8")
 
 
-def read_config(run: Path) -> dict:
+def read_settings(folder: Path) -> Settings:
     """The settings of a run, its config.json.
 
     Raises:
         InputError: no such run, or a damaged file.
     """
-    path = run / CONFIG
-    if not run.is_dir():
-        raise InputError(f"There is no run {run}. Train one with train_model.py --output {run}.")
-    folds = sorted(run.glob(f"fold_*/{MODEL}"))
-    if folds and not path.is_file():
+    if not folder.is_dir():
+        raise InputError(f"There is no run {folder}. Train one with train_model.py --output {folder}.")
+    folds = sorted(folder.glob(f"fold_*/{MODEL}"))
+    if folds and not (folder / CONFIG).is_file():
         raise InputError(
-            f"{run} is a cross-validation, without a model of its own. Give a run of it: {folds[0].parent}."
+            f"{folder} is a cross-validation, without a model of its own. Give a run of it: {folds[0].parent}."
         )
+    return read_json(folder / CONFIG, Settings, again=_AGAIN)
+
+
+def read_report(folder: Path) -> dict | None:
+    """The run's report.json; None where it has none.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    path = folder / REPORT
+    if not path.is_file():
+        return None
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        for keys in _NEEDED:
-            functools.reduce(operator.getitem, keys, config)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is missing or damaged, so {run} is no finished run. Train again.") from error
-    return config
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged. {_AGAIN}") from error
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -68,120 +179,112 @@ def find_runs(folder: Path) -> list[Path]:
     return sorted(runs, key=lambda run: ((run / DECISION).stat().st_mtime, run.name), reverse=True)
 
 
-def read_report(run: Path) -> dict | None:
-    """The run's report.json; None where it has none.
-
-    Raises:
-        InputError: a damaged file.
-    """
-    path = run / REPORT
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged. Train again, or copy the whole run folder.") from error
-
-
-def load_classifier(run: Path) -> Classifier:
+def load_run(folder: Path) -> Run:
     """Load a run.
 
     Raises:
         InputError: one of its files is missing or damaged, or they do not belong together.
     """
-    config = read_config(run)
-    decision = load_decision(run / DECISION)
-    path = run / MODEL
+    import keras
+
+    settings = read_settings(folder)
+    decision = load_decision(folder / DECISION)
+    path = folder / MODEL
     try:
         model = keras.models.load_model(path, compile=False)
     except (OSError, ValueError, KeyError, TypeError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is missing or damaged. Train again, or copy the whole run folder.") from error
-    difference = _find_difference(model, decision, config)
+        raise InputError(f"{path} is missing or damaged. {_AGAIN}") from error
+    difference = _find_difference(model, decision, settings)
     if difference:
-        raise InputError(f"The files of {run} are not of one run: {difference}. Copy the whole run folder.")
-    return Classifier(model, decision, config, run)
+        raise InputError(f"The files of {folder} are not of one run: {difference}. Copy the whole run folder.")
+    return Run(model, decision, settings, folder)
 
 
-def _find_difference(model: keras.Model, decision: Decision, config: dict) -> str:
+def _find_difference(model, decision: Decision, settings: Settings) -> str:
     """What the files of a run folder do not agree on; "" for nothing."""
-    experiment, classes = config["experiment"], config["classes"]
-    shape = [experiment["image_size"], experiment["image_size"], experiment["channels"]]
+    experiment, classes = settings.experiment, settings.classes
+    shape = [experiment.image_size, experiment.image_size, experiment.channels]
     if list(model.input_shape[1:]) != shape:
         return f"{MODEL} takes images of the shape {list(model.input_shape[1:])}, {CONFIG} says {shape}"
     if model.output_shape[-1] != len(classes):
         return f"{MODEL} tells {model.output_shape[-1]} classes apart, {CONFIG} names {len(classes)}"
-    if list(decision.classes) != classes:
+    if decision.classes != classes:
         return f"{DECISION} has the classes {', '.join(decision.classes)}, {CONFIG} {', '.join(classes)}"
-    if decision.positive != config["positive"]:
-        return f"the positive class is {decision.positive} in {DECISION}, {config['positive']} in {CONFIG}"
+    if decision.positive != settings.positive:
+        return f"the positive class is {decision.positive} in {DECISION}, {settings.positive} in {CONFIG}"
     return ""
 
 
-def predict_scores(model: keras.Model, store: ImageStore, *, views: str, verbose: int = 0) -> np.ndarray:
-    """Log-probabilities [n, classes], float64, of every image of a store, in its order.
+def describe_seen(patches: Sequence[Patch]) -> Seen:
+    """What a run that was trained on these splits has seen."""
+    seen = [patch for patch in patches if patch.split != "testing"]
+    return Seen(
+        tuple(sorted({patch.patient for patch in seen if patch.patient})),
+        "".join(sorted({patch.sha256[:_HASH_DIGITS] for patch in seen})),
+    )
 
-    Args:
-        views: of each image, that the mean is taken over, as `average_over_views`.
+
+def find_seen(seen: Seen, patches: Sequence[Patch]) -> list[str]:
+    """Patients that a run was trained or validated on, and files of such images of others.
+
+    An image is known by its bytes, whatever its patient is called in the dataset that it now comes from.
+    """
+    patients = set(seen.patients)
+    images = {seen.images[start : start + _HASH_DIGITS] for start in range(0, len(seen.images), _HASH_DIGITS)}
+    found = {patch.patient for patch in patches if patch.patient in patients}
+    found |= {
+        patch.file for patch in patches if patch.patient not in patients and patch.sha256[:_HASH_DIGITS] in images
+    }
+    return sorted(found)
+
+
+def check_same_kind(settings: Settings, patches: Sequence[Patch], *, are_grey: bool) -> None:
+    """See that a run can judge these patches.
 
     Raises:
-        InputError: a file cannot be used, or the model answers something that is not a number.
+        InputError: classes that the run does not know, or grey images for colour ones or the reverse.
     """
-    return log_scores(predict(average_over_views(model, views), store, verbose=verbose))
+    unknown = {patch.label for patch in patches} - set(settings.classes)
+    if unknown:
+        raise InputError(f"The run knows the classes {', '.join(settings.classes)}, not {', '.join(sorted(unknown))}.")
+    kinds = {True: "grey", False: "colour"}
+    if settings.images_are_grey != are_grey:
+        raise InputError(
+            f"The run was trained on {kinds[settings.images_are_grey]} images; these are {kinds[are_grey]}. "
+            "Train another run."
+        )
 
 
-def average_over_views(model: keras.Model, views: str) -> keras.Model:
-    """The same network, answering the mean over views of an image, which is square.
-
-    The views are, for `one`, the image itself; for `mirror`, it and its mirror image, left to right; for `eight`, all
-    its flips and quarter turns.
-    """
-    if views == "one":
-        return model
-    network = _answer_views(model, views)
-    return keras.Model(network.inputs[0], keras.ops.mean(network.outputs[0], axis=0))
+def compare_sizes(settings: Settings, usual_size: str) -> list[str]:
+    """A warning where images are of another usual size than those the run was trained on: probably another scale."""
+    if usual_size == settings.usual_size:
+        return []
+    return [
+        f"The images are {usual_size} pixels, those in training were {settings.usual_size}: is the scale the same?"
+    ]
 
 
-def extract_features(
-    extractor: keras.Model, stores: Mapping[str, ImageStore], *, views: str, verbose: int = 0
-) -> dict[str, np.ndarray]:
-    """Features [n, views, f], float32, of every view of every image of each store that has images, in its order.
-
-    Raises:
-        InputError: a file cannot be used.
-    """
-    network = _answer_views(extractor, views)
-    network = keras.Model(network.inputs[0], keras.ops.transpose(network.outputs[0], (1, 0, 2)))
-    return {name: predict(network, store, verbose=verbose) for name, store in stores.items() if len(store)}
+def write_predictions(folder: Path, predictions: Predictions, classes: Sequence[str]) -> None:
+    """Write predictions.csv: file, label, patient, x, y, probability of each class at full precision, predicted."""
+    with (folder / PREDICTIONS).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*Patch._fields[:5], *(f"probability_{name}" for name in classes), "predicted"])
+        rows = zip(predictions.patches, predictions.probabilities.tolist(), predictions.predicted, strict=True)
+        for patch, probabilities, index in rows:
+            writer.writerow([*patch[:5], *probabilities, classes[index]])
 
 
-def score_features(head: keras.Model, features: np.ndarray) -> np.ndarray:
-    """Log-probabilities [n, classes], float64, of the features [n, views, f] of n images: of the mean over their views.
-
-    Raises:
-        InputError: the head answers something that is not a number.
-    """
-    n, views, size = features.shape
-    answers = head.predict(features.reshape(n * views, size), verbose=0)
-    return log_scores(answers.reshape(n, views, -1).mean(axis=1))
-
-
-def _answer_views(model: keras.Model, views: str) -> keras.Model:
-    """The same network, answering one view after the other: [views, n, outputs]."""
-    inputs = keras.Input(model.input_shape[1:])
-    seen = [inputs]
-    if views != "one":
-        seen.append(keras.ops.flip(inputs, 2))
-    if views == "eight":
-        seen += [keras.ops.flip(view, 1) for view in seen]
-        seen += [keras.ops.transpose(view, (0, 2, 1, 3)) for view in seen]
-    return keras.Model(inputs, keras.ops.map(model, keras.ops.stack(seen)))
-
-
-def predict(model: keras.Model, store: ImageStore, *, verbose: int = 0) -> np.ndarray:
-    """What a network answers for every image of a store, in its order: [n, ...] float32.
-
-    Raises:
-        InputError: a file cannot be used.
-    """
-    with naming_bad_files(store):
-        return model.predict(evaluation_batches(store, batch_size=BATCH), verbose=verbose)
+def read_predictions(folder: Path, classes: Sequence[str]) -> Predictions:
+    """What `write_predictions` wrote; the split and the hash of a patch are not in the file and left empty."""
+    with (folder / PREDICTIONS).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    places = [{axis: int(row[axis]) if row[axis] else None for axis in ("x", "y")} for row in rows]
+    return Predictions(
+        [
+            Patch(row["file"], row["label"], row["patient"], **place, split="", sha256="")
+            for row, place in zip(rows, places, strict=True)
+        ],
+        np.array([classes.index(row["label"]) for row in rows]),
+        np.array([[float(row[f"probability_{name}"]) for name in classes] for row in rows]),
+        np.array([classes.index(row["predicted"]) for row in rows]),
+    )

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from scipy.special import expit, logsumexp, softmax
 from sklearn.model_selection import StratifiedKFold
 
 from cancernet import InputError
+from cancernet.folders import read_json
 
 DEFAULT_OPERATING_POINT = "balanced"
 TEMPERATURES = (0.01, 100.0)  # the fit looks between these
@@ -24,6 +25,8 @@ BIASES = 20.0  # and between this and its negative
 CALIBRATION_FOLDS = 5
 CURVE_STEPS = 200  # of the threshold from 0 to 1, in `Decision.curve`
 ABOVE_ONE = float(np.nextafter(1.0, 2.0))  # a threshold that even a probability of exactly 1 does not reach
+
+_AGAIN = "Train again, or copy the whole run folder again."
 
 
 @dataclass(frozen=True)
@@ -41,29 +44,12 @@ class Decision:
     expected_on_validation: dict[str, float] | None  # sensitivity, specificity at the threshold
     curve: dict[str, list[float]] | None  # threshold (ascending), sensitivity, specificity: see `expected_rates`
     without_neighbours: "Decision | None" = None  # the one for patches that are not smoothed; None where sigma is 0
+    __pydantic_config__ = {"allow_inf_nan": False}  # noqa: RUF012
 
 
 class OperatingPoint(NamedTuple):
     rule: str  # balanced | sensitivity | specificity | threshold
     value: float | None  # None for balanced
-
-
-def log_scores(probabilities: np.ndarray) -> np.ndarray:
-    """Log-probabilities `[n, k]` float64 of a network's softmax outputs `[n, k]`, float32 or float64, 0 to 1.
-
-    Outputs are clipped at the smallest normal float32. Of two classes the difference of the columns is the log-odds; it
-    tells images apart even where the larger output has saturated to exactly 1, since the smaller one has not.
-
-    Raises InputError where an output is not a number.
-    """
-    probabilities = np.asarray(probabilities, dtype=np.float64)
-    broken = int((~np.isfinite(probabilities)).any(axis=-1).sum())
-    if broken:
-        raise InputError(
-            f"The network gives no number for {broken:,} of {len(probabilities):,} images: its training diverged. "
-            "Train again with a smaller --learning-rate."
-        )
-    return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
 
 
 def parse_operating_point(text: str) -> OperatingPoint:
@@ -149,8 +135,8 @@ def fit_decision(
     )
 
 
-def calibrated_probabilities(decision: Decision, scores: np.ndarray) -> np.ndarray:
-    """softmax(scores / temperature + bias), `[n, k]` float64, 0 to 1, rows sum to 1.
+def calibrate(decision: Decision, scores: np.ndarray) -> np.ndarray:
+    """Turn scores into probabilities: softmax(scores / temperature + bias), `[n, k]` float64, 0 to 1, rows sum to 1.
 
     Of two classes the order of any two images by log-odds is kept. Raises InputError where the number of columns is not
     that of the decision's classes.
@@ -164,16 +150,18 @@ def calibrated_probabilities(decision: Decision, scores: np.ndarray) -> np.ndarr
     return _calibrate(scores, decision.temperature, decision.bias)
 
 
-def decide(decision: Decision, probabilities: np.ndarray) -> np.ndarray:
+def decide(decision: Decision, probabilities: np.ndarray, threshold: float | None = None) -> np.ndarray:
     """Class indices `[n]` from calibrated probabilities `[n, k]`.
 
-    Of two classes: the positive one where its probability is at least the threshold. Of more: the most probable.
+    Of two classes: the positive one where its probability is at least the threshold, the decision's own unless another
+    is given. Of more: the most probable.
     """
     probabilities = np.asarray(probabilities)
     if decision.positive is None:
         return probabilities.argmax(axis=1)
     index = decision.classes.index(decision.positive)
-    return np.where(probabilities[:, index] >= decision.threshold, index, 1 - index)
+    threshold = decision.threshold if threshold is None else threshold
+    return np.where(probabilities[:, index] >= threshold, index, 1 - index)
 
 
 def expected_rates(decision: Decision, threshold: float) -> dict[str, float]:
@@ -199,79 +187,44 @@ def save_decision(decision: Decision, path: Path) -> None:
 
 def load_decision(path: Path) -> Decision:
     """Read what `save_decision` wrote. Raises InputError where the file is missing or is not a whole decision."""
-    path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"No {path}. A run folder has a {path.name}; train again, or name another run.") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
-    except ValueError as error:  # broken JSON or broken UTF-8
-        raise InputError(f"{path} is not JSON ({error}). Train again, or copy the run folder again.") from None
-    problem = _problem_of(content)
+    decision = read_json(path, Decision, again=_AGAIN)
+    problem = _find_contradiction(decision)
     if problem:
-        raise InputError(f"{path} is not a decision: {problem}. Train again, or copy the run folder again.")
-    return _from_json(content)
+        raise InputError(f"{path} is damaged: {problem}. {_AGAIN}")
+    return decision
 
 
-def _from_json(content: dict) -> Decision:
-    values = {field.name: content[field.name] for field in fields(Decision)}
-    plain = content["without_neighbours"]
-    return Decision(
-        **values
-        | {
-            "classes": tuple(content["classes"]),
-            "bias": tuple(content["bias"]),
-            "without_neighbours": _from_json(plain) if plain else None,
-        }
-    )
-
-
-def _problem_of(content: object) -> str | None:
-    """What is wrong with the content of a decision file, in words; None where nothing is."""
-    if not isinstance(content, dict):
-        return "it holds no fields"
-    missing = [field.name for field in fields(Decision) if field.name not in content]
-    if missing:
-        return f"{', '.join(missing)} missing"
-    classes, positive = content["classes"], content["positive"]
-    if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(name, str) for name in classes):
-        return f"classes is {classes!r}"
+def _find_contradiction(decision: Decision) -> str:
+    """What in a decision of the right types cannot be, in words; "" for nothing."""
+    classes, positive, curve = decision.classes, decision.positive, decision.curve
+    if len(classes) < 2:
+        return f"classes is {list(classes)}"
     if (positive is None) == (len(classes) == 2) or (positive is not None and positive not in classes):
         return f"positive is {positive!r} of classes {', '.join(classes)}"
-    if not _is_number(content["temperature"]) or content["temperature"] <= 0:
-        return f"temperature is {content['temperature']!r}"
-    bias = content["bias"]
-    if not isinstance(bias, list) or len(bias) != len(classes) or not all(map(_is_number, bias)):
-        return f"bias is {bias!r}"
-    if content["without_neighbours"] is not None and _problem_of(content["without_neighbours"]):
-        return f"without_neighbours: {_problem_of(content['without_neighbours'])}"
-    if not _is_number(content["neighbour_sigma"]) or content["neighbour_sigma"] < 0:
-        return f"neighbour_sigma is {content['neighbour_sigma']!r}"
-    if not isinstance(content["fitted_on"], dict) or not {"images", "patients"} <= set(content["fitted_on"]):
-        return f"fitted_on is {content['fitted_on']!r}"
-    return None if positive is None else _problem_of_threshold(content)
+    if not decision.temperature > 0:
+        return f"temperature is {decision.temperature}"
+    if len(decision.bias) != len(classes):
+        return f"bias is {list(decision.bias)}"
+    if not decision.neighbour_sigma >= 0:
+        return f"neighbour_sigma is {decision.neighbour_sigma}"
+    if not {"images", "patients"} <= decision.fitted_on.keys():
+        return f"fitted_on is {decision.fitted_on}"
+    if positive is not None:
+        if decision.threshold is None or not 0 <= decision.threshold <= ABOVE_ONE:
+            return f"threshold is {decision.threshold}"
+        if not {"sensitivity", "specificity"} <= (decision.expected_on_validation or {}).keys():
+            return f"expected_on_validation is {decision.expected_on_validation}"
+        columns = [(curve or {}).get(name, []) for name in ("threshold", "sensitivity", "specificity")]
+        if not columns[0] or len(set(map(len, columns))) != 1:
+            return "its curve is not three lists of one length"
+    without = decision.without_neighbours
+    problem = _find_contradiction(without) if without else ""
+    return problem and f"without_neighbours: {problem}"
 
 
-def _problem_of_threshold(content: dict) -> str | None:
-    if not _is_number(content["threshold"]) or not 0 <= content["threshold"] <= ABOVE_ONE:
-        return f"threshold is {content['threshold']!r}"
-    expected, curve = content["expected_on_validation"], content["curve"]
-    if not isinstance(expected, dict) or not all(
-        _is_number(expected.get(name)) for name in ("sensitivity", "specificity")
-    ):
-        return f"expected_on_validation is {expected!r}"
-    names = ("threshold", "sensitivity", "specificity")
-    columns = [curve.get(name) for name in names] if isinstance(curve, dict) else []
-    if not columns or not all(isinstance(column, list) and all(map(_is_number, column)) for column in columns):
-        return "its curve is not three lists of numbers"
-    return (
-        None if columns[0] and len({len(column) for column in columns}) == 1 else "its curve's lists differ in length"
-    )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def least_log_loss(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The mean log-loss of scores `[n, k]` at the calibration of their own that makes it least; labels: `[n]`."""
+    return _log_loss(_minimise_log_loss(scores, labels), scores, labels)[0]
 
 
 def _check_fit(scores, labels, patients, classes, positive, point, operating_point, neighbour_sigma) -> None:

@@ -1,26 +1,24 @@
-"""The decision fitted on validation and applied, frozen, to patches that have places; predictions.csv."""
+"""Neighbours on a slide: scores smoothed over its grid, the decision fitted with them, and applied to slides.
 
-import csv
+A patch that lies on no slide is judged alone.
+"""
+
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
+from scipy.special import log_softmax
 
 from cancernet import InputError
 from cancernet.data.dataset import Patch
-from cancernet.data.grid import (
-    LEAST_NEIGHBOURS,
-    choose_sigma,
-    find_unplaceable,
-    iterate_slides,
-    mean_neighbours,
-    smooth_scores,
-)
-from cancernet.judging.decision import Decision, calibrated_probabilities, decide, fit_decision
+from cancernet.data.grid import LEAST_NEIGHBOURS, Layout, SlideGrid, lay_out_patches
+from cancernet.judging.decision import Decision, calibrate, decide, fit_decision, least_log_loss
 
-PREDICTIONS = "predictions.csv"
+SIGMAS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)  # patches; 0 is no smoothing
+TIE = 1e-6  # log losses that differ by less are equal
+KERNEL_REACH = 4.0  # the Gaussian is cut off at so many sigma
 
 
 class Predictions(NamedTuple):
@@ -30,6 +28,62 @@ class Predictions(NamedTuple):
     labels: np.ndarray  # class index [n]
     probabilities: np.ndarray  # calibrated [n, classes]
     predicted: np.ndarray  # class index [n]
+
+
+def smooth_scores(scores: np.ndarray, slides: Sequence[SlideGrid], sigma: float) -> np.ndarray:
+    """Average each patch's score with its neighbours', weighted by a Gaussian of the distance on the grid.
+
+    What is averaged are logits: with two classes the logit difference, whatever constant a row's scores share.
+    Places without a patch weigh nothing: normalised convolution (Knutsson & Westin 1993). A slide
+    is smoothed on its own.
+
+    Args:
+        scores: [n, k] log-probabilities of k classes, or logits; finite.
+        slides: those that are smoothed; patches of no slide keep their row as it came.
+        sigma: standard deviation in patches; 0 returns the scores unchanged.
+
+    Returns:
+        float64 [n, k] log-probabilities.
+
+    Raises:
+        InputError: a sigma below 0.
+    """
+    scores = np.asarray(scores, float)
+    if sigma < 0:
+        raise InputError(f"Sigma is {sigma}. Give 0 (no smoothing) or a number of patches above it.")
+    smoothed = scores.copy()
+    for slide in slides if sigma else ():
+        grid = np.zeros((*slide.shape, scores.shape[1] + 1))
+        grid[slide.rows, slide.columns, :-1] = scores[slide.members]
+        grid[slide.rows, slide.columns, -1] = 1  # occupied
+        blurred = gaussian_filter(grid, (sigma, sigma, 0), mode="constant", truncate=KERNEL_REACH)
+        blurred = blurred[slide.rows, slide.columns]
+        smoothed[slide.members] = log_softmax(blurred[:, :-1] / blurred[:, -1:], axis=1)
+    return smoothed
+
+
+def choose_sigma(scores: np.ndarray, labels: np.ndarray, layout: Layout) -> float:
+    """Width of the smoothing that fits the validation slides best, one of SIGMAS; 0 where none helps.
+
+    The criterion is the log loss of the placed patches after each candidate has had its own best calibration, a
+    temperature and biases as in `cancernet.judging.decision`: smoothing draws scores together, and without that it
+    would be praised or blamed for the calibration it happens to bring. Of equals the narrowest wins. 0 is also the
+    answer where the patches have fewer than LEAST_NEIGHBOURS neighbours on average: with gaps that large the slides
+    say nothing of complete ones.
+
+    Args:
+        scores: [n, k] log-probabilities of validation patches.
+        labels: [n] index of the true class.
+    """
+    if layout.mean_neighbours < LEAST_NEIGHBOURS:
+        return 0.0
+    placed = np.sort(np.concatenate([slide.members for slide in layout.slides]))
+    best, least = 0.0, np.inf
+    for sigma in SIGMAS:
+        loss = least_log_loss(smooth_scores(scores, layout.slides, sigma)[placed], labels[placed])
+        if loss < least - TIE:
+            best, least = sigma, loss
+    return best
 
 
 def fit_on_validation(
@@ -52,11 +106,11 @@ def fit_on_validation(
         neighbours: whether smoothing over a slide's neighbours may be chosen.
     """
     labels = np.array([classes.index(patch.label) for patch in patches], dtype=int)
-    places, _ = settle_places(patches)
+    layout = lay_out_patches(patches)
 
     def fit(sigma: float) -> Decision:
         return fit_decision(
-            smooth_scores(scores, sigma=sigma, **places),
+            smooth_scores(scores, layout.slides, sigma),
             labels,
             [patch.patient for patch in patches],
             classes=classes,
@@ -65,105 +119,51 @@ def fit_on_validation(
             neighbour_sigma=sigma,
         )
 
-    sigma = choose_sigma(scores, labels, **places) if neighbours else 0.0
-    plain = fit(0.0)
-    return dataclasses.replace(fit(sigma), without_neighbours=plain) if sigma else plain
+    sigma = choose_sigma(scores, labels, layout) if neighbours else 0.0
+    alone = fit(0.0)
+    return dataclasses.replace(fit(sigma), without_neighbours=alone) if sigma else alone
 
 
-def apply_decision(decision: Decision, patches: Sequence[Patch], scores: np.ndarray) -> Predictions:
-    """What a frozen decision says of the patches of a split, as `judge_patches`.
+def predict_split(decision: Decision, patches: Sequence[Patch], scores: np.ndarray, layout: Layout) -> Predictions:
+    """What a frozen decision says of the patches of a split, beside their true classes.
 
     Args:
         scores: log-probabilities [n, classes] in the order of `patches`.
+        layout: of `patches`.
     """
     if len(patches) != len(scores):
         raise ValueError(f"{len(patches)} patches but {len(scores)} scores")
     labels = np.array([decision.classes.index(patch.label) for patch in patches], dtype=int)
-    places, _ = settle_places(patches)
-    return Predictions(patches, labels, *judge_patches(decision, scores, **places))
+    return Predictions(patches, labels, *apply_decision(decision, scores, layout.slides))
 
 
-def judge_patches(
-    decision: Decision,
-    scores: np.ndarray,
-    patients: Sequence[str],
-    x: Sequence[int | None],
-    y: Sequence[int | None],
-    *,
-    files: Sequence[str] | None = None,
-    threshold: float | None = None,
+def apply_decision(
+    decision: Decision, scores: np.ndarray, slides: Sequence[SlideGrid], *, threshold: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Calibrated probabilities float64 [n, classes] and decided class indices [n] of scored patches.
 
-    Where the decision smooths over neighbours, the patches of a slide are smoothed together. Patches without a place,
-    and slides with too many gaps (fewer than LEAST_NEIGHBOURS of 8 neighbours on average), are judged by the decision
-    that was fitted without neighbours.
+    Where the decision smooths over neighbours, the patches of a slide are smoothed together. Patches on no slide,
+    and slides with too many gaps (`SlideGrid.is_complete`), are judged by the decision that was fitted without
+    neighbours.
 
     Args:
         scores: log-probabilities [n, classes].
-        patients, x, y: [n] slide and place; "" and None where unknown.
-        files: [n] names for the error.
+        slides: those laid out among the n patches.
         threshold: on the positive class's probability, in place of the decision's own; 0 to 1.
 
     Raises:
-        InputError: two patches of a slide overlap; a threshold for more than two classes.
+        InputError: a threshold for more than two classes.
     """
+    if threshold is not None and decision.positive is None:
+        raise InputError("A threshold needs a run of two classes; this one takes the most probable of several.")
     alone = decision.without_neighbours or decision
-    probabilities = calibrated_probabilities(alone, scores)
-    predicted = decide(_with_threshold(alone, threshold), probabilities)
+    probabilities = calibrate(alone, scores)
+    predicted = decide(alone, probabilities, threshold)
     if not decision.neighbour_sigma:
         return probabilities, predicted
-    for _, members, _, _ in iterate_slides(patients, x, y, files=files):
-        places = [patients[i] for i in members], [x[i] for i in members], [y[i] for i in members]
-        if mean_neighbours(*places) >= LEAST_NEIGHBOURS:
-            smoothed = smooth_scores(scores[members], *places, decision.neighbour_sigma)
-            probabilities[members] = calibrated_probabilities(decision, smoothed)
-            predicted[members] = decide(_with_threshold(decision, threshold), probabilities[members])
+    complete = [slide for slide in slides if slide.is_complete]
+    smoothed = smooth_scores(scores, complete, decision.neighbour_sigma)
+    for slide in complete:
+        probabilities[slide.members] = calibrate(decision, smoothed[slide.members])
+        predicted[slide.members] = decide(decision, probabilities[slide.members], threshold)
     return probabilities, predicted
-
-
-def _with_threshold(decision: Decision, threshold: float | None) -> Decision:
-    if threshold is None:
-        return decision
-    if decision.positive is None:
-        raise InputError("A threshold needs a run of two classes; this one takes the most probable of several.")
-    return dataclasses.replace(decision, threshold=threshold)
-
-
-def settle_places(patches: Sequence[Patch]) -> tuple[dict[str, list], dict[str, str]]:
-    """What says where patches lie, `patients`, `x` and `y` [n], and which slides cannot be laid out, with the reason.
-
-    The patches of such a slide, of which two overlap or lie implausibly far apart, have None for x and y: names may
-    hold numbers that are not places on the grid of a slide, or a patient may have two slides.
-    """
-    patients, files = [patch.patient for patch in patches], [patch.file for patch in patches]
-    axes = {"x": [patch.x for patch in patches], "y": [patch.y for patch in patches]}
-    reasons = find_unplaceable(patients, **axes, files=files)
-    for axis, values in axes.items():
-        axes[axis] = [None if slide in reasons else value for slide, value in zip(patients, values, strict=True)]
-    return {"patients": patients, **axes}, reasons
-
-
-def write_predictions(path: Path, predictions: Predictions, classes: Sequence[str]) -> None:
-    """Write predictions.csv: file, label, patient, x, y, probability of each class at full precision, predicted."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*Patch._fields[:5], *(f"probability_{name}" for name in classes), "predicted"])
-        for patch, probabilities, index in zip(*predictions[::2], predictions.predicted, strict=True):
-            writer.writerow([*patch[:5], *probabilities.tolist(), classes[index]])
-
-
-def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
-    """What `write_predictions` wrote; the split and the hash of a patch are not in the file and left empty."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    places = [{axis: int(row[axis]) if row[axis] else None for axis in ("x", "y")} for row in rows]
-    return Predictions(
-        [
-            Patch(row["file"], row["label"], row["patient"], **place, split="", sha256="")
-            for row, place in zip(rows, places, strict=True)
-        ],
-        np.array([classes.index(row["label"]) for row in rows]),
-        np.array([[float(row[f"probability_{name}"]) for name in classes] for row in rows]),
-        np.array([classes.index(row["predicted"]) for row in rows]),
-    )

@@ -4,38 +4,38 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
-from cancernet import run
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
-from cancernet.learning import fused, models, pipeline, precision, training
+from cancernet.learning import fused, models, pipeline, precision, scoring, training
 
 Rows = ImageStore | np.ndarray  # images of a store, or features [n, f] of their views, an image's together
 
 
+class Material(NamedTuple):
+    """What a network is trained on, and what is scored afterwards: a store and labels of each split."""
+
+    stores: Mapping[str, ImageStore]
+    labels: Mapping[str, np.ndarray]  # class index [n] of each image
+    weights: dict[int, float]  # class index -> weight in the loss
+
+
 def fit_phases(
-    model: keras.Model,
-    experiment: Experiment,
-    stores: Mapping[str, ImageStore],
-    labels: Mapping[str, np.ndarray],
-    weights: dict[int, float],
-    settings: dict,
-    work: Path,
+    model: keras.Model, experiment: Experiment, material: Material, settings: Mapping, work: Path
 ) -> tuple[training.Training, Callable[[str], np.ndarray]]:
     """Train as the strategy says.
 
     Args:
         model: uncompiled; has the weights that are kept afterwards.
-        stores, labels: images, and their class indices [n], of each split.
-        weights: class index -> weight in the loss.
-        settings: of the training, as `training.fit_model` takes them; is told the precision that was chosen.
+        settings: of the training, as JSON takes them; a checkpoint that was begun with others is refused.
         work: folder for the checkpoints.
 
     Returns:
-        The training, and a function that gives the scores [n, classes] of a split, as `run.predict_scores`. A
+        The training, and a function that gives the scores [n, classes] of a split, as `scoring.predict_scores`. A
         frozen backbone is not asked again for that.
 
     Raises:
@@ -44,69 +44,61 @@ def fit_phases(
     trained = None
     if experiment.strategy in ("frozen", "two-phase"):
         extractor, head = models.split_model(model)
-        print(f"Computing the features of {sum(map(len, stores.values())):,} images, once ...", flush=True)
-        features = run.extract_features(
-            extractor, stores, views=experiment.views, verbose=1 if sys.stdout.isatty() else 0
+        print(f"Computing the features of {sum(map(len, material.stores.values())):,} images, once ...", flush=True)
+        features = scoring.extract_features(
+            extractor, material.stores, views=experiment.views, verbose=1 if sys.stdout.isatty() else 0
         )
         rows = {split: views.reshape(-1, views.shape[-1]) for split, views in features.items()}
-        trained = _fit_phase(head, experiment, rows, labels, weights, settings, work / "checkpoint_head")
+        trained = _fit_phase(head, experiment, rows, material, settings, work / "checkpoint_head")
         if experiment.strategy == "frozen":
-            return trained, lambda split: run.score_features(head, features[split])
+            return trained, lambda split: scoring.score_features(head, features[split])
         experiment = dataclasses.replace(experiment, learning_rate=experiment.learning_rate / 10)
-    everything = _fit_phase(model, experiment, stores, labels, weights, settings, work / "checkpoint")
+    everything = _fit_phase(model, experiment, material.stores, material, settings, work / "checkpoint")
     trained = training.join(trained, everything) if trained else everything
-    return trained, lambda split: run.predict_scores(model, stores[split], views=experiment.views)
+    return trained, lambda split: scoring.predict_scores(model, material.stores[split], views=experiment.views)
 
 
 def _fit_phase(
     model: keras.Model,
     experiment: Experiment,
     rows: Mapping[str, Rows],
-    labels: Mapping[str, np.ndarray],
-    weights: dict[int, float],
-    settings: dict,
+    material: Material,
+    settings: Mapping,
     checkpoint: Path,
 ) -> training.Training:
     """Compile and fit one network on the rows of training and validation."""
     targets = {}
     for split in ("training", "validation"):
-        of_rows = np.repeat(labels[split], len(rows[split]) // len(labels[split]))
-        targets[split] = keras.utils.to_categorical(of_rows, len(weights))
+        labels = material.labels[split]
+        of_rows = np.repeat(labels, len(rows[split]) // len(labels))
+        targets[split] = keras.utils.to_categorical(of_rows, len(material.weights))
     steps = pipeline.steps_per_epoch(len(rows["training"]), experiment.batch_size)
 
     def make_batches(first_epoch: int):
-        return pipeline.training_batches(
-            rows["training"],
-            targets["training"],
-            batch_size=experiment.batch_size,
-            epochs=experiment.epochs,
-            seed=experiment.seed,
-            augmentation=experiment.augmentation,
-            first_epoch=first_epoch,
-        )
+        return pipeline.training_batches(rows["training"], targets["training"], experiment, first_epoch=first_epoch)
 
     def prepare() -> None:
-        training.compile_model(model, experiment, classes=len(weights), steps_per_epoch=steps)
+        training.compile_model(model, experiment, classes=len(material.weights), steps_per_epoch=steps)
 
     training.set_statistics_momentum(model, experiment.statistics_momentum)
     fused.fuse_batch_normalization(model)
-    if experiment.mixed_precision:
-        settings["training_precision"] = _choose_precision(model, prepare, make_batches, checkpoint)
+    chosen = _choose_precision(model, prepare, make_batches, checkpoint) if experiment.mixed_precision else "float32"
     prepare()
     trained = training.fit_model(
         model,
-        make_batches,
-        pipeline.evaluation_batches(rows["validation"], batch_size=128, targets=targets["validation"]),
-        experiment=experiment,
-        n_images=len(labels["training"]),
-        steps_per_epoch=steps,
-        weights=weights,
+        training.Batches(
+            make_batches,
+            pipeline.evaluation_batches(rows["validation"], batch_size=128, targets=targets["validation"]),
+            images=len(material.labels["training"]),
+            steps_per_epoch=steps,
+        ),
+        experiment,
+        weights=material.weights,
         checkpoint=checkpoint,
-        settings=settings,
-        verbose=1 if sys.stdout.isatty() else 2,
+        settings={**settings, "training_precision": chosen},
     )
     precision.set_precision(model, precision.SINGLE)  # what is saved answers in float32
-    return trained
+    return trained._replace(precision=chosen)
 
 
 def _choose_precision(model: keras.Model, prepare: Callable[[], None], make_batches: Callable, checkpoint: Path) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
-from cancernet.config import Augmentation
+from cancernet.config import Experiment
 from cancernet.data.dataset import Patch
 from cancernet.data.images import ImageStore
 from cancernet.learning.augment import augment_batch
@@ -56,16 +56,9 @@ def steps_per_epoch(n_images: int, batch_size: int) -> int:
 
 
 def training_batches(
-    rows: ImageStore | np.ndarray,
-    targets: np.ndarray,
-    *,
-    batch_size: int,
-    epochs: int,
-    seed: int,
-    augmentation: Augmentation,
-    first_epoch: int = 0,
+    rows: ImageStore | np.ndarray, targets: np.ndarray, experiment: Experiment, *, first_epoch: int = 0
 ) -> tf.data.Dataset:
-    """Shuffled, augmented batches of all epochs from `first_epoch` on, one after the other without a pause.
+    """Make shuffled, augmented batches of all epochs from `first_epoch` on, one after the other without a pause.
 
     The order is a pure function of (seed, epoch), the random changes of (seed, epoch, step), so that a training
     that goes on after a crash sees what it would have seen.
@@ -73,6 +66,7 @@ def training_batches(
     Args:
         rows: n images, or their features [n, f] float32, which are not augmented.
         targets: one row an image [n, classes], float32.
+        experiment: its batch size, epochs, seed and augmentation count.
 
     Returns:
         Dataset of (images float32 [batch, size, size, channels] in 0 to 255, targets [batch, classes]), to be used
@@ -80,18 +74,18 @@ def training_batches(
     """
 
     def batches_of(epoch):
-        key = tf.stack([tf.constant(seed, tf.int64), epoch])
+        key = tf.stack([tf.constant(experiment.seed, tf.int64), epoch])
         order = tf.argsort(tf.random.stateless_uniform([len(rows)], key), stable=True)
-        batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size).enumerate()
+        batches = tf.data.Dataset.from_tensor_slices(order).batch(experiment.batch_size).enumerate()
         return batches.map(lambda step, indices: (epoch, step, indices))
 
     def load(epoch, step, indices):
         batch = _fetch(rows, indices)
         if isinstance(rows, ImageStore):
-            batch = augment_batch(batch, augmentation, seed=seed, epoch=epoch, step=step)
+            batch = augment_batch(batch, experiment.augmentation, seed=experiment.seed, epoch=epoch, step=step)
         return batch, tf.gather(targets, indices)
 
-    batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(batches_of)
+    batches = tf.data.Dataset.range(first_epoch, experiment.epochs).flat_map(batches_of)
     return _make_ahead(batches, load)
 
 

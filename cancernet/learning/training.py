@@ -1,11 +1,11 @@
 """Class weights, compiling, fitting, the weights that are kept, and going on after a crash."""
 
-import csv
 import itertools
 import json
 import math
+import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,16 @@ class Training(NamedTuple):
     kept_epochs: tuple[int, int]  # first and last, counted from 0, of those whose mean weights are the model's
     seconds: float  # of fitting, validation included
     images_per_second: float  # of the steady state: training images over the time of all epochs but the first
+    precision: str = "float32"  # that the network computed in while it trained
+
+
+class Batches(NamedTuple):
+    """What a training is fed with."""
+
+    make: Callable[[int], Iterable]  # first epoch -> batches of that epoch and all after it
+    validation: Iterable  # batches of validation images and targets
+    images: int  # in an epoch of training
+    steps_per_epoch: int
 
 
 def class_weights(labels: np.ndarray, n_classes: int, kind: str) -> dict[int, float]:
@@ -113,16 +123,12 @@ def settle_statistics(model: keras.Model, batches: Iterable) -> None:
 
 def fit_model(
     model: keras.Model,
-    make_batches: Callable[[int], Iterable],
-    validation,
-    *,
+    batches: Batches,
     experiment: Experiment,
-    n_images: int,
-    steps_per_epoch: int,
+    *,
     weights: dict[int, float],
     checkpoint: Path,
-    settings: dict,
-    verbose: int = 1,
+    settings: Mapping,
 ) -> Training:
     """Train, and leave in the model the weights that `experiment.kept_weights` says.
 
@@ -134,39 +140,35 @@ def fit_model(
 
     Args:
         model: compiled.
-        make_batches: first epoch -> batches of that epoch and all after it.
-        validation: batches of validation images and targets.
-        n_images: training images in an epoch.
         weights: class index -> weight in the loss.
         checkpoint: folder of the checkpoint, all a training needs to go on.
         settings: of the training, as JSON takes them; a checkpoint with others is refused.
-        verbose: as `keras.Model.fit` takes it.
 
     Raises:
         InputError: a damaged checkpoint or one with other settings; a loss that is not a number.
     """
-    recorder = Recorder(checkpoint, experiment, settings, steps_per_epoch)
+    recorder = Recorder(checkpoint, experiment, settings, batches.steps_per_epoch)
     callbacks = _callbacks(experiment)
     if checkpoint.exists():
         recorder.restore(model)
     recorder.listeners = callbacks
     started = time.perf_counter()
     model.fit(
-        make_batches(len(recorder.epochs)),
-        validation_data=validation,
+        batches.make(len(recorder.epochs)),
+        validation_data=batches.validation,
         epochs=experiment.epochs,
         initial_epoch=len(recorder.epochs),
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=batches.steps_per_epoch,
         class_weight=weights,
         shuffle=False,  # the batches are in their order already
         callbacks=[*callbacks, recorder],
-        verbose=verbose,
+        verbose=1 if sys.stdout.isatty() else 2,
     )
-    model.set_weights(recorder.kept_weights)
+    model.set_weights(recorder.kept)
     if experiment.kept_weights == "mean":
-        last_epoch = make_batches(experiment.epochs - 1)
-        settle_statistics(model, itertools.islice(last_epoch, min(steps_per_epoch, _STATISTICS_BATCHES)))
-    return recorder.summary(n_images, time.perf_counter() - started)
+        last_epoch = batches.make(experiment.epochs - 1)
+        settle_statistics(model, itertools.islice(last_epoch, min(batches.steps_per_epoch, _STATISTICS_BATCHES)))
+    return recorder.summary(batches.images, time.perf_counter() - started)
 
 
 def _callbacks(experiment: Experiment) -> list[keras.callbacks.Callback]:
@@ -181,7 +183,7 @@ def _callbacks(experiment: Experiment) -> list[keras.callbacks.Callback]:
 class Recorder(keras.callbacks.Callback):
     """Keeps the history, the weights to keep and a checkpoint; makes dropout a function of seed and epoch."""
 
-    def __init__(self, folder: Path, experiment: Experiment, settings: dict, steps_per_epoch: int):
+    def __init__(self, folder: Path, experiment: Experiment, settings: Mapping, steps_per_epoch: int):
         super().__init__()
         self.folder = folder
         self.seed = experiment.seed
@@ -190,7 +192,7 @@ class Recorder(keras.callbacks.Callback):
         self.steps_per_epoch = steps_per_epoch
         self.epochs: list[dict[str, float]] = []
         self.kept_epochs = (0, 0)
-        self.kept_weights: list[np.ndarray] = []
+        self.kept: list[np.ndarray] = []
         self.listeners: Sequence[keras.callbacks.Callback] = ()
         self._saved = time.monotonic()
         self._epoch_started = self._fitted = 0.0
@@ -223,21 +225,21 @@ class Recorder(keras.callbacks.Callback):
             raise InputError(f"The validation loss of epoch {epoch + 1} is {losses[-1]}. Lower --learning-rate.")
         if self.first_averaged is None:
             if epoch == 0 or losses[-1] < min(losses[:-1]):
-                self.kept_epochs, self.kept_weights = (epoch, epoch), self.model.get_weights()
+                self.kept_epochs, self.kept = (epoch, epoch), self.model.get_weights()
         elif epoch <= self.first_averaged:
-            self.kept_epochs, self.kept_weights = (epoch, epoch), self.model.get_weights()
+            self.kept_epochs, self.kept = (epoch, epoch), self.model.get_weights()
         else:
             number = epoch - self.first_averaged + 1
-            pairs = zip(self.kept_weights, self.model.get_weights(), strict=True)
-            self.kept_weights = [mean + (weight - mean) / number for mean, weight in pairs]
+            pairs = zip(self.kept, self.model.get_weights(), strict=True)
+            self.kept = [mean + (weight - mean) / number for mean, weight in pairs]
             self.kept_epochs = (self.first_averaged, epoch)
 
     def save(self) -> None:
         """Write the checkpoint: the last state with its optimizer, the weights kept so far and the history."""
         with fresh_folder(self.folder) as folder:
             self.model.save(folder / _LAST)
-            np.savez(folder / _KEPT, *self.kept_weights)
-            state = {"settings": self.settings, "kept_epochs": self.kept_epochs, "epochs": self.epochs}
+            np.savez(folder / _KEPT, *self.kept)
+            state = {"settings": dict(self.settings), "kept_epochs": self.kept_epochs, "epochs": self.epochs}
             (folder / _STATE).write_text(json.dumps(state), encoding="utf-8")
         self._saved = time.monotonic()
 
@@ -248,12 +250,12 @@ class Recorder(keras.callbacks.Callback):
             InputError: no checkpoint, a damaged one, or one made with other settings.
         """
         state = _read_state(self.folder)
-        if state["settings"] != self.settings:
+        if state["settings"] != json.loads(json.dumps(dict(self.settings))):
             raise InputError(f"{self.folder} is of other settings, versions or hardware. Delete it and start again.")
         try:
             last = keras.models.load_model(self.folder / _LAST)
             with np.load(self.folder / _KEPT) as kept:
-                self.kept_weights = [kept[name] for name in kept.files]
+                self.kept = [kept[name] for name in kept.files]
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{self.folder} is a damaged checkpoint. Delete it and start again.") from error
         model.set_weights(last.get_weights())
@@ -305,11 +307,3 @@ def describe(trained: Training, device: str) -> dict:
         "images_per_second": trained.images_per_second,
         "device": device,
     }
-
-
-def write_history(path: Path, history: dict[str, list[float]]) -> None:
-    """Write history.csv, a row an epoch."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["epoch", *history])
-        writer.writerows([number, *values] for number, values in enumerate(zip(*history.values()), start=1))
