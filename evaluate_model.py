@@ -1,5 +1,6 @@
 """Apply a finished run, with its frozen decision, to the images of any built dataset and report on them."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,52 +39,45 @@ def main(argv: Sequence[str]) -> None:
     with quiet_import():
         import keras  # noqa: F401
     from cancernet import folders, run
-    from cancernet.judging import smoothing
-    from cancernet.learning import pipeline
+    from cancernet.learning import pipeline, scoring
     from cancernet.reporting import content, illustration, report
 
-    loaded = run.load_classifier(arguments.run)
-    decision, experiment = loaded.decision, loaded.config["experiment"]
-    if arguments.no_neighbours and decision.without_neighbours:
-        decision = decision.without_neighbours
-    content.check_same_kind(loaded.config, patches, summary)
-    seen = content.find_seen(loaded.config, patches)
+    judge = run.load_run(arguments.run)
+    if arguments.no_neighbours and judge.decision.without_neighbours:
+        judge = judge._replace(decision=judge.decision.without_neighbours)
+    settings, experiment = judge.settings, judge.settings.experiment
+    run.check_same_kind(settings, patches, are_grey=2 * summary["grey_images"] > summary["images"])
+    seen = run.find_seen(settings.seen, patches)
     if seen and not arguments.allow_seen_patients:
         raise InputError(
             f"{len(seen)} patient(s) of {arguments.dataset}, or single images, were in the run's own training or "
             f"validation, first {seen[0]}: this is no test. Give other patients, or --allow-seen-patients."
         )
-    size = {"image_size": experiment["image_size"], "channels": experiment["channels"]}
-    store = pipeline.open_stores(arguments.dataset, {arguments.split: patches}, **size)[arguments.split]
-    scores = run.predict_scores(loaded.model, store, views=experiment["views"])
-    described, predictions = content.assess(
-        patches,
-        scores,
-        decision,
-        name=arguments.run.resolve().name,
-        evaluated_on=arguments.split,
-        data=content.describe_data(everything, summary),
+    store = pipeline.open_stores(arguments.dataset, {arguments.split: patches}, experiment)[arguments.split]
+    name = arguments.run.resolve().name
+    shown = {key: value for key, value in dataclasses.asdict(settings).items() if key != "seen"}
+    subject = content.Subject(
+        name,
+        arguments.split,
+        content.describe_data(everything, summary),
+        made={"settings": content.flatten({"run": name, "of the run": shown})},
         seen=seen,
-        warnings=content.compare_sizes(loaded.config, summary),
+        warnings=run.compare_sizes(settings, next(iter(summary["sizes"]))),
         prevalence=arguments.prevalence,
     )
-    settings = {name: value for name, value in loaded.config.items() if name != "seen"}
-    described["settings"] = content.flatten({"run": arguments.run.resolve().name, "of the run": settings})
+    scores = scoring.predict_scores(judge.model, store, views=experiment.views)
+    assessment = content.assess(patches, scores, judge.decision, subject)
+    described, predictions, _ = assessment
     if output:
-        figures = report.draw_figures(
-            described,
-            truth=predictions.labels,
-            probabilities=predictions.probabilities,
-            error_images=content.read_worst_errors(described, arguments.dataset),
-        )
+        errors = content.read_worst_errors(described, predictions, arguments.dataset)
+        figures = report.draw_figures(described, predictions, error_images=errors)
         with folders.fresh_folder(output) as folder:
-            smoothing.write_predictions(folder / smoothing.PREDICTIONS, predictions, decision.classes)
-            judged = loaded._replace(decision=decision)
-            described |= illustration.illustrate(judged, predictions, arguments.dataset, folder)
+            run.write_predictions(folder, predictions, judge.decision.classes)
+            described = described | illustration.illustrate(judge, assessment, arguments.dataset, folder)
             report.write_report(folder, described, figures)
     print(report.report_text(described))
     if output:
-        print(f"The report with its pictures: {output / 'report.html'}")
+        print(f"The report with its pictures: {output / run.REPORT_PAGE}")
 
 
 if __name__ == "__main__":

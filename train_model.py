@@ -1,30 +1,13 @@
 """Train a network on a built dataset, then report on patients it has never seen."""
 
 import dataclasses
-import json
-import os
-import platform
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cancernet import InputError, __version__
-from cancernet.command_line import (
-    Parser,
-    at_least,
-    check_output,
-    positive_number,
-    prevalence,
-    quiet_import,
-    run_script,
-    seed,
-)
+from cancernet import InputError
+from cancernet.command_line import Parser, at_least, positive_number, prevalence, quiet_import, run_script, seed
 from cancernet.config import DATASET, DEFAULT_RECIPE, RECIPES, RUNS, SPLITS, Experiment
 from cancernet.learning.models import MODELS, check_architecture
-
-BEGUN = "begun.json"  # what an unfinished run was asked for
-PACKAGES = ("tensorflow", "keras", "numpy", "sklearn", "scipy", "cv2", "imutils", "matplotlib")
 
 
 def parse_arguments(argv: Sequence[str]):
@@ -83,7 +66,8 @@ def choose_experiment(arguments) -> Experiment:
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
     experiment = choose_experiment(arguments)
-    run = arguments.output = arguments.output or RUNS / experiment.model
+    folder = arguments.output or RUNS / experiment.model
+    from cancernet import run
     from cancernet.data import dataset
     from cancernet.judging import decision
 
@@ -92,17 +76,46 @@ def main(argv: Sequence[str]) -> None:
     if summary["split"] != "image":
         dataset.check_patients(patches)
     dataset.check_trainable(patches)
-    arguments.positive = choose_positive(arguments, dataset.class_names(patches))
-    elsewhere = ("dataset", "output", "force", "cache_limit")  # of no consequence to the figures
-    asked = {name: value for name, value in vars(arguments).items() if name not in elsewhere}
-    asked |= dataclasses.asdict(experiment) | {"manifest_sha256": dataset.hash_manifest(arguments.dataset)}
-    work = prepare_folder(run, asked, force=arguments.force)
+    plan = Plan(
+        experiment=experiment,
+        dataset=arguments.dataset,
+        name=folder.name,
+        positive=choose_positive(arguments, dataset.class_names(patches)),
+        operating_point=arguments.operating_point,
+        neighbours=not arguments.no_neighbours,
+        prevalence=arguments.prevalence,
+        cache_limit=arguments.cache_limit and int(arguments.cache_limit * 2**30),
+        manifest_sha256=dataset.hash_manifest(arguments.dataset),
+    )
+    work = run.prepare_folder(folder, describe_request(plan, arguments), force=arguments.force)
     if arguments.folds:
-        text = train_folds(arguments, experiment, patches, summary, work)
+        text = train_folds(plan, arguments.folds, patches, summary, work)
     else:
-        text = train_run(arguments, experiment, patches, summary, work)
-    finish_folder(work, run)
-    print(f"\n{text}\nThe report with its pictures: {run / 'report.html'}")
+        text = train_run(plan, patches, summary, work)
+    run.finish_folder(work, folder)
+    print(f"\n{text}\nThe report with its pictures: {folder / run.REPORT_PAGE}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What was asked for: the experiment, on which dataset, and how the run is to decide and report."""
+
+    experiment: Experiment
+    dataset: Path
+    name: str  # of the run
+    positive: str | None  # the class that sensitivity is of; None of more than two classes
+    operating_point: str
+    neighbours: bool  # whether smoothing over a slide's neighbours may be chosen
+    prevalence: float | None
+    cache_limit: int | None  # bytes for decoded images
+    manifest_sha256: str
+
+
+def describe_request(plan: Plan, arguments) -> dict:
+    """What an unfinished training must have been asked for if it is to go on: all that the figures follow from."""
+    asked = {name: value for name, value in vars(arguments).items() if name not in ("dataset", "output", "force")}
+    asked |= dataclasses.asdict(plan.experiment) | {"positive": plan.positive, "manifest_sha256": plan.manifest_sha256}
+    return {name: value for name, value in asked.items() if name != "cache_limit"}
 
 
 def choose_positive(arguments, classes: list[str]) -> str | None:
@@ -119,190 +132,135 @@ def choose_positive(arguments, classes: list[str]) -> str | None:
     return None
 
 
-def prepare_folder(run: Path, asked: dict, *, force: bool) -> Path:
-    """Where a training works until it is finished; an unfinished one that was asked for the same goes on from there.
-
-    Args:
-        asked: for what, as JSON takes it but for paths.
-
-    Raises:
-        InputError: `run` is something that must not be overwritten, or the unfinished one was asked for something else.
-    """
-    check_output(run)
-    work = run.with_name(run.name + ".unfinished")
-    if run.is_file():
-        raise InputError(f"{run} is a file; --output takes the folder of the run.")
-    if run.exists() and any(run.iterdir()):
-        if not (run / "report.json").is_file():
-            raise InputError(f"{run} is not empty and no run. Choose another --output.")
-        if not force:
-            raise InputError(f"{run} holds a finished run. Choose another --output, or --force to replace it.")
-    begun, text = work / BEGUN, json.dumps(asked, indent=1, default=str)
-    if work.exists() and not (begun.is_file() and begun.read_text(encoding="utf-8") == text):
-        if begun.is_file() and not force:
-            raise InputError(f"{work} was begun with other settings. Start again with --force, or finish it first.")
-        shutil.rmtree(work)
-    work.mkdir(parents=True, exist_ok=True)
-    begun.write_text(text, encoding="utf-8")
-    return work
-
-
-def finish_folder(work: Path, run: Path) -> None:
-    """Give a finished run its name."""
-    for checkpoint in [*work.glob("checkpoint*"), *work.glob("fold_*/checkpoint*")]:
-        shutil.rmtree(checkpoint)
-    (work / BEGUN).unlink()
-    shutil.rmtree(run, ignore_errors=True)
-    work.rename(run)
-
-
-def train_folds(arguments, experiment: Experiment, patches, summary: dict, work: Path) -> str:
+def train_folds(plan: Plan, folds: int, patches, summary: dict, work: Path) -> str:
     """Cross-validation: a run for each fold, then one report on all their test images together."""
+    from cancernet import run
     from cancernet.data import dataset, splits
-    from cancernet.judging import smoothing
     from cancernet.reporting import content, report
 
     groups = [patch.patient if patch.patient and summary["split"] != "image" else patch.file for patch in patches]
     labels = [patch.label for patch in patches]
-    assigned = splits.assign_folds(labels, groups, folds=arguments.folds, seed=experiment.seed)
-    folders = [work / f"fold_{number}" for number in range(1, arguments.folds + 1)]
+    assigned = splits.assign_folds(labels, groups, folds=folds, seed=plan.experiment.seed)
+    folders = [work / f"fold_{number}" for number in range(1, folds + 1)]
     dealt = [[patch._replace(split=split) for patch, split in zip(patches, fold, strict=True)] for fold in assigned]
     for own in dealt:
         dataset.check_trainable(own)
     for folder, own in zip(folders, dealt, strict=True):
-        if (folder / "report.json").is_file():
+        if (folder / run.REPORT).is_file():
             print(f"{folder.name} is finished already.")
             continue
-        print(f"\n{folder.name} of {arguments.folds}:")
+        print(f"\n{folder.name} of {folds}:")
         folder.mkdir(exist_ok=True)
-        train_run(arguments, experiment, own, summary, folder)
-    described, predictions = content.pool_folds(
-        folders,
-        name=arguments.output.name,
-        data=content.describe_data(patches, summary),
-        prevalence=arguments.prevalence,
+        train_run(plan, own, summary, folder)
+    subject = content.Subject(
+        plan.name, "all folds", content.describe_data(patches, summary), prevalence=plan.prevalence
     )
-    figures = report.draw_figures(
-        described,
-        truth=predictions.labels,
-        probabilities=predictions.probabilities,
-        error_images=content.read_worst_errors(described, arguments.dataset),
-    )
-    smoothing.write_predictions(work / smoothing.PREDICTIONS, predictions, described["classes"])
+    assessment = content.pool_folds(folders, patches, subject)
+    described, predictions, _ = assessment
+    errors = content.read_worst_errors(described, predictions, plan.dataset)
+    figures = report.draw_figures(described, predictions, error_images=errors)
+    run.write_predictions(work, predictions, described["classes"])
     report.write_report(work, described, figures)
     return report.report_text(described)
 
 
-def train_run(arguments, experiment: Experiment, patches, summary: dict, work: Path) -> str:
+def train_run(plan: Plan, patches, summary: dict, folder: Path) -> str:
     """One run: train on training, fix the decision on validation, report on testing. Returns the report's text."""
     print("Loading TensorFlow ...", flush=True)
     with quiet_import():
         import keras
-    import numpy as np
-
     from cancernet import run
-    from cancernet.data import dataset
     from cancernet.judging import smoothing
     from cancernet.learning import models, phases, pipeline, training
     from cancernet.reporting import content, illustration, report
 
-    classes = dataset.class_names(patches)
-    splits = {split: [patch for patch in patches if patch.split == split] for split in SPLITS}
-    labels = {split: np.array([classes.index(patch.label) for patch in rows]) for split, rows in splits.items()}
-    weights = training.class_weights(labels["training"], len(classes), experiment.class_weight)
-    settings = describe_settings(arguments, experiment, patches, summary, classes)
-    device = settings["hardware"]["device"]
-    print(f"Training {experiment.model} on {len(splits['training']):,} images of {arguments.dataset}, on the {device}.")
-    if arguments.positive:
-        print(f"The positive class, to be found, is {arguments.positive}.")
+    experiment = plan.experiment
+    settings = describe_settings(plan, patches, summary)
+    splits, material = gather_material(plan, patches, settings)
+    device = settings.hardware["device"]
+    print(f"Training {experiment.model} on {len(splits['training']):,} images of {plan.dataset}, on the {device}.")
+    if plan.positive:
+        print(f"The positive class, to be found, is {plan.positive}.")
 
     keras.utils.set_random_seed(experiment.seed)
-    model = models.build_model(experiment, len(classes))
-    stores = pipeline.open_stores(
-        arguments.dataset,
-        splits,
-        image_size=experiment.image_size,
-        channels=experiment.channels,
-        cache_limit=arguments.cache_limit and int(arguments.cache_limit * 2**30),
-    )
-    with pipeline.naming_bad_files(*stores.values()):
-        trained, score = phases.fit_phases(model, experiment, stores, labels, weights, settings, work)
+    model = models.build_model(experiment, len(settings.classes))
+    with pipeline.naming_bad_files(*material.stores.values()):
+        trained, score = phases.fit_phases(model, experiment, material, describe_training(settings), folder)
+    settings = dataclasses.replace(settings, training_precision=trained.precision)
 
-    frozen = smoothing.fit_on_validation(
+    decision = smoothing.fit_on_validation(
         splits["validation"],
         score("validation"),
-        classes=classes,
-        positive=arguments.positive,
-        operating_point=arguments.operating_point,
-        neighbours=not arguments.no_neighbours,
+        classes=settings.classes,
+        positive=plan.positive,
+        operating_point=plan.operating_point,
+        neighbours=plan.neighbours,
     )
-    evaluated_on = "testing" if splits["testing"] else "validation"
-    described, predictions = content.assess(
-        splits[evaluated_on],
-        score(evaluated_on),
-        frozen,
-        name=arguments.output.name,
-        evaluated_on=evaluated_on,
-        chose_model=not splits["testing"],
-        data=content.describe_data(patches, summary),
-        prevalence=arguments.prevalence,
+    judged = "testing" if splits["testing"] else "validation"
+    subject = content.Subject(
+        plan.name,
+        judged,
+        content.describe_data(patches, summary),
+        made={
+            "class_weights": {name: material.weights[index] for index, name in enumerate(settings.classes)},
+            "training": training.describe(trained, device),
+            "settings": content.flatten(describe_training(settings)),
+        },
+        chose_model=judged == "validation",
+        prevalence=plan.prevalence,
     )
-    described |= {
-        "class_weights": {name: weights[index] for index, name in enumerate(classes)},
-        "training": training.describe(trained, device),
-        "settings": content.flatten(settings),
-    }
-    figures = report.draw_figures(
-        described,
-        truth=predictions.labels,
-        probabilities=predictions.probabilities,
-        history=trained.history,
-        error_images=content.read_worst_errors(described, arguments.dataset),
-    )
-
-    config = settings | {"class_names": described["class_names"], "seen": content.describe_seen(patches)}
-    loaded = run.Classifier(model, frozen, config, work)
-    described |= illustration.illustrate(loaded, predictions, arguments.dataset, work)
-    save_run(loaded, trained.history, predictions)
-    report.write_report(work, described, figures)
+    assessment = content.assess(splits[judged], score(judged), decision, subject)
+    finished = run.Run(model, decision, settings, folder)
+    run.save_run(finished, trained.history, assessment.predictions)
+    described = assessment.report | illustration.illustrate(finished, assessment, plan.dataset, folder)
+    errors = content.read_worst_errors(described, assessment.predictions, plan.dataset)
+    figures = report.draw_figures(described, assessment.predictions, history=trained.history, error_images=errors)
+    report.write_report(folder, described, figures)
     return report.report_text(described)
 
 
-def save_run(loaded, history: dict, predictions) -> None:
-    """Write what a run leaves beside its report: the model, its decision and settings, the history, predictions.csv."""
-    from cancernet import run
-    from cancernet.judging import decision, smoothing
-    from cancernet.learning import training
+def gather_material(plan: Plan, patches, settings):
+    """The patches of each split, and what a network is trained on: their images, labels and class weights."""
+    import numpy as np
 
-    folder = loaded.run
-    loaded.model.save(folder / run.MODEL)
-    decision.save_decision(loaded.decision, folder / run.DECISION)
-    run.write_config(folder, loaded.config)
-    training.write_history(folder / "history.csv", history)
-    smoothing.write_predictions(folder / smoothing.PREDICTIONS, predictions, loaded.decision.classes)
+    from cancernet.learning import phases, pipeline, training
+
+    splits = {split: [patch for patch in patches if patch.split == split] for split in SPLITS}
+    labels = {
+        split: np.array([settings.classes.index(patch.label) for patch in rows]) for split, rows in splits.items()
+    }
+    weights = training.class_weights(labels["training"], len(settings.classes), plan.experiment.class_weight)
+    stores = pipeline.open_stores(plan.dataset, splits, plan.experiment, cache_limit=plan.cache_limit)
+    return splits, phases.Material(stores, labels, weights)
 
 
-def describe_settings(arguments, experiment: Experiment, patches, summary: dict, classes: list[str]) -> dict:
+def describe_settings(plan: Plan, patches, summary: dict):
     """All that is needed to train again: config.json."""
+    from cancernet import run
     from cancernet.data import dataset, tiles
-    from cancernet.learning import pipeline
     from cancernet.reporting import content
 
-    return {
-        "experiment": dataclasses.asdict(experiment),
-        "classes": classes,
-        "positive": arguments.positive,
-        "training_precision": "float32",
-        "operating_point": arguments.operating_point,
-        "neighbours": not arguments.no_neighbours,
-        "manifest_sha256": dataset.hash_manifest(arguments.dataset),
-        "images_are_grey": content.are_grey(summary),
-        "usual_size": next(iter(summary["sizes"])),
-        "mpp": tiles.IDC_MPP if dataset.is_idc(patches) else None,
-        "versions": {"cancernet": __version__, "python": platform.python_version()}
-        | {name: sys.modules[name].__version__ for name in PACKAGES},
-        "hardware": {"device": pipeline.describe_device(), "cores": os.cpu_count(), "system": platform.platform()},
-    }
+    return run.Settings(
+        experiment=plan.experiment,
+        classes=tuple(dataset.class_names(patches)),
+        positive=plan.positive,
+        training_precision="float32",
+        operating_point=plan.operating_point,
+        neighbours=plan.neighbours,
+        manifest_sha256=plan.manifest_sha256,
+        images_are_grey=2 * summary["grey_images"] > summary["images"],
+        usual_size=next(iter(summary["sizes"])),
+        mpp=tiles.IDC_MPP if dataset.is_idc(patches) else None,
+        **run.describe_machine(),
+        class_names=content.name_classes(patches),
+        seen=run.describe_seen(patches),
+    )
+
+
+def describe_training(settings) -> dict:
+    """The settings that a report lists and a checkpoint must agree with: all but what the run has seen."""
+    left_out = ("class_names", "seen")
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in left_out}
 
 
 if __name__ == "__main__":

@@ -259,9 +259,7 @@ def compare_sizes(settings: Settings, usual_size: str) -> list[str]:
     """A warning where images are of another usual size than those the run was trained on: probably another scale."""
     if usual_size == settings.usual_size:
         return []
-    return [
-        f"The images are {usual_size} pixels, those in training were {settings.usual_size}: is the scale the same?"
-    ]
+    return [f"The images are {usual_size} pixels, those in training were {settings.usual_size}: is the scale the same?"]
 
 
 def write_predictions(folder: Path, predictions: Predictions, classes: Sequence[str]) -> None:

@@ -75,6 +75,26 @@ def _find_white(data: bytes, image: np.ndarray) -> int:
     return int(np.iinfo(image.dtype).max)
 
 
+def read_image(path: Path | str, *, channels: int, sha256: str | None = None) -> np.ndarray:
+    """Read and decode an image file, as `decode_image`.
+
+    Args:
+        sha256: of the file, in hexadecimal, where that is known.
+
+    Raises:
+        InputError: the file is missing, damaged, or not the one that `sha256` is of; names the file.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            data = file.read()
+        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+            raise InputError("is not the file that the manifest names. Run build_dataset.py again.")
+        return decode_image(data, channels)
+    except (InputError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path}: {reason}") from error
+
+
 def fit_image(image: np.ndarray, size: int) -> np.ndarray:
     """Scale an image [height, width, channels] to [size, size, channels]; an edge tile is stretched.
 
@@ -137,14 +157,9 @@ class ImageStore:
         return self._images[indices]
 
     def _read(self, index: int) -> np.ndarray:
-        file = self.files[index]
         try:
-            with open(file, "rb", buffering=0) as opened:
-                data = opened.read()
-            if self.sha256 is not None and hashlib.sha256(data).hexdigest() != self.sha256[index]:
-                raise InputError("is not the file that the manifest names. Run build_dataset.py again.")
-            return fit_image(decode_image(data, self.channels), self.image_size)
-        except (InputError, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            self.problem = InputError(f"{file}: {reason}")
-            raise self.problem from error
+            sha256 = None if self.sha256 is None else self.sha256[index]
+            return fit_image(read_image(self.files[index], channels=self.channels, sha256=sha256), self.image_size)
+        except InputError as error:
+            self.problem = error
+            raise

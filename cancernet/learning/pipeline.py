@@ -3,7 +3,7 @@
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,28 +21,27 @@ _AT_ONCE = os.cpu_count() or 1  # batches in the making
 
 def open_stores(
     dataset: Path,
-    splits: dict[str, Sequence[Patch]],
+    splits: Mapping[str, Sequence[Patch]],
+    experiment: Experiment,
     *,
-    image_size: int,
-    channels: int,
     cache_limit: int | None = None,
 ) -> dict[str, ImageStore]:
-    """A store for each split, which decodes and checks a file when it is first needed.
+    """Open a store for each split, which decodes and checks a file when it is first needed.
 
     Args:
         dataset: folder of the built dataset.
         splits: patches of each split.
-        image_size, channels: what the model takes.
+        experiment: its image size and channels count.
         cache_limit: bytes that decoded images may take in memory, one a value; half of what is free if None. Where
             they need more, nothing is kept and every epoch reads the files.
     """
     limit = psutil.virtual_memory().available // 2 if cache_limit is None else cache_limit
-    needed = sum(map(len, splits.values())) * image_size**2 * channels
+    needed = sum(map(len, splits.values())) * experiment.image_size**2 * experiment.channels
     return {
         split: ImageStore(
             [f"{dataset}/{patch.file}" for patch in patches],
-            image_size=image_size,
-            channels=channels,
+            image_size=experiment.image_size,
+            channels=experiment.channels,
             sha256=[patch.sha256 for patch in patches],
             cache=needed <= limit,
         )

@@ -1,69 +1,198 @@
-"""From the scores of a split to its report's numbers; train and evaluate share it."""
+"""From the scores of a split to its report: every figure and sentence that follows from them."""
 
 import dataclasses
 import datetime
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from cancernet import InputError
 from cancernet.config import SPLITS
 from cancernet.data.dataset import Patch, count_patches, is_idc
-from cancernet.data.images import decode_image
+from cancernet.data.grid import Layout, lay_out_patches
+from cancernet.data.images import read_image
 from cancernet.judging.decision import Decision
 from cancernet.judging.metrics import evaluate
-from cancernet.judging.smoothing import PREDICTIONS, Predictions, apply_decision, read_predictions, settle_places
+from cancernet.judging.smoothing import Predictions, predict_split
+from cancernet.run import read_predictions, read_report
 
 _WORST_ERRORS = 12
-_HASH_DIGITS = 16  # of SHA-256 that tell images apart
 
 
-def pool_folds(
-    folders: Sequence[Path], *, name: str, data: dict, prevalence: float | None = None
-) -> tuple[dict, Predictions]:
-    """One report on the test images of all folds, each judged by the run that had not seen it."""
-    reports = [json.loads((folder / "report.json").read_text(encoding="utf-8")) for folder in folders]
+class Metric(TypedDict):
+    """A figure with its interval; what is undefined is None."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    reason: NotRequired[str]  # why something is None
+
+
+class Data(TypedDict):
+    """What came in and what is in each split."""
+
+    source_images: int
+    rejected: int
+    duplicates_across_patients: int
+    duplicates_across_splits: int
+    left_out: int
+    split_by: str
+    images_without_patient: int
+    patients_known: bool
+    splits: dict[str, dict]  # as `dataset.count_patches`
+
+
+class Report(TypedDict):
+    """report.json; see docs/reporting.md. What not every report has may be missing."""
+
+    name: str
+    created: str  # a date
+    statement: str
+    chose_model: NotRequired[bool]
+    evaluated_on: str
+    warnings: list[str]
+    classes: list[str]
+    class_names: dict[str, str] | None
+    positive: str | None
+    data: Data
+    metrics: dict[str, Metric]
+    per_class: dict[str, dict]
+    confusion_matrix: list[list[int]]
+    calibration: dict
+    interval: dict
+    prevalence: dict | None
+    patients: list[dict]
+    patient_spread: dict
+    decision: dict | None
+    expected_on_validation: NotRequired[dict[str, float] | None]
+    neighbours: NotRequired[dict | None]
+    cross_validation: NotRequired[dict]
+    worst_errors: list[dict]
+    class_weights: NotRequired[dict[str, float] | None]
+    training: NotRequired[dict]
+    settings: NotRequired[dict]
+    slides: NotRequired[list[dict[str, str]]]
+    gradcam: NotRequired[list[dict[str, str]]]
+
+
+class Subject(NamedTuple):
+    """What a report is about, beside patches and scores."""
+
+    name: str
+    evaluated_on: str  # the split, or `all folds`
+    data: Data
+    made: Mapping = {}
+    chose_model: bool = False  # the split chose the epoch and fixed the decision: there was no testing split
+    seen: Sequence[str] = ()  # what `run.find_seen` found
+    warnings: Sequence[str] = ()
+    prevalence: float | None = None
+
+
+class Assessment(NamedTuple):
+    """A report, what it is of, and where its patches lie."""
+
+    report: Report
+    predictions: Predictions
+    layout: Layout
+
+
+def assess(patches: Sequence[Patch], scores: np.ndarray, decision: Decision, subject: Subject) -> Assessment:
+    """Judge one split by a frozen decision.
+
+    Args:
+        scores: log-probabilities [n, classes] in the order of `patches`.
+    """
+    layout = lay_out_patches(patches)
+    predictions = predict_split(decision, patches, scores, layout)
+    figures = _evaluate(predictions, decision.classes, decision.positive, subject.prevalence)
+    alone, neighbours = decision.without_neighbours, None
+    if alone:
+        without = predict_split(alone, patches, scores, layout)
+        figures_alone = _evaluate(without, alone.classes, alone.positive, subject.prevalence)
+        neighbours = {"with": figures["metrics"], "without": figures_alone["metrics"]}
+    report: Report = {
+        "name": subject.name,
+        "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "statement": _state(subject),
+        "chose_model": subject.chose_model,
+        "evaluated_on": subject.evaluated_on,
+        "warnings": [*subject.warnings, *_warn(subject.data, layout)],
+        "classes": list(decision.classes),
+        "class_names": name_classes(patches),
+        "positive": decision.positive,
+        "data": subject.data,
+        **figures,
+        "decision": _describe_decision(decision),
+        "expected_on_validation": decision.expected_on_validation,
+        "neighbours": neighbours,
+        "worst_errors": find_worst_errors(predictions, decision.classes),
+        **subject.made,
+    }
+    return Assessment(report, predictions, layout)
+
+
+def pool_folds(folders: Sequence[Path], patches: Sequence[Patch], subject: Subject) -> Assessment:
+    """Judge the test images of all folds together, each by the run that had not seen it.
+
+    Args:
+        folders: of the folds' runs.
+        patches: all rows of the manifest.
+    """
+    reports = [read_report(folder) for folder in folders]
     classes, positive = reports[0]["classes"], reports[0]["positive"]
-    parts = [read_predictions(folder / PREDICTIONS, classes) for folder in folders]
+    parts = [read_predictions(folder, classes) for folder in folders]
+    row_of = {patch.file: patch for patch in patches}
     pooled = Predictions(
-        [patch for part in parts for patch in part.patches],
-        *(np.concatenate([part[field] for part in parts]) for field in (1, 2, 3)),
+        [row_of[patch.file] for part in parts for patch in part.patches],
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.probabilities for part in parts]),
+        np.concatenate([part.predicted for part in parts]),
     )
-    figures = _evaluate(pooled, classes, positive, prevalence)
+    layout = lay_out_patches(pooled.patches)
+    figures = _evaluate(pooled, classes, positive, subject.prevalence)
+    report: Report = {
+        "name": subject.name,
+        "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "statement": f"Cross-validated in {len(folders)} folds: each of the "
+        f"{_state_unseen(subject.data, pooled.patches)}.",
+        "evaluated_on": subject.evaluated_on,
+        "warnings": _warn(subject.data, layout),
+        "classes": classes,
+        "class_names": reports[0]["class_names"],
+        "positive": positive,
+        "data": subject.data,
+        **figures,
+        "decision": None,
+        "cross_validation": _describe_folds(reports, figures["metrics"]),
+        "class_weights": None,
+        "settings": reports[0]["settings"],
+        "worst_errors": find_worst_errors(pooled, classes),
+    }
+    return Assessment(report, pooled, layout)
+
+
+def _describe_folds(reports: Sequence[Report], names: Iterable[str]) -> dict:
+    """The figures of each fold, and their mean and standard deviation over the folds that have them."""
     table = [
         {"fold": number, "metrics": {key: metric["value"] for key, metric in report["metrics"].items()}}
         for number, report in enumerate(reports, start=1)
     ]
-    columns = {
-        key: [row["metrics"][key] for row in table if row["metrics"][key] is not None] for key in figures["metrics"]
-    }
-    known = {key: values for key, values in columns.items() if len(values) > 1}
+    columns = {name: [row["metrics"][name] for row in table if row["metrics"][name] is not None] for name in names}
+    known = {name: values for name, values in columns.items() if len(values) > 1}
     return {
-        "name": name,
-        "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "statement": f"Cross-validated in {len(folders)} folds: each of the {_state_unseen(data, pooled.patches)}.",
-        "evaluated_on": "all folds",
-        "warnings": _warn(data, pooled.patches),
-        "classes": classes,
-        "class_names": reports[0]["class_names"],
-        "positive": positive,
-        "data": data,
-        **figures,
-        "decision": None,
-        "cross_validation": {
-            "folds": table,
-            "mean": {key: float(np.mean(values)) for key, values in known.items()},
-            "spread": {key: float(np.std(values, ddof=1)) for key, values in known.items()},
-        },
-        "class_weights": None,
-        "settings": reports[0]["settings"],
-        "worst_errors": find_worst_errors(pooled, classes),
-    }, pooled
+        "folds": table,
+        "mean": {name: float(np.mean(values)) for name, values in known.items()},
+        "spread": {name: float(np.std(values, ddof=1)) for name, values in known.items()},
+    }
 
 
-def describe_data(patches: Sequence[Patch], summary: dict) -> dict:
+def name_classes(patches: Sequence[Patch]) -> dict[str, str] | None:
+    """What the classes' folders mean, where that is known."""
+    return {"0": "benign", "1": "IDC"} if is_idc(patches) else None
+
+
+def describe_data(patches: Sequence[Patch], summary) -> Data:
     """The report's part on data: what came in and what is in each split."""
     splits = {split: count_patches([patch for patch in patches if patch.split == split]) for split in SPLITS}
     keys = ("source_images", "rejected", "duplicates_across_patients", "duplicates_across_splits")
@@ -74,51 +203,6 @@ def describe_data(patches: Sequence[Patch], summary: dict) -> dict:
         "patients_known": any(patch.patient for patch in patches),
         "splits": splits,
     }
-
-
-def assess(
-    patches: Sequence[Patch],
-    scores: np.ndarray,
-    decision: Decision,
-    *,
-    name: str,
-    evaluated_on: str,
-    data: dict,
-    chose_model: bool = False,
-    seen: Sequence[str] = (),
-    warnings: Sequence[str] = (),
-    prevalence: float | None = None,
-) -> tuple[dict, Predictions]:
-    """The report of one split in the form of report.json, as far as it follows from scores, and its predictions.
-
-    Args:
-        chose_model: the split chose the epoch and fixed the decision: there was no testing split.
-        seen: what `find_seen` found.
-    """
-    predictions = apply_decision(decision, patches, scores)
-    figures = _evaluate(predictions, decision.classes, decision.positive, prevalence)
-    neighbours = None
-    if decision.without_neighbours:
-        plain = decision.without_neighbours
-        without = _evaluate(apply_decision(plain, patches, scores), plain.classes, plain.positive, prevalence)
-        neighbours = {"with": figures["metrics"], "without": without["metrics"]}
-    return {
-        "name": name,
-        "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "statement": _state(data, evaluated_on, chose_model=chose_model, seen=seen),
-        "chose_model": chose_model,
-        "evaluated_on": evaluated_on,
-        "warnings": [*warnings, *_warn(data, patches)],
-        "classes": list(decision.classes),
-        "class_names": {"0": "benign", "1": "IDC"} if is_idc(patches) else None,
-        "positive": decision.positive,
-        "data": data,
-        **figures,
-        "decision": _describe_decision(decision),
-        "expected_on_validation": decision.expected_on_validation,
-        "neighbours": neighbours,
-        "worst_errors": find_worst_errors(predictions, decision.classes),
-    }, predictions
 
 
 def _evaluate(predictions: Predictions, classes: Sequence[str], positive: str | None, prevalence: float | None) -> dict:
@@ -133,19 +217,21 @@ def _evaluate(predictions: Predictions, classes: Sequence[str], positive: str | 
     )
 
 
-def _state(data: dict, evaluated_on: str, *, chose_model: bool, seen: Sequence[str]) -> str:
-    split = data["splits"][evaluated_on]
+def _state(subject: Subject) -> str:
+    data, split = subject.data, subject.data["splits"][subject.evaluated_on]
     of_whom = f"{split['images']:,} images" + (f" of {split['patients']:,} patients" if split["patients"] else "")
-    if chose_model:
+    if subject.chose_model:
         return f"There is no testing split: these figures come from the {of_whom} that chose the model, and flatter it."
-    if seen:
-        return f"No test: {len(seen):,} of these patients or images were in the run's own training or validation."
+    if subject.seen:
+        return (
+            f"No test: {len(subject.seen):,} of these patients or images were in the run's own training or validation."
+        )
     if not split["patients"] or data["split_by"] == "image":
         return f"Tested on {split['images']:,} images that were not trained on."
     return f"Tested on {of_whom} that the model has never seen."
 
 
-def _state_unseen(data: dict, patches: Sequence[Patch]) -> str:
+def _state_unseen(data: Data, patches: Sequence[Patch]) -> str:
     """Of all images of a cross-validation, what the model that judged each had not seen."""
     images, judged = f"{len(patches):,} images", "was judged by a model that had not seen"
     if data["split_by"] == "image" or not data["patients_known"]:
@@ -155,13 +241,12 @@ def _state_unseen(data: dict, patches: Sequence[Patch]) -> str:
     return f"{images} of {len({patch.patient for patch in patches}):,} patients {judged} its patient"
 
 
-def _warn(data: dict, patches: Sequence[Patch]) -> list[str]:
+def _warn(data: Data, layout: Layout) -> list[str]:
     warnings = []
-    _, unplaceable = settle_places(patches)
-    if unplaceable:
+    if layout.unplaceable:
         warnings.append(
-            f"{len(unplaceable):,} slide(s) are judged patch by patch, without neighbours or a map. First: "
-            f"{next(iter(unplaceable.values()))}"
+            f"{len(layout.unplaceable):,} slide(s) are judged patch by patch, without neighbours or a map. First: "
+            f"{next(iter(layout.unplaceable.values()))}"
         )
     if data["patients_known"] and data["images_without_patient"]:
         warnings.append(
@@ -172,7 +257,7 @@ def _warn(data: dict, patches: Sequence[Patch]) -> list[str]:
     return warnings
 
 
-def flatten(settings: dict, prefix: str = "") -> dict:
+def flatten(settings: Mapping, prefix: str = "") -> dict:
     """Nested settings as one level of `part.name`."""
     flat = {}
     for key, value in settings.items():
@@ -202,62 +287,14 @@ def find_worst_errors(predictions: Predictions, classes: Sequence[str]) -> list[
     ]
 
 
-def read_worst_errors(report: dict, dataset: Path) -> list[np.ndarray]:
-    """The pictures of the report's worst errors, uint8 [height, width, 3]."""
-    return [decode_image((dataset / error["file"]).read_bytes(), channels=3) for error in report["worst_errors"]]
-
-
-def describe_seen(patches: Sequence[Patch]) -> dict:
-    """What a run has seen in training and validation: `patients`, and `images`, their hashes' beginnings in a row.
-
-    One string is read ten times faster than a list of 250,000.
-    """
-    seen = [patch for patch in patches if patch.split != "testing"]
-    return {
-        "patients": sorted({patch.patient for patch in seen if patch.patient}),
-        "images": "".join(sorted({patch.sha256[:_HASH_DIGITS] for patch in seen})),
-    }
-
-
-def find_seen(config: dict, patches: Sequence[Patch]) -> list[str]:
-    """Patients that the run of this config was trained or validated on, and files of such images of others.
-
-    An image is known by its bytes, whatever its patient is called in the dataset that it now comes from.
-    """
-    patients, hashes = set(config["seen"]["patients"]), config["seen"]["images"]
-    images = {hashes[start : start + _HASH_DIGITS] for start in range(0, len(hashes), _HASH_DIGITS)}
-    found = {patch.patient for patch in patches if patch.patient in patients}
-    found |= {
-        patch.file for patch in patches if patch.patient not in patients and patch.sha256[:_HASH_DIGITS] in images
-    }
-    return sorted(found)
-
-
-def check_same_kind(config: dict, patches: Sequence[Patch], summary: dict) -> None:
-    """See that a run can judge these patches.
+def read_worst_errors(report: Report, predictions: Predictions, dataset: Path) -> list[np.ndarray]:
+    """The pictures of the report's worst errors, uint8 [height, width, 3].
 
     Raises:
-        InputError: classes that the run does not know, or grey images for colour ones or the reverse.
+        InputError: a file is not the one that was judged.
     """
-    unknown = {patch.label for patch in patches} - set(config["classes"])
-    if unknown:
-        raise InputError(f"The run knows the classes {', '.join(config['classes'])}, not {', '.join(sorted(unknown))}.")
-    kinds = {True: "grey", False: "colour"}
-    trained, given = config["images_are_grey"], are_grey(summary)
-    if trained != given:
-        raise InputError(
-            f"The run was trained on {kinds[trained]} images; these are {kinds[given]}. Train another run."
-        )
-
-
-def are_grey(summary: dict) -> bool:
-    """Whether most images of a dataset are grey."""
-    return 2 * summary["grey_images"] > summary["images"]
-
-
-def compare_sizes(config: dict, summary: dict) -> list[str]:
-    """A warning where images are of another usual size than those the run was trained on: probably another scale."""
-    usual = next(iter(summary["sizes"]))
-    if usual == config["usual_size"]:
-        return []
-    return [f"The images are {usual} pixels, those in training were {config['usual_size']}: is the scale the same?"]
+    sha256 = {patch.file: patch.sha256 for patch in predictions.patches}
+    return [
+        read_image(dataset / error["file"], channels=3, sha256=sha256[error["file"]])
+        for error in report["worst_errors"]
+    ]

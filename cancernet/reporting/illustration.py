@@ -4,17 +4,19 @@ import re
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from cancernet.data.grid import LEAST_NEIGHBOURS, PATCH_STEP, iterate_slides, mean_neighbours, paint_grid, stitch_slide
-from cancernet.data.images import decode_image, fit_image
-from cancernet.judging.smoothing import Predictions, settle_places
+from cancernet.data.grid import PATCH_STEP, SlideGrid, make_thumbnail, paint_grid, stitch_slide, thumbnail_side
+from cancernet.data.images import fit_image, read_image
+from cancernet.judging.smoothing import Predictions
 from cancernet.learning.explain import grad_cam, overlay
-from cancernet.reporting.slide_plots import Explained, plot_explained, plot_slide
-from cancernet.run import Classifier
-from cancernet.using.prediction import class_label, make_thumbnail, thumbnail_side
+from cancernet.reporting.captions import cut
+from cancernet.reporting.content import Assessment
+from cancernet.reporting.slide_plots import Explained, SlideMaps, plot_explained, plot_slide
+from cancernet.run import Run, name_class
 
 SLIDES, GRADCAM = "slides", "gradcam.jpg"  # in the folder of the report
 LEAST_PATCHES = 20  # of a slide that is drawn
@@ -23,29 +25,41 @@ EXPLAINED = 4  # images a group
 PICTURE_DPI, JPEG_QUALITY = 120, 88
 
 
-def illustrate(loaded: Classifier, predictions: Predictions, dataset: Path, folder: Path) -> dict[str, list[dict]]:
+class Answers(NamedTuple):
+    """What is drawn of a slide's m patches."""
+
+    probabilities: np.ndarray  # calibrated [m, 2]
+    predicted: np.ndarray  # class index [m]
+    labels: np.ndarray | None = None  # class index [m]; None where the truth is not known
+    threshold: float | None = None  # in place of the run's own
+
+
+def illustrate(run: Run, assessment: Assessment, dataset: Path, folder: Path) -> dict[str, list[dict[str, str]]]:
     """Draw slides and Grad-CAM into the folder of a report.
 
-    A slide is drawn where it has LEAST_PATCHES placed patches with LEAST_NEIGHBOURS of 8 neighbours on average; a
-    sample of a slide has too many gaps for a map. It takes a run of two classes.
+    A slide is drawn where it has LEAST_PATCHES placed patches and few gaps (`SlideGrid.is_complete`); a sample of a
+    slide has too many for a map. It takes a run of two classes.
 
     Args:
-        predictions: of the split that is judged; its files are relative to `dataset`.
+        assessment: of the split that is judged; its files are relative to `dataset`.
         folder: gets slides/<slide>.jpg for every slide that is drawn, and gradcam.jpg.
 
     Returns:
         The report's galleries, `slides` (at most MOST_SLIDES: spread evenly from the slide with the lowest accuracy to
         the one with the highest) and `gradcam`: [{"title", "picture"}].
+
+    Raises:
+        InputError: a file is not the one that was judged.
     """
     return {
-        "slides": _draw_slides(loaded, predictions, dataset, folder),
-        "gradcam": _draw_explained(loaded, predictions, dataset, folder),
+        "slides": _draw_slides(run, assessment, dataset, folder),
+        "gradcam": _draw_explained(run, assessment.predictions, dataset, folder),
     }
 
 
-def is_worth_drawing(x: Sequence[int], y: Sequence[int]) -> bool:
+def is_worth_drawing(grid: SlideGrid) -> bool:
     """Whether the patches of one slide lie closely enough for a map."""
-    return len(x) >= LEAST_PATCHES and mean_neighbours([SLIDES] * len(x), x, y) >= LEAST_NEIGHBOURS
+    return len(grid.members) >= LEAST_PATCHES and grid.is_complete
 
 
 def file_stem(slide: str, taken: set[str]) -> str:
@@ -59,38 +73,27 @@ def file_stem(slide: str, taken: set[str]) -> str:
     return unique
 
 
-def draw_slide(
-    loaded: Classifier,
-    *,
-    title: str,
-    thumbnails: Sequence[np.ndarray],
-    thumbnail_pixels: int,
-    x: Sequence[int],
-    y: Sequence[int],
-    probabilities: np.ndarray,
-    predicted: np.ndarray,
-    labels: np.ndarray | None = None,
-    threshold: float | None = None,
-) -> Figure:
-    """The picture of one slide from its patches, for a run of two classes.
+def draw_slide(run: Run, grid: SlideGrid, thumbnails: Sequence[np.ndarray], answers: Answers, *, title: str) -> Figure:
+    """Draw one slide from its m patches, for a run of two classes.
 
     Args:
-        thumbnails, thumbnail_pixels: as in prediction.Prediction.
-        probabilities: calibrated [n, 2]. predicted, labels: class indices [n]; without labels no truth is drawn.
-        threshold: in place of the run's own.
+        thumbnails: m of `grid.make_thumbnail`, of the side that `grid.thumbnail_side` gives for this grid.
     """
-    decision, mpp = loaded.decision, loaded.config.get("mpp")
+    decision, mpp = run.decision, run.settings.mpp
     index = decision.classes.index(decision.positive)
-    tissue, _ = stitch_slide(thumbnails, x, y, step=PATCH_STEP, tile_pixels=thumbnail_pixels)
+    tile_pixels = thumbnail_side(grid.shape)
+    maps = SlideMaps(
+        stitch_slide(thumbnails, grid, tile_pixels=tile_pixels),
+        tile_pixels,
+        paint_grid(answers.probabilities[:, index], grid),
+        paint_grid(answers.predicted == index, grid),
+        None if answers.labels is None else paint_grid(answers.labels == index, grid),
+    )
     return plot_slide(
-        tissue=tissue,
-        tile_pixels=thumbnail_pixels,
-        probabilities=paint_grid(probabilities[:, index], x, y)[0],
-        predicted=paint_grid(predicted == index, x, y)[0],
-        truth=None if labels is None else paint_grid(labels == index, x, y)[0],
-        threshold=decision.threshold if threshold is None else threshold,
-        positive=class_label(loaded, decision.positive),
-        negative=class_label(loaded, decision.classes[1 - index]),
+        maps,
+        threshold=decision.threshold if answers.threshold is None else answers.threshold,
+        positive=name_class(run.settings, decision.positive),
+        negative=name_class(run.settings, decision.classes[1 - index]),
         title=title,
         patch_micrometres=mpp and mpp * PATCH_STEP,
     )
@@ -102,42 +105,34 @@ def save_picture(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=PICTURE_DPI, pil_kwargs={"quality": JPEG_QUALITY})
 
 
-def _draw_slides(loaded: Classifier, predictions: Predictions, dataset: Path, folder: Path) -> list[dict]:
-    if loaded.decision.positive is None:
+def _draw_slides(run: Run, assessment: Assessment, dataset: Path, folder: Path) -> list[dict[str, str]]:
+    if run.decision.positive is None:
         return []
-    patches, taken, drawn = predictions.patches, set(), []
-    placed, _ = settle_places(patches)
-    x, y = placed["x"], placed["y"]
-    for slide, members, _, _ in iterate_slides(**placed):
-        places = [x[i] for i in members], [y[i] for i in members]
-        if not is_worth_drawing(*places):
-            continue
-        side = thumbnail_side(*places)
-        images = (decode_image((dataset / patches[i].file).read_bytes(), 3) for i in members)
+    predictions, taken, drawn = assessment.predictions, set(), []
+    for grid in filter(is_worth_drawing, assessment.layout.slides):
+        members, side = grid.members, thumbnail_side(grid.shape)
         accuracy = float((predictions.predicted == predictions.labels)[members].mean())
-        title = f"Slide {slide}: {len(members):,} patches, {accuracy:.1%} right"
-        figure = draw_slide(
-            loaded,
-            title=title,
-            thumbnails=[make_thumbnail(image, side) for image in images],
-            thumbnail_pixels=side,
-            x=places[0],
-            y=places[1],
-            probabilities=predictions.probabilities[members],
-            predicted=predictions.predicted[members],
-            labels=predictions.labels[members],
+        title = f"Slide {grid.slide}: {len(members):,} patches, {accuracy:.1%} right"
+        thumbnails = [make_thumbnail(_read(predictions, i, dataset, 3), side) for i in members]
+        answers = Answers(
+            predictions.probabilities[members], predictions.predicted[members], predictions.labels[members]
         )
-        picture = f"{SLIDES}/{file_stem(slide, taken)}.jpg"
-        save_picture(figure, folder / picture)
-        drawn.append((accuracy, slide, {"title": title, "picture": picture}))
+        picture = f"{SLIDES}/{file_stem(grid.slide, taken)}.jpg"
+        save_picture(draw_slide(run, grid, thumbnails, answers, title=title), folder / picture)
+        drawn.append((accuracy, grid.slide, {"title": title, "picture": picture}))
     drawn.sort(key=lambda each: each[:2])
     shown = np.unique(np.linspace(0, len(drawn) - 1, min(MOST_SLIDES, len(drawn))).round().astype(int))
     return [drawn[i][2] for i in shown]
 
 
-def _draw_explained(loaded: Classifier, predictions: Predictions, dataset: Path, folder: Path) -> list[dict]:
-    groups = dict(_surest(loaded, predictions))
-    explained = iter(_explain(loaded, predictions, np.concatenate(list(groups.values())), dataset))
+def _read(predictions: Predictions, row: int, dataset: Path, channels: int) -> np.ndarray:
+    patch = predictions.patches[row]
+    return read_image(dataset / patch.file, channels=channels, sha256=patch.sha256)
+
+
+def _draw_explained(run: Run, predictions: Predictions, dataset: Path, folder: Path) -> list[dict]:
+    groups = dict(_surest(run, predictions))
+    explained = iter(_explain(run, predictions, np.concatenate(list(groups.values())), dataset))
     figure = plot_explained(
         groups={heading: list(islice(explained, len(rows))) for heading, rows in groups.items()}, columns=EXPLAINED
     )
@@ -145,15 +140,15 @@ def _draw_explained(loaded: Classifier, predictions: Predictions, dataset: Path,
     return [{"title": "The surest answers, right and wrong: each image, and the same with its map", "picture": GRADCAM}]
 
 
-def _surest(loaded: Classifier, predictions: Predictions) -> list[tuple[str, np.ndarray]]:
+def _surest(run: Run, predictions: Predictions) -> list[tuple[str, np.ndarray]]:
     """Headings, and the rows whose predicted class has the highest probability, the highest first."""
     labels, predicted = predictions.labels, predictions.predicted
-    classes, positive = loaded.decision.classes, loaded.decision.positive
+    classes, positive = run.decision.classes, run.decision.positive
     if positive is None:
         kinds = {"Right": predicted == labels, "Wrong": predicted != labels}
     else:
         index = classes.index(positive)
-        names = class_label(loaded, positive), class_label(loaded, classes[1 - index])
+        names = name_class(run.settings, positive), name_class(run.settings, classes[1 - index])
         kinds = {
             f"Found: {names[0]}, called {names[0]}": (labels == index) & (predicted == index),
             f"False alarms: {names[1]}, called {names[0]}": (labels != index) & (predicted == index),
@@ -164,23 +159,18 @@ def _surest(loaded: Classifier, predictions: Predictions) -> list[tuple[str, np.
     return [(heading, order[kind[order]][:EXPLAINED]) for heading, kind in kinds.items()]
 
 
-def _explain(loaded: Classifier, predictions: Predictions, rows: np.ndarray, dataset: Path) -> list[Explained]:
+def _explain(run: Run, predictions: Predictions, rows: np.ndarray, dataset: Path) -> list[Explained]:
     if not len(rows):
         return []
-    size, _, channels = loaded.model.input_shape[1:]
-    files = [predictions.patches[row].file for row in rows]
-    images = np.stack([fit_image(decode_image((dataset / file).read_bytes(), channels), size) for file in files])
+    size, _, channels = run.model.input_shape[1:]
+    images = np.stack([fit_image(_read(predictions, row, dataset, channels), size) for row in rows])
     said = predictions.predicted[rows]
-    heat = grad_cam(loaded.model, images, said)
     explained = []
-    for row, file, image, index, each in zip(rows, files, images, said, heat, strict=True):
-        name = class_label(loaded, loaded.decision.classes[index])
-        caption = f"{_shorten(Path(file).stem)}\ncalled {name}: {predictions.probabilities[row, index]:.3f}"
-        caption += "" if each.any() else "\n(no place speaks for it)"
+    for row, image, index, heat in zip(rows, images, said, grad_cam(run.model, images, said), strict=True):
+        name = name_class(run.settings, run.decision.classes[index])
+        stem = cut(Path(predictions.patches[row].file).stem, 34)
+        caption = f"{stem}\ncalled {name}: {predictions.probabilities[row, index]:.3f}"
+        caption += "" if heat.any() else "\n(no region supports this class)"
         colour = np.repeat(image, 3, axis=2) if channels == 1 else image
-        explained.append(Explained(colour, overlay(image, each), caption))
+        explained.append(Explained(colour, overlay(image, heat), caption))
     return explained
-
-
-def _shorten(name: str, limit: int = 34) -> str:
-    return name if len(name) <= limit else f"{name[:16]}…{name[-17:]}"

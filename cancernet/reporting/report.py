@@ -17,8 +17,11 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from cancernet.judging.smoothing import Predictions
 from cancernet.reporting import plots, wording
+from cancernet.reporting.content import Report
 from cancernet.reporting.wording import all_warnings, class_label, report_text
+from cancernet.run import REPORT, REPORT_PAGE, REPORT_TEXT
 
 PICTURE_DPI = 144
 PICTURES = (  # that the page has a place for; others come at its end
@@ -34,18 +37,20 @@ PICTURES = (  # that the page has a place for; others come at its end
 
 
 def draw_figures(
-    report: dict,
+    report: Report,
+    predictions: Predictions,
     *,
-    truth: np.ndarray,
-    probabilities: np.ndarray,
     history: dict[str, list[float]] | None = None,
     error_images: list[np.ndarray] | None = None,
 ) -> dict[str, Figure]:
-    """Every picture that the report's numbers allow, by the name under which `write_report` expects it.
+    """Draw every picture that the report's numbers allow, by the name under which `write_report` expects it.
 
-    truth [n]: indices into `report["classes"]`. probabilities [n, k]: calibrated, 0..1. history: as for plot_history.
-    error_images: uint8 pictures of `report["worst_errors"]`, in that order.
+    Args:
+        predictions: that the report is of.
+        history: as for `plots.plot_history`.
+        error_images: uint8 pictures of `report["worst_errors"]`, in that order.
     """
+    truth, probabilities = predictions.labels, predictions.probabilities
     classes, positive, metrics = report["classes"], report["positive"], report["metrics"]
     names = [class_label(report, name) for name in classes]
     figures = {"confusion_matrix": plots.plot_confusion_matrix(matrix=report["confusion_matrix"], classes=names)}
@@ -81,7 +86,7 @@ def draw_figures(
     return figures
 
 
-def write_report(folder: Path, report: dict, figures: dict[str, Figure]) -> None:
+def write_report(folder: Path, report: Report, figures: dict[str, Figure]) -> None:
     """Write report.json, report.txt, report.html and one `<name>.png` for each figure into an existing folder.
 
     Each file is either the old one or the whole new one. Raises ValueError before anything is written where the report
@@ -95,9 +100,9 @@ def write_report(folder: Path, report: dict, figures: dict[str, Figure]) -> None
     files = {f"{name}.png": _draw_png(figure) for name, figure in figures.items()}
     html = _render_html(report, pictures=files, folder=folder)
     texts = {
-        "report.txt": report_text(report),
-        "report.html": html,
-        "report.json": json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        REPORT_TEXT: report_text(report),
+        REPORT_PAGE: html,
+        REPORT: json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
     }
     files |= {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
     partial = {name: folder / f".{name}.partial" for name in files}
@@ -111,7 +116,7 @@ def write_report(folder: Path, report: dict, figures: dict[str, Figure]) -> None
             path.unlink(missing_ok=True)
 
 
-def _render_html(report: dict, *, pictures: dict[str, bytes], folder: Path) -> str:
+def _render_html(report: Report, *, pictures: dict[str, bytes], folder: Path) -> str:
     templates = Path(__file__).parent / "templates"
     environment = Environment(
         loader=FileSystemLoader(templates),

@@ -34,29 +34,33 @@ class Explained(NamedTuple):
     caption: str
 
 
+class SlideMaps(NamedTuple):
+    """One slide as grids with a cell a patch, [rows, columns], NaN where there is no patch."""
+
+    tissue: np.ndarray  # the stitched picture, uint8 [height, width, 3]
+    tile_pixels: int  # of a patch in it
+    probabilities: np.ndarray  # of the positive class, 0 to 1
+    predicted: np.ndarray  # 1 for the positive class, 0 for the other
+    truth: np.ndarray | None = None  # likewise, where it is known
+
+
 def plot_slide(
+    maps: SlideMaps,
     *,
-    tissue: np.ndarray,
-    tile_pixels: int,
-    probabilities: np.ndarray,
-    predicted: np.ndarray,
-    truth: np.ndarray | None = None,
     threshold: float,
     positive: str,
     negative: str,
     title: str,
     patch_micrometres: float | None = None,
 ) -> Figure:
-    """One slide: its tissue and the map of probabilities; with a truth also that and the errors.
+    """Draw one slide: its tissue and the map of probabilities; with a truth also that and the errors.
 
     Args:
-        tissue: stitched picture, uint8 [height, width, 3], with tile_pixels pixels a patch.
-        probabilities: [rows, columns] of the positive class, 0 to 1, NaN where no patch is.
-        predicted, truth: [rows, columns], 1 for the positive class, 0 for the other, NaN where no patch is.
         threshold: at or above it the positive class is said; marked in the colour bar.
         positive, negative: names of the classes.
         patch_micrometres: side of a patch, for the scale bar; without it the bar is told in patches.
     """
+    tissue, tile_pixels, probabilities, predicted, truth = maps
     names = ["tissue", f"probability of {positive}"] + (["truth", "errors"] if truth is not None else [])
     rows, columns = probabilities.shape
     panel_rows = len(names) // 2

@@ -3,6 +3,8 @@
 import textwrap
 from collections.abc import Sequence
 
+from cancernet.reporting.captions import cut
+
 COLUMNS = 100  # widest line of the printed text
 METRICS = {  # name in the report -> what it is called, what it says
     "accuracy": ("accuracy", "share of all images that are given their own class"),
@@ -225,7 +227,7 @@ def _describe_classes(report: dict) -> str:
 
 
 def _describe_confusion(report: dict) -> str:
-    labels = [_shorten(class_label(report, name), 16) for name in report["classes"]]
+    labels = [cut(class_label(report, name), 16) for name in report["classes"]]
     matrix, width = report["confusion_matrix"], max(map(len, labels))
     across = max(1, (COLUMNS - width - 7) // (max(width, 6) + 2))  # columns that fit beside the rows' names
     blocks = []
@@ -285,7 +287,7 @@ def _describe_folds(report: dict) -> str:
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
     """The first column to the left, at most 32 wide; the others to the right."""
-    rows = [[_shorten(first, 32), *others] for first, *others in rows]
+    rows = [[cut(first, 32), *others] for first, *others in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:
@@ -296,7 +298,3 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 def _wrap(text: str) -> str:
     return textwrap.fill(text, COLUMNS, subsequent_indent="  ", break_on_hyphens=False)
-
-
-def _shorten(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
