@@ -1,69 +1,15 @@
-"""A run folder, loaded or refused; the views of an image, in predicting and in the features of a frozen backbone."""
+"""A run folder: written, loaded, or refused with what is wrong."""
 
 import json
 import shutil
 
-import cv2
-import keras
 import numpy as np
 import pytest
-from keras import layers
 
 from cancernet import InputError
-from cancernet.data.images import ImageStore
-from cancernet.run import average_over_views, extract_features, load_classifier, predict_scores, score_features
-
-SIDE = 4
-
-
-@pytest.fixture(scope="module")
-def model():
-    """Answers of an image and of its mirror image have nothing in common."""
-    keras.utils.set_random_seed(1)
-    image = keras.Input((SIDE, SIDE, 3))
-    pixels = layers.Flatten()(layers.Rescaling(1 / 255)(image))
-    return keras.Model(image, layers.Dense(3, activation="softmax")(pixels))
-
-
-@pytest.fixture(scope="module")
-def images():
-    return np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3), dtype=np.uint8)
-
-
-@pytest.fixture
-def store(images, tmp_path):
-    for number, image in enumerate(images):
-        cv2.imwrite(str(tmp_path / f"{number}.png"), image[:, :, ::-1])
-    return ImageStore([tmp_path / f"{number}.png" for number in range(len(images))], image_size=SIDE, channels=3)
-
-
-def seen_as(views, images):
-    """The same images in every view, [views, n, side, side, 3], by NumPy alone."""
-    mirrored = images[:, :, ::-1]
-    if views == "eight":
-        return np.stack([np.rot90(each, turns, (1, 2)) for each in (images, mirrored) for turns in range(4)])
-    return np.stack({"one": [images], "mirror": [images, mirrored]}[views])
-
-
-@pytest.mark.parametrize("views", ["one", "mirror", "eight"])
-def test_the_mean_is_over_the_views(views, model, images, store):
-    expected = np.mean([model(view) for view in seen_as(views, images)], axis=0)
-    np.testing.assert_allclose(average_over_views(model, views)(images), expected, rtol=1e-5)
-    np.testing.assert_allclose(np.exp(predict_scores(model, store, views=views)), expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("views", ["one", "mirror", "eight"])
-def test_features_of_views_are_scored_as_their_images_are(views, model, images, store):
-    features = layers.Flatten()
-    extractor = keras.Model(model.input, features(model.layers[1].output))
-    head = keras.Sequential([keras.Input((3 * SIDE**2,)), model.layers[-1]])
-    empty = ImageStore([], image_size=SIDE, channels=3)
-    found = extract_features(extractor, {"training": store, "testing": empty}, views=views)
-    assert list(found) == ["training"]
-    assert found["training"].shape == (5, len(seen_as(views, images)), 3 * SIDE**2)
-    np.testing.assert_allclose(found["training"][:, 0], images.reshape(5, -1) / 255, rtol=1e-5)
-    scores = score_features(head, found["training"])
-    np.testing.assert_allclose(scores, predict_scores(model, store, views=views), rtol=1e-5)
+from cancernet.data.dataset import Patch
+from cancernet.judging.smoothing import Predictions
+from cancernet.run import load_run, name_class, read_predictions, read_settings, write_predictions
 
 
 def edit(path, change):
@@ -96,23 +42,26 @@ def test_files_of_different_runs_are_refused_with_the_difference(tiny_run, tmp_p
     run = shutil.copytree(tiny_run, tmp_path / "run")
     edit(run / file, change)
     with pytest.raises(InputError) as caught:
-        load_classifier(run)
+        load_run(run)
     assert str(caught.value) == f"The files of {run} are not of one run: {difference}. Copy the whole run folder."
 
 
 @pytest.mark.parametrize(
-    "remove",
+    ("change", "problem"),
     [
-        *(lambda c, key=key: c.pop(key) for key in ("classes", "positive", "images_are_grey", "usual_size", "seen")),
-        *(lambda c, key=key: c["experiment"].pop(key) for key in ("image_size", "channels", "views")),
-        lambda c: c["seen"].pop("images"),
+        *((lambda c, key=key: c.pop(key), f"{key}: Field required") for key in ("classes", "positive", "seen", "mpp")),
+        (lambda c: c["seen"].pop("images"), r"seen\.images: Field required"),
+        (lambda c: c["experiment"].update(image_size="48"), r"experiment\.image_size: .* integer, not '48'"),
+        (lambda c: c["experiment"].update(learning_rate=1e400), r"experiment\.learning_rate: .* finite number"),
+        (lambda c: c.update(images_are_grey="no"), "images_are_grey: .* boolean, not 'no'"),
+        (lambda c: c.update(classes={"0": 1}), "classes: .* array"),
     ],
 )
-def test_a_config_without_what_is_needed_is_damaged(tiny_run, tmp_path, remove):
+def test_a_config_of_wrong_types_is_damaged(tiny_run, tmp_path, change, problem):
     run = shutil.copytree(tiny_run, tmp_path / "run")
-    edit(run / "config.json", remove)
-    with pytest.raises(InputError, match=r"config\.json is missing or damaged"):
-        load_classifier(run)
+    edit(run / "config.json", change)
+    with pytest.raises(InputError, match=rf"config\.json is damaged: {problem}.* Train again, or copy"):
+        load_run(run)
 
 
 def test_a_model_file_with_a_flipped_byte_is_damaged(tiny_run, tmp_path):
@@ -121,11 +70,29 @@ def test_a_model_file_with_a_flipped_byte_is_damaged(tiny_run, tmp_path):
     content[content.index(b"config.json") + 100] ^= 1
     (run / "model.keras").write_bytes(content)
     with pytest.raises(InputError, match=r"model\.keras is missing or damaged"):
-        load_classifier(run)
+        load_run(run)
 
 
 def test_a_cross_validation_is_told_from_a_damaged_run(tiny_run, tmp_path):
     for fold in (1, 2):
         shutil.copytree(tiny_run, tmp_path / f"folds/fold_{fold}")
     with pytest.raises(InputError, match=r"folds is a cross-validation, .* Give a run of it: .*folds/fold_1\.$"):
-        load_classifier(tmp_path / "folds")
+        load_run(tmp_path / "folds")
+
+
+def test_settings_come_back_as_they_were_written(tiny_run):
+    settings = read_settings(tiny_run)
+    assert settings.experiment.image_size == 48
+    assert settings.classes == ("0", "1")
+    assert settings.seen.patients == ("1", "2", "3", "4")
+    assert name_class(settings, "1") == "IDC"
+
+
+def test_predictions_come_back_to_the_last_digit(tmp_path):
+    patches = [Patch("a.png", "0", "p", 1, 51, "", ""), Patch("b.png", "1", "", None, None, "", "")]
+    written = Predictions(patches, np.array([0, 1]), np.array([[0.1 + 0.2, 0.7], [1 / 3, 2 / 3]]), np.array([1, 1]))
+    write_predictions(tmp_path, written, ["0", "1"])
+    read = read_predictions(tmp_path, ["0", "1"])
+    assert read.patches == patches
+    for before, after in zip(written[1:], read[1:], strict=True):
+        np.testing.assert_array_equal(before, after)

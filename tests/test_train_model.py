@@ -18,6 +18,7 @@ import train_model
 from cancernet import InputError
 from cancernet.data.dataset import read_manifest
 from cancernet.reporting.wording import METRICS
+from cancernet.run import BEGUN
 
 QUICK = ["--image-size", "16", "--epochs", "2", "--batch-size", "16"]
 # A third of the time of CancerNet and its eight views, where it does not matter which network was trained.
@@ -183,7 +184,7 @@ def test_an_unfinished_cross_validation_goes_on_only_as_it_was_begun(folder, tmp
     train(folder, *options, "--force")  # asked for the same: what is finished is kept
     assert cut_off == ["fold_1", "fold_2", "fold_2"]
     assert "fold_1 is finished already" in capsys.readouterr().out
-    assert not (tmp_path / "cv" / train_model.BEGUN).exists()
+    assert not (tmp_path / "cv" / BEGUN).exists()
 
 
 def test_the_positive_class_can_be_chosen(folder, tmp_path, capsys):

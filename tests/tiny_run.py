@@ -12,10 +12,11 @@ import numpy as np
 from cancernet import run
 from cancernet.config import Experiment
 from cancernet.data.dataset import Patch
-from cancernet.data.grid import smooth_scores
+from cancernet.data.grid import lay_out_patches
 from cancernet.data.images import fit_image
 from cancernet.data.sample import cut_patches, make_slide
 from cancernet.judging import decision, smoothing
+from cancernet.learning.scoring import log_scores
 from cancernet.reporting import content, report
 
 SIZE = 48
@@ -30,32 +31,33 @@ def make_run(folder: Path, *, classes: tuple[str, ...] = ("0", "1"), mpp: float 
     labels = np.array([classes.index(patch.label) for patch in patches])
     rows = {split: [i for i, patch in enumerate(patches) if patch.split == split] for split in set(SPLIT_OF.values())}
     model = _train(images[rows["training"]], labels[rows["training"]], len(classes))
-    scores = decision.log_scores(model.predict(images, verbose=0))
+    scores = log_scores(model.predict(images, verbose=0))
     of_validation = [patches[i] for i in rows["validation"]]
     frozen = _decide(of_validation, scores[rows["validation"]], classes)
-    described, predictions = content.assess(
+    described, predictions, _ = content.assess(
         [patches[i] for i in rows["testing"]],
         scores[rows["testing"]],
         frozen,
-        name=folder.name,
-        evaluated_on="testing",
-        data=_describe(patches),
+        content.Subject(folder.name, "testing", _describe(patches)),
     )
-    config = {
-        "experiment": dataclasses.asdict(Experiment(image_size=SIZE, model="tiny", epochs=30)),
-        "classes": list(classes),
-        "positive": frozen.positive,
-        "class_names": described["class_names"],
-        "mpp": mpp,
-        "usual_size": "50x50",
-        "images_are_grey": False,
-        "seen": content.describe_seen(patches),
-    }
-    model.save(folder / run.MODEL)
-    decision.save_decision(frozen, folder / run.DECISION)
-    run.write_config(folder, config)
-    figures = report.draw_figures(described, truth=predictions.labels, probabilities=predictions.probabilities)
-    report.write_report(folder, described, figures)
+    settings = run.Settings(
+        experiment=Experiment(image_size=SIZE, model="tiny", epochs=30),
+        classes=classes,
+        positive=frozen.positive,
+        training_precision="float32",
+        operating_point="balanced",
+        neighbours=True,
+        manifest_sha256="0" * 64,
+        images_are_grey=False,
+        usual_size="50x50",
+        mpp=mpp,
+        versions={},
+        hardware={},
+        class_names=described["class_names"],
+        seen=run.describe_seen(patches),
+    )
+    run.save_run(run.Run(model, frozen, settings, folder), {"loss": [1.0]}, predictions)
+    report.write_report(folder, described, report.draw_figures(described, predictions))
     return folder
 
 
@@ -92,7 +94,7 @@ def _decide(patches: list[Patch], scores: np.ndarray, classes: tuple[str, ...]) 
     given = {"classes": classes, "positive": positive, "operating_point": "balanced"}
     plain = smoothing.fit_on_validation(patches, scores, neighbours=False, **given)
     patients = [patch.patient for patch in patches]
-    smoothed = smooth_scores(scores, patients, [patch.x for patch in patches], [patch.y for patch in patches], SIGMA)
+    smoothed = smoothing.smooth_scores(scores, lay_out_patches(patches).slides, SIGMA)
     labels = np.array([classes.index(patch.label) for patch in patches])
     fitted = decision.fit_decision(smoothed, labels, patients, neighbour_sigma=SIGMA, **given)
     return dataclasses.replace(fitted, without_neighbours=plain)

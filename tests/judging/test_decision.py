@@ -11,15 +11,15 @@ from sklearn.metrics import log_loss
 from cancernet import InputError
 from cancernet.judging.decision import (
     Decision,
-    calibrated_probabilities,
+    calibrate,
     decide,
     expected_rates,
     fit_decision,
     load_decision,
-    log_scores,
     parse_operating_point,
     save_decision,
 )
+from cancernet.learning.scoring import log_scores
 
 CLASSES = ("0", "1")
 
@@ -41,7 +41,7 @@ LABELS = [0, 0, 0, 0, 1, 1, 1, 1]
 
 
 def calls(decision: Decision, probability=PROBABILITY) -> list[int]:
-    return decide(decision, calibrated_probabilities(decision, scores_of(probability))).tolist()
+    return decide(decision, calibrate(decision, scores_of(probability))).tolist()
 
 
 # --- scores ---
@@ -78,7 +78,7 @@ def test_the_temperature_that_scaled_the_logits_is_recovered(n_classes, temperat
     positive = "b" if n_classes == 2 else None
     decision = fit_decision(scores, labels, [""] * len(labels), classes=classes, positive=positive)
     assert decision.temperature == pytest.approx(temperature, rel=0.04)
-    np.testing.assert_allclose(calibrated_probabilities(decision, scores), true, atol=0.02)
+    np.testing.assert_allclose(calibrate(decision, scores), true, atol=0.02)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -87,7 +87,7 @@ def test_calibration_never_raises_the_log_loss_of_validation(seed):
     probability = random.uniform(0.001, 0.999, size=60)
     labels = (random.random(60) < probability**2).astype(int)
     decision = fit(probability, labels)
-    after = calibrated_probabilities(decision, scores_of(probability))
+    after = calibrate(decision, scores_of(probability))
     assert log_loss(labels, after) <= log_loss(labels, probability) + 1e-12
 
 
@@ -102,7 +102,7 @@ def test_calibration_is_left_out_where_too_few_images_can_tell_it():
             labels = (random.random(len(log_odds)) < 1 / (1 + np.exp(-log_odds))).astype(int)
             told = 1 / (1 + np.exp(-log_odds - shift))
             decision = fit(told[:images], labels[:images])
-            after = calibrated_probabilities(decision, scores_of(told[images:]))
+            after = calibrate(decision, scores_of(told[images:]))
             losses.append(log_loss(labels[images:], after) - log_loss(labels[images:], told[images:]))
         return np.mean(losses)
 
@@ -116,7 +116,7 @@ def test_perfectly_separated_validation_leaves_the_temperature_at_1():
 
 def test_scores_that_know_nothing_end_near_one_half():
     decision = fit([0.9, 0.1, 0.9, 0.1], [0, 1, 0, 1])
-    np.testing.assert_allclose(calibrated_probabilities(decision, scores_of([0.9])), [[0.5, 0.5]], atol=0.01)
+    np.testing.assert_allclose(calibrate(decision, scores_of([0.9])), [[0.5, 0.5]], atol=0.01)
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.7, 3.0, 40.0])
@@ -126,7 +126,7 @@ def test_calibration_never_swaps_two_images(temperature):
     scores = log_scores(softmax / softmax.sum(axis=1, keepdims=True))
     decision = dataclasses.replace(fit(PROBABILITY, LABELS), temperature=temperature)
     by_log_odds = np.argsort(scores[:, 1] - scores[:, 0], kind="stable")
-    calibrated = calibrated_probabilities(decision, scores)[by_log_odds]
+    calibrated = calibrate(decision, scores)[by_log_odds]
     assert (np.diff(calibrated[:, 1]) >= 0).all()
     assert (np.diff(calibrated[:, 0]) <= 0).all()
     assert len(np.unique(calibrated[:, 1])) > 100
@@ -136,12 +136,12 @@ def test_calibration_never_swaps_two_images(temperature):
 def test_calibrated_probabilities_by_hand():
     decision = dataclasses.replace(fit(PROBABILITY, LABELS), temperature=2.0, bias=(0.0, 0.0))
     # log-odds of 0.8 are log 4; halved they are log 2: 2 to 1
-    np.testing.assert_allclose(calibrated_probabilities(decision, scores_of([0.8])), [[1 / 3, 2 / 3]])
+    np.testing.assert_allclose(calibrate(decision, scores_of([0.8])), [[1 / 3, 2 / 3]])
 
 
 def test_scores_of_another_number_of_classes_are_refused():
     with pytest.raises(InputError, match=r"shape \[1, 3\] do not fit the decision's 2 classes \(0, 1\)"):
-        calibrated_probabilities(fit(PROBABILITY, LABELS), np.zeros((1, 3)))
+        calibrate(fit(PROBABILITY, LABELS), np.zeros((1, 3)))
 
 
 # --- operating points ---
@@ -182,7 +182,7 @@ def test_balanced_is_the_share_of_the_positive_class():
 
 def test_balanced_has_the_highest_balanced_accuracy_that_the_probabilities_expect():
     decision = fit(PROBABILITY, LABELS)
-    p = calibrated_probabilities(decision, scores_of(PROBABILITY))[:, 1]
+    p = calibrate(decision, scores_of(PROBABILITY))[:, 1]
 
     def expected(threshold):
         return p[p >= threshold].sum() / p.sum() + (1 - p)[p < threshold].sum() / (1 - p).sum()
@@ -241,7 +241,7 @@ def test_a_number_is_the_threshold_itself_and_equal_is_positive():
 def test_a_specificity_only_reached_by_calling_nothing_positive():
     decision = fit([0.9, 0.2, 0.6], [0, 0, 1], operating_point="specificity=1")
     assert decision.expected_on_validation == {"sensitivity": 0.0, "specificity": 1.0}
-    surest = calibrated_probabilities(decision, scores_of([0.9]))[0, 1]
+    surest = calibrate(decision, scores_of([0.9]))[0, 1]
     assert decision.threshold == pytest.approx((surest + 1) / 2)
 
 
@@ -265,9 +265,9 @@ def test_more_than_two_classes_take_the_most_probable():
     decision = fit_decision(scores, [0, 1, 2], ["a", "a", ""], classes="abc", positive=None)
     assert (decision.threshold, decision.expected_on_validation, decision.curve) == (None, None, None)
     decision = dataclasses.replace(decision, bias=(0.0, 0.0, 0.0))
-    assert decide(decision, calibrated_probabilities(decision, scores)).tolist() == [0, 1, 0]
+    assert decide(decision, calibrate(decision, scores)).tolist() == [0, 1, 0]
     decision = dataclasses.replace(decision, bias=(0.0, 0.0, 2.0))
-    assert decide(decision, calibrated_probabilities(decision, scores)).tolist() == [2, 2, 2]
+    assert decide(decision, calibrate(decision, scores)).tolist() == [2, 2, 2]
     with pytest.raises(InputError, match="has no threshold to move"):
         expected_rates(decision, 0.5)
 
@@ -295,7 +295,7 @@ def test_expected_rates_follow_a_moving_threshold():
     assert expected_rates(decision, decision.threshold) == decision.expected_on_validation
     assert expected_rates(decision, 0.0) == {"sensitivity": 1.0, "specificity": 0.0}
     assert expected_rates(decision, 1.0) == {"sensitivity": 0.0, "specificity": 1.0}
-    calibrated = calibrated_probabilities(decision, scores_of([0.101, 0.303, 0.802, 0.903]))[:, 1]
+    calibrated = calibrate(decision, scores_of([0.101, 0.303, 0.802, 0.903]))[:, 1]
     for threshold in np.arange(0, 1, 0.005):
         called = (calibrated >= threshold).astype(int)
         expected = {"sensitivity": (called[1] + called[3]) / 2, "specificity": 1 - (called[0] + called[2]) / 2}
@@ -356,7 +356,7 @@ def test_a_saved_decision_is_read_back_the_same(tmp_path, positive):
 
 
 def test_a_missing_decision_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"No .*decision\.json\. A run folder has a decision\.json; train again"):
+    with pytest.raises(InputError, match=r"There is no .*decision\.json\. Train again"):
         load_decision(tmp_path / "decision.json")
 
 
@@ -364,7 +364,7 @@ def test_a_missing_decision_is_named(tmp_path):
 def test_a_broken_file_is_named(tmp_path, content):
     path = tmp_path / "decision.json"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"decision\.json is not JSON"):
+    with pytest.raises(InputError, match=r"decision\.json is damaged: Invalid JSON"):
         load_decision(path)
 
 
@@ -377,27 +377,29 @@ def test_a_folder_in_its_place_is_named(tmp_path):
     ("field", "value", "problem"),
     [
         ("classes", ["0"], r"classes is \['0'\]"),
-        ("classes", "01", "classes is '01'"),
+        ("classes", "01", "classes: .* array, not '01'"),
         ("positive", "2", "positive is '2' of classes 0, 1"),
         ("positive", None, "positive is None of classes 0, 1"),
-        ("temperature", 0, "temperature is 0"),
-        ("temperature", float("nan"), "temperature is nan"),
-        ("temperature", "1", "temperature is '1'"),
+        ("temperature", 0, r"temperature is 0"),
+        ("temperature", float("nan"), "temperature: .* finite number, not"),
+        ("temperature", "1", "temperature: .* valid number, not '1'"),
+        ("temperature", True, "temperature: .* valid number, not 'True'"),
+        ("bias", [0.0], r"bias is \[0\.0\]"),
         ("neighbour_sigma", -0.5, r"neighbour_sigma is -0\.5"),
         ("threshold", None, "threshold is None"),
         ("threshold", 1.5, r"threshold is 1\.5"),
         ("fitted_on", {}, r"fitted_on is \{\}"),
         ("expected_on_validation", {"sensitivity": 1.0}, "expected_on_validation is"),
-        ("curve", None, "its curve is not three lists of numbers"),
-        ("curve", {"threshold": [0], "sensitivity": [1], "specificity": ["x"]}, "its curve is not three lists"),
-        ("curve", {"threshold": [0, 1], "sensitivity": [1], "specificity": [0]}, "its curve's lists differ in length"),
+        ("curve", None, "its curve is not three lists"),
+        ("curve", {"threshold": [0], "sensitivity": [1], "specificity": ["x"]}, r"curve\.specificity\.0: .* number"),
+        ("curve", {"threshold": [0, 1], "sensitivity": [1], "specificity": [0]}, "its curve is not three lists"),
     ],
 )
 def test_a_decision_with_a_wrong_field_is_refused(tmp_path, field, value, problem):
     path = tmp_path / "decision.json"
     save_decision(fit(PROBABILITY, LABELS), path)
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
-    with pytest.raises(InputError, match=f"is not a decision: {problem}"):
+    with pytest.raises(InputError, match=f"is damaged: {problem}"):
         load_decision(path)
 
 
@@ -408,14 +410,14 @@ def test_a_decision_that_lacks_a_field_is_refused(tmp_path, field):
     content = json.loads(path.read_text())
     del content[field]
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=f"is not a decision: {field} missing"):
+    with pytest.raises(InputError, match=f"is damaged: {field}: Field required"):
         load_decision(path)
 
 
 def test_a_list_is_not_a_decision(tmp_path):
     path = tmp_path / "decision.json"
     path.write_text("[]")
-    with pytest.raises(InputError, match="it holds no fields"):
+    with pytest.raises(InputError, match="is damaged: Input should be an object"):
         load_decision(path)
 
 

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from cancernet import InputError
 from cancernet.data.dataset import Patch
-from cancernet.judging.smoothing import PREDICTIONS, Predictions, fit_on_validation, write_predictions
-from cancernet.reporting.content import assess, describe_data, describe_seen, find_seen, find_worst_errors, pool_folds
+from cancernet.judging.smoothing import Predictions, fit_on_validation
+from cancernet.reporting.content import Subject, assess, describe_data, find_worst_errors, pool_folds, read_worst_errors
+from cancernet.run import describe_seen, find_seen, write_predictions
 
 RIGHT = np.log([[0.8, 0.2], [0.3, 0.7]])
 SUMMARY = {
@@ -37,8 +39,8 @@ def judge(patches, scores, **options):
     decision = fit_on_validation(
         patches, scores, classes=["0", "1"], positive="1", operating_point="0.5", neighbours=True
     )
-    given = {"name": "run", "evaluated_on": "testing", "data": describe_data(patches, SUMMARY)}
-    return decision, *assess(patches, scores, decision, **given | options)
+    subject = Subject("run", "testing", describe_data(patches, SUMMARY), **options)
+    return decision, *assess(patches, scores, decision, subject)[:2]
 
 
 @pytest.mark.parametrize(
@@ -65,12 +67,12 @@ def test_a_slide_that_cannot_be_laid_out_is_judged_patch_by_patch_and_the_report
 def test_an_image_that_was_trained_on_is_known_whatever_its_patient_is_called():
     seen = make_slide("a", split="training")[0] + make_slide("b", split="validation")[0]
     seen = [patch._replace(sha256=f"{number:064x}"[::-1]) for number, patch in enumerate(seen)]
-    config = {"seen": json.loads(json.dumps(describe_seen(seen)))}
-    assert find_seen(config, seen) == ["a", "b"]
+    known = describe_seen(seen)
+    assert find_seen(known, seen) == ["a", "b"]
     renamed = [patch._replace(patient=f"patient_{patch.patient}", split="testing") for patch in seen[:2]]
     unknown = [patch._replace(patient="", split="testing") for patch in seen[-2:]]
-    assert find_seen(config, renamed + unknown) == sorted(patch.file for patch in renamed + unknown)
-    assert find_seen(config, [renamed[0]._replace(sha256="f" * 64)]) == []
+    assert find_seen(known, renamed + unknown) == sorted(patch.file for patch in renamed + unknown)
+    assert find_seen(known, [renamed[0]._replace(sha256="f" * 64)]) == []
 
 
 @pytest.mark.parametrize(
@@ -96,9 +98,10 @@ def test_folds_claim_of_patients_what_is_true(tmp_path, patients, split_by, endi
         _, report, predictions = judge(patches, scores)
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "report.json").write_text(json.dumps(report | {"settings": {}}))
-        write_predictions(tmp_path / str(number) / PREDICTIONS, predictions, report["classes"])
+        write_predictions(tmp_path / str(number), predictions, report["classes"])
     data = describe_data(everything, SUMMARY | {"split": split_by})
-    report, _ = pool_folds([tmp_path / "0", tmp_path / "1"], name="folds", data=data)
+    subject = Subject("folds", "all folds", data)
+    report = pool_folds([tmp_path / "0", tmp_path / "1"], everything, subject).report
     assert report["statement"] == f"Cross-validated in 2 folds: {ending}"
 
 
@@ -108,3 +111,10 @@ def test_the_worst_error_is_the_surest_wrong_answer_not_the_one_that_leaves_the_
     predictions = Predictions(patches, np.array([0, 0, 0]), probabilities, np.array([1, 1, 0]))
     errors = find_worst_errors(predictions, ["a", "b", "c"])
     assert [(error["file"], error["probability"]) for error in errors] == [("y.png", 0.9), ("x.png", 0.5)]
+
+
+def test_a_file_that_is_not_the_one_that_was_judged_is_no_picture_of_an_error(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"another")
+    predictions = Predictions([Patch("x.png", "a", "", None, None, "testing", "0" * 64)], *[np.array([0])] * 3)
+    with pytest.raises(InputError, match=r"x\.png: is not the file that the manifest names"):
+        read_worst_errors({"worst_errors": [{"file": "x.png"}]}, predictions, tmp_path)

@@ -1,13 +1,17 @@
 """The pictures of a report that need the images again."""
 
+import hashlib
+
 import cv2
 import numpy as np
 import pytest
 
-from cancernet import run
+from cancernet import InputError, run
 from cancernet.data.dataset import Patch
+from cancernet.data.grid import lay_out, lay_out_patches
 from cancernet.judging.smoothing import Predictions
 from cancernet.reporting import illustration
+from cancernet.reporting.content import Assessment
 from cancernet.reporting.illustration import MOST_SLIDES, file_stem, illustrate, is_worth_drawing
 
 SIDE = 5  # patches of a made-up slide
@@ -15,7 +19,7 @@ SIDE = 5  # patches of a made-up slide
 
 @pytest.fixture(scope="module")
 def loaded(tiny_run):
-    return run.load_classifier(tiny_run)
+    return run.load_run(tiny_run)
 
 
 def make_predictions(folder, slides, *, wrong=lambda slide: 0):
@@ -28,7 +32,8 @@ def make_predictions(folder, slides, *, wrong=lambda slide: 0):
             x, y = 50 * (number % SIDE) + 1, 50 * (number // SIDE) + 1
             file = f"testing/{slide}_idx5_x{x}_y{y}_class{number % 2}.png"
             cv2.imwrite(str(folder / file), rng.integers(0, 256, (50, 50, 3), dtype=np.uint8))
-            patches.append(Patch(file, str(number % 2), str(slide), x, y, "testing", ""))
+            sha256 = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+            patches.append(Patch(file, str(number % 2), str(slide), x, y, "testing", sha256))
             labels.append(number % 2)
             predicted.append(number % 2 ^ (number < wrong(slide)))
     predicted = np.array(predicted)
@@ -37,9 +42,13 @@ def make_predictions(folder, slides, *, wrong=lambda slide: 0):
     return Predictions(patches, np.array(labels), probabilities, predicted)
 
 
+def assessment_of(predictions):
+    return Assessment({}, predictions, lay_out_patches(predictions.patches))
+
+
 def test_slides_and_explanations_are_drawn_and_listed(loaded, tmp_path):
     predictions = make_predictions(tmp_path / "data", 2, wrong=lambda slide: 5 * slide)
-    galleries = illustrate(loaded, predictions, tmp_path / "data", tmp_path / "run")
+    galleries = illustrate(loaded, assessment_of(predictions), tmp_path / "data", tmp_path / "run")
     assert galleries["slides"] == [  # the worse first
         {"title": "Slide 1: 25 patches, 80.0% right", "picture": "slides/1.jpg"},
         {"title": "Slide 0: 25 patches, 100.0% right", "picture": "slides/0.jpg"},
@@ -53,7 +62,9 @@ def test_of_many_slides_the_report_shows_some_from_the_worst_to_the_best(loaded,
     monkeypatch.setattr(illustration, "draw_slide", lambda *_, **__: None)
     monkeypatch.setattr(illustration, "save_picture", lambda *_: None)
     predictions = make_predictions(tmp_path, 23, wrong=lambda slide: slide)  # 23 slides: every other one of them
-    titles = [each["title"] for each in illustration._draw_slides(loaded, predictions, tmp_path, tmp_path)]
+    titles = [
+        each["title"] for each in illustration._draw_slides(loaded, assessment_of(predictions), tmp_path, tmp_path)
+    ]
     assert len(titles) == MOST_SLIDES
     assert [title.split(":")[0] for title in titles] == [f"Slide {slide}" for slide in range(22, -1, -2)]
 
@@ -63,8 +74,15 @@ def test_a_slide_whose_patches_overlap_is_not_drawn(loaded, tmp_path, monkeypatc
     monkeypatch.setattr(illustration, "save_picture", lambda *_: None)
     predictions = make_predictions(tmp_path, 2)
     predictions.patches[0] = predictions.patches[0]._replace(x=34)
-    drawn = illustration._draw_slides(loaded, predictions, tmp_path, tmp_path)
+    drawn = illustration._draw_slides(loaded, assessment_of(predictions), tmp_path, tmp_path)
     assert [each["picture"] for each in drawn] == ["slides/1.jpg"]
+
+
+def test_a_file_that_changed_since_it_was_judged_is_not_drawn(loaded, tmp_path):
+    predictions = make_predictions(tmp_path, 1)
+    (tmp_path / predictions.patches[3].file).write_bytes(b"another")
+    with pytest.raises(InputError, match="is not the file that the manifest names"):
+        illustration._draw_slides(loaded, assessment_of(predictions), tmp_path, tmp_path)
 
 
 def test_the_surest_of_each_kind_are_explained(loaded, tmp_path):
@@ -96,10 +114,14 @@ def test_each_kind_shows_its_own_images_or_none(loaded, tmp_path, monkeypatch):
 
 
 def test_a_complete_slide_is_drawn_and_a_sample_is_not():
-    full = [50 * (i % SIDE) for i in range(SIDE**2)], [50 * (i // SIDE) for i in range(SIDE**2)]
-    assert is_worth_drawing(*full)
-    assert not is_worth_drawing(full[0][:19], full[1][:19])  # too few
-    assert not is_worth_drawing([150 * x for x in full[0]], [150 * y for y in full[1]])  # no neighbours
+    y, x = 50 * np.array(np.divmod(np.arange(SIDE**2), SIDE))
+
+    def grid(x, y):
+        return lay_out(["p"] * len(x), x, y, [""] * len(x)).slides[0]
+
+    assert is_worth_drawing(grid(x, y))
+    assert not is_worth_drawing(grid(x[:19], y[:19]))  # too few
+    assert not is_worth_drawing(grid(3 * x, 3 * y))  # no neighbours
 
 
 def test_names_of_files_are_plain_and_none_comes_twice():

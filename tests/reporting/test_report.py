@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from cancernet.judging.smoothing import Predictions
 from cancernet.reporting.plots import plot_confusion_matrix
 from cancernet.reporting.report import draw_figures, report_text, write_report
 from cancernet.reporting.wording import all_warnings, answers, class_word, interval, number, of_hundred
@@ -14,6 +15,10 @@ from cancernet.reporting.wording import all_warnings, answers, class_word, inter
 REASON = "no image decided as class 1"
 PROBABILITIES = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4], [0.2, 0.8]])
 TRUTH = np.array([0, 0, 0, 1, 1])
+
+
+def predictions_of(truth, probabilities):
+    return Predictions([], truth, probabilities, probabilities.argmax(axis=1))
 
 
 def metric(value, low=None, high=None, reason=None) -> dict:
@@ -359,14 +364,14 @@ def test_probabilities_that_were_left_as_they_are_are_not_called_calibrated(repo
 def test_draws_every_picture_that_the_numbers_allow(report, many):
     images = [np.zeros((4, 4, 3), np.uint8)] * 2
     history = {"loss": [2.0, 1.0], "val_loss": [1.0, 2.0]}
-    figures = draw_figures(report, truth=TRUTH, probabilities=PROBABILITIES, history=history, error_images=images)
+    figures = draw_figures(report, predictions_of(TRUTH, PROBABILITIES), history=history, error_images=images)
     expected = {"confusion_matrix", "roc", "precision_recall", "reliability", "threshold"}
     assert set(figures) == expected | {"patients", "worst_errors", "history"}
     roc = figures["roc"].axes[0].lines
     assert roc[1].get_label() == "1 (IDC): AUROC 0.833 (0.500 to 1.000)"
     np.testing.assert_allclose(roc[2].get_xydata(), [[1 / 3, 0.5]])  # the decision: 1 - specificity, sensitivity
     assert "said: 1 (IDC)" in figures["worst_errors"].axes[0].texts[0].get_text()
-    bare = draw_figures(many, truth=np.array([0, 1]), probabilities=np.full((2, 3), 1 / 3), error_images=[])
+    bare = draw_figures(many, predictions_of(np.array([0, 1]), np.full((2, 3), 1 / 3)), error_images=[])
     assert set(bare) == expected - {"threshold"} | {"worst_errors"}
 
 

@@ -7,7 +7,16 @@ from matplotlib.cbook import is_math_text
 from matplotlib.text import Text
 
 from cancernet.reporting import slide_plots
-from cancernet.reporting.slide_plots import CLEARED, FALSE_ALARM, FOUND, MISSED, Explained, plot_explained, plot_slide
+from cancernet.reporting.slide_plots import (
+    CLEARED,
+    FALSE_ALARM,
+    FOUND,
+    MISSED,
+    Explained,
+    SlideMaps,
+    plot_explained,
+    plot_slide,
+)
 
 NAN = np.nan
 LONG = "invasive_ductal_carcinoma_of_no_special_type_grade_3"
@@ -29,7 +38,9 @@ def draw(**changed):
         "title": "Slide 7",
         "patch_micrometres": 200.0,
     }
-    figure = plot_slide(**(arguments | changed))
+    given = arguments | changed
+    maps = SlideMaps(*(given.pop(name) for name in SlideMaps._fields))
+    figure = plot_slide(maps, **given)
     figure.draw_without_rendering()
     return figure
 
