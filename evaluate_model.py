@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     if arguments.no_neighbours and judge.decision.without_neighbours:
         judge = judge._replace(decision=judge.decision.without_neighbours)
     settings, experiment = judge.settings, judge.settings.experiment
-    run.check_same_kind(settings, patches, are_grey=2 * summary["grey_images"] > summary["images"])
+    run.check_same_kind(settings, patches, are_grey=summary.are_grey)
     seen = run.find_seen(settings.seen, patches)
     if seen and not arguments.allow_seen_patients:
         raise InputError(
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
         content.describe_data(everything, summary),
         made={"settings": content.flatten({"run": name, "of the run": shown})},
         seen=seen,
-        warnings=run.compare_sizes(settings, next(iter(summary["sizes"]))),
+        warnings=run.compare_sizes(settings, summary.usual_size),
         prevalence=arguments.prevalence,
     )
     scores = scoring.predict_scores(judge.model, store, views=experiment.views)

@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
     loaded = run.load_classifier(arguments.run)
     parts = plan_parts(files, mpp=loaded.config.get("mpp"), tile=arguments.tile)
     if others:
-        print(folders.describe_passed_over(others))
+        print(folders.describe_unsupported(others))
     print(describe_plan(parts))
     if arguments.shard:
         parts = take_shard(parts, *arguments.shard)

@@ -73,14 +73,14 @@ def main(argv: Sequence[str]) -> None:
 
     decision.parse_operating_point(arguments.operating_point)
     patches, summary = dataset.read_manifest(arguments.dataset), dataset.read_summary(arguments.dataset)
-    if summary["split"] != "image":
+    if summary.split != "image":
         dataset.check_patients(patches)
     dataset.check_trainable(patches)
     plan = Plan(
         experiment=experiment,
         dataset=arguments.dataset,
         name=folder.name,
-        positive=choose_positive(arguments, dataset.class_names(patches)),
+        positive=choose_positive(arguments, dataset.list_classes(patches)),
         operating_point=arguments.operating_point,
         neighbours=not arguments.no_neighbours,
         prevalence=arguments.prevalence,
@@ -132,13 +132,13 @@ def choose_positive(arguments, classes: list[str]) -> str | None:
     return None
 
 
-def train_folds(plan: Plan, folds: int, patches, summary: dict, work: Path) -> str:
+def train_folds(plan: Plan, folds: int, patches, summary, work: Path) -> str:
     """Cross-validation: a run for each fold, then one report on all their test images together."""
     from cancernet import run
     from cancernet.data import dataset, splits
     from cancernet.reporting import content, report
 
-    groups = [patch.patient if patch.patient and summary["split"] != "image" else patch.file for patch in patches]
+    groups = splits.list_groups(patches, by_patient=summary.split != "image")
     labels = [patch.label for patch in patches]
     assigned = splits.assign_folds(labels, groups, folds=folds, seed=plan.experiment.seed)
     folders = [work / f"fold_{number}" for number in range(1, folds + 1)]
@@ -164,7 +164,7 @@ def train_folds(plan: Plan, folds: int, patches, summary: dict, work: Path) -> s
     return report.report_text(described)
 
 
-def train_run(plan: Plan, patches, summary: dict, folder: Path) -> str:
+def train_run(plan: Plan, patches, summary, folder: Path) -> str:
     """One run: train on training, fix the decision on validation, report on testing. Returns the report's text."""
     print("Loading TensorFlow ...", flush=True)
     with quiet_import():
@@ -234,7 +234,7 @@ def gather_material(plan: Plan, patches, settings):
     return splits, phases.Material(stores, labels, weights)
 
 
-def describe_settings(plan: Plan, patches, summary: dict):
+def describe_settings(plan: Plan, patches, summary):
     """All that is needed to train again: config.json."""
     from cancernet import run
     from cancernet.data import dataset, tiles
@@ -242,14 +242,14 @@ def describe_settings(plan: Plan, patches, summary: dict):
 
     return run.Settings(
         experiment=plan.experiment,
-        classes=tuple(dataset.class_names(patches)),
+        classes=tuple(dataset.list_classes(patches)),
         positive=plan.positive,
         training_precision="float32",
         operating_point=plan.operating_point,
         neighbours=plan.neighbours,
         manifest_sha256=plan.manifest_sha256,
-        images_are_grey=2 * summary["grey_images"] > summary["images"],
-        usual_size=next(iter(summary["sizes"])),
+        images_are_grey=summary.are_grey,
+        usual_size=summary.usual_size,
         mpp=tiles.IDC_MPP if dataset.is_idc(patches) else None,
         **run.describe_machine(),
         class_names=content.name_classes(patches),

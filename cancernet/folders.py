@@ -41,12 +41,12 @@ def walk(
             others[os.path.splitext(name)[1].lower()] += 1
 
 
-def describe_passed_over(others: Counter) -> str:
-    """In words, how many files were not taken for their ending; "" for none."""
+def describe_unsupported(others: Counter) -> str:
+    """Say how many files were skipped because of their ending; "" for none."""
     if not others:
         return ""
     counts = ", ".join(f"{n:,} {ending or 'without an ending'}" for ending, n in others.most_common())
-    return f"Passed over, as of a kind that is not taken: {counts}."
+    return f"Skipped, unsupported file type: {counts}."
 
 
 def read_json(path: Path, kind: type[Kind], *, again: str) -> Kind:

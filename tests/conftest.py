@@ -1,8 +1,9 @@
-"""Small made-up slides, and where the real images are."""
+"""Small synthetic slides, and where the real images are."""
 
 import io
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 sys.path.insert(0, str(ROOT))
+from cancernet.data.dataset import BuildSettings, Counts, Summary  # noqa: E402
 
 
 @pytest.fixture
@@ -49,6 +51,33 @@ def zip_files(files, method=zipfile.ZIP_DEFLATED) -> bytes:
         for name, data in files:
             archive.writestr(name, data)
     return stream.getvalue()
+
+
+def make_summary(**changes) -> Summary:
+    """What a build of four images wrote in dataset.json, with some fields changed."""
+    counts = Counts(images=4, patients=2, classes={"0": 3, "1": 1})
+    summary = Summary(
+        source_images=6,
+        images=4,
+        splits={"training": counts, "all": counts},
+        source_patients=2,
+        images_without_patient=0,
+        rejected=1,
+        left_out_images=1,
+        left_out_patients=0,
+        grey_images=2,
+        almost_black=0,
+        edge_tiles=1,
+        sizes={"50x50": 3, "7x50": 1},
+        duplicates_across_patients=1,
+        duplicates_across_splits=0,
+        duplicates=(("a", "b"),),
+        split="file",
+        settings=BuildSettings("source", "patient", {"8863": "training"}, 42, "copy", r"^(\d+)_idx"),
+        nesting="",
+        source_fingerprint="ab",
+    )
+    return replace(summary, **changes)
 
 
 # What a child process prints of its own peak memory, in MB. Not ru_maxrss: that begins at the parent's.

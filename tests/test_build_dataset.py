@@ -1,5 +1,6 @@
 """The script as a user meets it: folders in, folders out, one line for what is wrong."""
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -183,10 +184,10 @@ def test_other_settings_need_force(slides, tmp_path):
 def test_a_damaged_summary_needs_force(slides, tmp_path):
     build(slides, tmp_path / "built")
     (tmp_path / "built/dataset.json").write_text("{")
-    with pytest.raises(InputError, match="is missing or damaged"):
+    with pytest.raises(InputError, match=r"dataset\.json is damaged: Invalid JSON"):
         build(slides, tmp_path / "built")
     assert len(build(slides, tmp_path / "built", "--force")) == 60
-    assert read_summary(tmp_path / "built")["images"] == 60
+    assert read_summary(tmp_path / "built").images == 60
 
 
 def test_validation_without_the_second_class_is_refused(slides, tmp_path):
@@ -242,11 +243,11 @@ def test_bad_images_are_rejected_with_the_reason(slides, tmp_path, capsys):
     assert "5 rejected, see rejected.csv" in capsys.readouterr().out
 
 
-def test_files_of_other_kinds_are_named(slides, tmp_path, capsys):
+def test_unsupported_files_are_named(slides, tmp_path, capsys):
     (slides / "100/0/scan.webp").write_text("x")
     for _ in range(2):
         build(slides, tmp_path / "built")
-        assert "not taken: 1 .webp." in capsys.readouterr().out
+        assert "Skipped, unsupported file type: 1 .webp." in capsys.readouterr().out
 
 
 def test_names_that_are_no_utf8_are_rejected(slides, tmp_path):
@@ -259,6 +260,14 @@ def test_names_that_are_no_utf8_are_rejected(slides, tmp_path):
     reason = "its name is not UTF-8 text; rename it"
     rejected = (tmp_path / "built/rejected.csv").read_text(encoding="utf-8").splitlines()[1:]
     assert rejected == [rf"100/0/caf\udce9.png,{reason}", rf"caf\udce9/x.png,{reason}"]
+
+
+def test_a_source_whose_name_is_no_utf8_is_known_again(slides, tmp_path, capsys):
+    source = slides.rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    with (tmp_path / "said").open("w", errors="replace") as said, contextlib.redirect_stdout(said):
+        build(source, tmp_path / "built")
+        build(source, tmp_path / "built")
+    assert (tmp_path / "said").read_text().count("is up to date") == 1
 
 
 def test_a_link_to_nothing_is_rejected(slides, tmp_path):
@@ -282,7 +291,7 @@ def test_folders_that_may_be_no_classes_are_told_each_time(slides, tmp_path, cap
         write_image(slides / f"100/0/more/{seed}.png", seed)
     for _ in range(2):
         build(slides, tmp_path / "built")
-        assert capsys.readouterr().out.count("warning: 3 classes come of folders") == 1
+        assert capsys.readouterr().out.count("warning: 3 classes were read from nested folders") == 1
 
 
 def test_twelve_bits_in_sixteen_are_told(slides, tmp_path, capsys):
@@ -290,7 +299,7 @@ def test_twelve_bits_in_sixteen_are_told(slides, tmp_path, capsys):
         cv2.imwrite(str(path), cv2.imread(str(path)).astype(np.uint16) * 16)
     build(slides, tmp_path / "built")
     assert "30 almost black, no value above 16 of 255" in capsys.readouterr().out
-    assert read_summary(tmp_path / "built")["almost_black"] == 30
+    assert read_summary(tmp_path / "built").almost_black == 30
 
 
 def test_edge_tiles_are_kept_and_counted(slides, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""What a file's name tells, and the built dataset: its manifest and its summary."""
+"""The built dataset: its manifest, its summary, and what the name of an image says."""
 
 import csv
 import hashlib
@@ -8,58 +8,116 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from cancernet import InputError
 from cancernet.config import SPLITS
 from cancernet.data.images import EXTENSIONS
-from cancernet.folders import walk
+from cancernet.folders import read_json, walk
 
 MANIFEST = "manifest.csv"
 REJECTED = "rejected.csv"
 SUMMARY = "dataset.json"
-SUMMARY_KEYS = {  # of dataset.json: what the scripts go by
-    *("source_images", "images", "rejected", "left_out_images", "grey_images", "sizes"),
-    *("duplicates_across_patients", "duplicates_across_splits", "split", "settings", "source_fingerprint"),
-}
 IDC_PATIENT = r"^(\d+)_idx"
 _COORDINATES = re.compile(r"_x(\d+)_y(\d+)")
 
 
 class Patch(NamedTuple):
-    """One row of the manifest: an image, what it shows, whose it is and where it lies."""
+    """An image with its class, its patient and its place. In a built dataset it is one row of the manifest."""
 
-    file: str  # relative to the dataset's folder, with forward slashes
+    file: str  # relative to the folder of the dataset or of the source, with forward slashes
     label: str  # name of its class
     patient: str  # "" where unknown
     x: int | None  # pixel offset in the slide
     y: int | None
-    split: str  # training | validation | testing
-    sha256: str
+    split: str  # training | validation | testing; "" as long as there is none
+    sha256: str  # of the file's bytes; "" as long as it is not read
 
 
-def find_place(name: str, patient_pattern: str = IDC_PATIENT) -> tuple[str, int | None, int | None]:
-    """Patient, x and y that a name like 10253_idx5_x1351_y1101_class0.png tells; "" and None where it does not."""
-    return read_place(Path(name).stem, re.compile(patient_pattern))
+@dataclass(frozen=True)
+class BuildSettings:
+    """What the user chose for a build. Other settings make another dataset."""
+
+    source: str
+    split_by: Literal["patient", "image"]
+    split_file: dict[str, str] | None  # patient -> split
+    seed: int
+    mode: Literal["copy", "hardlink", "symlink"]
+    patient_pattern: str
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much is in a split."""
+
+    images: int
+    patients: int  # known ones
+    classes: dict[str, int]  # images of each class, in the order of the names
+
+
+@dataclass(frozen=True)
+class Summary:
+    """dataset.json: what a build did."""
+
+    source_images: int
+    images: int  # built; the counts below are of these unless they say otherwise
+    splits: dict[str, Counts]  # with one more, "all"
+    source_patients: int
+    images_without_patient: int
+    rejected: int  # of the source
+    left_out_images: int  # of the source: the split file does not name their patients
+    left_out_patients: int
+    grey_images: int
+    almost_black: int
+    edge_tiles: int  # smaller than the usual size
+    sizes: dict[str, int]  # images of each size, such as 50x50 (width x height), the usual size first
+    duplicates_across_patients: int  # groups of files with the same bytes under different patients
+    duplicates_across_splits: int  # those of them that are in more than one split
+    duplicates: tuple[tuple[str, ...], ...]  # the files of each group
+    split: Literal["patient", "image", "file", "given"]  # by patient, by image, by the split file, or by the source
+    settings: BuildSettings
+    nesting: str  # a warning about folders that may not be classes; "" for none
+    source_fingerprint: str
+    manifest_sha256: str = ""  # filled in when the manifest is written
+    files_sha256: str = ""
+
+    @property
+    def are_grey(self) -> bool:
+        """Whether most images are grey."""
+        return 2 * self.grey_images > self.images
+
+    @property
+    def usual_size(self) -> str:
+        """The size that most images have, such as 50x50."""
+        return next(iter(self.sizes))
+
+
+def find_place(name: str) -> tuple[str, int | None, int | None]:
+    """Read patient, x and y from a name like 10253_idx5_x1351_y1101_class0.png; "" and None where it has none."""
+    return read_place(Path(name).stem, re.compile(IDC_PATIENT))
 
 
 def read_place(stem: str, find_patient: re.Pattern) -> tuple[str, int | None, int | None]:
-    """As `find_place`, of a name without its ending."""
+    """As `find_place`, from a name without its ending; the first group of `find_patient` is the patient."""
     patient, place = find_patient.search(stem), _COORDINATES.search(stem)
     x, y = (int(place[1]), int(place[2])) if place else (None, None)
     return (patient[1] or "") if patient else "", x, y
 
 
-def write_manifest(folder: Path, patches: Sequence[Patch], rejected: Sequence[tuple[str, str]], summary: dict) -> None:
-    """Write manifest.csv, rejected.csv and dataset.json, which also tells how to know them again, into a folder."""
+def write_manifest(
+    folder: Path, patches: Sequence[Patch], rejected: Sequence[tuple[str, str]], summary: Summary
+) -> None:
+    """Write manifest.csv, rejected.csv and dataset.json into a folder.
+
+    dataset.json also gets the hashes by which `is_whole` finds that the dataset has not changed since.
+    """
     _write_csv(folder / MANIFEST, Patch._fields, patches)
     _write_csv(folder / REJECTED, ("file", "reason"), rejected)
-    summary = summary | {
-        "manifest_sha256": hash_manifest(folder),
-        "files_sha256": _hash_names(patch.file for patch in patches),
-    }
-    (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    names = _hash_names(patch.file for patch in patches)
+    summary = replace(summary, manifest_sha256=hash_manifest(folder), files_sha256=names)
+    (folder / SUMMARY).write_text(json.dumps(asdict(summary), indent=1) + "\n", encoding="utf-8")
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
@@ -70,15 +128,15 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> N
 
 
 def read_manifest(dataset: Path) -> list[Patch]:
-    """Read the manifest of a built dataset and see that its files are there, no more and no fewer.
+    """Read the manifest of a built dataset and check that exactly its files are there.
 
     Raises:
-        InputError: no such folder, no manifest, a broken one, or files that do not match it.
+        InputError: there is no folder or no manifest, it is damaged, or the files do not match it.
     """
     path = dataset / MANIFEST
     again = "Run build_dataset.py again."
     if not path.is_file():
-        raise InputError(f"{dataset} has no {MANIFEST}, so it is no built dataset. Run build_dataset.py first.")
+        raise InputError(f"{dataset} has no {MANIFEST}, so it is not a built dataset. Run build_dataset.py first.")
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = csv.reader(file)
@@ -118,12 +176,12 @@ def _read_rows(rows: Iterable[list[str]]) -> list[Patch]:
     return patches
 
 
-def is_whole(dataset: Path, summary: dict) -> bool:
-    """Whether a built dataset's manifest is the one that was written and the files of those names are there, no others.
+def is_whole(dataset: Path, summary: Summary) -> bool:
+    """Whether the manifest of a built dataset is unchanged, and exactly the files that it names are there.
 
-    It tells what `read_manifest` checks, and that no row was edited, without reading a row.
+    That is all that `read_manifest` checks, and that no row was edited; no row is read for it.
     """
-    return summary.get("manifest_sha256") == hash_manifest(dataset) and summary.get("files_sha256") == _hash_names(
+    return summary.manifest_sha256 == hash_manifest(dataset) and summary.files_sha256 == _hash_names(
         _find_built(dataset)
     )
 
@@ -133,40 +191,32 @@ def _hash_names(files: Iterable[str]) -> str:
 
 
 def _find_built(dataset: Path) -> set[str]:
-    """Images in the splits' folders, by their paths relative to the dataset's; a link to nothing is none."""
+    """Paths of the images in the splits' folders, relative to the dataset; broken links are left out."""
     folders = [split for split in SPLITS if (dataset / split).is_dir()]
     built = (found for split in folders for found in walk(dataset / split, EXTENSIONS, prefix=f"{split}/"))
     return {file for file, entry in built if not entry.is_symlink() or os.path.exists(entry.path)}
 
 
-def read_summary(dataset: Path) -> dict:
-    """Read dataset.json, what the build did.
+def read_summary(dataset: Path) -> Summary:
+    """Read dataset.json.
 
     Raises:
-        InputError: it is missing or damaged, or lacks one of SUMMARY_KEYS.
+        InputError: it is missing or damaged.
     """
-    path = dataset / SUMMARY
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        summary = None
-    if not isinstance(summary, dict) or not summary.keys() >= SUMMARY_KEYS:
-        raise InputError(
-            f"{path} is missing or damaged. Remove {dataset} and build it again, or build_dataset.py --force."
-        )
-    return summary
+    again = f"Remove {dataset} and build it again, or run build_dataset.py --force."
+    return read_json(dataset / SUMMARY, Summary, again=again)
 
 
 def hash_manifest(dataset: Path) -> str:
-    """SHA-256 of the manifest, in hexadecimal: it stands for every image of the dataset."""
+    """SHA-256 of the manifest, in hexadecimal. It identifies all images, for the manifest has the hash of each."""
     return hashlib.sha256((dataset / MANIFEST).read_bytes()).hexdigest()
 
 
 def check_patients(patches: Iterable[Patch]) -> None:
-    """See that each known patient is in one split only.
+    """Check that each known patient is in one split only.
 
     Raises:
-        InputError: one is in two.
+        InputError: a patient is in two splits.
     """
     split_of: dict[str, str] = {}
     for patch in patches:
@@ -174,15 +224,15 @@ def check_patients(patches: Iterable[Patch]) -> None:
         if first != patch.split:
             raise InputError(
                 f"Patient {patch.patient} is in both {first} and {patch.split}. Run build_dataset.py again, "
-                "or with --split-by image if that is meant."
+                "or with --split-by image if you want that."
             )
 
 
 def check_trainable(patches: Sequence[Patch]) -> None:
-    """See that training and validation have two classes at least, and no split a class that training lacks.
+    """Check that training and validation have at least two classes, and that training has every class.
 
     Raises:
-        InputError: says what is missing.
+        InputError: images or a class are missing.
     """
     labels = {split: {patch.label for patch in patches if patch.split == split} for split in SPLITS}
     for split in ("training", "validation"):
@@ -196,21 +246,21 @@ def check_trainable(patches: Sequence[Patch]) -> None:
             raise InputError(f"Class {min(unknown)} is in {split} but not in training. Check the folders' names.")
 
 
-def count_patches(patches: Sequence[Patch]) -> dict:
-    """Images, known patients, and images of each class by its name."""
-    return {
-        "images": len(patches),
-        "patients": len({patch.patient for patch in patches} - {""}),
-        "classes": dict(sorted(Counter(patch.label for patch in patches).items())),
-    }
+def count_patches(patches: Sequence[Patch]) -> Counts:
+    """Count images, known patients, and the images of each class."""
+    return Counts(
+        images=len(patches),
+        patients=len({patch.patient for patch in patches} - {""}),
+        classes=dict(sorted(Counter(patch.label for patch in patches).items())),
+    )
 
 
 def is_idc(patches: Iterable[Patch]) -> bool:
-    """Whether the patches are of the IDC set, by their names; its class 0 is benign and 1 is IDC."""
+    """Whether the names of all patches are those of the IDC set, where class 0 is benign and class 1 is IDC."""
     is_named = re.compile(IDC_PATIENT).search
     return all(patch.label in ("0", "1") and is_named(patch.file.rpartition("/")[2]) for patch in patches)
 
 
-def class_names(patches: Iterable[Patch]) -> list[str]:
-    """Names of the classes in the order of the model's outputs."""
+def list_classes(patches: Iterable[Patch]) -> list[str]:
+    """Names of the classes, sorted: the order of the model's outputs."""
     return sorted({patch.label for patch in patches})

@@ -17,10 +17,10 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm")
 def decode_image(data: bytes, channels: int) -> np.ndarray:
     """Decode one image file.
 
-    Grey, RGB, palette and transparent images of 8 or 16 bits are taken. Transparency is laid on white, the
-    background of a slide; 16 bits become 8 by dividing by 257, so that 65535 is 255. In a PGM or PPM file 255 is
-    the largest value it declares (PNG's significant bits and TIFF's MaxSampleValue are no such value: both formats ask
-    for the whole range). A multi-page file gives its first page.
+    Grey, RGB, palette and transparent images of 8 or 16 bits are supported. Transparent pixels become white, the
+    background of a slide. 16 bits are divided by 257, so that 65535 becomes 255. In a PGM or PPM file the largest
+    value that the header declares becomes 255. (PNG's significant bits and TIFF's MaxSampleValue are not used: both
+    formats define white by the whole range.) Of a file with several pages the first is read.
 
     Args:
         data: the bytes of a file.
@@ -30,7 +30,7 @@ def decode_image(data: bytes, channels: int) -> np.ndarray:
         uint8 array [height, width, channels], values 0 to 255.
 
     Raises:
-        InputError: the bytes are no complete image, or an image of floating point numbers.
+        InputError: the bytes are not a complete image, or the image holds floating point numbers.
     """
     if not data:
         raise InputError("the file is empty")
@@ -41,7 +41,7 @@ def decode_image(data: bytes, channels: int) -> np.ndarray:
     if image is None:
         raise InputError("cannot be decoded: not an image, damaged or cut off")
     if image.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"holds {image.dtype} values; 8 or 16 bits a channel are taken")
+        raise InputError(f"holds {image.dtype} values; only 8 or 16 bits a channel are supported")
     white = _find_white(data, image)
     if image.dtype == np.uint16 or white != 255:
         image = np.minimum((image.astype(np.uint32) * 255 + white // 2) // white, 255).astype(np.uint8)
@@ -55,38 +55,23 @@ def decode_image(data: bytes, channels: int) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _drop_colour_profile(data: bytes) -> bytes:
-    """The file, of a PNG without its colour profile: OpenCV does not use it, but libpng prints what it finds odd in it.
-
-    A chunk of a PNG is its length, its name, so many bytes, and four of a checksum.
-    """
-    start = data.find(b"iCCP", 0, max(data.find(b"IDAT"), 0)) - 4
-    if start < 0 or not data.startswith(b"\x89PNG\r\n"):
-        return data
-    return data[:start] + data[start + 12 + int.from_bytes(data[start : start + 4], "big") :]
-
-
-def _find_white(data: bytes, image: np.ndarray) -> int:
-    """The value that stands for white in an image as OpenCV gives it."""
-    declared = _PNM_HEADER.match(data)
-    is_scaled = image.dtype == np.uint8 and declared and declared["kind"] in b"23"  # OpenCV does so with text
-    if declared and not is_scaled:
-        return int(declared["white"])
-    return int(np.iinfo(image.dtype).max)
-
-
-def read_image(path: Path | str, *, channels: int, sha256: str | None = None) -> np.ndarray:
-    """Read and decode an image file, as `decode_image`.
+def read_image(path: Path | str, *, channels: int, sha256: str | None) -> np.ndarray:
+    """Read and decode one image file.
 
     Args:
-        sha256: of the file, in hexadecimal, where that is known.
+        path: the file.
+        channels: as in `decode_image`.
+        sha256: hash that the file must have, in hexadecimal; None where it is not known.
+
+    Returns:
+        uint8 array [height, width, channels], values 0 to 255.
 
     Raises:
-        InputError: the file is missing, damaged, or not the one that `sha256` is of; names the file.
+        InputError: names the file, which is missing, damaged, or has another hash.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
-            data = file.read()
+        with open(path, "rb", buffering=0) as opened:
+            data = opened.read()
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
             raise InputError("is not the file that the manifest names. Run build_dataset.py again.")
         return decode_image(data, channels)
@@ -95,8 +80,28 @@ def read_image(path: Path | str, *, channels: int, sha256: str | None = None) ->
         raise InputError(f"{path}: {reason}") from error
 
 
+def _drop_colour_profile(data: bytes) -> bytes:
+    """Remove the colour profile of a PNG: OpenCV does not use it, but libpng prints warnings about it.
+
+    A chunk of a PNG is its length (4 bytes), its name (4), its data, and a checksum (4).
+    """
+    start = data.find(b"iCCP", 0, max(data.find(b"IDAT"), 0)) - 4
+    if start < 0 or not data.startswith(b"\x89PNG\r\n"):
+        return data
+    return data[:start] + data[start + 12 + int.from_bytes(data[start : start + 4], "big") :]
+
+
+def _find_white(data: bytes, image: np.ndarray) -> int:
+    """Return the value of white in an image that OpenCV decoded."""
+    declared = _PNM_HEADER.match(data)
+    is_scaled = image.dtype == np.uint8 and declared and declared["kind"] in b"23"  # text: OpenCV scales it
+    if declared and not is_scaled:
+        return int(declared["white"])
+    return int(np.iinfo(image.dtype).max)
+
+
 def fit_image(image: np.ndarray, size: int) -> np.ndarray:
-    """Scale an image [height, width, channels] to [size, size, channels]; an edge tile is stretched.
+    """Scale an image [height, width, channels] to [size, size, channels]; an edge tile is stretched to a square.
 
     Pixels are averaged when both sides shrink and interpolated otherwise.
     """
@@ -109,10 +114,10 @@ def fit_image(image: np.ndarray, size: int) -> np.ndarray:
 
 
 class ImageStore:
-    """Image files as rows of one array, each decoded when it is first asked for.
+    """Image files as rows of one array. Each is decoded when it is first fetched.
 
-    With `cache` a decoded image is kept, at one byte a value, so that a file is read once however many epochs
-    there are; without it memory stays flat and every fetch reads the files again. Safe to use from many threads.
+    With `cache` a decoded image is kept in memory, one byte a value, and its file is read only once in all epochs.
+    Without it little memory is used, and every fetch reads the files again. Safe to use from many threads.
     """
 
     def __init__(
@@ -141,10 +146,10 @@ class ImageStore:
         return (self.image_size, self.image_size, self.channels)
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
-        """Images [n, size, size, channels], uint8, in the order of `indices` [n].
+        """Return the images of `indices` [n] in that order: uint8 [n, size, size, channels].
 
         Raises:
-            InputError: a file is missing, damaged, or not the one that `sha256` tells of.
+            InputError: a file is missing, damaged, or has another hash than `sha256`.
         """
         if self._images is None:
             images = np.empty((len(indices), *self.shape), np.uint8)
@@ -157,9 +162,10 @@ class ImageStore:
         return self._images[indices]
 
     def _read(self, index: int) -> np.ndarray:
+        sha256 = None if self.sha256 is None else self.sha256[index]
         try:
-            sha256 = None if self.sha256 is None else self.sha256[index]
-            return fit_image(read_image(self.files[index], channels=self.channels, sha256=sha256), self.image_size)
+            image = read_image(self.files[index], channels=self.channels, sha256=sha256)
         except InputError as error:
             self.problem = error
             raise
+        return fit_image(image, self.image_size)

@@ -1,4 +1,4 @@
-"""The images of a source: which files there are, and what their names and folders tell."""
+"""The images of a source: which files there are, and what their names and folders say."""
 
 import os
 import re
@@ -10,27 +10,16 @@ from typing import NamedTuple
 
 from cancernet import InputError
 from cancernet.config import SPLIT_NAMES
-from cancernet.data.dataset import IDC_PATIENT, read_place
+from cancernet.data.dataset import IDC_PATIENT, Patch, read_place
 from cancernet.data.images import EXTENSIONS
-from cancernet.folders import describe_passed_over, walk
+from cancernet.folders import describe_unsupported, walk
 
 _CLASS_IN_NAME = re.compile(r"_class(\d+)$")
-_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what Python makes of a name's bytes that are no text
-
-
-class SourceImage(NamedTuple):
-    """An image as it was found under the source."""
-
-    file: str  # relative to the source
-    label: str
-    patient: str
-    x: int | None
-    y: int | None
-    split: str  # "" where the source is not split
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # how Python represents bytes of a name that are not text
 
 
 class SourceFile(NamedTuple):
-    """An image file under the source, and by what a change of it is noticed."""
+    """An image file under the source, with the size and time that show whether it has changed."""
 
     file: str  # relative to the source, with forward slashes
     size: int  # bytes
@@ -38,72 +27,76 @@ class SourceFile(NamedTuple):
 
 
 def list_files(source: Path) -> tuple[list[SourceFile], Counter]:
-    """List the image files under a folder, in the order of their names; none is opened.
+    """List the image files under a folder, in the order of their names. No file is opened.
 
     Returns:
-        The image files, and the number of other files by their ending.
+        The image files, and the number of files of unsupported types by their ending.
 
     Raises:
-        InputError: no such folder, or no images in it.
+        InputError: there is no such folder, or no image in it.
     """
     if not source.exists():
-        raise InputError(f"There is no folder {source}. Give --source, or --sample for made-up slides.")
+        raise InputError(f"There is no folder {source}. Give --source, or --sample for synthetic slides.")
     if not source.is_dir():
         raise InputError(f"{source} is a file; --source takes a folder of images.")
-    files, others = [], Counter()
-    for file, entry in walk(source, EXTENSIONS, others=others):
-        leads_nowhere = entry.is_symlink() and not os.path.exists(entry.path)  # is rejected when it is to be read
-        status = entry.stat(follow_symlinks=not leads_nowhere)
+    files, unsupported = [], Counter()
+    for file, entry in walk(source, EXTENSIONS, others=unsupported):
+        is_broken = entry.is_symlink() and not os.path.exists(entry.path)  # the build rejects it later
+        status = entry.stat(follow_symlinks=not is_broken)
         files.append(SourceFile(file, status.st_size, status.st_mtime_ns))
     if not files:
         raise InputError(
             f'No images under {source}. Expected names like 10253_idx5_x1351_y1101_class0.png; see README, "Data". '
-            + describe_passed_over(others)
+            + describe_unsupported(unsupported)
         )
-    return files, others
+    return files, unsupported
 
 
 def compile_pattern(patient_pattern: str) -> re.Pattern:
-    """The regular expression whose first group, searched in a file's name, is the patient.
+    """Compile the regular expression whose first group, searched in a file's name, is the patient.
 
     Raises:
-        InputError: it is no regular expression or has no group.
+        InputError: it is not a regular expression, or it has no group.
     """
     try:
         find_patient = re.compile(patient_pattern)
     except re.error as error:
-        raise InputError(f"--patient-pattern {patient_pattern!r} is no regular expression: {error}.") from error
+        raise InputError(f"--patient-pattern {patient_pattern!r} is not a regular expression: {error}.") from error
     if find_patient.groups < 1:
         raise InputError(rf"--patient-pattern {patient_pattern!r} has no group; put the patient in brackets: ^(\d+)_")
     return find_patient
 
 
-def find_images(files: Sequence[SourceFile], patient_pattern: str = IDC_PATIENT) -> list[SourceImage]:
-    """What the names of a source's files tell of its images, in their order.
+def find_images(files: Sequence[SourceFile], patient_pattern: str = IDC_PATIENT) -> list[Patch]:
+    """Read class, patient, place and split of each image from its name and its folders.
 
     The class of an image is the folder it lies in. Where folders above class folders are called train, val or test (or
     the longer names), they are the split.
 
     Args:
         files: of `list_files`, such as `<patient>/<class>/x.png`, `<class>/x.jpg` or `<split>/<class>/x.png`.
-        patient_pattern: as `compile_pattern` takes it.
+        patient_pattern: as in `compile_pattern`.
+
+    Returns:
+        One patch a file, in the order of `files`. The label is "" for a file that lies in no class folder, the split
+        is "" where the source is not split, and sha256 is "".
 
     Raises:
-        InputError: a pattern that is no regular expression with a group.
+        InputError: as `compile_pattern`.
     """
     find_patient = compile_pattern(patient_pattern)
-    told = _read_folders({each.file.rpartition("/")[0] for each in files})
-    images = []
+    folders = _read_folders({each.file.rpartition("/")[0] for each in files})
+    patches = []
     for file, _, _ in files:
         folder, _, name = file.rpartition("/")
         patient, x, y = read_place(name.rpartition(".")[0], find_patient)
-        label, split = told[folder]
-        images.append(SourceImage(file, label, sys.intern(patient), x, y, split))  # few names, of very many images
-    return images
+        label, split = folders[folder]
+        patches.append(Patch(file, label, sys.intern(patient), x, y, split, ""))  # few patients, very many images
+    return patches
 
 
 def _read_folders(folders: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Class and split that each folder tells; in a source that is split, a split's folder is no class."""
+    """Class and split of each folder. In a source that is split, the folder of a split is not a class."""
     splits = {}
     for folder in folders:
         above = folder.lower().split("/")[:-1]
@@ -116,11 +109,11 @@ def _read_folders(folders: Iterable[str]) -> dict[str, tuple[str, str]]:
     }
 
 
-def describe_nesting(images: Iterable[SourceImage]) -> str:
-    """In words, that class folders may be something else, a class's patients or parts; "" where they look like classes.
+def describe_nesting(images: Iterable[Patch]) -> str:
+    """Describe folders that may not be classes but patients or parts of a class; "" where they look like classes.
 
-    They may where one lies inside another, or where they lie inside several folders and are called differently in each,
-    so that there are fewer than two folders a name. Folders of a split count as one.
+    They may not be classes where one lies inside another. The same is true where they lie inside several folders and
+    have other names in each, so that there are fewer than two folders a name. Folders of a split count as one.
     """
     folders = set()
     for path in {image.file.rpartition("/")[0] for image in images}:
@@ -131,13 +124,13 @@ def describe_nesting(images: Iterable[SourceImage]) -> str:
     if not parents & folders and (len(parents) == 1 or len(folders) >= 2 * len(labels)):
         return ""
     return (
-        f"{len(labels)} classes come of folders inside others, such as {', '.join(sorted(folders)[:3])}. "
-        "The class of an image is the folder it lies in: see that these are classes, not patients or parts."
+        f"{len(labels)} classes were read from nested folders, such as {', '.join(sorted(folders)[:3])}. "
+        "The class of an image is the folder it lies in: check that these are classes, not patients or parts."
     )
 
 
-def check_pattern(images: Sequence[SourceImage], patient_pattern: str) -> None:
-    """See that a pattern that was asked for finds a patient.
+def check_pattern(images: Sequence[Patch], patient_pattern: str) -> None:
+    """Check that the user's pattern finds a patient in at least one name.
 
     Raises:
         InputError: it finds none.
@@ -147,8 +140,15 @@ def check_pattern(images: Sequence[SourceImage], patient_pattern: str) -> None:
         raise InputError(f"--patient-pattern {patient_pattern!r} finds no patient in any name, such as {names}.")
 
 
-def separate_misplaced(images: Sequence[SourceImage]) -> tuple[list[SourceImage], list[tuple[str, str]]]:
-    """The images whose class is clear, and file and reason of the others."""
+def separate_misplaced(images: Sequence[Patch]) -> tuple[list[Patch], list[tuple[str, str]]]:
+    """Separate the images without a clear class from the others.
+
+    Returns:
+        The images whose class is clear, and file and reason of the others.
+
+    Raises:
+        InputError: no image has a clear class.
+    """
     placed, misplaced = [], []
     for image in images:
         named = _CLASS_IN_NAME.search(image.file.rpartition(".")[0])

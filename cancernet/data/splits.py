@@ -1,4 +1,4 @@
-"""Patients to splits: 80/10/20 by patient, a published split, or the one that the source already has."""
+"""Put patients in splits: 80/10/20 by patient, a published split, or the split that the source already has."""
 
 import csv
 from collections import Counter
@@ -10,7 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train
 
 from cancernet import InputError
 from cancernet.config import SPLIT_NAMES, SPLITS, TESTING_SHARE, VALIDATION_SHARE
-from cancernet.data.source import SourceImage
+from cancernet.data.dataset import Patch
 
 
 def read_split_file(path: Path) -> dict[str, str]:
@@ -32,16 +32,16 @@ def read_split_file(path: Path) -> dict[str, str]:
         if split not in SPLIT_NAMES:
             raise InputError(f"{path}: patient {patient} has the split {split!r}; known are {', '.join(SPLITS)}.")
         if patient in splits:
-            raise InputError(f"{path}: patient {patient} stands there twice. Keep one line a patient.")
+            raise InputError(f"{path}: patient {patient} is listed twice. Keep one line a patient.")
         splits[patient] = SPLIT_NAMES[split]
     return splits
 
 
 def assign_splits(labels: Sequence[str], groups: Sequence[str], *, seed: int) -> list[str]:
-    """Put each image in a split, 20% for testing and 10% of the rest for validation, whole groups at a time.
+    """Put each image in a split: 20% for testing and 10% of the rest for validation. A group is never divided.
 
-    Groups are spread so that every split's share of each class is close to the whole's (scikit-learn's
-    StratifiedGroupKFold). Where each image is a group of its own the split is stratified by class.
+    The share of each class in every split is close to its share of all images (scikit-learn's StratifiedGroupKFold).
+    Where each image is a group of its own, the split is stratified by class.
 
     Args:
         labels: class of each image [n].
@@ -68,9 +68,16 @@ def assign_splits(labels: Sequence[str], groups: Sequence[str], *, seed: int) ->
 
 
 def assign_folds(labels: Sequence[str], groups: Sequence[str], *, folds: int, seed: int) -> list[list[str]]:
-    """For cross-validation, the split of each image in each fold: every image is for testing in one fold.
+    """Put each image in a split for each fold of a cross-validation. Every image is for testing in one fold.
 
-    Of the images that a fold does not test on a tenth is for validation, as in `assign_splits`.
+    Of the images that a fold does not test on, a tenth is for validation, as in `assign_splits`.
+
+    Args:
+        labels, groups, seed: as in `assign_splits`.
+        folds: how many.
+
+    Returns:
+        For each fold, the split of each image [n].
 
     Raises:
         InputError: fewer groups than folds, or too few images of a class.
@@ -95,7 +102,7 @@ def assign_folds(labels: Sequence[str], groups: Sequence[str], *, folds: int, se
 
 
 def _choose_share(labels: np.ndarray, groups: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Positions of about `share` of the images, whole groups, with the classes in proportion."""
+    """Choose about `share` of the images, in whole groups and with the classes in proportion; return their indices."""
     n_groups = len(set(groups))
     label, count = Counter(labels.tolist()).most_common()[-1]
     if count < 2:
@@ -109,29 +116,36 @@ def _choose_share(labels: np.ndarray, groups: np.ndarray, share: float, seed: in
     if n_groups < 2:
         raise InputError("One patient cannot be divided between training and validation. Add patients.")
     folds = min(round(1 / share), n_groups, count)
-    groups = np.unique(groups, return_inverse=True)[1]  # numbers in the names' order: sorted again and again
+    groups = np.unique(groups, return_inverse=True)[1]  # numbers, in the order of the names, are sorted faster
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     candidates = [chosen for _, chosen in splitter.split(labels, labels, groups) if 0 < len(chosen) < len(labels)]
     return min(candidates, key=lambda chosen: _distance(labels, groups, chosen, share))
 
 
 def _distance(labels: np.ndarray, groups: np.ndarray, chosen: np.ndarray, share: float) -> float:
-    """How far the chosen images are from `share` of the patients and from the whole's share of each class."""
+    """How far the chosen images are from `share` of the patients and from the share of each class in all images."""
     patients = len(np.unique(groups[chosen])) / len(np.unique(groups))
     classes = [abs(np.mean(labels[chosen] == label) - np.mean(labels == label)) for label in np.unique(labels)]
     return abs(patients - share) + max(classes)
 
 
-def plan_splits(
-    images: Sequence[SourceImage], *, split_by: str, split_file: dict[str, str] | None, seed: int
-) -> list[SourceImage]:
-    """The images with their splits; "" for one that is left out because the split file does not name its patient.
+def plan_splits(images: Sequence[Patch], *, split_by: str, split_file: dict[str, str] | None, seed: int) -> list[Patch]:
+    """Decide the split of each image.
 
-    A split that the source already has is kept; where it has training but no validation, a tenth of training
-    becomes validation. A split file comes before both.
+    A split file decides where there is one. Otherwise a split that the source already has is kept; where it has
+    training but no validation, a tenth of training becomes validation.
+
+    Args:
+        images: as `find_images` returns them.
+        split_by: patient, or image where every image is a group of its own.
+        split_file: patient -> split, or None.
+        seed: of the shuffling.
+
+    Returns:
+        The images with their splits; "" for an image whose patient is not in the split file.
 
     Raises:
-        InputError: as `assign_splits`; a split file that names none of the patients; or a source that is split in part.
+        InputError: as `assign_splits`; the split file names none of the patients; or the source is split in part.
     """
     if split_file is not None:
         splits = [split_file.get(image.patient, "") for image in images]
@@ -139,7 +153,7 @@ def plan_splits(
             raise InputError("The split file names none of the patients found. Check its names or --patient-pattern.")
         return _with_splits(images, splits)
     labels = np.array([image.label for image in images])
-    groups = np.array([image.patient or image.file if split_by == "patient" else image.file for image in images])
+    groups = np.array(list_groups(images, by_patient=split_by == "patient"))
     unsplit = [image.file for image in images if not image.split]
     if unsplit and len(unsplit) < len(images):
         raise InputError(
@@ -156,5 +170,10 @@ def plan_splits(
     return _with_splits(images, splits)
 
 
-def _with_splits(images: Sequence[SourceImage], splits: Sequence[str]) -> list[SourceImage]:
+def list_groups(images: Sequence[Patch], *, by_patient: bool) -> list[str]:
+    """The group of each image that a split must not divide: its patient if `by_patient` and known, else its file."""
+    return [image.patient or image.file if by_patient else image.file for image in images]
+
+
+def _with_splits(images: Sequence[Patch], splits: Sequence[str]) -> list[Patch]:
     return [image._replace(split=split) for image, split in zip(images, splits, strict=True)]

@@ -9,7 +9,7 @@ from typing import NamedTuple, NotRequired, TypedDict
 import numpy as np
 
 from cancernet.config import SPLITS
-from cancernet.data.dataset import Patch, count_patches, is_idc
+from cancernet.data.dataset import Patch, Summary, count_patches, is_idc
 from cancernet.data.grid import Layout, lay_out_patches
 from cancernet.data.images import read_image
 from cancernet.judging.decision import Decision
@@ -40,7 +40,7 @@ class Data(TypedDict):
     split_by: str
     images_without_patient: int
     patients_known: bool
-    splits: dict[str, dict]  # as `dataset.count_patches`
+    splits: dict[str, dict]  # the fields of `dataset.Counts`
 
 
 class Report(TypedDict):
@@ -192,16 +192,19 @@ def name_classes(patches: Sequence[Patch]) -> dict[str, str] | None:
     return {"0": "benign", "1": "IDC"} if is_idc(patches) else None
 
 
-def describe_data(patches: Sequence[Patch], summary) -> Data:
+def describe_data(patches: Sequence[Patch], summary: Summary) -> Data:
     """The report's part on data: what came in and what is in each split."""
-    splits = {split: count_patches([patch for patch in patches if patch.split == split]) for split in SPLITS}
-    keys = ("source_images", "rejected", "duplicates_across_patients", "duplicates_across_splits")
-    return {key: summary[key] for key in keys} | {
-        "left_out": summary["left_out_images"],
-        "split_by": summary["split"],
+    parts = {split: count_patches([patch for patch in patches if patch.split == split]) for split in SPLITS}
+    return {
+        "source_images": summary.source_images,
+        "rejected": summary.rejected,
+        "duplicates_across_patients": summary.duplicates_across_patients,
+        "duplicates_across_splits": summary.duplicates_across_splits,
+        "left_out": summary.left_out_images,
+        "split_by": summary.split,
         "images_without_patient": sum(not patch.patient for patch in patches),
         "patients_known": any(patch.patient for patch in patches),
-        "splits": splits,
+        "splits": {split: dataclasses.asdict(counts) for split, counts in parts.items()},
     }
 
 

@@ -1,13 +1,16 @@
+import json
+
 import pytest
-from conftest import write_image
+from conftest import make_summary, write_image
 
 from cancernet import InputError
 from cancernet.data.dataset import (
     Patch,
     check_patients,
     check_trainable,
-    class_names,
+    hash_manifest,
     is_idc,
+    list_classes,
     read_manifest,
     read_summary,
     write_manifest,
@@ -22,18 +25,56 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path):
     patches = [patch(), Patch("testing/1/b c,\u00e9.png", "1", "", None, None, "testing", "ff")]
     for each in patches:
         write_image(tmp_path / each.file)
-    write_manifest(tmp_path, patches, [("broken.png", "damaged")], {})
+    write_manifest(tmp_path, patches, [("broken.png", "damaged")], make_summary())
     assert read_manifest(tmp_path) == patches
     assert (tmp_path / "manifest.csv").read_text().splitlines()[0] == "file,label,patient,x,y,split,sha256"
     assert (tmp_path / "rejected.csv").read_text() == "file,reason\nbroken.png,damaged\n"
 
 
+def test_a_summary_comes_back_as_it_was_written(tmp_path):
+    write_manifest(tmp_path, [patch()], [], make_summary())
+    read = read_summary(tmp_path)
+    assert read == make_summary(manifest_sha256=read.manifest_sha256, files_sha256=read.files_sha256)
+    assert read.manifest_sha256 == hash_manifest(tmp_path)
+    assert list(json.loads((tmp_path / "dataset.json").read_text()))[-3:] == [
+        "source_fingerprint",
+        "manifest_sha256",
+        "files_sha256",
+    ]
+
+
+def test_most_images_decide_colour_and_size():
+    assert not make_summary(images=4, grey_images=2).are_grey
+    assert make_summary(images=4, grey_images=3).are_grey
+    assert make_summary().usual_size == "50x50"
+
+
+def test_a_missing_summary_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"There is no .*dataset\.json\. Remove .* --force"):
+        read_summary(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"split": "patient"}'])
 def test_a_broken_summary_is_explained(tmp_path, text):
-    with pytest.raises(InputError, match=r"dataset\.json is missing or damaged\. Remove .* --force"):
-        read_summary(tmp_path)
     (tmp_path / "dataset.json").write_text(text)
-    with pytest.raises(InputError, match=r"dataset\.json is missing or damaged\. Remove .* --force"):
+    with pytest.raises(InputError, match=r"dataset\.json is damaged: .* Remove .* --force"):
+        read_summary(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda summary: summary.pop("sizes"), "sizes: Field required"),
+        (lambda summary: summary.update(images=4.5), "images: Input should be a valid integer"),
+        (lambda summary: summary["settings"].update(mode="move"), "mode: Input should be 'copy', 'hardlink' or 'sym"),
+    ],
+)
+def test_a_wrong_field_of_a_summary_is_named(tmp_path, change, what):
+    write_manifest(tmp_path, [patch()], [], make_summary())
+    summary = json.loads((tmp_path / "dataset.json").read_text())
+    change(summary)
+    (tmp_path / "dataset.json").write_text(json.dumps(summary))
+    with pytest.raises(InputError, match=rf"dataset\.json is damaged: .*{what}.* Remove .* --force"):
         read_summary(tmp_path)
 
 
@@ -58,7 +99,7 @@ def test_broken_manifests_are_explained(tmp_path, text, message):
 
 
 def test_missing_and_foreign_files_are_named(tmp_path):
-    write_manifest(tmp_path, [patch()], [], {})
+    write_manifest(tmp_path, [patch()], [], make_summary())
     with pytest.raises(InputError, match=r"1 file\(s\) are missing from .*training/0/a\.png"):
         read_manifest(tmp_path)
     write_image(tmp_path / "training/0/a.png")
@@ -91,7 +132,7 @@ def test_training_needs_two_classes_and_validation():
 
 
 def test_classes_come_in_alphabetical_order():
-    assert class_names([patch(label="normal"), patch(label="benign"), patch(label="normal")]) == ["benign", "normal"]
+    assert list_classes([patch(label="normal"), patch(label="benign"), patch(label="normal")]) == ["benign", "normal"]
 
 
 @pytest.mark.parametrize(

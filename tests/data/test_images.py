@@ -1,3 +1,4 @@
+import hashlib
 import zlib
 
 import cv2
@@ -6,7 +7,7 @@ import pytest
 from conftest import write_image
 
 from cancernet import InputError
-from cancernet.data.images import ImageStore, decode_image, fit_image
+from cancernet.data.images import ImageStore, decode_image, fit_image, read_image
 
 
 def encode(image, ending=".png"):
@@ -136,3 +137,27 @@ def test_another_file_than_the_manifests_is_refused(tmp_path):
     with pytest.raises(InputError, match="not the file that the manifest names"):
         store.fetch(np.array([0]))
     assert "a.png" in str(store.problem)
+
+
+def test_a_file_is_read_if_it_has_the_hash(tmp_path):
+    file = write_image(tmp_path / "a.png", shape=(4, 5, 3))
+    data = file.read_bytes()
+    for sha256 in (None, hashlib.sha256(data).hexdigest()):
+        assert np.array_equal(read_image(file, channels=3, sha256=sha256), decode_image(data, 3))
+    assert read_image(str(file), channels=1, sha256=None).shape == (4, 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "sha256", "reason"),
+    [
+        (None, None, "No such file or directory"),
+        (b"", None, "the file is empty"),
+        (b"x", "0" * 64, "is not the file that the manifest names. Run build_dataset.py again."),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(tmp_path, data, sha256, reason):
+    if data is not None:
+        (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(InputError) as caught:
+        read_image(tmp_path / "a.png", channels=3, sha256=sha256)
+    assert str(caught.value) == f"{tmp_path / 'a.png'}: {reason}"

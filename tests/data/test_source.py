@@ -2,8 +2,9 @@ import pytest
 from conftest import write_image
 
 from cancernet import InputError
+from cancernet.data.dataset import Patch
 from cancernet.data.source import check_pattern, describe_nesting, find_images, list_files, separate_misplaced
-from cancernet.folders import describe_passed_over
+from cancernet.folders import describe_unsupported
 
 
 def listed(source, *pattern):
@@ -13,13 +14,13 @@ def listed(source, *pattern):
 def test_an_idc_name_tells_patient_place_and_class(tmp_path):
     write_image(tmp_path / "10253" / "0" / "10253_idx5_x1351_y1101_class0.png")
     (image,) = listed(tmp_path)
-    assert image[:6] == ("10253/0/10253_idx5_x1351_y1101_class0.png", "0", "10253", 1351, 1101, "")
+    assert image == Patch("10253/0/10253_idx5_x1351_y1101_class0.png", "0", "10253", 1351, 1101, split="", sha256="")
 
 
 def test_names_without_a_patient_leave_it_unknown(tmp_path):
     write_image(tmp_path / "benign" / "scan.png")
     (image,) = listed(tmp_path)
-    assert image[:6] == ("benign/scan.png", "benign", "", None, None, "")
+    assert image == Patch("benign/scan.png", "benign", "", None, None, split="", sha256="")
 
 
 def test_a_pattern_finds_the_patient(tmp_path):
@@ -99,28 +100,28 @@ def test_a_class_called_test_is_no_split(tmp_path):
     ]
 
 
-def test_what_is_hidden_or_left_by_a_system_is_passed_over(tmp_path):
+def test_hidden_and_system_files_are_skipped(tmp_path):
     for file in ("a/x.png", "a/._x.png", ".thumbnails/x.png", "a/.ipynb_checkpoints/x.png", "__MACOSX/a/x.png"):
         write_image(tmp_path / file)
     (tmp_path / "a/Thumbs.db").write_text("x")
-    files, passed_over = list_files(tmp_path)
+    files, unsupported = list_files(tmp_path)
     assert [each.file for each in files] == ["a/x.png"]
-    assert not passed_over
+    assert not unsupported
 
 
-def test_files_of_other_kinds_are_counted_by_their_ending(tmp_path):
+def test_unsupported_files_are_counted_by_their_ending(tmp_path):
     for file in ("a/x.png", "a/x.webp", "a/y.WEBP", "b/x.gif", "README"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text("x")
-    files, passed_over = list_files(tmp_path)
+    files, unsupported = list_files(tmp_path)
     assert [each.file for each in files] == ["a/x.png"]
-    told = "Passed over, as of a kind that is not taken: 2 .webp, 1 without an ending, 1 .gif."
-    assert describe_passed_over(passed_over) == told
+    said = "Skipped, unsupported file type: 2 .webp, 1 without an ending, 1 .gif."
+    assert describe_unsupported(unsupported) == said
 
 
-def test_a_source_of_other_kinds_only_says_so(tmp_path):
+def test_a_source_of_unsupported_files_only_says_so(tmp_path):
     (tmp_path / "x.webp").write_text("x")
-    with pytest.raises(InputError, match=r"No images under .* not taken: 1 \.webp\."):
+    with pytest.raises(InputError, match=r"No images under .* unsupported file type: 1 \.webp\."):
         list_files(tmp_path)
 
 
@@ -134,7 +135,7 @@ def test_an_empty_source_says_what_was_expected(tmp_path):
         list_files(tmp_path)
 
 
-@pytest.mark.parametrize(("pattern", "message"), [("(", "no regular expression"), ("person", "has no group")])
+@pytest.mark.parametrize(("pattern", "message"), [("(", "is not a regular expression"), ("person", "has no group")])
 def test_bad_patterns_are_explained(pattern, message):
     with pytest.raises(InputError, match=message):
         find_images([], pattern)

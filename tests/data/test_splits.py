@@ -6,14 +6,14 @@ from conftest import ROOT
 
 from cancernet import InputError
 from cancernet.config import SPLITS
-from cancernet.data.source import SourceImage
-from cancernet.data.splits import assign_folds, assign_splits, plan_splits, read_split_file
+from cancernet.data.dataset import Patch
+from cancernet.data.splits import assign_folds, assign_splits, list_groups, plan_splits, read_split_file
 
 
 def make_images(patients=50, patches=20, given=""):
     """Patients whose share of IDC runs from 0 to 1."""
     return [
-        SourceImage(f"{p}/{n}.png", str(int(n < patches * p / patients)), str(p), None, None, given)
+        Patch(f"{p}/{n}.png", str(int(n < patches * p / patients)), str(p), None, None, given, "")
         for p in range(patients)
         for n in range(patches)
     ]
@@ -53,6 +53,13 @@ def test_by_image_the_shares_are_exact():
 def test_images_without_patient_are_their_own_group():
     images = [image._replace(patient="") for image in make_images(10, 10)]
     assert Counter(image.split for image in plan(images)) == {"training": 72, "validation": 8, "testing": 20}
+
+
+def test_a_group_is_the_patient_where_asked_for_and_known():
+    images = make_images(2, 1)
+    images[1] = images[1]._replace(patient="")
+    assert list_groups(images, by_patient=True) == ["0", "1/0.png"]
+    assert list_groups(images, by_patient=False) == ["0/0.png", "1/0.png"]
 
 
 def test_three_patients_fill_three_splits():
@@ -115,7 +122,7 @@ def test_a_split_file_is_read(tmp_path):
     ("text", "message"),
     [
         ("patient,split\n1,holdout\n", "patient 1 has the split 'holdout'; known are training"),
-        ("patient,split\n1,training\n1,testing\n", "patient 1 stands there twice"),
+        ("patient,split\n1,training\n1,testing\n", "patient 1 is listed twice"),
         ("name,part\n1,training\n", "must have the columns patient,split"),
         ("patient,split\n", "must have the columns patient,split and at least one row"),
     ],
