@@ -1,4 +1,4 @@
-"""Large images read in bounded memory: whole slides and pictures cut into patches at the scale of a model."""
+"""Whole slides and large pictures, cut into patches at the scale of a model in bounded memory."""
 
 import importlib.util
 import logging
@@ -17,17 +17,17 @@ import tiffslide
 from PIL import Image, UnidentifiedImageError
 
 from cancernet import InputError
-from cancernet.data.images import EXTENSIONS, decode_image
+from cancernet.data.images import EXTENSIONS, read_image
 
 IDC_MPP = 4.0  # micrometres a pixel of the IDC patches
 CHROMA = 15  # a pixel whose largest and smallest channel differ by so much is stained
-LEAST_TISSUE = 0.05  # share of stained pixels below which a tile is background
+LEAST_TISSUE = 0.05  # a tile with a smaller share of stained pixels is background
 PLAIN_PIXELS = 50_000_000  # the largest picture that is decoded whole: 150 MB
-BLOCK_SIDE = 2048  # pixels of a level read at a time, squared: 12 MB
+BLOCK_SIDE = 2048  # about this number of pixels squared is read of a level at a time: 12 MB
 CHUNK_BYTES = 256_000_000  # the largest tile or strip of a TIFF that is decoded
-SCALES = (0.05, 20.0)  # micrometres a pixel; outside, a file's resolution is a printer's or a screen's
+SCALES = (0.05, 20.0)  # micrometres a pixel; a resolution outside these is that of a printer or a screen
 MOST_ENLARGED = 1.25  # how much coarser than the model an image may be
-DECODING_ERRORS = (RuntimeError, ValueError, OSError, EOFError, IndexError, NotImplementedError)  # imagecodecs' own too
+DECODING_ERRORS = (RuntimeError, ValueError, OSError, EOFError, IndexError, NotImplementedError)  # of imagecodecs too
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CONVERT = "Convert it to a tiled pyramid, for example with: vips tiffsave IN OUT.tif --tile --pyramid"
 
@@ -37,17 +37,17 @@ class Level(NamedTuple):
 
     width: int
     height: int
-    chunk_width: int  # of the pieces it is stored in
+    chunk_width: int  # of the chunks (tiles or strips) in which the file stores it
 
 
 @dataclass(frozen=True)
 class SlideImage:
-    """An open image. Level 0 is the finest."""
+    """An open slide or picture. Level 0 has the finest resolution."""
 
     path: Path
     mpp: float  # micrometres a pixel of level 0
     levels: tuple[Level, ...]
-    read_region: Callable[[int, int, int, int, int], np.ndarray]  # level, left, top, width, height, in its pixels
+    read_region: Callable[[int, int, int, int, int], np.ndarray]  # level, left, top, width, height of it
 
     @property
     def width(self) -> int:
@@ -59,29 +59,30 @@ class SlideImage:
 
 
 class Tile(NamedTuple):
-    """A patch of a slide."""
+    """A decoded patch and its place."""
 
-    image: np.ndarray  # uint8 [patch_pixels, patch_pixels, 3], RGB
-    x: int  # left and top at the target scale, a multiple of patch_pixels
-    y: int
-    slide_x: int  # left and top in pixels of level 0
-    slide_y: int
+    image: np.ndarray  # uint8 [height, width, 3], RGB
+    file: str  # its own file, or that of the slide it was cut from
+    patient: str  # "" where unknown
+    x: int | None  # left and top pixel in the slide, at the scale of the patch; None where unknown
+    y: int | None
 
 
 @contextmanager
 def open_slide_image(path: Path | str, mpp: float | None = None) -> Iterator[SlideImage]:
-    """Opens a whole slide or a picture; nothing of a slide is read yet.
+    """Open a whole slide or a picture. The pixels of a slide are not read yet.
 
-    Pyramids and tiled TIFFs (svs, ndpi, tif, ...) are opened through tiffslide, what it cannot read (mrxs, scn, ...)
-    through OpenSlide where that is installed. Pictures (PNG, JPEG, BMP, PGM, TIFF in one piece) are decoded whole, up
-    to PLAIN_PIXELS.
+    Pyramids and tiled TIFFs (svs, ndpi, tif, ...) are opened with tiffslide. Other slides (mrxs, scn, ...) are opened
+    with OpenSlide where it is installed. Pictures (PNG, JPEG, BMP, PGM, TIFF in one piece) are decoded whole, up to
+    PLAIN_PIXELS.
 
     Args:
         path: the file.
-        mpp: micrometres a pixel for a file that does not say so. A file's own scale counts if it lies within SCALES.
+        mpp: micrometres a pixel, for a file that does not say it. A file's own scale is used if it lies within SCALES.
 
     Raises:
-        InputError: no such file, no scale, a format nobody here reads, a file cut off, a picture too large.
+        InputError: there is no such file, its scale is unknown, its format is not supported, it is cut off, or the
+            picture is too large.
     """
     path = Path(path)
     if mpp is not None and not mpp > 0:
@@ -101,10 +102,16 @@ def open_slide_image(path: Path | str, mpp: float | None = None) -> Iterator[Sli
 
 
 def picture_as_slide(path: Path, picture: np.ndarray, resolution: Sequence[float], mpp: float | None) -> SlideImage:
-    """A decoded picture, uint8 [height, width, 3], as a slide of one level; errors call it path.
+    """Treat a decoded picture as a slide of one level.
 
-    resolution: dots an inch across and down as the file says, empty if it does not; where they are no microscope's, mpp
-    (micrometres a pixel) counts. Raises InputError where neither tells the scale.
+    Args:
+        path: its name, for errors.
+        picture: uint8 [height, width, 3].
+        resolution: dots an inch across and down, as the file says; empty if it does not.
+        mpp: micrometres a pixel, used where `resolution` is missing or not that of a microscope.
+
+    Raises:
+        InputError: the scale is unknown.
     """
     scale = _choose_mpp(path, [25_400 / float(dots) if dots else None for dots in resolution], mpp)
 
@@ -115,10 +122,10 @@ def picture_as_slide(path: Path, picture: np.ndarray, resolution: Sequence[float
 
 
 def tile_grid(slide: SlideImage, *, patch_pixels: int, target_mpp: float = IDC_MPP) -> tuple[int, int]:
-    """Rows and columns of patches that cover the slide, background included.
+    """Return the rows and columns of patches that cover the slide, background included.
 
     Raises:
-        InputError: the slide is coarser than the model by more than MOST_ENLARGED.
+        InputError: the slide is coarser than the model by more than the factor MOST_ENLARGED.
     """
     if slide.mpp > target_mpp * MOST_ENLARGED:
         raise InputError(
@@ -130,17 +137,31 @@ def tile_grid(slide: SlideImage, *, patch_pixels: int, target_mpp: float = IDC_M
 
 
 def iterate_tiles(
-    slide: SlideImage, *, patch_pixels: int, target_mpp: float = IDC_MPP, least_tissue: float = LEAST_TISSUE
+    slide: SlideImage,
+    *,
+    file: str,
+    patch_pixels: int,
+    target_mpp: float = IDC_MPP,
+    least_tissue: float = LEAST_TISSUE,
 ) -> Iterator[Tile]:
-    """Cuts the slide into patches at the model's scale, block after block of at most about BLOCK_SIDE squared pixels.
+    """Cut the slide into patches at the model's scale, reading blocks of about BLOCK_SIDE squared pixels.
 
-    Pixels come from the coarsest level that is still as fine as the target and are averaged down. What lies beyond
-    the right and lower edge, and what was never scanned (pure black), is white. Tiles with a tissue_share below
-    least_tissue are left out; 0 keeps all. Of the IDC set's 8,650 patches the default would leave out 1.4%, none of
-    them IDC.
+    Pixels are read from the coarsest level that is still as fine as the target, and averaged. Beyond the right and
+    lower edge, and where nothing was scanned (pure black), a patch is white.
+
+    Args:
+        slide: an open slide.
+        file: its name; it becomes the file and the patient of every tile.
+        patch_pixels: side of a patch.
+        target_mpp: micrometres a pixel of the model.
+        least_tissue: tiles with a smaller `tissue_share` are left out; 0 keeps all. Of the IDC set's 8,650 patches the
+            default would leave out 1.4%, none of them IDC.
+
+    Yields:
+        Tiles of uint8 [patch_pixels, patch_pixels, 3]; x and y are multiples of patch_pixels.
 
     Raises:
-        InputError: a piece of the file cannot be read, or the slide is coarser than the model (see tile_grid).
+        InputError: a part of the file cannot be read, or the slide is coarser than the model (see `tile_grid`).
     """
     rows, columns = tile_grid(slide, patch_pixels=patch_pixels, target_mpp=target_mpp)
     scale = target_mpp / slide.mpp
@@ -158,16 +179,16 @@ def iterate_tiles(
                 image = block[top : top + patch_pixels, left : left + patch_pixels]
                 if tissue_share(image) >= least_tissue:
                     x, y = (column + j) * patch_pixels, (row + i) * patch_pixels
-                    yield Tile(image.copy(), x, y, round(x * scale), round(y * scale))
+                    yield Tile(image.copy(), file, file, x, y)
 
 
 def tissue_share(image: np.ndarray) -> float:
-    """Share, 0 to 1, of stained pixels of a uint8 RGB image: those that are not white, grey or black."""
+    """Return the share, 0 to 1, of stained pixels of a uint8 RGB image: those that are not white, grey or black."""
     return float(((image.max(axis=2) - image.min(axis=2)) >= CHROMA).mean())
 
 
 def _best_level(slide: SlideImage, scale: float) -> int:
-    """The coarsest level that is no coarser than the target, with 1% to spare for levels of rounded size."""
+    """Find the coarsest level that is not coarser than the target. 1% is tolerated: sizes of levels are rounded."""
     fine = [i for i, level in enumerate(slide.levels) if slide.width / level.width <= scale * 1.01]
     return max(fine, key=lambda i: slide.width / slide.levels[i].width, default=0)
 
@@ -175,7 +196,7 @@ def _best_level(slide: SlideImage, scale: float) -> int:
 def _read_block(
     slide: SlideImage, level: int, side: float, patch_pixels: int, start: tuple[int, int], shape: tuple[int, int]
 ) -> np.ndarray:
-    """Patches `start` to `start + shape` (rows, columns) as one picture; side is a patch's in level-0 pixels."""
+    """Read the patches `start` to `start + shape` (rows, columns) as one picture; `side` is in level-0 pixels."""
     width, height, _ = slide.levels[level]
     across, down = side * width / slide.width, side * height / slide.height
     left, right = round(start[1] * across), round((start[1] + shape[1]) * across)
@@ -190,7 +211,11 @@ def _read_block(
 
 
 def _is_pyramid(path: Path) -> bool:
-    """Whether a TIFF is to be read in pieces. Refuses one that is cut off."""
+    """Whether a TIFF must be read chunk by chunk.
+
+    Raises:
+        InputError: it is cut off, or not a TIFF.
+    """
     try:
         with _without_warnings("tifffile"), tifffile.TiffFile(path) as tiff:
             page = tiff.pages.first
@@ -202,7 +227,7 @@ def _is_pyramid(path: Path) -> bool:
 
 @contextmanager
 def _without_warnings(logger: str) -> Iterator[None]:
-    """A library's own account of a broken file is not printed beside ours."""
+    """Switch a library's logging off: our error already describes a broken file."""
     logging.getLogger(logger).disabled = True
     try:
         yield
@@ -219,7 +244,7 @@ def _check_complete(path: Path, pages: list[tifffile.TiffPage]) -> None:
         needed = max([*ends, *(page.subifds or ())], default=0)
         if needed > size:
             raise InputError(
-                f"{path}: is cut off: it has {size:,} bytes, and its directory tells of {needed:,}. Copy it again."
+                f"{path}: is cut off: it has {size:,} bytes, and its directory needs {needed:,}. Copy it again."
             )
 
 
@@ -239,12 +264,12 @@ def _open_tiff(path: Path, mpp: float | None, stack: ExitStack) -> SlideImage:
         kind = tifffile.PHOTOMETRIC(page.photometric)
         if page.dtype != np.uint8 or page.samplesperpixel not in (1, 3, 4) or kind == tifffile.PHOTOMETRIC.PALETTE:
             raise InputError(
-                f"{path}: holds {page.samplesperpixel} x {page.dtype} a pixel ({kind.name}); slides of 8-bit RGB or "
-                f"grey are read. {CONVERT}"
+                f"{path}: holds {page.samplesperpixel} x {page.dtype} a pixel ({kind.name}); only slides of 8-bit RGB "
+                f"or grey are supported. {CONVERT}"
             )
         if np.prod(page.chunks) > CHUNK_BYTES:
             shape = "x".join(map(str, page.chunks))
-            raise InputError(f"{path}: is stored in pieces of {shape}, too large to read one by one. {CONVERT}")
+            raise InputError(f"{path}: is stored in chunks of {shape} pixels, which are too large to read. {CONVERT}")
     scales = [properties.get(f"tiffslide.mpp-{axis}") for axis in "xy"]
     levels = tuple(Level(page.imagewidth, page.imagelength, page.chunks[1]) for page in pages)
 
@@ -255,9 +280,9 @@ def _open_tiff(path: Path, mpp: float | None, stack: ExitStack) -> SlideImage:
 
 
 def _read_chunks(path: Path, page: tifffile.TiffPage, left: int, top: int, width: int, height: int) -> np.ndarray:
-    """Region of a page, uint8 [height, width, 3], decoded piece by piece so that a broken one has a name.
+    """Read a region of a page, uint8 [height, width, 3], chunk by chunk, so that an error names the broken chunk.
 
-    tiffslide reads through zarr, many pieces at once: an error there names none and leaves the others running.
+    tiffslide reads through zarr, many chunks at once: its errors do not name the chunk, and other reads go on.
     """
     region = np.full((height, width, 3), 255, np.uint8)
     chunk_height, chunk_width = page.chunks[:2]
@@ -267,7 +292,7 @@ def _read_chunks(path: Path, page: tifffile.TiffPage, left: int, top: int, width
         for column in range(left // chunk_width, ceil((left + width) / chunk_width)):
             index = row * across + column
             if not page.databytecounts[index]:
-                continue  # a sparse slide: nothing was stored because nothing is there
+                continue  # a sparse slide does not store empty chunks
             y, x = row * chunk_height, column * chunk_width
             try:
                 file.seek(page.dataoffsets[index])
@@ -275,12 +300,12 @@ def _read_chunks(path: Path, page: tifffile.TiffPage, left: int, top: int, width
                 chunk = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0][0]
             except (TypeError, *DECODING_ERRORS) as error:
                 raise InputError(
-                    f"{path}: the piece at x {x}, y {y} of the level {page.imagewidth} pixels wide cannot be read "
+                    f"{path}: the chunk at x {x}, y {y} of the level {page.imagewidth} pixels wide cannot be read "
                     f"({error}). Copy the file again."
                 ) from error
             chunk = chunk[max(top - y, 0) : top + height - y, max(left - x, 0) : left + width - x, :3]
             y, x = max(y - top, 0), max(x - left, 0)
-            region[y : y + chunk.shape[0], x : x + chunk.shape[1]] = chunk  # one grey channel fills all three
+            region[y : y + chunk.shape[0], x : x + chunk.shape[1]] = chunk  # a grey channel is copied to all three
     return region
 
 
@@ -299,16 +324,16 @@ def _open_picture(path: Path, mpp: float | None) -> SlideImage:
     if width * height > PLAIN_PIXELS:
         raise too_large
     try:
-        picture = decode_image(path.read_bytes(), 3)
+        picture = read_image(path, channels=3, sha256=None)
     except InputError as error:
-        raise InputError(f"{path}: {error}. Copy it again.") from error
+        raise InputError(f"{error}. Copy it again.") from error
     return picture_as_slide(path, picture, resolution, mpp)
 
 
 def _open_openslide(path: Path, mpp: float | None, stack: ExitStack, reason: str = "not a TIFF") -> SlideImage:
     if importlib.util.find_spec("openslide") is None:
         raise InputError(
-            f"{path}: cannot be read ({reason}). For more kinds of slides: pip install openslide-python openslide-bin"
+            f"{path}: cannot be read ({reason}). For more slide formats: pip install openslide-python openslide-bin"
         )
     import openslide
 
@@ -335,7 +360,7 @@ def _open_openslide(path: Path, mpp: float | None, stack: ExitStack, reason: str
 
 
 def _choose_mpp(path: Path, scales: list, given: float | None) -> float:
-    """The file's own scale, the mean over x and y, or else the given one."""
+    """Return the file's own scale, the mean over x and y, or else the given one."""
     known = [float(scale) for scale in scales if scale is not None]
     if len(known) == 2 and SCALES[0] <= min(known) and max(known) <= SCALES[1]:
         return sum(known) / 2

@@ -1,8 +1,9 @@
-"""Large images in pieces, at the scale of a model."""
+"""Slides and pictures are cut into the right tiles at the scale of a model, in little memory."""
 
 import subprocess
 import sys
 import zlib
+from functools import partial
 
 import cv2
 import numpy as np
@@ -17,6 +18,8 @@ from cancernet.data.tiles import iterate_tiles, open_slide_image, tile_grid, tis
 GLASS, STROMA, TUMOUR = (243, 243, 243), (225, 150, 190), (90, 60, 140)
 TUMOUR_LEFT, TUMOUR_TOP, TUMOUR_SIDE = 8192, 12288, 4096  # pixels of level 0
 TILE = 512
+
+cut = partial(iterate_tiles, file="a.tif")
 
 
 def write_pyramid(path, *, size=20_000, downsamples=(1, 4, 16), mpp=0.5):
@@ -68,7 +71,7 @@ def stained(height, width, seed=0):
 def refusal(path, mpp=None):
     """What is said of a file that cannot be opened or read."""
     with pytest.raises(InputError) as caught, open_slide_image(path, mpp) as slide:
-        list(iterate_tiles(slide, patch_pixels=50))
+        list(cut(slide, patch_pixels=50))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -78,7 +81,8 @@ MEASURE = (
 import sys
 from cancernet.data.tiles import iterate_tiles, open_slide_image
 with open_slide_image(sys.argv[1]) as slide:
-    places = [(tile.x, tile.y) for tile in iterate_tiles(slide, patch_pixels=50) if tile.image[..., 0].mean() < 100]
+    tiles = iterate_tiles(slide, file="a", patch_pixels=50)
+    places = [(tile.x, tile.y) for tile in tiles if tile.image[..., 0].mean() < 100]
 """
     + PRINT_PEAK_MB
     + """
@@ -106,17 +110,17 @@ def test_a_large_slide_is_tiled_in_little_memory_and_its_tumour_is_where_it_was_
     assert abs(y.max() + 50 - top - side) <= 50
 
 
-def test_tiles_know_their_place_at_both_scales(tmp_path):
+def test_tiles_have_the_place_at_their_own_scale(tmp_path):
     path = write_pyramid(tmp_path / "slide.tif", size=6000)  # stroma from 4096 on
     with open_slide_image(path) as slide:
         assert (slide.width, slide.height, slide.mpp) == (6000, 6000, 0.5)
         assert [level.width for level in slide.levels] == [6000, 1500, 375]
         assert tile_grid(slide, patch_pixels=50) == (15, 15)  # 6000 / (50 * 8)
-        tiles = list(iterate_tiles(slide, patch_pixels=50))
-        everything = list(iterate_tiles(slide, patch_pixels=50, least_tissue=0))
+        tiles = list(cut(slide, patch_pixels=50))
+        everything = list(cut(slide, patch_pixels=50, least_tissue=0))
     assert len(everything) == 15 * 15
     assert {(tile.x, tile.y) for tile in tiles} == {(x, y) for x in range(500, 750, 50) for y in range(500, 750, 50)}
-    assert all((tile.slide_x, tile.slide_y) == (8 * tile.x, 8 * tile.y) for tile in tiles)
+    assert {(tile.file, tile.patient) for tile in tiles} == {("a.tif", "a.tif")}
     assert all(tile.image.shape == (50, 50, 3) and tile.image.dtype == np.uint8 for tile in everything)
     assert (tiles[-1].image == STROMA).all()
 
@@ -124,7 +128,7 @@ def test_tiles_know_their_place_at_both_scales(tmp_path):
 def test_a_picture_at_the_models_scale_is_cut_without_change_and_its_edge_is_filled_with_white(tmp_path):
     image = stained(70, 120)
     with open_slide_image(write_picture(tmp_path / "a.png", image), 4.0) as slide:
-        tiles = {(tile.x, tile.y): tile.image for tile in iterate_tiles(slide, patch_pixels=50)}
+        tiles = {(tile.x, tile.y): tile.image for tile in cut(slide, patch_pixels=50)}
     assert set(tiles) == {(x, y) for x in (0, 50, 100) for y in (0, 50)}
     padded = np.full((100, 150, 3), 255, np.uint8)
     padded[:70, :120] = image
@@ -142,7 +146,7 @@ def test_blocks_join_without_a_seam(tmp_path, monkeypatch):
         monkeypatch.setattr("cancernet.data.tiles.BLOCK_SIDE", side)
         with open_slide_image(path) as slide:
             assert slide.mpp == pytest.approx(2)
-            tiles = iterate_tiles(slide, patch_pixels=50, least_tissue=0)
+            tiles = cut(slide, patch_pixels=50, least_tissue=0)
             results.append({(tile.x, tile.y): tile.image for tile in tiles})
     assert len(results[0]) == 7 * 5
     for result in results[1:]:
@@ -159,7 +163,7 @@ def test_the_coarsest_level_that_is_fine_enough_is_read(tmp_path, monkeypatch):
         read = []
         spy = type(slide)(slide.path, slide.mpp, slide.levels, lambda *of: read.append(of[0]) or slide.read_region(*of))
         for target_mpp in (0.5, 1.9, 2.0, 4.0, 8.0):
-            list(iterate_tiles(spy, patch_pixels=200, target_mpp=target_mpp))
+            list(cut(spy, patch_pixels=200, target_mpp=target_mpp))
             assert set(read) == {{0.5: 0, 1.9: 0, 2.0: 1, 4.0: 1, 8.0: 2}[target_mpp]}
             read.clear()
 
@@ -176,7 +180,7 @@ def test_what_was_never_scanned_is_white(tmp_path):
     image = stained(100, 100)
     image[:, :50] = 0
     with open_slide_image(write_picture(tmp_path / "a.png", image), 4) as slide:
-        tiles = {(tile.x, tile.y): tile.image for tile in iterate_tiles(slide, patch_pixels=50, least_tissue=0)}
+        tiles = {(tile.x, tile.y): tile.image for tile in cut(slide, patch_pixels=50, least_tissue=0)}
     assert (tiles[0, 0] == 255).all()
     assert (tiles[50, 0] == image[:50, 50:]).all()
 
@@ -185,19 +189,19 @@ def test_grey_pyramids_are_read_as_rgb(tmp_path):
     path = tmp_path / "grey.tif"
     tifffile.imwrite(path, np.full((300, 300), 77, np.uint8), tile=(128, 128), photometric="minisblack")
     with open_slide_image(path, 4) as slide:
-        tiles = list(iterate_tiles(slide, patch_pixels=100, least_tissue=0))
+        tiles = list(cut(slide, patch_pixels=100, least_tissue=0))
     assert len(tiles) == 9
     assert all((tile.image == 77).all() for tile in tiles)
 
 
-def test_pieces_that_a_sparse_slide_does_not_store_are_white(tmp_path):
+def test_chunks_that_a_sparse_slide_does_not_store_are_white(tmp_path):
     path = tmp_path / "sparse.tif"
     packed = zlib.compress(np.full((128, 128, 3), STROMA, np.uint8).tobytes())
     tifffile.imwrite(
         path, iter([packed, b"", b"", b""]), shape=(256, 256, 3), dtype=np.uint8, tile=(128, 128), compression="zlib"
     )
     with open_slide_image(path, 4) as slide:
-        tiles = {(tile.x, tile.y): tile.image for tile in iterate_tiles(slide, patch_pixels=128, least_tissue=0)}
+        tiles = {(tile.x, tile.y): tile.image for tile in cut(slide, patch_pixels=128, least_tissue=0)}
     assert (tiles[0, 0] == STROMA).all()
     assert (tiles[128, 128] == 255).all()
 
@@ -234,7 +238,7 @@ def test_an_image_coarser_than_the_model_is_refused(tmp_path):
     path = write_picture(tmp_path / "a.png", stained(60, 60))
     assert "a pixel is 8 micrometres, the model was trained at 4" in refusal(path, 8)
     with open_slide_image(path, 4.4) as slide:  # enlarged by a tenth
-        assert [tile.image.shape for tile in iterate_tiles(slide, patch_pixels=50)] == [(50, 50, 3)] * 4
+        assert [tile.image.shape for tile in cut(slide, patch_pixels=50)] == [(50, 50, 3)] * 4
 
 
 @pytest.mark.parametrize("kept", [8, 200, 600, 3000, 0.5, 0.99])
@@ -243,7 +247,7 @@ def test_a_slide_cut_off_is_refused(tmp_path, kept, caplog):
     data = path.read_bytes()
     path.write_bytes(data[: kept if kept > 1 else int(kept * len(data))])
     assert "cut off" in refusal(path)
-    assert not caplog.records  # tifffile would have its say
+    assert not caplog.records  # tifffile would log a warning
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
@@ -254,7 +258,7 @@ def test_a_picture_cut_off_is_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize("compression", ["zlib", "jpeg", "lzw"])
-def test_an_unreadable_piece_is_named(tmp_path, compression, capfd):
+def test_an_unreadable_chunk_is_named(tmp_path, compression, capfd):
     path = tmp_path / "slide.tif"
     tifffile.imwrite(path, stained(512, 512), tile=(128, 128), photometric="rgb", compression=compression)
     with tifffile.TiffFile(path) as tiff:
@@ -262,7 +266,7 @@ def test_an_unreadable_piece_is_named(tmp_path, compression, capfd):
     data = bytearray(path.read_bytes())
     data[offset : offset + count] = b"\xff" * count
     path.write_bytes(data)
-    assert "the piece at x 256, y 128 of the level 512 pixels wide cannot be read" in refusal(path, 4)
+    assert "the chunk at x 256, y 128 of the level 512 pixels wide cannot be read" in refusal(path, 4)
     assert capfd.readouterr() == ("", "")
 
 
@@ -273,7 +277,7 @@ def test_a_path_with_spaces_and_other_letters(tmp_path):
     write_pyramid(folder / "Präparat 8 左.tif", size=6000)
     for path, tiles in ((folder / "Präparat 7 左.png", 1), (folder / "Präparat 8 左.tif", 25)):
         with open_slide_image(path, None if tiles > 1 else 4) as slide:
-            assert len(list(iterate_tiles(slide, patch_pixels=50))) == tiles
+            assert len(list(cut(slide, patch_pixels=50))) == tiles
 
 
 def test_other_bad_files_are_refused(tmp_path):
@@ -283,7 +287,9 @@ def test_other_bad_files_are_refused(tmp_path):
     (tmp_path / "empty.tif").write_bytes(b"")
     assert "empty.tif: cannot be read as an image" in refusal(tmp_path / "empty.tif", 4)
     tifffile.imwrite(tmp_path / "deep.tif", np.zeros((300, 300, 3), np.uint16), tile=(128, 128), photometric="rgb")
-    assert "holds 3 x uint16 a pixel (RGB); slides of 8-bit RGB or grey are read" in refusal(tmp_path / "deep.tif", 4)
+    assert "3 x uint16 a pixel (RGB); only slides of 8-bit RGB or grey are supported" in refusal(
+        tmp_path / "deep.tif", 4
+    )
 
 
 def test_files_only_openslide_reads_say_how_to_get_it(tmp_path, monkeypatch):
@@ -297,12 +303,12 @@ def test_openslide_reads_the_same_pixels(tmp_path, monkeypatch):
     assert openslide
     path = write_pyramid(tmp_path / "slide.tif", size=6000, downsamples=(1,))
     with open_slide_image(path) as slide:
-        expected = list(iterate_tiles(slide, patch_pixels=50))
+        expected = list(cut(slide, patch_pixels=50))
     monkeypatch.setattr("cancernet.data.tiles.TIFF_MAGIC", ())
     with open_slide_image(path.rename(tmp_path / "slide.other")) as slide:
-        tiles = list(iterate_tiles(slide, patch_pixels=50))
+        tiles = list(cut(slide, patch_pixels=50))
     assert len(tiles) == len(expected)
-    assert all((a.image == b.image).all() and a[1:] == b[1:] for a, b in zip(tiles, expected))
+    assert all((a.image == b.image).all() and (a.x, a.y) == (b.x, b.y) for a, b in zip(tiles, expected))
     (tmp_path / "text.mrxs").write_text("not a slide")
     assert "OpenSlide says" in refusal(tmp_path / "text.mrxs")
 
@@ -320,10 +326,10 @@ def test_a_large_tiff_in_strips_is_read_strip_by_strip(tmp_path, monkeypatch):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, image, rowsperstrip=16, photometric="rgb", compression="zlib")
     with open_slide_image(path, 4) as slide:
-        for tile in iterate_tiles(slide, patch_pixels=50):
+        for tile in cut(slide, patch_pixels=50):
             np.testing.assert_array_equal(tile.image, image[tile.y : tile.y + 50, tile.x : tile.x + 50])
     monkeypatch.setattr("cancernet.data.tiles.CHUNK_BYTES", 9000)
-    assert "a.tif: is stored in pieces of 16x200x3, too large to read one by one" in refusal(path, 4)
+    assert "a.tif: is stored in chunks of 16x200x3 pixels, which are too large to read" in refusal(path, 4)
 
 
 @pytest.mark.realdata
