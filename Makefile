@@ -1,4 +1,4 @@
-# make demo: made-up slides, built, trained on and reported.  make test: the test suite.  make test-slow: its slow part.
+# make demo: synthetic slides, built, trained on and reported.  make test: the test suite.  make test-slow: its slow part.
 # make lint: the linter.  make clean: away with the environment and the demo.
 # make benchmark: how fast, against what; on SOURCE, a folder of IDC patches, and DATASET, built of it.
 PYTHON ?= python3

@@ -1,9 +1,9 @@
-"""How fast a dataset is built and a training starts on it: one table with a ratio a row, against `cp -r`.
+"""Measure how fast a dataset is built and a training starts on it: a table of ratios, most of them to `cp -r`.
 
-The images of --source are repeated under other patients' names, a number behind their last byte so that no two are the
-same, until there are --files of them. Each round copies that tree with `cp -r` and builds datasets of it, on one disk,
-in turn, with all that is to be written on the disk before each. Memory is that of all processes together, shared pages
-counted once (Linux).
+The images of --source are repeated under other patients' names until there are --files of them. A number is appended
+to the bytes of each, so that no two files are the same. Each round copies that tree with `cp -r` and builds datasets
+of it in turn, all on one disk; the disk's write cache is emptied before each. Memory is that of all processes
+together, with shared pages counted once (Linux).
 
     python benchmarks/building_speed.py --source datasets/original --files 277524 --rounds 3 --json building.json
 """
@@ -28,7 +28,7 @@ from benchmarks.recipes import stop_if_failed  # noqa: E402
 from benchmarks.table import Row, format_table, measure_in_turn  # noqa: E402
 
 MEMORY_LIMIT, START_LIMIT = 600.0, 15.0  # MB, seconds
-SHARE = 5  # a build of one in so many files tells whether the cost is linear
+SHARE = 5  # a build of a fifth of the files shows whether the cost is linear
 FIRST_STEP = """
 import os, sys
 import train_model
@@ -42,7 +42,7 @@ sys.exit("There was no step.")
 
 
 class Cost(NamedTuple):
-    """What a command took."""
+    """Time and memory of a command."""
 
     seconds: float
     peak: float  # MB
@@ -66,7 +66,7 @@ def repeat_images(source: Path, folder: Path, files: int) -> None:
 
 
 def run(command: list[str]) -> Cost:
-    """Run a command to its end; the program ends with what it said where it fails."""
+    """Run a command to its end. If it fails, the program ends with its output."""
     os.sync()
     with tempfile.TemporaryFile("w+") as said:
         started, peak = time.perf_counter(), 0.0
@@ -85,7 +85,7 @@ def run(command: list[str]) -> Cost:
 
 
 def measure_memory(process: psutil.Process) -> float:
-    """MB of a process and all it started, each shared page counted once."""
+    """Memory in MB of a process and all that it started, with shared pages counted once."""
     total = 0.0
     for each in [process, *process.children(recursive=True)]:
         try:
@@ -101,14 +101,14 @@ def build(source: Path, output: Path, *options: str) -> Cost:
 
 
 def start_training(dataset: Path, output: Path) -> Cost:
-    """From the start of train_model.py to the end of its first step."""
+    """Run train_model.py from its start to the end of its first step."""
     return run([sys.executable, "-c", FIRST_STEP, "--dataset", str(dataset), "--output", str(output)])
 
 
 def measure(source: Path, files: int, rounds: int, folder: Path) -> dict[str, list[Cost]]:
-    """The cost of each command in each round; all write into `folder`.
+    """Measure the cost of each command in each round; all write into `folder`.
 
-    Nothing is removed before the end: ext4 is slow to make files where many were removed in the last half minute.
+    Nothing is removed before the end: ext4 creates files slowly where many were removed in the last half minute.
     """
     tree, share = folder / "tree", folder / "share"
     repeat_images(source, tree, files)
@@ -135,7 +135,7 @@ def measure(source: Path, files: int, rounds: int, folder: Path) -> dict[str, li
 
 
 def describe(found: dict[str, list[Cost]], files: int) -> list[Row]:
-    """The rows of the table, from what was measured with so many files."""
+    """Make the rows of the table from what was measured with this number of files."""
     rounds = len(found["cp -r"])
     seconds = {name: [each.seconds for each in costs] for name, costs in found.items()}
     peaks = [max(each.peak for each in turn) for turn in zip(found["copy"], found["hardlink"], found["again"])]

@@ -1,14 +1,15 @@
-"""Where things live, how a dataset is split, and what an experiment is. Standard library only."""
+"""Default folders, the splits of a dataset, and the settings of an experiment. Standard library only."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 ORIGINAL = Path("datasets/original")
 DATASET = Path("datasets/idc")
 RUNS = Path("runs")
 
 SPLITS = ("training", "validation", "testing")
-SPLIT_NAMES = {  # what a folder or a split file may call them
+SPLIT_NAMES = {  # names that a folder or a split file may use
     "train": "training",
     "training": "training",
     "val": "validation",
@@ -23,7 +24,7 @@ VALIDATION_SHARE = 0.10  # of the patients that are not for testing
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes to training images. Every field is the largest change; 0 or False switches it off."""
+    """Random changes of training images. Each number is the largest change; 0 or False switches it off."""
 
     rotation_degrees: float = 0.0
     zoom: float = 0.0  # share of the side: 0.05 scales by 0.95 to 1.05
@@ -36,25 +37,25 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Experiment:
-    """All settings of one training. The defaults are the tutorial's, read as what its code meant to do."""
+    """All settings of one training. The defaults are what the tutorial's code was meant to do."""
 
     model: str = "cancernet"
     recipe: str = "tutorial"
     image_size: int = 48  # pixels, square
     channels: int = 3
     weights: str = "none"  # none | imagenet | a file of backbone weights
-    strategy: str = "all"  # all | frozen | finetune | two-phase
+    strategy: Literal["all", "frozen", "finetune", "two-phase"] = "all"
     epochs: int = 40
     batch_size: int = 32
-    optimizer: str = "adagrad"  # adagrad | adam | adamw
+    optimizer: Literal["adagrad", "adam", "adamw"] = "adagrad"
     learning_rate: float = 0.01
-    schedule: str = "inverse_time"  # inverse_time | constant | cosine | plateau
+    schedule: Literal["inverse_time", "constant", "cosine", "plateau"] = "inverse_time"
     weight_decay: float = 0.0
-    class_weight: str = "ratio"  # ratio: max(count)/count | balanced: n/(classes*count) | none
+    class_weight: Literal["ratio", "balanced", "none"] = "ratio"  # max(count)/count, n/(classes*count), or 1
     augmentation: Augmentation = field(default_factory=Augmentation)
     statistics_momentum: float = 0.99  # of batch normalisation's moving mean and variance; 0.99 is Keras' own
-    views: str = "one"  # one | mirror | eight flips and turns: of an image, that predicting takes the mean over
-    kept_weights: str = "best"  # best: of the epoch with the lowest validation loss | mean: of the epochs' second half
+    views: Literal["one", "mirror", "eight"] = "one"  # of an image: predictions are the mean over them
+    kept_weights: Literal["best", "mean"] = "best"  # epoch of least validation loss; mean of the last half
     early_stopping_patience: int = 0  # epochs without a better validation loss; 0 is off
     mixed_precision: bool = False  # train in bfloat16 where a measured step is faster
     seed: int = 42
@@ -65,23 +66,23 @@ STANDARD_AUGMENTATION = replace(TUTORIAL_AUGMENTATION, shear_degrees=0.0, quarte
 
 DEFAULT_RECIPE = "standard"
 
-# A recipe is the settings of one training from scratch, or of one kind of transfer learning.
+# A recipe holds the settings for training from scratch, or for one kind of transfer learning.
 RECIPES = {
     # CancerNet as its tutorial trains it. The tutorial's Adagrad(lr, decay=lr / epochs) is the inverse_time schedule.
     "tutorial": Experiment(augmentation=TUTORIAL_AUGMENTATION),
-    # As asked for, CancerNet, Adagrad and class weights, with what measurably helps: see docs/recipes.md.
+    # CancerNet with Adagrad and class weights, and with what was measured to help: see docs/recipes.md.
     "standard": Experiment(
         recipe="standard",
         epochs=16,
         learning_rate=0.05,
         schedule="constant",
         augmentation=STANDARD_AUGMENTATION,
-        statistics_momentum=0.9,  # at this rate the weights run away from statistics over a hundred steps
+        statistics_momentum=0.9,  # at this rate weights change too fast for statistics over a hundred steps
         views="eight",
         kept_weights="mean",
     ),
-    # Transfer learning from a keras.applications backbone. The rate is that of the head on fixed features: at 1e-4 it
-    # has not converged after 40 epochs. What trains the backbone too takes a tenth of it.
+    # Transfer learning from a keras.applications backbone. The learning rate is for the head on fixed features: at
+    # 1e-4 it has not converged after 40 epochs. Where the backbone is trained too, a tenth of it is used.
     "transfer": Experiment(
         recipe="transfer",
         strategy="frozen",
@@ -90,9 +91,9 @@ RECIPES = {
         learning_rate=1e-3,
         schedule="plateau",
         class_weight="balanced",
-        statistics_momentum=0.9,  # of a few hundred images an epoch has five steps, and a hundred are half the training
+        statistics_momentum=0.9,  # an epoch of a few hundred images has five steps: 0.99 is too slow
         augmentation=Augmentation(flips=True),
-        views="mirror",  # an X-ray has an upright
+        views="mirror",  # an X-ray must stay upright
         early_stopping_patience=10,
     ),
 }

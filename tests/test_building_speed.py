@@ -1,4 +1,4 @@
-"""The benchmark of building: its tree of images, its rows, and what a command cost; no timing is held to a limit."""
+"""The benchmark of building: its tree of images, its rows, and the cost of a command. No time is checked."""
 
 import hashlib
 import re

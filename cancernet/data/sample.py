@@ -1,10 +1,10 @@
-"""Made-up H&E slides with known truth, for the demo and the tests: IDC's scale, layout and names, no real patient.
+"""Synthetic H&E slides with known truth, for the demo and the tests: scale, layout and names are those of IDC.
 
-A slide is painted as two maps, the concentrations of haematoxylin and eosin, and then dyed and lit by the law of
-Beer and Lambert with the patient's own stain. One pixel is 4 micrometres, so a benign nucleus is about 2 pixels wide.
+A slide is painted as two maps, the concentrations of haematoxylin and eosin. The law of Beer and Lambert turns them
+into colours with the patient's own stain. One pixel is 4 micrometres, so a benign nucleus is about 2 pixels wide.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -67,9 +67,12 @@ class Slide(NamedTuple):
 
 
 def make_slide(seed: int, patient: int, *, side: int = SIDE_PIXELS) -> Slide:
-    """Paints the slide of one patient; the same arguments give the same bytes.
+    """Paint the slide of one patient. The same arguments give the same bytes.
 
     Height and width are drawn between side and side + 49 pixels, so that slides end in edge tiles.
+
+    Raises:
+        InputError: side is below four patches.
     """
     if side < 4 * PATCH_PIXELS:
         raise InputError(f"A slide of {side} pixels is too small. Ask for {4 * PATCH_PIXELS} or more.")
@@ -82,10 +85,18 @@ def make_slide(seed: int, patient: int, *, side: int = SIDE_PIXELS) -> Slide:
 
 
 def make_patch_with_corner_tumour(seed: int, corner: str, pixels: int = PATCH_PIXELS) -> tuple[np.ndarray, np.ndarray]:
-    """Paints benign stroma with tumour in one quarter only, in the manner and with the stains of the sample slides.
+    """Paint benign stroma with tumour in one quarter only, in the style and with the stains of the sample slides.
 
-    corner is one of CORNERS; the stain depends on the seed alone. Returns the image, uint8 [pixels, pixels, 3] RGB,
-    and the tumour, bool [pixels, pixels].
+    Args:
+        seed: it alone decides the stain.
+        corner: one of CORNERS.
+        pixels: height and width.
+
+    Returns:
+        The image, uint8 [pixels, pixels, 3] RGB, and the tumour, bool [pixels, pixels].
+
+    Raises:
+        InputError: an unknown corner, or fewer than 16 pixels.
     """
     if corner not in CORNERS:
         raise InputError(f"Unknown corner {corner!r}. Choose one of {', '.join(CORNERS)}.")
@@ -101,10 +112,11 @@ def make_patch_with_corner_tumour(seed: int, corner: str, pixels: int = PATCH_PI
 
 
 def cut_patches(slide: Slide) -> Iterator[tuple[np.ndarray, str, int, int]]:
-    """Cuts a slide into tiles of 50 x 50 pixels and leaves out those of which half or more is empty glass.
+    """Cut a slide into tiles of 50 x 50 pixels. Tiles of which half or more is empty glass are left out.
 
-    Yields image, label, x and y. The image is uint8 [h, w, 3] RGB; h and w are 50, less at the right and bottom edge.
-    The label is "1" where most of the tile is tumour, else "0". x and y are its left and top pixel, counted from 1.
+    Yields:
+        Image, label, x and y. The image is uint8 [h, w, 3] RGB; h and w are 50, less at the right and bottom edge. The
+        label is "1" where most of the tile is tumour, else "0". x and y are its left and top pixel, counted from 1.
     """
     height, width = slide.tissue.shape
     for top in range(0, height, PATCH_PIXELS):
@@ -114,13 +126,16 @@ def cut_patches(slide: Slide) -> Iterator[tuple[np.ndarray, str, int, int]]:
                 yield slide.image[tile], "1" if slide.tumour[tile].mean() > 0.5 else "0", left + 1, top + 1
 
 
-def write_sample(
-    folder: Path, *, patients: int = 30, seed: int = 42, side: int = SIDE_PIXELS, progress: Callable = lambda done: None
-) -> int:
-    """Writes the patches of made-up patients as `<patient>/<0|1>/<patient>_idx5_x<X>_y<Y>_class<C>.png`.
+def write_sample(folder: Path, *, seed: int, patients: int = 30, side: int = SIDE_PIXELS) -> int:
+    """Write the patches of synthetic patients as `<patient>/<0|1>/<patient>_idx5_x<X>_y<Y>_class<C>.png`.
 
-    progress is called with the number of patients done since the last call. Returns the number of files. The folder
-    appears only when it is complete. Raises InputError where it already holds something.
+    The folder appears only when it is complete.
+
+    Returns:
+        The number of files.
+
+    Raises:
+        InputError: the folder is not empty, or there are no patients to write.
     """
     if patients < 1:
         raise InputError(f"Cannot make a sample of {patients} patients. Ask for 1 or more.")
@@ -135,7 +150,6 @@ def write_sample(
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
                 written += 1
-            progress(1)
         if folder.exists():
             folder.rmdir()
         Path(scratch, folder.name).rename(folder)
@@ -143,7 +157,7 @@ def write_sample(
 
 
 def draw_stain(rng: Random) -> Stain:
-    """Draws a patient's stain round the usual one; the spread is near that of the IDC set's patients."""
+    """Draw a patient's stain near the usual one. The spread is close to that of the IDC set's patients."""
     vectors = np.array([HAEMATOXYLIN, EOSIN]) + rng.normal(0, [[0.02], [0.018]], (2, 3))
     return Stain(
         vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
@@ -155,27 +169,34 @@ def draw_stain(rng: Random) -> Stain:
 
 
 def draw_anatomy(rng: Random) -> Anatomy:
-    """Draws how a patient's tissue is built; the ranges are wide because difficulty should differ by patient."""
+    """Draw how a patient's tissue is built. The ranges are wide, so that some patients are more difficult."""
     drawn = Anatomy(*rng.uniform(LOWEST, HIGHEST))
     return drawn._replace(glands=round(drawn.glands), infiltrates=round(drawn.infiltrates))
 
 
 def absorb(concentrations: np.ndarray, stain: Stain) -> np.ndarray:
-    """Light that passes through dyed tissue, by Beer and Lambert: white * 10 ** -(concentration * strength @ vectors).
+    """Compute the light that passes through stained tissue.
 
-    concentrations: float [h, w, 2], haematoxylin and eosin, >= 0. Returns float64 [h, w, 3], RGB, 0 to white.
+    By the law of Beer and Lambert it is white * 10 ** -(concentrations * strength @ vectors).
+
+    Args:
+        concentrations: float [h, w, 2], haematoxylin and eosin, >= 0.
+        stain: of the patient.
+
+    Returns:
+        float64 [h, w, 3], RGB, 0 to white.
     """
     return stain.white * 10.0 ** -((concentrations * stain.strength) @ stain.vectors)
 
 
 def scan(rng: Random, concentrations: np.ndarray, stain: Stain) -> np.ndarray:
-    """The scanner's picture of dyed tissue: blurred and noisy. float [h, w, 2] in, uint8 [h, w, 3] RGB out."""
+    """Scan stained tissue, with the scanner's blur and noise: float [h, w, 2] becomes uint8 [h, w, 3] RGB."""
     light = cv2.GaussianBlur(absorb(concentrations, stain), (0, 0), stain.blur)
     return np.clip(np.rint(light + rng.normal(0, stain.noise, light.shape)), 0, 255).astype(np.uint8)
 
 
 def paint_tissue(rng: Random, tissue: np.ndarray, tumour: np.ndarray, anatomy: Anatomy) -> np.ndarray:
-    """Paints tissue and tumour, two bool [h, w], as concentrations of haematoxylin and eosin, float32 [h, w, 2]."""
+    """Paint tissue and tumour, two bool [h, w], as concentrations of haematoxylin and eosin, float32 [h, w, 2]."""
     flow = _draw_flow(rng, tissue.shape)
     margin = cv2.GaussianBlur(tumour.astype(np.float32), (0, 0), 2.0)
     paint = _paint_stroma(rng, flow, margin, anatomy)
@@ -187,14 +208,14 @@ def paint_tissue(rng: Random, tissue: np.ndarray, tumour: np.ndarray, anatomy: A
 
 
 def _outline_tissue(rng: Random, shape: tuple[int, int]) -> np.ndarray:
-    """One connected piece that fills about two thirds of the slide and mostly runs over its right and bottom edge."""
+    """Outline one connected piece: about two thirds of the slide, usually over its right and lower edge."""
     rows, columns = np.mgrid[-1.0 : 0.85 : shape[0] * 1j, -1.0 : 0.85 : shape[1] * 1j]
     field = _smooth(rng, shape, 55) * 0.16 - (np.abs(rows) ** 2.6 + np.abs(columns) ** 2.6)
     return _largest_piece(field > np.quantile(field, rng.uniform(0.28, 0.42)))
 
 
 def _outline_tumour(rng: Random, tissue: np.ndarray, share: float) -> np.ndarray:
-    """One connected region that fills the share of the tissue."""
+    """Outline one connected region that fills `share` of the tissue."""
     depth = ndimage.distance_transform_edt(np.pad(tissue, 1))[1:-1, 1:-1]
     row, column = rng.choice(np.argwhere(depth > 0.4 * depth.max()))
     rows, columns = np.indices(tissue.shape)
@@ -204,7 +225,7 @@ def _outline_tumour(rng: Random, tissue: np.ndarray, share: float) -> np.ndarray
 
 
 def _paint_stroma(rng: Random, flow: np.ndarray, margin: np.ndarray, anatomy: Anatomy) -> np.ndarray:
-    """Wavy collagen with slits between its fibres and spindle-shaped nuclei along them; float32 [h, w, 2]."""
+    """Paint wavy collagen with slits between its fibres and spindle-shaped nuclei along them; float32 [h, w, 2]."""
     shape = margin.shape
     fibre = _warp(_smooth(rng, shape, 7, 0.7), flow)
     rich = expit((_smooth(rng, shape, 30) - ndtri(1 - anatomy.cellular_stroma)) / 0.2) * (1 - margin)
@@ -219,7 +240,7 @@ def _paint_stroma(rng: Random, flow: np.ndarray, margin: np.ndarray, anatomy: An
 
 
 def _paint_lymphocytes(rng: Random, paint: np.ndarray, tissue: np.ndarray, tumour: np.ndarray, count: int) -> None:
-    """Clumps of small dark round nuclei, about half of them at the tumour's edge: dense, yet benign."""
+    """Paint clumps of small dark round nuclei, about half of them at the tumour's edge: dense, but benign."""
     border = tissue & (np.abs(cv2.GaussianBlur(tumour.astype(np.float32), (0, 0), 8) - 0.4) < 0.35)
     clumps = []
     for number in range(count):
@@ -232,7 +253,7 @@ def _paint_lymphocytes(rng: Random, paint: np.ndarray, tissue: np.ndarray, tumou
 
 
 def _paint_glands(rng: Random, paint: np.ndarray, benign: np.ndarray, anatomy: Anatomy) -> None:
-    """Lobules, close groups of small acini, and single ducts: rings of dark nuclei round a lumen."""
+    """Paint lobules, close groups of small acini, and single ducts: rings of dark nuclei round a lumen."""
     places, lobules, rings = np.argwhere(benign), [], []
     for number in range(anatomy.glands if len(places) else 0):
         row, column = rng.choice(places)
@@ -255,7 +276,7 @@ def _paint_glands(rng: Random, paint: np.ndarray, benign: np.ndarray, anatomy: A
 
 
 def _paint_fat(rng: Random, paint: np.ndarray, margin: np.ndarray, anatomy: Anatomy) -> None:
-    """Fat cells: empty polygons with thin walls where they lie close, single round holes where they do not."""
+    """Paint fat cells: empty polygons with thin walls where they lie close, single round holes where they do not."""
     shape, spacing = margin.shape, anatomy.fat_cell_pixels
     grid = np.mgrid[-1 : shape[0] / spacing + 1, -1 : shape[1] / spacing + 1].reshape(2, -1).T * spacing
     centres = grid + rng.uniform(-0.4, 0.4, grid.shape) * spacing
@@ -270,7 +291,7 @@ def _paint_fat(rng: Random, paint: np.ndarray, margin: np.ndarray, anatomy: Anat
 
 
 def _paint_tumour(rng: Random, paint: np.ndarray, flow: np.ndarray, margin: np.ndarray, anatomy: Anatomy) -> None:
-    """Nests and cords of tumour cells along the fibres, their nuclei larger and less alike than benign ones."""
+    """Paint nests and cords of tumour cells along the fibres, with larger and more varied nuclei than benign ones."""
     shape = margin.shape
     field = _warp(_smooth(rng, shape, 5, rng.uniform(2, 3.5)), flow)
     share = np.clip(anatomy.cellularity + 0.25 * _smooth(rng, shape, 30), 0.04, 0.92)
@@ -285,7 +306,7 @@ def _paint_tumour(rng: Random, paint: np.ndarray, flow: np.ndarray, margin: np.n
 
 
 def _smooth(rng: Random, shape: tuple[int, ...], scale: float, across: float | None = None) -> np.ndarray:
-    """A random field of mean 0 and standard deviation 1 that varies over `scale` pixels; float32 [h, w].
+    """Draw a random field of mean 0 and standard deviation 1 that varies over `scale` pixels; float32 [h, w].
 
     With `across` it varies over that many pixels down the columns instead, and so looks like fibres along the rows.
     """
@@ -299,7 +320,7 @@ def _smooth(rng: Random, shape: tuple[int, ...], scale: float, across: float | N
 
 
 def _draw_flow(rng: Random, shape: tuple[int, int]) -> np.ndarray:
-    """Where each pixel lies on a canvas of straight, horizontal fibres: float32 [h, w, 2], x and y."""
+    """Draw where each pixel lies on a canvas of straight, horizontal fibres: float32 [h, w, 2], x and y."""
     turn, rows, columns = rng.uniform(0, np.pi), *np.indices(shape, np.float32)
     x = np.cos(turn) * columns - np.sin(turn) * rows + 22 * _smooth(rng, shape, 45)
     y = np.sin(turn) * columns + np.cos(turn) * rows + 22 * _smooth(rng, shape, 45) + 3 * _smooth(rng, shape, 9)
@@ -307,14 +328,14 @@ def _draw_flow(rng: Random, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _warp(canvas: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Bends a canvas of straight fibres; where it ends it is mirrored."""
+    """Bend a canvas of straight fibres. Beyond its edges it is mirrored."""
     return cv2.remap(canvas, flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
 
 
 def _scatter_nuclei(rng: Random, chance: np.ndarray | float, shape: tuple, spacing: int, size: tuple) -> np.ndarray:
-    """Scatters ellipses of two radii in pixels, of height 0.7 to 1.1 with a soft edge; float32 [h, w].
+    """Scatter ellipses of two radii in pixels, of height 0.7 to 1.1 with a soft edge; float32 [h, w].
 
-    Of all places that keep a distance from each other, about half of `spacing` and more, a place is taken by chance.
+    The candidate places are at least about half of `spacing` apart. Each is taken with the probability `chance`.
     """
     noise = rng.random(shape, np.float32)
     places = (noise == cv2.dilate(noise, np.ones((spacing, spacing)))) & (rng.random(shape) < chance)
@@ -325,25 +346,26 @@ def _scatter_nuclei(rng: Random, chance: np.ndarray | float, shape: tuple, spaci
 
 
 def _depth(shape: tuple[int, int], ellipses: list[tuple]) -> np.ndarray:
-    """Depth below the edges of a heap of ellipses in pixels, below 0 outside; float32 [h, w].
+    """Compute the depth inside overlapping ellipses in pixels, below 0 outside; float32 [h, w].
 
-    An ellipse is its centre's row and column, its two radii and its turn in degrees.
+    An ellipse is its centre's row and column, its two radii and its rotation in degrees.
     """
     mask = np.zeros(shape, np.uint8)
     for row, column, radius_x, radius_y, degrees in ellipses:
         centre, radii = (round(16 * column), round(16 * row)), (round(16 * radius_x), round(16 * radius_y))
-        for value, thickness in ((1, cv2.FILLED), (0, 1)):  # the line keeps an ellipse apart from those below it
+        for value, thickness in ((1, cv2.FILLED), (0, 1)):  # the line separates an ellipse from those below it
             cv2.ellipse(mask, centre, radii, degrees, 0, 360, value, thickness, shift=4)  # sixteenths of a pixel
     depth, distance = (cv2.distanceTransform(part, cv2.DIST_L2, 5) for part in (mask, 1 - mask))
-    return depth - np.minimum(distance, 99)  # it is as good as infinite where there is no ellipse at all
+    return depth - np.minimum(distance, 99)  # without any ellipse the distance would be infinite
 
 
 def _blend(paint: np.ndarray, cover: np.ndarray, haematoxylin: np.ndarray | float, eosin: np.ndarray | float) -> None:
-    """Covers a painting, in place, with other concentrations where cover is 1, and by parts where it is below."""
+    """Blend other concentrations into a painting, in place: fully where cover is 1, not at all where it is 0."""
     paint[..., 0] += cover * (haematoxylin - paint[..., 0])
     paint[..., 1] += cover * (eosin - paint[..., 1])
 
 
 def _largest_piece(mask: np.ndarray) -> np.ndarray:
+    """Keep the largest connected piece of a mask, and fill its holes."""
     pieces, _ = ndimage.label(mask)
     return ndimage.binary_fill_holes(pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]))

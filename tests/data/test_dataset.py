@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 
 import pytest
 from conftest import make_summary, write_image
