@@ -1,4 +1,4 @@
-"""A finished run made in seconds: 122 weights trained on made-up slides, saved as train_model.py saves a run."""
+"""A finished run made in seconds: 122 weights trained on synthetic slides, saved as train_model.py saves a run."""
 
 import dataclasses
 import os
@@ -8,6 +8,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+from conftest import make_summary
 
 from cancernet import run
 from cancernet.config import Experiment
@@ -101,13 +102,5 @@ def _decide(patches: list[Patch], scores: np.ndarray, classes: tuple[str, ...]) 
 
 
 def _describe(patches: list[Patch]) -> dict:
-    summary = {
-        "source_images": len(patches),
-        "rejected": 0,
-        "left_out_images": 0,
-        "duplicates_across_patients": 0,
-        "duplicates_across_splits": 0,
-        "images_without_patient": 0,
-        "split": "patient",
-    }
+    summary = make_summary(source_images=len(patches), rejected=0, left_out_images=0, split="patient")
     return content.describe_data(patches, summary)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import make_summary
 
 from cancernet import InputError
 from cancernet.data.dataset import Patch
@@ -12,14 +13,6 @@ from cancernet.reporting.content import Subject, assess, describe_data, find_wor
 from cancernet.run import describe_seen, find_seen, write_predictions
 
 RIGHT = np.log([[0.8, 0.2], [0.3, 0.7]])
-SUMMARY = {
-    "source_images": 50,
-    "rejected": 0,
-    "left_out_images": 0,
-    "duplicates_across_patients": 0,
-    "duplicates_across_splits": 0,
-    "split": "patient",
-}
 
 
 def make_slide(patient, step=50, side=5, split="testing"):
@@ -39,7 +32,7 @@ def judge(patches, scores, **options):
     decision = fit_on_validation(
         patches, scores, classes=["0", "1"], positive="1", operating_point="0.5", neighbours=True
     )
-    subject = Subject("run", "testing", describe_data(patches, SUMMARY), **options)
+    subject = Subject("run", "testing", describe_data(patches, make_summary()), **options)
     return decision, *assess(patches, scores, decision, subject)[:2]
 
 
@@ -99,7 +92,7 @@ def test_folds_claim_of_patients_what_is_true(tmp_path, patients, split_by, endi
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "report.json").write_text(json.dumps(report | {"settings": {}}))
         write_predictions(tmp_path / str(number), predictions, report["classes"])
-    data = describe_data(everything, SUMMARY | {"split": split_by})
+    data = describe_data(everything, make_summary(split=split_by))
     subject = Subject("folds", "all folds", data)
     report = pool_folds([tmp_path / "0", tmp_path / "1"], everything, subject).report
     assert report["statement"] == f"Cross-validated in 2 folds: {ending}"

@@ -14,7 +14,7 @@ from cancernet.reporting import illustration
 from cancernet.reporting.content import Assessment
 from cancernet.reporting.illustration import MOST_SLIDES, file_stem, illustrate, is_worth_drawing
 
-SIDE = 5  # patches of a made-up slide
+SIDE = 5  # patches of a synthetic slide
 
 
 @pytest.fixture(scope="module")
