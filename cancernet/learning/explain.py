@@ -35,17 +35,17 @@ def grad_cam(model: keras.Model, images: np.ndarray, class_index: int | np.ndarr
     score before the softmax. Dropout is off, and batch normalisation uses its stored statistics.
 
     Args:
-        model: A graph of Keras layers (sequential or functional, models within it included) that takes images of 0 to
+        model: a graph of Keras layers (sequential or functional, models within it included) that takes images of 0 to
             255 and ends in a softmax.
         images: [n, height, width, channels], 0 to 255, as the model takes them.
-        class_index: The class to explain, one for all images or [n].
+        class_index: the class to explain, one for all images or [n].
 
     Returns:
         float32 [n, height, width], 0 to 1. The largest value of an image is 1; all are 0 where no region supports the
         class.
 
     Raises:
-        InputError: The model has no convolutional maps or does not end in a softmax, or Keras' backend is neither
+        InputError: the model has no convolutional maps or does not end in a softmax, or Keras' backend is neither
             TensorFlow nor JAX.
     """
     classes = np.broadcast_to(np.asarray(class_index), len(images))
@@ -82,7 +82,7 @@ def find_maps_layers(model: keras.Model) -> list[keras.Layer]:
         poolings, whose inputs are the maps.
 
     Raises:
-        InputError: There is none.
+        InputError: there is none.
     """
     found, pooling = None, []
     for layer in reversed(list(_iterate_layers(model))):

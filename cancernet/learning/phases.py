@@ -11,7 +11,8 @@ import numpy as np
 
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
-from cancernet.learning import fused, models, pipeline, precision, scoring, training
+from cancernet.learning import fused, pipeline, precision, scoring, training
+from cancernet.learning.models.structure import split_model
 
 Rows = ImageStore | np.ndarray  # images of a store, or features [n, f] of their views, an image's together
 
@@ -43,7 +44,7 @@ def fit_phases(
     """
     trained = None
     if experiment.strategy in ("frozen", "two-phase"):
-        extractor, head = models.split_model(model)
+        extractor, head = split_model(model)
         print(f"Computing the features of {sum(map(len, material.stores.values())):,} images, once ...", flush=True)
         features = scoring.extract_features(
             extractor, material.stores, views=experiment.views, verbose=1 if sys.stdout.isatty() else 0
