@@ -1,1 +1,4 @@
-"""Networks: built, fed, trained, explained, and asked for scores. What a score means for a patient is judging's."""
+"""Networks: built, fed with images, trained, asked for scores and explained.
+
+What a score means for a patient is found out in `cancernet.judging`.
+"""

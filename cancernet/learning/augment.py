@@ -1,12 +1,13 @@
-"""Random changes to training batches, as one graph a batch.
+"""Random changes to training batches, as one TensorFlow graph.
 
-What is drawn is a pure function of (seed, epoch, step), so that any step of a training can be repeated. All
-geometric changes of an image are one matrix and one bilinear reading of its pixels; the stain jitter is one affine
-map of its optical densities.
+The random numbers are a pure function of (seed, epoch, step), so any step of a training can be repeated. All geometric
+changes of an image are one matrix and one bilinear interpolation; stain jitter is one affine map of its optical
+densities.
 """
 
 import functools
 import platform
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,38 +16,45 @@ import tensorflow as tf
 from cancernet import InputError
 from cancernet.config import Augmentation
 
-# One row a stain (haematoxylin, eosin, DAB as the residual): its optical density in red, green and blue
+Tensor = tf.Tensor | np.ndarray
+Integer = tf.Tensor | int
+Pair = tuple[Tensor | float, Tensor | float]  # of x and of y
+
+# Optical density of each stain (rows: haematoxylin, eosin, DAB as the residual) in red, green and blue
 # (Ruifrok & Johnston 2001).
 STAIN_DENSITIES = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], np.float32)
-# Mean amount of a stain in IDC patches, in natural optical density: what a strength of 1 may add to each stain.
+# Mean amount of a stain in IDC patches, in natural optical density. A jitter of 1 adds at most this to each stain.
 MEAN_STAIN = 0.25
 
-# Uses of randomness. Each has a stream of its own, so that switching one on leaves the other's draws as they were.
+# Each use of random numbers has its own stream, so switching one on does not change the numbers of the other.
 _GEOMETRY, _STAIN = 1, 2
-# Fused by XLA the graph takes a quarter of the time, to the same numbers within a hundredth of a grey level.
-# TensorFlow's wheels are sure to have XLA on Linux; elsewhere the graph runs operation by operation.
+# Compiled by XLA the graph takes a quarter of the time; results are equal within a hundredth of a grey level.
+# TensorFlow has XLA in every wheel for Linux; elsewhere the graph runs operation by operation.
 _FUSED = platform.system() == "Linux"
 
 
-def augment_batch(images, augmentation: Augmentation, *, seed, epoch, step) -> tf.Tensor:
-    """Randomly changed copy of a batch; the geometry first, then the stains.
+def augment_batch(
+    images: Tensor, augmentation: Augmentation, *, seed: Integer, epoch: Integer, step: Integer
+) -> tf.Tensor:
+    """Change a copy of a batch at random; the geometry first, then the stains.
 
     The geometry means the same as in Keras' `ImageDataGenerator` with `fill_mode="nearest"`: rotation about the
     image's centre, a zoom drawn for each axis, a shift for each axis, shear and flips. Flips and quarter turns alone
-    are exact to the bit, for each pixel is then read at the place of one pixel. With everything off the images come
-    back as they are.
+    are exact to the bit, for they only move pixels to other places. With everything off the images stay as they are.
 
     Args:
-        images: [n, s, s, c], 0 to 255, uint8 or float; s and c known when the graph is made, n not necessarily.
+        images: [n, s, s, c], 0 to 255, uint8 or float; in a graph s and c must be known, n need not be.
         augmentation: the largest change of each kind.
-        seed, epoch, step: whole numbers or integer scalar tensors; the same three give the same result.
+        seed: of the training; the same seed, epoch and step give the same result.
+        epoch: from 0.
+        step: of the epoch, from 0.
 
     Returns:
         float32 [n, s, s, c], 0 to 255.
 
     Raises:
-        InputError: images that are not square, stain jitter of images without three colours, a strength below 0, a
-            zoom of 1 or more.
+        InputError: the images are not square, stain jitter is asked of images without three colours, a strength is
+            below 0, or the zoom is 1 or more.
     """
     images = tf.convert_to_tensor(images)
     _check(images.shape, augmentation)
@@ -55,13 +63,27 @@ def augment_batch(images, augmentation: Augmentation, *, seed, epoch, step) -> t
     return _augmenter(augmentation)(images, *(tf.cast(number, tf.int64) for number in (seed, epoch, step)))
 
 
-def inverse_matrices(side: int, *, rotation=0.0, zoom_x=1.0, zoom_y=1.0, shift_x=0.0, shift_y=0.0, shear=0.0):
-    """Matrices [n, 2, 3] from a point (x, y) of the result to the point of the image that is seen there.
+def inverse_matrices(
+    side: int,
+    *,
+    rotation: Tensor | float = 0.0,
+    zoom: Pair = (1.0, 1.0),
+    shift: Pair = (0.0, 0.0),
+    shear: Tensor | float = 0.0,
+) -> tf.Tensor:
+    """Compute the matrices [n, 2, 3] from a point (x, y) of the result to the point of the image that is read for it.
 
-    Each argument is a number or [n]: angles in radians (rotation counter-clockwise), shifts in pixels (positive
-    moves the content left and up), zooms as the share of the image that fills the result. The order is that of Keras'
-    `apply_affine_transform`: rotation @ shift @ shear @ zoom, about the centre (side - 1) / 2.
+    The order is that of Keras' `apply_affine_transform`: rotation @ shift @ shear @ zoom, about the centre
+    (side - 1) / 2. Each number may be a tensor [n], one for each image.
+
+    Args:
+        side: of the square images, in pixels.
+        rotation: in radians, counter-clockwise.
+        zoom: of x and of y: the share of the image that fills the result.
+        shift: along x and y, in pixels; a positive one moves the content left and up.
+        shear: in radians.
     """
+    (zoom_x, zoom_y), (shift_x, shift_y) = zoom, shift
     cosine, sine, centre = tf.cos(rotation), tf.sin(rotation), (side - 1) / 2
     sheared_x, sheared_y = -tf.sin(shear) * zoom_y, tf.cos(shear) * zoom_y
     linear = (
@@ -78,10 +100,18 @@ def inverse_matrices(side: int, *, rotation=0.0, zoom_x=1.0, zoom_y=1.0, shift_x
     )
 
 
-def orient_matrices(matrices, mirror, upend, turns, *, side: int):
-    """Matrices [n, 2, 3] of `matrices`, after which each image is mirrored left to right, upended and turned.
+def orient_matrices(matrices: Tensor, mirror: Tensor, upend: Tensor, turns: Tensor, *, side: int) -> tf.Tensor:
+    """Change matrices so that each image is also mirrored, flipped upside down and turned, after what they do.
 
-    `mirror` and `upend` are bool [n]; `turns` int32 [n], 0 to 3 counter-clockwise quarter turns.
+    Args:
+        matrices: float32 [n, 2, 3], as `inverse_matrices`.
+        mirror: bool [n], whether to flip left to right.
+        upend: bool [n], whether to flip upside down.
+        turns: int32 [n], counter-clockwise quarter turns, 0 to 3.
+        side: of the square images, in pixels.
+
+    Returns:
+        float32 [n, 2, 3].
     """
     sign = tf.where(tf.stack([mirror, upend], axis=-1), -1.0, 1.0)
     cosine, sine = tf.gather([1.0, 0.0, -1.0, 0.0], turns), tf.gather([0.0, 1.0, 0.0, -1.0], turns)
@@ -92,10 +122,17 @@ def orient_matrices(matrices, mirror, upend, turns, *, side: int):
     return tf.concat([before @ linear, before @ offset + matrices[..., 2:]], axis=-1)
 
 
-def warp_images(images, matrices):
-    """Images [n, s, s, c] read bilinearly at the points that `matrices` [n, 2, 3] give for each pixel; float32.
+def warp_images(images: Tensor, matrices: Tensor) -> tf.Tensor:
+    """Read images bilinearly at the point that a matrix gives for each pixel.
 
-    A point outside takes the value of the nearest point on the border.
+    A point outside the image takes the value of the nearest point on the border.
+
+    Args:
+        images: [n, s, s, c], uint8 or float.
+        matrices: float32 [n, 2, 3], as `inverse_matrices`.
+
+    Returns:
+        float32 [n, s, s, c].
     """
     count, side, channels = tf.shape(images)[0], images.shape[1], images.shape[3]
     along = tf.range(side, dtype=tf.float32)
@@ -121,12 +158,19 @@ def warp_images(images, matrices):
     return mix(upper, lower, y_share)
 
 
-def change_stains(images, factor, addition):
-    """RGB images [n, s, s, 3], 0 to 255, with each stain's amount multiplied and added to; float32, 0 to 255.
+def change_stains(images: Tensor, factor: Tensor, addition: Tensor) -> tf.Tensor:
+    """Multiply the amount of each stain and add to it.
 
-    The amounts c of the stains solve `-log(rgb / 255) = c @ STAIN_DENSITIES` (Beer-Lambert; Ruifrok & Johnston 2001);
-    they become `c * factor + addition` (Tellez et al. 2019), `factor` and `addition` float32 [n, 3]. Black is
-    taken as 1 of 255. There and back in one affine map of the densities.
+    The amounts c of the stains solve `-log(rgb / 255) = c @ STAIN_DENSITIES` (Beer-Lambert; Ruifrok & Johnston 2001).
+    They become `c * factor + addition` (Tellez et al. 2019). Both steps are one affine map of the densities.
+
+    Args:
+        images: RGB [n, s, s, 3], 0 to 255; 0 is taken as 1.
+        factor: float32 [n, 3], one for each stain.
+        addition: float32 [n, 3], in natural optical density.
+
+    Returns:
+        float32 [n, s, s, 3], 0 to 255.
     """
     unmixing = np.linalg.inv(STAIN_DENSITIES.astype(np.float64)).astype(np.float32)
     mixing = unmixing @ (factor[:, :, None] * STAIN_DENSITIES)  # [n, 3, 3]
@@ -138,7 +182,7 @@ def change_stains(images, factor, addition):
     return tf.reshape(tf.minimum(255.0 * tf.exp(-changed), 255.0), tf.shape(images))
 
 
-def _check(shape, augmentation: Augmentation) -> None:
+def _check(shape: tf.TensorShape, augmentation: Augmentation) -> None:
     if shape.rank != 4 or None in shape[1:] or shape[1] != shape[2]:
         raise InputError(f"Images to augment must be [n, side, side, channels], not {shape}. Give square images.")
     if augmentation.stain_jitter and shape[3] != 3:
@@ -153,8 +197,8 @@ def _check(shape, augmentation: Augmentation) -> None:
 
 
 @functools.cache
-def _augmenter(augmentation: Augmentation):
-    """The graph of one augmentation, traced once a shape of images."""
+def _augmenter(augmentation: Augmentation) -> Callable:
+    """The graph of one augmentation, built once for each shape of images."""
     moves = replace(augmentation, stain_jitter=0.0) != Augmentation()
 
     @tf.function(jit_compile=_FUSED)
@@ -165,7 +209,7 @@ def _augmenter(augmentation: Augmentation):
             images = change_stains(images, 1 + stain_jitter[0], MEAN_STAIN * stain_jitter[1])
         return tf.cast(images, tf.float32)
 
-    # Drawn outside of what is fused: XLA draws other numbers from the same key, and takes seconds to compile them.
+    # Random numbers are drawn outside of XLA, which draws others from the same key and takes seconds to compile that.
     @tf.function
     def augment(images, seed, epoch, step):
         count = tf.shape(images)[0]
@@ -177,23 +221,21 @@ def _augmenter(augmentation: Augmentation):
     return augment
 
 
-def _draw(shape, key, use: int):
-    """Uniform numbers from 0 to 1 out of the use's own stream; the algorithm is named, or it may differ by device."""
+def _draw(shape: list, key: tf.Tensor, use: int) -> tf.Tensor:
+    """Uniform numbers from 0 to 1 of one use's stream. Without a named algorithm they would differ by device."""
     key = tf.random.fold_in(key, tf.cast(use, tf.int64), alg="philox")
     return tf.random.stateless_uniform(shape, key, alg="philox")
 
 
-def _draw_matrices(draws, augmentation: Augmentation, side: int):
-    """Inverse matrices [n, 2, 3] from draws [9, n]."""
+def _draw_matrices(draws: tf.Tensor, augmentation: Augmentation, side: int) -> tf.Tensor:
+    """Inverse matrices [n, 2, 3] from uniform numbers [9, n]."""
     rotation, shear, zoom_x, zoom_y, shift_x, shift_y = tf.unstack(2 * draws[3:] - 1)
     matrices = inverse_matrices(
         side,
         rotation=rotation * np.deg2rad(augmentation.rotation_degrees),
         shear=shear * np.deg2rad(augmentation.shear_degrees),
-        zoom_x=1 + zoom_x * augmentation.zoom,
-        zoom_y=1 + zoom_y * augmentation.zoom,
-        shift_x=shift_x * augmentation.shift * side,
-        shift_y=shift_y * augmentation.shift * side,
+        zoom=(1 + zoom_x * augmentation.zoom, 1 + zoom_y * augmentation.zoom),
+        shift=(shift_x * augmentation.shift * side, shift_y * augmentation.shift * side),
     )
     mirror, upend = tf.unstack((draws[:2] < 0.5) & augmentation.flips)
     turns = tf.cast(draws[2] * 4, tf.int32) * int(augmentation.quarter_turns)

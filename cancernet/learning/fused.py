@@ -1,7 +1,7 @@
-"""Batch normalisation in training as TensorFlow's one operation, where Keras 3 spells it out in a dozen.
+"""Batch normalisation in training as one operation of TensorFlow, where Keras 3 uses about a dozen.
 
-The mathematics, the layers and the saved file are the same; CancerNet's training step takes two thirds of the time on a
-processor. Beside pipeline.py and augment.py the only room that imports TensorFlow.
+The mathematics, the layers and the saved file are the same. CancerNet's training step takes two thirds of the time on a
+processor.
 """
 
 import types
@@ -11,11 +11,14 @@ import tensorflow as tf
 
 
 def fuse_batch_normalization(model: keras.Model) -> int:
-    """Let the batch normalisation of images in a model train fused; returns for how many layers.
+    """Make the batch normalisation of images in a model use the one operation while it trains.
 
-    Takes `keras.layers.BatchNormalization` over the last axis of [n, height, width, channels] in float32, in a model
-    without sub-models, and goes on to do so where a layer is set to compute in bfloat16 later. Inference, other layers
-    and other backends are left as they are.
+    This is for `keras.layers.BatchNormalization` over the last axis of [n, height, width, channels] in float32, and it
+    holds if a layer is set to compute in bfloat16 later. Inference, other layers, the layers of sub-models and other
+    backends are left as they are.
+
+    Returns:
+        How many layers were changed.
     """
     if keras.backend.backend() != "tensorflow":
         return 0

@@ -1,8 +1,7 @@
-"""A training in one phase or two: everything, the head of a frozen backbone on its features, or one after the other."""
+"""A training in phases: of the whole model, of the head of a frozen backbone, or of the head and then of all."""
 
 import dataclasses
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,43 +10,44 @@ import numpy as np
 
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
-from cancernet.learning import fused, models, pipeline, precision, scoring, training
+from cancernet.learning import fused, pipeline, precision, scoring, training
+from cancernet.learning.models.structure import split_model
 
-Rows = ImageStore | np.ndarray  # images of a store, or features [n, f] of their views, an image's together
+Rows = ImageStore | np.ndarray  # images of a store, or features [n * views, f], the views of an image together
 
 
 class Material(NamedTuple):
-    """What a network is trained on, and what is scored afterwards: a store and labels of each split."""
+    """What a network is trained on and scored on."""
 
-    stores: Mapping[str, ImageStore]
-    labels: Mapping[str, np.ndarray]  # class index [n] of each image
+    stores: Mapping[str, ImageStore]  # split -> images
+    labels: Mapping[str, np.ndarray]  # split -> class index [n] of each image
     weights: dict[int, float]  # class index -> weight in the loss
 
 
 def fit_phases(
     model: keras.Model, experiment: Experiment, material: Material, settings: Mapping, work: Path
 ) -> tuple[training.Training, Callable[[str], np.ndarray]]:
-    """Train as the strategy says.
+    """Train a model by the phases of the experiment's strategy, and leave in it the weights that are kept.
 
     Args:
-        model: uncompiled; has the weights that are kept afterwards.
+        model: uncompiled.
+        experiment: all settings of the training.
+        material: images, labels and class weights.
         settings: of the training, as JSON takes them; a checkpoint that was begun with others is refused.
         work: folder for the checkpoints.
 
     Returns:
-        The training, and a function that gives the scores [n, classes] of a split, as `scoring.predict_scores`. A
-        frozen backbone is not asked again for that.
+        The training, and a function that returns the scores [n, classes] of a split, as `scoring.predict_scores`. For
+        a frozen backbone it uses the features that were computed for the training.
 
     Raises:
         InputError: a file cannot be used, or as `training.fit_model`.
     """
     trained = None
     if experiment.strategy in ("frozen", "two-phase"):
-        extractor, head = models.split_model(model)
+        extractor, head = split_model(model)
         print(f"Computing the features of {sum(map(len, material.stores.values())):,} images, once ...", flush=True)
-        features = scoring.extract_features(
-            extractor, material.stores, views=experiment.views, verbose=1 if sys.stdout.isatty() else 0
-        )
+        features = scoring.extract_features(extractor, material.stores, views=experiment.views)
         rows = {split: views.reshape(-1, views.shape[-1]) for split, views in features.items()}
         trained = _fit_phase(head, experiment, rows, material, settings, work / "checkpoint_head")
         if experiment.strategy == "frozen":
@@ -74,7 +74,7 @@ def _fit_phase(
         targets[split] = keras.utils.to_categorical(of_rows, len(material.weights))
     steps = pipeline.steps_per_epoch(len(rows["training"]), experiment.batch_size)
 
-    def make_batches(first_epoch: int):
+    def make_batches(first_epoch: int) -> Iterable:
         return pipeline.training_batches(rows["training"], targets["training"], experiment, first_epoch=first_epoch)
 
     def prepare() -> None:
@@ -102,7 +102,7 @@ def _fit_phase(
 
 
 def _choose_precision(model: keras.Model, prepare: Callable[[], None], make_batches: Callable, checkpoint: Path) -> str:
-    """Leave the model in the faster precision, or the one its checkpoint was begun in; say which, and return it."""
+    """Set the model to the faster precision, or to the one its checkpoint was begun in; return and print which."""
     begun = training.read_checkpoint_settings(checkpoint)
     if begun:
         precision.set_precision(model, begun["training_precision"])

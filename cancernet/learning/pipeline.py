@@ -1,9 +1,9 @@
-"""Files to batches. With augment.py the only room that knows tf.data, which feeds any Keras backend."""
+"""Files to batches, by tf.data, which feeds any Keras backend."""
 
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from cancernet.data.images import ImageStore
 from cancernet.learning.augment import augment_batch
 
 _PREFETCH = 4  # batches made ahead of the step
-_AT_ONCE = os.cpu_count() or 1  # batches in the making
+_AT_ONCE = os.cpu_count() or 1  # batches made at the same time
 
 
 def open_stores(
@@ -32,8 +32,8 @@ def open_stores(
         dataset: folder of the built dataset.
         splits: patches of each split.
         experiment: its image size and channels count.
-        cache_limit: bytes that decoded images may take in memory, one a value; half of what is free if None. Where
-            they need more, nothing is kept and every epoch reads the files.
+        cache_limit: bytes that decoded images may take in memory, one for each value; half of what is free if None.
+            Where they need more, nothing is kept and every epoch reads the files.
     """
     limit = psutil.virtual_memory().available // 2 if cache_limit is None else cache_limit
     needed = sum(map(len, splits.values())) * experiment.image_size**2 * experiment.channels
@@ -50,26 +50,26 @@ def open_stores(
 
 
 def steps_per_epoch(n_images: int, batch_size: int) -> int:
-    """Batches in an epoch; the last may be smaller, none is dropped."""
+    """Count the batches in an epoch; the last may be smaller, none is dropped."""
     return math.ceil(n_images / batch_size)
 
 
 def training_batches(
     rows: ImageStore | np.ndarray, targets: np.ndarray, experiment: Experiment, *, first_epoch: int = 0
 ) -> tf.data.Dataset:
-    """Make shuffled, augmented batches of all epochs from `first_epoch` on, one after the other without a pause.
+    """Make shuffled, augmented batches of all epochs from `first_epoch` on, without a pause between epochs.
 
-    The order is a pure function of (seed, epoch), the random changes of (seed, epoch, step), so that a training
-    that goes on after a crash sees what it would have seen.
+    The order is a pure function of (seed, epoch), the random changes are one of (seed, epoch, step). So a training that
+    goes on after a crash gets the batches that it would have had.
 
     Args:
         rows: n images, or their features [n, f] float32, which are not augmented.
-        targets: one row an image [n, classes], float32.
+        targets: one row for each image [n, classes], float32.
         experiment: its batch size, epochs, seed and augmentation count.
 
     Returns:
-        Dataset of (images float32 [batch, size, size, channels] in 0 to 255, targets [batch, classes]), to be used
-        with `steps_per_epoch`; or of features in the place of images.
+        Dataset of (images float32 [batch, size, size, channels] in 0 to 255, targets [batch, classes]), or of features
+        in the place of images; `steps_per_epoch` batches are an epoch.
     """
 
     def batches_of(epoch):
@@ -91,9 +91,16 @@ def training_batches(
 def evaluation_batches(
     rows: ImageStore | np.ndarray, *, batch_size: int, targets: np.ndarray | None = None
 ) -> tf.data.Dataset:
-    """Every image once, in order, as it is; uint8 [batch, size, size, channels], or features [batch, f].
+    """Make batches of every image once, in order and unchanged.
 
-    With `targets` [n, classes] the batches are pairs of images and targets.
+    Args:
+        rows: n images, or their features [n, f] float32.
+        batch_size: the last batch may be smaller, none is dropped.
+        targets: one row for each image [n, classes], float32.
+
+    Returns:
+        Dataset of images uint8 [batch, size, size, channels], or of features [batch, f]; with `targets`, of pairs of
+        these and targets [batch, classes].
     """
 
     def load(indices):
@@ -104,10 +111,10 @@ def evaluation_batches(
     return _make_ahead(batches, load)
 
 
-def _make_ahead(indices: tf.data.Dataset, load) -> tf.data.Dataset:
-    """`load` of each element, several at once and ahead of who asks, in their order."""
+def _make_ahead(indices: tf.data.Dataset, load: Callable) -> tf.data.Dataset:
+    """Apply `load` to each element, several at once and before they are asked for, in their order."""
     options = tf.data.Options()
-    # The tuner sleeps twice as long each time, up to a minute, and whoever is done waits for it to wake.
+    # The tuner sleeps twice as long each time, up to a minute, and the end of the data waits until it wakes.
     options.autotune.enabled = False
     batches = indices.map(load, num_parallel_calls=_AT_ONCE, deterministic=True).prefetch(_PREFETCH)
     return batches.with_options(options)
@@ -123,7 +130,7 @@ def _fetch(rows: ImageStore | np.ndarray, indices: tf.Tensor) -> tf.Tensor:
 
 @contextlib.contextmanager
 def naming_bad_files(*stores: ImageStore) -> Iterator[None]:
-    """Inside it, a file that a store cannot use ends as its InputError, not as TensorFlow's error about a graph."""
+    """Raise the InputError of a file that a store cannot use, in the place of TensorFlow's error about its graph."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -134,7 +141,7 @@ def naming_bad_files(*stores: ImageStore) -> Iterator[None]:
 
 
 def describe_device() -> str:
-    """What the network runs on, in words: `GPU (NVIDIA H100)` or `CPU`."""
+    """Name what the network runs on: `GPU (NVIDIA H100)` or `CPU`."""
     gpus = tf.config.list_physical_devices("GPU")
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
     return f"GPU ({', '.join(names)})" if names else "CPU"

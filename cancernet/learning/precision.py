@@ -1,7 +1,7 @@
 """Mixed precision: a network that multiplies in bfloat16 while it trains, where a step is faster that way.
 
-Weights, gradients' sums and the saved file stay float32. bfloat16 has float32's range, so that the loss needs no
-scaling. A processor or GPU without bfloat16 instructions imitates them, which is slower: hence the stopwatch.
+Weights, sums of gradients and the saved file stay float32. bfloat16 has the range of float32, so the loss needs no
+scaling. A processor or GPU without bfloat16 instructions emulates them, which is slower; so a step is timed in both.
 """
 
 import statistics
@@ -12,27 +12,38 @@ import keras
 import numpy as np
 
 SINGLE, MIXED = "float32", "mixed_bfloat16"
-_WORTH = 0.9  # of float32's time: below it the choice is the same in every run on a machine, above it a matter of luck
+_MOST = 0.9  # of float32's time; nearer to 1 the choice would differ from run to run on the same machine
 _STEPS = 5
 
 
 def set_precision(model: keras.Model, policy: str) -> None:
-    """Let the layers of a model compute in a dtype policy, its last layer, the softmax, always in float32.
+    """Set the dtype policy that the layers of a model compute in, but for the last layer, the softmax.
 
     Takes effect when the model is compiled next.
+
+    Args:
+        model: its weights stay float32.
+        policy: `SINGLE` or `MIXED`.
     """
     for layer in _flatten(model)[:-1]:
         layer.dtype_policy = policy
 
 
-def choose_precision(model: keras.Model, prepare: Callable[[], object], images, targets) -> dict[str, float]:
-    """Seconds of a training step, median of several, in either policy; the model is left in the one to use.
+def choose_precision(
+    model: keras.Model, prepare: Callable[[], object], images: np.ndarray, targets: np.ndarray
+) -> dict[str, float]:
+    """Time a training step in either policy and set the model to the faster one.
 
-    That is `MIXED` if its step takes at most nine tenths of the time. Weights stay as they were; compile afterwards.
+    Weights stay as they were. Compile the model afterwards.
 
     Args:
-        prepare: compiles the model, as it is about to be trained.
-        images, targets: a batch of the training's size, of any values.
+        model: to be trained.
+        prepare: compiles the model as it is about to be trained.
+        images: a batch of the training's size, of any values.
+        targets: of these images.
+
+    Returns:
+        Seconds of a step by policy, the median of several.
     """
     weights, seconds = model.get_weights(), {}
     for policy in (SINGLE, MIXED):
@@ -45,8 +56,8 @@ def choose_precision(model: keras.Model, prepare: Callable[[], object], images, 
 
 
 def faster(seconds: dict[str, float]) -> str:
-    """The policy to use, from the seconds of a step in each."""
-    return MIXED if seconds[MIXED] <= _WORTH * seconds[SINGLE] else SINGLE
+    """Return the policy to use: `MIXED` if its step takes at most nine tenths of the time of `SINGLE`."""
+    return MIXED if seconds[MIXED] <= _MOST * seconds[SINGLE] else SINGLE
 
 
 def _time_step(model: keras.Model, images: np.ndarray, targets: np.ndarray) -> float:
@@ -55,10 +66,10 @@ def _time_step(model: keras.Model, images: np.ndarray, targets: np.ndarray) -> f
         started = time.perf_counter()
         model.train_on_batch(images, targets)
         seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[2:])  # the first ones trace
+    return statistics.median(seconds[2:])  # the first steps build the graph
 
 
 def _flatten(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers of a model and of the models in it, in their order."""
+    """Layers of a model and of the models in it, in their order."""
     nested = [_flatten(layer) if isinstance(layer, keras.Model) else [layer] for layer in model.layers]
     return [layer for layers in nested for layer in layers]

@@ -1,5 +1,6 @@
-"""Networks asked for scores: views of an image, log-probabilities, and the features of a frozen backbone."""
+"""Scores of images: log-probabilities, the mean over views of an image, and features of a frozen backbone."""
 
+import sys
 from collections.abc import Mapping
 
 import keras
@@ -9,16 +10,23 @@ from cancernet import InputError
 from cancernet.data.images import ImageStore
 from cancernet.learning.pipeline import evaluation_batches, naming_bad_files
 
-BATCH = 64  # images that a network answers at a time; more is no faster on a CPU and takes memory
+BATCH = 64  # images at a time; more is no faster on a CPU and takes more memory
 
 
 def log_scores(probabilities: np.ndarray) -> np.ndarray:
-    """Log-probabilities `[n, k]` float64 of a network's softmax outputs `[n, k]`, float32 or float64, 0 to 1.
+    """Turn a network's softmax outputs into scores.
 
-    Outputs are clipped at the smallest normal float32. Of two classes the difference of the columns is the log-odds; it
-    tells images apart even where the larger output has saturated to exactly 1, since the smaller one has not.
+    Of two classes the difference of the columns is the log-odds. It differs between images even where the larger output
+    has saturated to exactly 1, for the smaller one has not.
 
-    Raises InputError where an output is not a number.
+    Args:
+        probabilities: [n, classes] float32 or float64, 0 to 1; clipped at the smallest normal float32.
+
+    Returns:
+        Natural log-probabilities [n, classes], float64.
+
+    Raises:
+        InputError: an output is not a number.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     broken = int((~np.isfinite(probabilities)).any(axis=-1).sum())
@@ -30,23 +38,30 @@ def log_scores(probabilities: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
 
 
-def predict_scores(model: keras.Model, store: ImageStore, *, views: str, verbose: int = 0) -> np.ndarray:
-    """Log-probabilities [n, classes], float64, of every image of a store, in its order.
+def predict_scores(model: keras.Model, store: ImageStore, *, views: str) -> np.ndarray:
+    """Score every image of a store.
 
     Args:
-        views: of each image, that the mean is taken over, as `average_over_views`.
+        model: raw images to probabilities.
+        store: n images.
+        views: of each image, to take the mean probability over, as `average_over_views`.
+
+    Returns:
+        Log-probabilities [n, classes], float64, in the store's order.
 
     Raises:
-        InputError: a file cannot be used, or the model answers something that is not a number.
+        InputError: a file cannot be used, or an output of the model is not a number.
     """
-    return log_scores(predict(average_over_views(model, views), store, verbose=verbose))
+    return log_scores(predict(average_over_views(model, views), store))
 
 
 def average_over_views(model: keras.Model, views: str) -> keras.Model:
-    """The same network, answering the mean over views of an image, which is square.
+    """Return a network that shares the model's weights and answers the mean over views of an image, which is square.
 
-    The views are, for `one`, the image itself; for `mirror`, it and its mirror image, left to right; for `eight`, all
-    its flips and quarter turns.
+    Args:
+        model: images to outputs of any kind.
+        views: `one`, the image itself; `mirror`, also its mirror image, left to right; `eight`, all its flips and
+            quarter turns.
     """
     if views == "one":
         return model
@@ -54,24 +69,38 @@ def average_over_views(model: keras.Model, views: str) -> keras.Model:
     return keras.Model(network.inputs[0], keras.ops.mean(network.outputs[0], axis=0))
 
 
-def extract_features(
-    extractor: keras.Model, stores: Mapping[str, ImageStore], *, views: str, verbose: int = 0
-) -> dict[str, np.ndarray]:
-    """Features [n, views, f], float32, of every view of every image of each store that has images, in its order.
+def extract_features(extractor: keras.Model, stores: Mapping[str, ImageStore], *, views: str) -> dict[str, np.ndarray]:
+    """Compute the features of every view of every image; shows progress in a terminal.
+
+    Args:
+        extractor: raw images to features [n, f].
+        stores: of each split.
+        views: of each image, as `average_over_views`.
+
+    Returns:
+        float32 [n, views, f], in the store's order, of each split that has images.
 
     Raises:
         InputError: a file cannot be used.
     """
     network = _answer_views(extractor, views)
     network = keras.Model(network.inputs[0], keras.ops.transpose(network.outputs[0], (1, 0, 2)))
+    verbose = 1 if sys.stdout.isatty() else 0
     return {name: predict(network, store, verbose=verbose) for name, store in stores.items() if len(store)}
 
 
 def score_features(head: keras.Model, features: np.ndarray) -> np.ndarray:
-    """Log-probabilities [n, classes], float64, of the features [n, views, f] of n images: of the mean over their views.
+    """Score n images by the mean probability over their views.
+
+    Args:
+        head: features [n, f] to probabilities.
+        features: [n, views, f], as `extract_features`.
+
+    Returns:
+        Log-probabilities [n, classes], float64.
 
     Raises:
-        InputError: the head answers something that is not a number.
+        InputError: an output of the head is not a number.
     """
     n, views, size = features.shape
     answers = head.predict(features.reshape(n * views, size), verbose=0)
@@ -79,19 +108,24 @@ def score_features(head: keras.Model, features: np.ndarray) -> np.ndarray:
 
 
 def _answer_views(model: keras.Model, views: str) -> keras.Model:
-    """The same network, answering one view after the other: [views, n, outputs]."""
+    """Return a network that shares the model's weights and answers each view on its own: [views, n, outputs]."""
     inputs = keras.Input(model.input_shape[1:])
-    seen = [inputs]
+    images = [inputs]
     if views != "one":
-        seen.append(keras.ops.flip(inputs, 2))
+        images.append(keras.ops.flip(inputs, 2))
     if views == "eight":
-        seen += [keras.ops.flip(view, 1) for view in seen]
-        seen += [keras.ops.transpose(view, (0, 2, 1, 3)) for view in seen]
-    return keras.Model(inputs, keras.ops.map(model, keras.ops.stack(seen)))
+        images += [keras.ops.flip(view, 1) for view in images]
+        images += [keras.ops.transpose(view, (0, 2, 1, 3)) for view in images]
+    return keras.Model(inputs, keras.ops.map(model, keras.ops.stack(images)))
 
 
 def predict(model: keras.Model, store: ImageStore, *, verbose: int = 0) -> np.ndarray:
-    """What a network answers for every image of a store, in its order: [n, ...] float32.
+    """Compute the outputs [n, ...] float32 of a network for every image of a store, in its order.
+
+    Args:
+        model: raw images to outputs of any kind.
+        store: n images.
+        verbose: 1 shows progress, 0 does not.
 
     Raises:
         InputError: a file cannot be used.

@@ -1,4 +1,4 @@
-"""Class weights, compiling, fitting, the weights that are kept, and going on after a crash."""
+"""Class weights, compiling, fitting, the weights that are kept, and resuming after a crash."""
 
 import itertools
 import json
@@ -22,17 +22,17 @@ _STATISTICS_BATCHES = 50  # that the last epoch's statistics are taken over: 1,6
 
 
 class Training(NamedTuple):
-    """What a training left behind, beside the model's weights."""
+    """What came of a training, beside the model's weights."""
 
-    history: dict[str, list[float]]  # a value an epoch
-    kept_epochs: tuple[int, int]  # first and last, counted from 0, of those whose mean weights are the model's
+    history: dict[str, list[float]]  # one value for each epoch
+    kept_epochs: tuple[int, int]  # first and last (from 0) of the epochs whose mean weights the model has
     seconds: float  # of fitting, validation included
     images_per_second: float  # of the steady state: training images over the time of all epochs but the first
     precision: str = "float32"  # that the network computed in while it trained
 
 
 class Batches(NamedTuple):
-    """What a training is fed with."""
+    """The batches of a training."""
 
     make: Callable[[int], Iterable]  # first epoch -> batches of that epoch and all after it
     validation: Iterable  # batches of validation images and targets
@@ -41,15 +41,16 @@ class Batches(NamedTuple):
 
 
 def class_weights(labels: np.ndarray, n_classes: int, kind: str) -> dict[int, float]:
-    """Weight of each class in the loss.
+    """Compute the weight of each class in the loss.
 
     Args:
         labels: class index of each training image [n].
-        kind: `ratio`, max(count) / count, as the tutorial; `balanced`, n / (classes * count), as scikit-learn;
+        n_classes: classes that `labels` may name.
+        kind: `ratio`, max(count) / count, as in the tutorial; `balanced`, n / (classes * count), as in scikit-learn;
             `none`, 1 for all.
 
     Raises:
-        InputError: a class without images.
+        InputError: a class has no images.
     """
     counts = np.bincount(labels, minlength=n_classes)
     if not counts.all():
@@ -66,9 +67,15 @@ def compile_model(model: keras.Model, experiment: Experiment, *, classes: int, s
     """Give the model its optimizer, its loss and its accuracy.
 
     The loss of two classes is binary cross-entropy on the two softmax outputs, of more categorical cross-entropy.
-    The schedules count steps: `inverse_time` is rate / (1 + rate / epochs * step), what the tutorial's
-    `decay=rate / epochs` meant to Keras before version 3; `cosine` falls to zero over all epochs after a warm-up
-    of a twentieth.
+    The schedules count steps: `inverse_time` is rate / (1 + rate / epochs * step), as the tutorial's
+    `decay=rate / epochs` was before Keras 3; `cosine` rises for a twentieth of all steps and then falls to zero
+    (Loshchilov & Hutter, "SGDR", 2017, without restarts).
+
+    Args:
+        model: compiled in place.
+        experiment: its optimizer, learning rate, schedule, weight decay and epochs count.
+        classes: outputs of the model.
+        steps_per_epoch: batches in an epoch.
     """
     rate, steps = experiment.learning_rate, experiment.epochs * steps_per_epoch
     if experiment.schedule == "inverse_time":
@@ -92,7 +99,7 @@ def compile_model(model: keras.Model, experiment: Experiment, *, classes: int, s
 
 
 def set_statistics_momentum(model: keras.Model, momentum: float) -> None:
-    """Set how slowly the moving statistics of batch normalisation, in sub-models too, follow the batches."""
+    """Set the momentum of batch normalisation's moving statistics, in sub-models too: 0 to 1, nearer to 1 is slower."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             set_statistics_momentum(layer, momentum)
@@ -101,16 +108,19 @@ def set_statistics_momentum(model: keras.Model, momentum: float) -> None:
 
 
 def settle_statistics(model: keras.Model, batches: Iterable) -> None:
-    """Replace a flat model's moving statistics by the mean over batches of training, with the weights as they are.
+    """Replace the moving statistics of batch normalisation by their mean over batches of training.
 
-    While the weights move, the moving mean and variance of batch normalisation lag behind them; after few steps they
-    are those of another network. Takes pairs of images and targets; the weights stay. After Wu & Johnson, Rethinking
-    "Batch" in BatchNorm (2021), section 3.
+    While the weights change, the moving mean and variance lag behind; after few steps they do not fit the network. The
+    weights stay as they are (Wu & Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3).
+
+    Args:
+        model: flat, without sub-models.
+        batches: pairs of images and targets.
     """
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     statistics = [variable for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
     momenta = [layer.momentum for layer in layers]
-    set_statistics_momentum(model, 0.0)  # so that after a batch they are this batch's
+    set_statistics_momentum(model, 0.0)  # so that the statistics are those of the last batch
     found = []
     for images, _ in batches:
         model(images, training=True)
@@ -130,28 +140,30 @@ def fit_model(
     checkpoint: Path,
     settings: Mapping,
 ) -> Training:
-    """Train, and leave in the model the weights that `experiment.kept_weights` says.
+    """Train, and leave in the model the weights that `experiment.kept_weights` names.
 
-    These are `best`, of the epoch with the lowest validation loss, or `mean`, over the second half of the epochs, with
-    statistics of batch normalisation taken anew for them: stochastic weight averaging (Izmailov 2018).
+    They are `best`, of the epoch with the lowest validation loss, or `mean`, over the second half of the epochs, with
+    new statistics of batch normalisation: stochastic weight averaging (Izmailov et al. 2018).
 
-    A crash loses little more than a minute: where the folder `checkpoint` is there, the training goes on from it to
-    the numbers it would have had.
+    A crash loses little more than a minute. If the folder `checkpoint` exists, the training resumes from it and ends
+    with the same numbers as without the crash.
 
     Args:
         model: compiled.
+        batches: of training and of validation.
+        experiment: all settings of the training.
         weights: class index -> weight in the loss.
-        checkpoint: folder of the checkpoint, all a training needs to go on.
+        checkpoint: folder of the checkpoint, which holds all that a training needs to resume.
         settings: of the training, as JSON takes them; a checkpoint with others is refused.
 
     Raises:
-        InputError: a damaged checkpoint or one with other settings; a loss that is not a number.
+        InputError: the checkpoint is damaged or has other settings; a loss is not a number.
     """
     recorder = Recorder(checkpoint, experiment, settings, batches.steps_per_epoch)
     callbacks = _callbacks(experiment)
     if checkpoint.exists():
         recorder.restore(model)
-    recorder.listeners = callbacks
+    recorder.others = callbacks
     started = time.perf_counter()
     model.fit(
         batches.make(len(recorder.epochs)),
@@ -160,7 +172,7 @@ def fit_model(
         initial_epoch=len(recorder.epochs),
         steps_per_epoch=batches.steps_per_epoch,
         class_weight=weights,
-        shuffle=False,  # the batches are in their order already
+        shuffle=False,  # the batches are shuffled already
         callbacks=[*callbacks, recorder],
         verbose=1 if sys.stdout.isatty() else 2,
     )
@@ -168,7 +180,7 @@ def fit_model(
     if experiment.kept_weights == "mean":
         last_epoch = batches.make(experiment.epochs - 1)
         settle_statistics(model, itertools.islice(last_epoch, min(batches.steps_per_epoch, _STATISTICS_BATCHES)))
-    return recorder.summary(batches.images, time.perf_counter() - started)
+    return recorder.summarise(batches.images, time.perf_counter() - started)
 
 
 def _callbacks(experiment: Experiment) -> list[keras.callbacks.Callback]:
@@ -181,7 +193,7 @@ def _callbacks(experiment: Experiment) -> list[keras.callbacks.Callback]:
 
 
 class Recorder(keras.callbacks.Callback):
-    """Keeps the history, the weights to keep and a checkpoint; makes dropout a function of seed and epoch."""
+    """Keeps the history, the best or mean weights and a checkpoint; makes dropout a function of seed and epoch."""
 
     def __init__(self, folder: Path, experiment: Experiment, settings: Mapping, steps_per_epoch: int):
         super().__init__()
@@ -193,17 +205,17 @@ class Recorder(keras.callbacks.Callback):
         self.epochs: list[dict[str, float]] = []
         self.kept_epochs = (0, 0)
         self.kept: list[np.ndarray] = []
-        self.listeners: Sequence[keras.callbacks.Callback] = ()
+        self.others: Sequence[keras.callbacks.Callback] = ()  # of the same training
         self._saved = time.monotonic()
         self._epoch_started = self._fitted = 0.0
 
     def on_train_begin(self, logs=None) -> None:
-        # What early stopping and the plateau remember is a function of the history: let them see it again.
+        # The state of early stopping and of the plateau is a function of the history: replay it to them.
         rate = float(self.model.optimizer.learning_rate)
         for epoch, past in enumerate(self.epochs):
-            for listener in self.listeners:
-                listener.on_epoch_end(epoch, dict(past))
-        if any(isinstance(listener, keras.callbacks.ReduceLROnPlateau) for listener in self.listeners):
+            for other in self.others:
+                other.on_epoch_end(epoch, dict(past))
+        if any(isinstance(other, keras.callbacks.ReduceLROnPlateau) for other in self.others):
             self.model.optimizer.learning_rate = rate
 
     def on_epoch_begin(self, epoch: int, logs=None) -> None:
@@ -235,7 +247,7 @@ class Recorder(keras.callbacks.Callback):
             self.kept_epochs = (self.first_averaged, epoch)
 
     def save(self) -> None:
-        """Write the checkpoint: the last state with its optimizer, the weights kept so far and the history."""
+        """Write the checkpoint: the model with its optimizer, the weights kept so far and the history."""
         with fresh_folder(self.folder) as folder:
             self.model.save(folder / _LAST)
             np.savez(folder / _KEPT, *self.kept)
@@ -247,11 +259,13 @@ class Recorder(keras.callbacks.Callback):
         """Put the checkpoint's state into a compiled model and its optimizer.
 
         Raises:
-            InputError: no checkpoint, a damaged one, or one made with other settings.
+            InputError: the checkpoint is missing, damaged, or has other settings.
         """
         state = _read_state(self.folder)
         if state["settings"] != json.loads(json.dumps(dict(self.settings))):
-            raise InputError(f"{self.folder} is of other settings, versions or hardware. Delete it and start again.")
+            raise InputError(
+                f"{self.folder} was made with other settings, versions or hardware. Delete it and start again."
+            )
         try:
             last = keras.models.load_model(self.folder / _LAST)
             with np.load(self.folder / _KEPT) as kept:
@@ -264,8 +278,8 @@ class Recorder(keras.callbacks.Callback):
             mine.assign(saved)
         self.kept_epochs, self.epochs = tuple(state["kept_epochs"]), state["epochs"]
 
-    def summary(self, n_images: int, seconds: float) -> Training:
-        """The training in numbers; the first epoch, slowed by decoding and tracing, has no say in speed."""
+    def summarise(self, n_images: int, seconds: float) -> Training:
+        """Sum up the training. Its speed is that after the first epoch, which decoding and tracing slow down."""
         steady = self.epochs[1:] or self.epochs
         rate = n_images * len(steady) / max(sum(epoch["seconds"] for epoch in steady), 1e-9)
         history = {key: [epoch.get(key) for epoch in self.epochs] for key in self.epochs[0]}
@@ -273,10 +287,10 @@ class Recorder(keras.callbacks.Callback):
 
 
 def read_checkpoint_settings(checkpoint: Path) -> dict | None:
-    """The settings that an unfinished training was begun with; None where there is none.
+    """Return the settings that an unfinished training was begun with; None where there is no checkpoint.
 
     Raises:
-        InputError: a damaged checkpoint.
+        InputError: the checkpoint is damaged.
     """
     return _read_state(checkpoint)["settings"] if checkpoint.exists() else None
 
@@ -291,15 +305,19 @@ def _read_state(checkpoint: Path) -> dict:
 
 
 def join(first: Training, second: Training) -> Training:
-    """Two phases as one training; the kept epochs are the second's, whose weights the model has."""
+    """Join two phases to one training.
+
+    History and seconds are of both. The kept epochs, counted from the start of the first phase, the speed and the
+    precision are the second's, whose weights the model has.
+    """
     history = {key: [*first.history[key], *values] for key, values in second.history.items()}
     before = len(first.history["loss"])
     kept = (before + second.kept_epochs[0], before + second.kept_epochs[1])
-    return Training(history, kept, first.seconds + second.seconds, second.images_per_second)
+    return second._replace(history=history, kept_epochs=kept, seconds=first.seconds + second.seconds)
 
 
 def describe(trained: Training, device: str) -> dict:
-    """The report's part on training; `kept_epochs`, first and last of those whose mean was judged, count from 1."""
+    """Describe a training for the report; `kept_epochs`, the first and last of those whose mean is judged, from 1."""
     return {
         "epochs": len(trained.history["loss"]),
         "kept_epochs": [epoch + 1 for epoch in trained.kept_epochs],

@@ -9,6 +9,7 @@ from keras import layers
 from cancernet import InputError
 from cancernet.config import Experiment
 from cancernet.data.sample import CORNERS, make_patch_with_corner_tumour
+from cancernet.learning import explain
 from cancernet.learning.explain import find_maps_layers, grad_cam, overlay
 from cancernet.learning.models import build_model
 
@@ -189,10 +190,11 @@ def test_explaining_changes_nothing(network, images):
     assert "call" not in vars(find_maps_layers(network)[0])
 
 
-def test_each_image_may_have_its_own_class_and_batches_do_not_matter(network, images):
+def test_each_image_may_have_its_own_class_and_batches_do_not_matter(network, images, monkeypatch):
     heats = [grad_cam(network, images, number) for number in range(3)]
     classes = np.array([0, 2, 1, 1, 0])
-    mixed = grad_cam(network, images, classes, batch_size=2)
+    monkeypatch.setattr(explain, "_BATCH", 2)
+    mixed = grad_cam(network, images, classes)
     np.testing.assert_allclose(mixed, [heats[number][i] for i, number in enumerate(classes)], atol=1e-5)
     assert grad_cam(network, images[:0], 0).shape == (0, 12, 12)
 
@@ -231,6 +233,12 @@ def test_models_it_cannot_explain_are_refused():
     )
     with pytest.raises(InputError, match="ends in a softmax; .* ends in last, a Dense"):
         grad_cam(linear, np.zeros((1, 4, 4, 1)), 0)
+
+
+def test_a_backend_without_gradients_is_refused(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "numpy")
+    with pytest.raises(InputError, match="needs Keras on TensorFlow or JAX, not on numpy. Set KERAS_BACKEND=tensor"):
+        grad_cam(build_tiny_network(), IMAGE, 0)
 
 
 def paint_patches(number, seed):

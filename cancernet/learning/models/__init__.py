@@ -1,26 +1,20 @@
 """The networks: one table of what can be asked for, and the one function that builds it.
 
-Every model takes raw images (0 to 255) and answers softmax probabilities; what it does to the pixels first is inside
+Every model takes raw images (0 to 255) and returns softmax probabilities. What it does to the pixels first is inside
 it, in Keras' own layers only, so that a saved model file answers images without this package.
 
 Importing this package does not import Keras; building a model does.
 """
 
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 
 from cancernet import InputError
-from cancernet.learning.models.structure import has_backbone, set_trainable, split_model
+from cancernet.config import Experiment
 
-__all__ = [
-    "MODELS",
-    "Architecture",
-    "build_model",
-    "check_architecture",
-    "has_backbone",
-    "set_trainable",
-    "split_model",
-]
+if typing.TYPE_CHECKING:
+    import keras
 
 KERNELS = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
@@ -32,11 +26,11 @@ class Architecture:
     family: str = "transfer"  # cancernet | simple_cnn | transfer
     image_size: int = 224  # pixels, square: the default
     channels: int = 3  # the default; a backbone takes no other number
-    smallest_image_size: int = 32  # pixels: below it there is nothing left to pool
+    smallest_image_size: int = 32  # pixels: a smaller image leaves no maps to pool
     backbone: str = ""  # the constructor's name in keras.applications
     middle: str = ""  # its last layer before the last halving of the maps' sides; pooled beside the very last
     preprocessing: str = ""  # caffe: BGR less the mean | torch: scaled and standardised | included: by the backbone
-    imagenet: str = ""  # ImageNet weights without the top, below the address that Keras publishes them at
+    imagenet: str = ""  # where Keras publishes its ImageNet weights without the top: path under weights.APPLICATIONS
 
 
 MODELS = {
@@ -75,15 +69,18 @@ MODELS = {
 }
 
 
-def build_model(experiment, classes):
-    """Build the network that `experiment` (a `config.Experiment`) names: raw images in, probabilities out.
+def build_model(experiment: Experiment, classes: int) -> "keras.Model":
+    """Build the network that an experiment names: raw images in, probabilities out.
 
-    Returns an uncompiled `keras.Model`: [n, size, size, channels] of 0 to 255 (channels first where Keras is set so) ->
-    [n, classes] float32 softmax. All of it is trainable but a backbone's batch normalisation. Weights start at random
-    (seed them with `keras.utils.set_random_seed`), those of a backbone at what `experiment.weights` says.
+    All of it is trainable but a backbone's batch normalisation. Weights start at random (`keras.utils.set_random_seed`
+    before makes them repeatable), those of a backbone at what `experiment.weights` says.
 
-    Raises InputError as `check_architecture` does, for fewer than two classes, and for backbone weights that are
-    missing, unreadable or another network's.
+    Returns:
+        An uncompiled model: [n, size, size, channels] of 0 to 255 -> [n, classes] float32 softmax.
+
+    Raises:
+        InputError: as `check_architecture`; fewer than two classes; backbone weights that are missing, unreadable or
+            another network's.
     """
     architecture = check_architecture(experiment)
     if classes < 2:
@@ -96,18 +93,20 @@ def build_model(experiment, classes):
     if architecture.family == "simple_cnn":
         from cancernet.learning.models.simple_cnn import build_simple_cnn
 
-        return build_simple_cnn(width=size, height=size, depth=channels, classes=classes)
+        return build_simple_cnn(size, channels, classes)
     from cancernet.learning.models.transfer import build_transfer_model
 
-    return build_transfer_model(architecture, experiment.image_size, classes, experiment.weights)
+    return build_transfer_model(architecture, size, classes, experiment.weights)
 
 
-def check_architecture(experiment):
-    """Return the `Architecture` that `experiment` names, once its image size, channels and weights fit it.
+def check_architecture(experiment: Experiment) -> Architecture:
+    """Return the architecture that an experiment names, once its image size, channels and weights fit it.
 
-    Needs no Keras, so that a script can refuse bad settings at once. Raises InputError for an unknown model, an image
-    smaller than the network can take, a number of channels it cannot take, weights for a model that has none, or a file
-    of weights that is not there.
+    Needs no Keras, so that a script can refuse bad settings at once.
+
+    Raises:
+        InputError: an unknown model, an image smaller than the network can take, a number of channels that it cannot
+            take, weights for a model that has none, or a file of weights that is not there.
     """
     name = experiment.model
     if name not in MODELS:

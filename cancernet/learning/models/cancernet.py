@@ -6,22 +6,28 @@ After A. Rosebrock, "Breast cancer classification with Keras and Deep Learning" 
 import keras
 from keras import layers
 
-from cancernet.learning.models.axes import channel_axis, image_shape
-
 
 class CancerNet:
     """Three blocks of one, two and three separable convolutions, then a dense layer of 256."""
 
     @staticmethod
-    def build(width, height, depth, classes):
-        """Build the network for images of `width` x `height` pixels (8 at least) and `depth` channels.
+    def build(width: int, height: int, depth: int, classes: int) -> keras.Sequential:
+        """Build the network; 1,235,133 parameters for 48x48x3 and two classes.
 
-        Returns an uncompiled `keras.Sequential`: [n, height, width, depth] of 0 to 255 (or [n, depth, height, width]
-        where Keras is set to channels first) -> [n, classes] softmax. 1,235,133 parameters for 48x48x3 and two classes.
+        Args:
+            width: of the images in pixels, 8 at least.
+            height: of the images in pixels, 8 at least.
+            depth: channels of the images.
+            classes: outputs of the network.
+
+        Returns:
+            An uncompiled network: [n, height, width, depth] of 0 to 255 -> [n, classes] softmax. Where Keras is set to
+            channels first, as in the tutorial, it takes [n, depth, height, width].
         """
-        axis = channel_axis()
+        channels_first = keras.config.image_data_format() == "channels_first"
+        shape, axis = ((depth, height, width), 1) if channels_first else ((height, width, depth), -1)
         model = keras.Sequential(name="cancernet")
-        model.add(keras.Input(image_shape(height, width, depth), name="image"))
+        model.add(keras.Input(shape, name="image"))
         model.add(layers.Rescaling(1 / 255))
         for filters, convolutions in ((32, 1), (64, 2), (128, 3)):
             for _ in range(convolutions):

@@ -3,18 +3,22 @@
 import keras
 from keras import layers
 
-from cancernet.learning.models.axes import image_shape
 
+def build_simple_cnn(size: int, channels: int, classes: int) -> keras.Sequential:
+    """Build three convolutions of 16, 32 and 64 filters, each with max pooling, then a dense layer of 128.
 
-def build_simple_cnn(width, height, depth, classes):
-    """Three convolutions of 16, 32 and 64 filters, each with max pooling, then a dense layer of 128.
+    It has 1,629,443 parameters for 128x128x1 and three classes.
 
-    Returns an uncompiled `keras.Sequential`: [n, height, width, depth] of 0 to 255, 22 pixels a side at least (or
-    [n, depth, height, width] where Keras is set to channels first) -> [n, classes] softmax. 1,629,443 parameters for
-    128x128x1 and three classes.
+    Args:
+        size: side of the square images in pixels, 22 at least.
+        channels: of the images.
+        classes: outputs of the network.
+
+    Returns:
+        An uncompiled network: [n, size, size, channels] of 0 to 255 -> [n, classes] softmax.
     """
     model = keras.Sequential(name="simple_cnn")
-    model.add(keras.Input(image_shape(height, width, depth), name="image"))
+    model.add(keras.Input((size, size, channels), name="image"))
     model.add(layers.Rescaling(1 / 255))
     for filters in (16, 32, 64):
         model.add(layers.Conv2D(filters, 3, padding="valid"))

@@ -1,26 +1,28 @@
-"""Files of backbone weights: found, fetched, checked against the network, loaded."""
+"""Files of backbone weights: found or downloaded, checked against the network, loaded."""
 
-import collections
 import http.client
 import os
 import tempfile
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import h5py
 import keras
 
 from cancernet import InputError
+from cancernet.learning.models import Architecture
 
 APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications/"  # where Keras publishes the weights
 TIMEOUT_SECONDS = 20
 BLOCK_BYTES = 1 << 18
 
 
-def find_imagenet_weights(architecture):
-    """The file of ImageNet weights of `architecture`, in Keras' own cache folder; fetched if it is not there yet.
+def find_imagenet_weights(architecture: Architecture) -> Path:
+    """Return the file of ImageNet weights in Keras' own cache folder; download it if it is not there yet.
 
-    Raises InputError, which says where the file can be put, if it cannot be fetched.
+    Raises:
+        InputError: it cannot be downloaded; the message says where the file can be put instead.
     """
     address = APPLICATIONS + architecture.imagenet
     keras_folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
@@ -38,10 +40,12 @@ def find_imagenet_weights(architecture):
     return file
 
 
-def fetch(address, file):
-    """Download `address` to `file`, with a progress bar; what is interrupted leaves nothing under the file's name.
+def fetch(address: str, file: Path) -> None:
+    """Download an address to a file, with a progress bar. The file appears only when the download is complete.
 
-    Raises OSError (no network, refused, cut short, disk full) or http.client.HTTPException.
+    Raises:
+        OSError: no network, refused, cut short, or the disk is full.
+        http.client.HTTPException: the server's answer is not HTTP.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
@@ -57,19 +61,24 @@ def fetch(address, file):
         os.replace(part, file)
 
 
-def load_backbone_weights(backbone, name, file):
-    """Put the weights of `file` into `backbone`, all of them or none.
+def load_backbone_weights(backbone: keras.Model, name: str, file: Path) -> None:
+    """Put the weights of a file into a backbone, all of them or none.
 
-    backbone: a built `keras.Model`; name: what it is called in keras.applications, for the message;
-    file: HDF5 as Keras writes it, today (`.weights.h5`) or formerly (`.h5`, as the published ImageNet weights are).
+    Keras also reads a file of a wider network, or of one with more layers, as far as it needs it. So the shapes of all
+    arrays are compared first.
 
-    Keras reads a file of a wider network or of one with more layers as far as it needs it, so that the shapes of all
-    arrays are compared first. Raises InputError naming the file, the backbone, and what to do.
+    Args:
+        backbone: a built network without its top.
+        name: its name in keras.applications, for the message.
+        file: HDF5 as Keras 3 writes it (`.weights.h5`) or as it did before (`.h5`, as the published ImageNet weights).
+
+    Raises:
+        InputError: the file is missing, unreadable or another network's; the message names the file, the backbone and
+            what to do.
     """
-    file = Path(file)
     expected = f"the weights of keras.applications.{name} without its top (include_top=False)"
     shapes, is_former = read_shapes(file, expected)
-    wanted = collections.Counter(tuple(weight.shape) for weight in backbone.weights)
+    wanted = Counter(tuple(weight.shape) for weight in backbone.weights)
     if shapes != wanted:
         raise InputError(
             f"{file} is of another network: {describe_difference(shapes, wanted)}. Give a file of {expected}, or "
@@ -86,15 +95,21 @@ def load_backbone_weights(backbone, name, file):
         raise InputError(f"{file} does not fit the network: {reason} Give a file of {expected}.") from error
 
 
-def read_shapes(file, expected):
-    """How often each shape of a weight occurs in `file`, and whether it has the form of Keras 2 (layers in order).
+def read_shapes(file: Path, expected: str) -> tuple[Counter[tuple[int, ...]], bool]:
+    """Count how often each shape of a weight occurs in a file; say whether it has the form of Keras 2.
 
-    What an optimizer or a random generator left in the file does not count. Raises InputError for a file that is
-    missing or not HDF5.
+    What an optimizer or a random generator left in the file does not count.
+
+    Args:
+        file: to read.
+        expected: what the file should be, for the message.
+
+    Raises:
+        InputError: the file is missing or not HDF5.
     """
-    shapes = collections.Counter()
+    shapes = Counter()
 
-    def count(path, item):
+    def count(path: str, item: h5py.Dataset | h5py.Group) -> None:
         if isinstance(item, h5py.Dataset) and not path.startswith("optimizer") and "seed_generator" not in path:
             shapes[item.shape] += 1
 
@@ -107,8 +122,8 @@ def read_shapes(file, expected):
         raise InputError(f"{file} cannot be read as HDF5 ({error}). Give a file of {expected}.") from error
 
 
-def describe_difference(found, wanted):
-    """One phrase for two counts of shapes that differ: the number of arrays, or else the first shape that does."""
+def describe_difference(found: Counter, wanted: Counter) -> str:
+    """Say in one phrase how two counts of shapes differ: in the number of arrays, or else in the first shape."""
     if found.total() != wanted.total():
         return f"it holds {found.total()} arrays, where the network has {wanted.total()}"
     shape = next(shape for shape in wanted if found[shape] != wanted[shape])
