@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cancernet import InputError
-from cancernet.command_line import Parser, check_output, run_script, seed
+from cancernet.command_line import Parser, check_output, positive_number, run_script, seed
 from cancernet.config import DATASET, ORIGINAL, SPLITS
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ def parse_arguments(argv: Sequence[str]) -> Namespace:
     parser.add_argument("--seed", type=seed, default=42, help="of the split (%(default)s)")
     parser.add_argument("--mode", choices=("copy", "hardlink", "symlink"), default="copy", help="(%(default)s)")
     parser.add_argument("--patient-pattern", metavar="REGEX", help=r"its group is the patient: '^(person\d+)_'")
+    parser.add_argument(
+        "--megapixels", type=positive_number, default=50.0, help="images of more pixels are rejected (%(default)g)"
+    )
     parser.add_argument("--sample", action="store_true", help="write synthetic slides to --source first")
     parser.add_argument("--download", action="store_true", help="fetch the IDC patches from Kaggle first")
     parser.add_argument("--force", action="store_true", help="replace a dataset made with other settings")
@@ -39,14 +42,22 @@ def parse_arguments(argv: Sequence[str]) -> Namespace:
 
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
+    from cancernet.data.building import check_apart
+    from cancernet.folders import lock_folder
+
+    check_output(arguments.output)
+    check_apart(arguments.source, arguments.output)
+    with lock_folder(arguments.output, "build"):
+        build(arguments)
+
+
+def build(arguments: Namespace) -> None:
     from cancernet.data import building
     from cancernet.data.dataset import write_manifest
     from cancernet.data.source import list_files
-    from cancernet.folders import describe_unsupported, fresh_folder
+    from cancernet.folders import check_space, describe_unsupported, fresh_folder
 
     source, output = arguments.source, arguments.output
-    check_output(output)
-    building.check_apart(source, output)
     if arguments.download:
         source = download()
     if arguments.sample:
@@ -66,9 +77,13 @@ def main(argv: Sequence[str]) -> None:
     from tqdm import tqdm
 
     plan = plan_dataset(files, settings)
+    size = building.estimate_size(files, plan.patches, mode=settings.mode)
+    check_space(output, size, instead="Give another --output, or --mode hardlink.")
     del files  # the worker processes begin with a copy of this memory
     with fresh_folder(output) as folder, tqdm(total=len(plan.patches), unit="image", desc="Building") as bar:
-        built = building.place_images(source, folder, plan.patches, mode=settings.mode, progress=bar.update)
+        built = building.place_images(
+            source, folder, plan.patches, mode=settings.mode, megapixels=settings.megapixels, progress=bar.update
+        )
         check(built.patches, settings.split_by)
         summary = building.summarise(plan, built, settings, source_fingerprint)
         write_manifest(folder, built.patches, sorted(plan.misplaced + built.rejected), summary)
@@ -96,6 +111,7 @@ def read_settings(arguments: Namespace, source: Path) -> BuildSettings:
         seed=arguments.seed,
         mode=arguments.mode,
         patient_pattern=pattern,
+        megapixels=arguments.megapixels,
     )
 
 

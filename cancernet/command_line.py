@@ -2,14 +2,18 @@
 
 import argparse
 import contextlib
+import io
 import os
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from cancernet import InputError
+from cancernet.folders import is_mount_point
 
 RUN_FILES = ("model.keras", "history.csv", "fold_*")  # what a training leaves and nothing else does
 
@@ -25,7 +29,7 @@ def at_least(smallest: int) -> Callable[[str], int]:
     """Argument type: a whole number of at least `smallest`."""
 
     def parse(text: str) -> int:
-        if not text.lstrip("-").isdigit() or int(text) < smallest:
+        if not re.fullmatch("-?[0-9]{1,18}", text) or int(text) < smallest:
             raise argparse.ArgumentTypeError(f"takes a whole number of at least {smallest}, not {text!r}")
         return int(text)
 
@@ -42,7 +46,7 @@ def seed(text: str) -> int:
 def positive_number(text: str) -> float:
     """Argument type: a number above zero."""
     try:
-        value = float(text)
+        value = float(text) if text.isascii() else float("nan")  # float takes the digits of every script
     except ValueError:
         value = float("nan")
     if not 0 < value < float("inf"):
@@ -59,13 +63,17 @@ def prevalence(text: str) -> float:
 
 
 def check_output(output: Path) -> None:
-    """See that a folder to be made, or to be replaced as a whole, is not the one that the user is in.
+    """See that a folder to be made, or to be replaced as a whole, can be: before the work, not after it.
 
     Raises:
-        InputError: it is, or is above it.
+        InputError: it is the folder that the user is in or above it, a link, or a mount point, which no rename moves.
     """
     if Path.cwd().is_relative_to(output.resolve()):
         raise InputError(f"--output {output} is the folder you are in or above it. Name a folder to be made.")
+    if output.is_symlink():
+        raise InputError(f"--output {output} is a link. Give the folder that it leads to, {output.resolve()}.")
+    if is_mount_point(output):
+        raise InputError(f"--output {output} is a mount point. Name a folder to be made in it: {output / 'NAME'}.")
 
 
 def check_replaceable(output: Path, *, holds: str, called: str, force: bool) -> None:
@@ -104,20 +112,84 @@ def quiet_import() -> Iterator[None]:
             os.close(terminal)
 
 
+class _Stream(io.FileIO):
+    """Standard output or standard error: if it cannot be written any more the work goes on, and `problem` says why."""
+
+    def __init__(self, descriptor: int):
+        self.problem = ""
+        try:
+            os.fstat(descriptor)
+        except OSError:  # the next file to be opened must not become standard output
+            self.problem = "it is closed"
+            empty = os.open(os.devnull, os.O_RDWR)
+            if empty != descriptor:
+                os.dup2(empty, descriptor)
+                os.close(empty)
+        super().__init__(descriptor, "w", closefd=False)
+
+    def write(self, data) -> int | None:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.problem = self.problem or error.strerror
+            return len(data)
+
+
+def _open_stream(descriptor: int, before: TextIO | None) -> tuple[TextIO, _Stream]:
+    """Standard output or error as it was, on a _Stream; a file's name may be bytes that are no text."""
+    stream = _Stream(descriptor)
+    text = io.TextIOWrapper(
+        io.BufferedWriter(stream),
+        encoding=before.encoding if before else "utf-8",
+        errors="backslashreplace",
+        line_buffering=descriptor == 2 or stream.isatty(),
+        write_through=bool(before and before.write_through),
+    )
+    return text, stream
+
+
+class Ended(KeyboardInterrupt):
+    """A signal by which others end a program, a batch system or a closed terminal: ends the work like Ctrl-C."""
+
+
+def _end(number: int, frame) -> None:
+    raise Ended(number)
+
+
 def run_script(main: Callable[[Sequence[str]], None]) -> None:
-    """Run a script's main and end the program: 0, 2 with one line for what the user can mend, 130 for Ctrl-C."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be bytes that are no text; stderr does so
+    """Run a script's main and end the program.
+
+    The exit code is 0; 2 with one line for what the user can mend; 128 and its number for a signal, 130 for Ctrl-C.
+    """
+    if sys.getfilesystemencoding() != "utf-8":  # a locale such as POSIX must not change what the names of files are
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    sys.stderr, errors = _open_stream(2, sys.stderr)
+    sys.stdout, output = _open_stream(1, sys.stdout)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores the one
+            signal.signal(number, _end)
+    code, said = _run(main)
+    sys.stdout.flush()
+    if not said and output.problem:
+        code, said = 2, f"the work is done, but what it printed was lost ({output.problem})."
+    if said:
+        line = f"\nerror: {said}" if sys.stderr.isatty() else f"error: {said}"
+        print(line, file=sys.stdout if errors.problem else sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _run(main: Callable[[Sequence[str]], None]) -> tuple[int | str | None, str]:
+    """The exit code, and what to say of it."""
     try:
         main(sys.argv[1:])
+    except SystemExit as end:  # --help
+        return end.code, ""
     except InputError as error:
-        sys.exit(_complain(str(error), 2))
+        return 2, str(error)
+    except Ended as error:
+        return 128 + error.args[0], f"ended by {signal.Signals(error.args[0]).name}."
     except KeyboardInterrupt:
-        sys.exit(_complain("interrupted.", 130))
-    except OSError as error:  # a full disk, a folder that may not be written
-        place = f": {error.filename}" if error.filename else ""
-        sys.exit(_complain(f"{error.strerror or error}{place}. Nothing was overwritten.", 2))
-
-
-def _complain(message: str, code: int) -> int:
-    print(f"\nerror: {message}" if sys.stderr.isatty() else f"error: {message}", file=sys.stderr)
-    return code
+        return 130, "interrupted."
+    except OSError as error:  # a folder that may not be written, say
+        return 2, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
+    return 0, ""

@@ -1,8 +1,11 @@
 """The files in a folder, a folder that is whole or not there, and a JSON file that holds what it should."""
 
 import contextlib
+import errno
 import operator
 import os
+import platform
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +16,7 @@ from cancernet import InputError
 
 Kind = TypeVar("Kind")
 SYSTEM_NAMES = ("__MACOSX", "Thumbs.db", "desktop.ini")
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def is_passed_over(name: str) -> bool:
@@ -25,20 +29,48 @@ def walk(
 ) -> Iterator[tuple[str, os.DirEntry]]:
     """Files of these endings under a folder in the order of their names: path relative to it, and its entry for it.
 
-    What `is_passed_over` is left out. Files of other endings are counted in `others`, by their ending.
+    What `is_passed_over` is left out. Files of other endings are counted in `others`, by their ending, and so are links
+    to a folder that they lie in, which would be followed for ever, and folders with too long a path.
     """
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=operator.attrgetter("name"))
-    for entry in entries:
-        name = entry.name
-        if is_passed_over(name):
+    others = Counter() if others is None else others
+    levels = [(prefix, *_open_level(folder))]  # the folders from the first down to the one that is being read
+    while levels:
+        prefix, identity, entries = levels[-1]
+        entry = next(entries, None)
+        if entry is None:
+            levels.pop()
+        elif is_passed_over(entry.name):
             continue
-        if entry.is_dir():
-            yield from walk(entry.path, endings, prefix=f"{prefix}{name}/", others=others)
-        elif name.lower().endswith(endings):
-            yield prefix + name, entry
-        elif others is not None:
-            others[os.path.splitext(name)[1].lower()] += 1
+        elif _is_folder(entry):
+            try:
+                identity, entries = _open_level(entry.path)
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                others["folder with too long a path"] += 1
+                continue
+            if any(identity == above for _, above, _ in levels):
+                others["link to a folder that it lies in"] += 1
+            else:
+                levels.append((f"{prefix}{entry.name}/", identity, entries))
+        elif entry.name.lower().endswith(endings):
+            yield prefix + entry.name, entry
+        else:
+            others[os.path.splitext(entry.name)[1].lower()] += 1
+
+
+def _open_level(folder: str | Path) -> tuple[tuple[int, int], Iterator[os.DirEntry]]:
+    """What tells a folder from others, whatever its path, and its entries in the order of their names."""
+    status = os.stat(folder)
+    with os.scandir(folder) as found:
+        return (status.st_dev, status.st_ino), iter(sorted(found, key=operator.attrgetter("name")))
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def describe_unsupported(others: Counter) -> str:
@@ -74,21 +106,164 @@ def read_json(path: Path, kind: type[Kind], *, again: str) -> Kind:
 
 
 @contextlib.contextmanager
-def fresh_folder(folder: Path) -> Iterator[Path]:
-    """Make a folder under a provisional name; it gets its own name when all went well.
+def lock_folder(folder: Path, work: str) -> Iterator[None]:
+    """Let no other process make or replace a folder meanwhile; what a killed one left of it is put right first.
 
-    What was there before is replaced only then. What an interrupted build left behind is removed.
+    The lock is the file `.NAME.lock` beside the folder. The system frees it when its process ends, however it ends; on
+    a network file system without locks filelock falls back to the existence of that file, and says so.
+
+    Args:
+        folder: which need not be there.
+        work: what the caller does, such as `build`, for the message.
+
+    Raises:
+        InputError: another process has the lock.
+    """
+    import filelock
+
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.with_name(f".{folder.name}.lock")
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout as error:
+        raise InputError(
+            f"Another {work} is working on {folder} ({_read_holder(path)}). Wait for it, or give another --output."
+        ) from error
+    try:
+        if isinstance(lock, filelock.UnixFileLock):
+            path.write_text(f"{os.getpid()}\n{platform.node()}\n", encoding="utf-8")
+        recover_folder(folder)
+        yield
+    finally:
+        if isinstance(lock, filelock.UnixFileLock):
+            path.unlink(missing_ok=True)  # before the release: who waits for this file sees that it has no name now
+        lock.release()
+
+
+def _read_holder(lock: Path) -> str:
+    try:
+        process, host = lock.read_text(encoding="utf-8").split("\n")[:2]
+    except (OSError, ValueError):
+        return "process unknown"
+    return f"process {process}" if host == platform.node() else f"process {process} on {host}"
+
+
+def recover_folder(folder: Path) -> None:
+    """Put right what a killed process left beside a folder; for who has its lock only.
+
+    Where it was killed while it replaced the folder, the old one gets its name back. What it had not finished goes.
+    """
+    replaced = _replaced_name(folder)
+    if replaced.exists() and not os.path.lexists(folder):
+        replaced.rename(folder)
+    _remove_replaced(folder)
+    if folder.parent.is_dir():
+        own = re.compile(re.escape(folder.name) + r"\.partial(-\d+(-old)?)?")
+        for leftover in folder.parent.iterdir():
+            if own.fullmatch(leftover.name):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Give a finished folder its name; what had that name is deleted afterwards. For who has its lock only.
+
+    At every moment the old one or the new one is there whole, and `recover_folder` finds it.
+
+    Args:
+        new: beside `folder`.
+
+    Raises:
+        OSError: it cannot be renamed; both are as they were.
+    """
+    replaced = _replaced_name(folder)
+    try:
+        if folder.exists():
+            folder.rename(replaced)
+        new.rename(folder)
+    except BaseException:
+        if replaced.exists() and not folder.exists():
+            replaced.rename(folder)
+        raise
+    _remove_replaced(folder)
+
+
+def _replaced_name(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".replaced")
+
+
+def _partial_name(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+
+
+def _remove_replaced(folder: Path) -> None:
+    """Delete what was replaced, under a name by which nobody takes half of it for the whole."""
+    replaced, doomed = _replaced_name(folder), folder.with_name(_partial_name(folder).name + "-old")
+    if replaced.exists():
+        replaced.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def fresh_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder under a provisional name; it gets its own name when all went well. For who has its lock only.
+
+    What was there before is replaced only then, by `replace_folder`. What a killed process left is put right first.
+
+    Raises:
+        InputError: the system refused to write (a full disk, say); what was there before is untouched.
     """
     folder = folder.resolve()
-    partial, replaced = (folder.with_name(folder.name + ending) for ending in (".partial", ".replaced"))
-    for leftover in (partial, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
+    recover_folder(folder)
+    partial = _partial_name(folder)
     partial.mkdir(parents=True)
     try:
         yield partial
-        if folder.exists():
-            folder.rename(replaced)
-        partial.rename(folder)
+        replace_folder(partial, folder)
+    except OSError as error:
+        raise InputError(_describe_failure(error, partial, folder)) from error
     finally:
-        for leftover in (partial, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _describe_failure(error: OSError, partial: Path, folder: Path) -> str:
+    said = f"{error.strerror or error}: {error.filename or folder}."
+    if error.errno in _NO_SPACE:
+        written = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file() and not path.is_symlink())
+        free = shutil.disk_usage(partial).free
+        said += f" {describe_size(written)} were written before, {describe_size(free)} are free."
+    return said + (f" {folder} is as it was." if folder.exists() else "")
+
+
+def check_space(folder: Path, needed: int, *, instead: str = "Give another --output.") -> None:
+    """See that a file system has room for a folder to be made.
+
+    Args:
+        needed: bytes, as estimated.
+        instead: what to do otherwise.
+
+    Raises:
+        InputError: it has not.
+    """
+    folder = folder.resolve()
+    place = next(above for above in (folder, *folder.parents) if above.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise InputError(f"{folder} needs about {describe_size(needed)}, and {describe_size(free)} are free. {instead}")
+
+
+def describe_size(size: int) -> str:
+    """A number of bytes in words: `1.2 GB`, `0.5 MB`, `300 bytes`."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB")):
+        if size >= unit / 10:
+            return f"{size / unit:,.1f} {name}"
+    return f"{size:,} bytes"
+
+
+def is_mount_point(folder: Path) -> bool:
+    """Whether something is mounted at a folder, so that it cannot be renamed: a container's volume, say."""
+    import psutil
+
+    mounted = {partition.mountpoint for partition in psutil.disk_partitions(all=True)}  # knows a bind mount, too
+    return os.path.ismount(folder) or str(folder.resolve()) in mounted

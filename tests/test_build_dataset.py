@@ -222,7 +222,7 @@ def test_files_of_one_name_do_not_overwrite_each_other(tmp_path):
 
 
 def test_bad_images_are_rejected_with_the_reason(slides, tmp_path, capsys):
-    (slides / "100/0/100_idx5_x501_y1_class0.png").write_bytes(b"\x89PNG but no more")
+    (slides / "100/0/100_idx5_x501_y1_class0.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
     (slides / "100/0/100_idx5_x551_y1_class0.png").write_bytes(b"")
     write_image(slides / "100/0/100_idx5_x601_y1_class1.png", 1)
     write_image(slides / "lonely.png", 2)
@@ -396,7 +396,7 @@ def test_ctrl_c_leaves_nothing_behind_and_can_be_started_again(tmp_path):
 
     options = {"start_new_session": True, "preexec_fn": take_ctrl_c}
     process = start("--source", source, "--output", tmp_path / "built", **options)
-    while not list(tmp_path.glob("built.partial/*/*/*.png")):
+    while not list(tmp_path.glob("built.partial-*/*/*/*.png")):
         assert process.poll() is None
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGINT)
@@ -408,7 +408,7 @@ def test_ctrl_c_leaves_nothing_behind_and_can_be_started_again(tmp_path):
 
 
 def test_a_killed_builds_leftovers_are_cleared(slides, tmp_path):
-    write_image(tmp_path / "built.partial/training/0/old.png")
+    write_image(tmp_path / "built.partial-1234/training/0/old.png")
     assert len(build(slides, tmp_path / "built")) == 60
     assert sorted(os.listdir(tmp_path)) == ["built", "source"]
 

@@ -1,7 +1,10 @@
 """What a script may replace: results of its own kind, and never a trained run; what a seed is."""
 
+import argparse
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ import build_dataset
 import evaluate_model
 import predict_images
 from cancernet import InputError
-from cancernet.command_line import seed
+from cancernet.command_line import at_least, check_output, positive_number, seed
 
 SCRIPTS = {
     "evaluate": (evaluate_model, ["no run"], "report.json", "a report"),
@@ -72,3 +75,89 @@ def test_what_is_printed_ends_no_script():
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, env={"PYTHONIOENCODING": "utf-8"}, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "caf\\udce9 built\n", "")
+
+
+@pytest.mark.parametrize("text", ["１２", "²", "x", "", "9" * 5000])
+def test_numbers_are_of_plain_digits(text):
+    for kind in (at_least(1), positive_number):
+        with pytest.raises(argparse.ArgumentTypeError):
+            kind(text)
+    assert (at_least(-5)("-3"), at_least(1)("12"), positive_number("1e-3")) == (-3, 12, 0.001)
+
+
+def test_a_link_and_a_mount_point_are_refused_before_the_work(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(InputError, match=f"is a link. Give the folder that it leads to, {tmp_path}"):
+        check_output(tmp_path / "link")
+    with pytest.raises(InputError, match="--output /proc is a mount point. Name a folder to be made in it: /proc/NAME"):
+        check_output(Path("/proc"))
+
+
+def run_shell(code, redirected):
+    """Exit code, standard output and standard error of a script with this code, by a shell that redirects them."""
+    script = f"from cancernet.command_line import run_script\ndef main(_):\n    {code}\nrun_script(main)"
+    command = ["bash", "-c", f'"$0" -c "$1" {redirected}; exit "${{PIPESTATUS[0]}}"', sys.executable, script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+LOST = "error: the work is done, but what it printed was lost ({}).\n"
+WORKS = "print('x' * 100_000)\n    print('done', file=open('{}', 'w'))"
+
+
+@pytest.mark.parametrize(
+    ("redirected", "why"),
+    [
+        ("> /dev/full", "No space left on device"),
+        (">&-", "it is closed"),
+        ("| true", "Broken pipe"),
+    ],
+)
+def test_work_goes_on_where_nobody_reads_what_is_printed(tmp_path, redirected, why):
+    code, printed, error = run_shell(WORKS.format(tmp_path / "done"), redirected)
+    assert (code, printed, error) == (2, "", LOST.format(why))
+    assert (tmp_path / "done").read_text() == "done\n"
+
+
+def test_an_error_is_told_on_standard_output_where_standard_error_is_closed():
+    raises = "from cancernet import InputError; raise InputError('Mend it.')"
+    assert run_shell(raises, "2>&-") == (2, "error: Mend it.\n", "")
+    assert run_shell(raises, ">&-") == (2, "", "error: Mend it.\n")
+    assert run_shell(raises, ">&- 2>&-") == (2, "", "")
+
+
+def test_a_refusal_of_the_system_claims_nothing_about_what_was_overwritten():
+    assert run_shell("open('/proc/nothing', 'w')", "") == (2, "", "error: No such file or directory: /proc/nothing.\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(signal.SIGTERM, "ended by SIGTERM."), (signal.SIGHUP, "ended by SIGHUP."), (signal.SIGINT, "interrupted.")],
+)
+def test_a_signal_ends_a_script_as_ctrl_c_does(tmp_path, number, said):
+    code = f"""
+import signal, time
+from pathlib import Path
+from cancernet.command_line import run_script
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def main(_):
+    try:
+        Path({str(tmp_path / "begun")!r}).touch()
+        time.sleep(60)
+    finally:
+        print("cleared up")
+run_script(main)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=-1, stderr=-1, text=True)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.communicate(timeout=20) == ("cleared up\n", f"error: {said}\n")
+    assert process.returncode == 128 + number
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path):
+    code = "import os, signal\n    os.kill(os.getpid(), signal.SIGHUP)\n    print('lived')"
+    script = f"from cancernet.command_line import run_script\ndef main(_):\n    {code}\nrun_script(main)"
+    command = ["bash", "-c", 'trap "" HUP; exec "$0" -c "$1"', sys.executable, script]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout == "lived\n"

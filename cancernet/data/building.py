@@ -4,11 +4,14 @@ import functools
 import gc
 import hashlib
 import itertools
+import multiprocessing
 import os
 import signal
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -27,11 +30,13 @@ from cancernet.data.dataset import (
     is_whole,
     read_summary,
 )
-from cancernet.data.images import decode_image
+from cancernet.data.images import MOST_MEGAPIXELS, decode_image, read_file
 from cancernet.data.source import SourceFile
 
 ALMOST_BLACK = 16  # of 255: in 16 bits this is 4095, the largest value that 12 bits hold
 _CHUNK = 128  # files that a worker takes at a time
+_LONGEST_NAME = 255  # bytes of a file's name, on nearly all file systems
+_BLOCK, _BYTES_A_ROW = 4096, 300  # of a file system; of a manifest
 
 
 class Plan(NamedTuple):
@@ -68,6 +73,7 @@ def place_images(
     planned: Sequence[Patch],
     *,
     mode: str,
+    megapixels: float,
     progress: Callable[[int], object],
 ) -> Built:
     """Decode, hash and copy each image into `output/<split>/<class>/`, using every processor.
@@ -77,17 +83,20 @@ def place_images(
         output: a new folder.
         planned: what `plan_splits` returned; images without a split are not built.
         mode: copy, hardlink or symlink.
+        megapixels: images that declare more are rejected.
         progress: called with the number of files done since the last call.
 
     Raises:
         OSError: a file cannot be written, because the disk is full, for example.
+        InputError: a worker was killed.
     """
     planned = [patch for patch in planned if patch.split]
     targets = _name_targets(planned)
     for folder in {os.path.dirname(target) for target in targets}:
         (output / folder).mkdir(parents=True, exist_ok=True)
     tasks = zip((patch.file for patch in planned), targets, strict=True)
-    checks = _check_and_copy_all(str(source.resolve()), str(output.resolve()), tasks, mode, progress)
+    work = functools.partial(_check_and_copy, str(source.resolve()), str(output.resolve()), mode, megapixels)
+    checks = _check_and_copy_all(work, tasks, progress)
 
     kept, rejected = [], []
     repeated = _repeated(check.sha256 for check in checks)
@@ -118,50 +127,67 @@ def _repeated(hashes: Iterable[str]) -> set[str]:
 
 
 def _name_targets(planned: Sequence[Patch]) -> list[str]:
-    names: set[str] = set()
-    return [_free_name(f"{patch.split}/{patch.label}/{_name(patch)}", names) for patch in planned]
+    names: dict[str, int] = {}
+    return [f"{patch.split}/{patch.label}/" + _free_name(patch, names) for patch in planned]
 
 
-def _free_name(target: str, taken: set[str]) -> str:
-    """Return `target`, with -2, -3... before its ending where that name is taken, and add it to `taken`."""
-    stem, ending = os.path.splitext(target)
-    number, name = 1, target
-    while name.lower() in taken:
+def _free_name(patch: Patch, taken: dict[str, int]) -> str:
+    """The name of a patch, or the same with -2, -3... before its ending where its folder has it; cut where too long.
+
+    taken: of each name that was given out, by its path, the last number; is told this one.
+    """
+    stem, ending = os.path.splitext(_name(patch))
+    folder = f"{patch.split}/{patch.label}/".lower()
+    number, name = taken.get(f"{folder}{stem}{ending}".lower(), 0), ""
+    while not name or folder + name.lower() in taken:
         number += 1
-        name = f"{stem}-{number}{ending}"
-    taken.add(name.lower())
+        addition = f"-{number}{ending}" if number > 1 else ending
+        name = os.fsencode(stem)[: _LONGEST_NAME - len(os.fsencode(addition))].decode(errors="ignore") + addition
+    taken[folder + name.lower()] = 1
+    taken[f"{folder}{stem}{ending}".lower()] = number
     return name
 
 
-def _check_and_copy_all(source: str, output: str, tasks: Iterable, mode: str, progress: Callable) -> list[Check]:
+def _check_and_copy_all(work: Callable, tasks: Iterable, progress: Callable) -> list[Check]:
     chunks = iter(lambda: list(itertools.islice(tasks, _CHUNK)), [])
-    work = functools.partial(_check_and_copy, source, output, mode)
     checks: list[Check] = []
     pool = ProcessPoolExecutor(max_workers=os.cpu_count(), initializer=_start_worker)
     try:
         for chunk in pool.map(work, chunks):
             checks.extend(map(Check._make, chunk))
             progress(len(chunk))
+    except BrokenProcessPool as error:
+        raise InputError(
+            "A worker of the build was killed, most likely because memory ran out. Start it again with more memory, or "
+            "with a smaller --megapixels."
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return checks
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a batch system sends them to all processes
+        signal.signal(number, signal.SIG_IGN)  # the parent handles them
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders print about damaged files; rejected.csv names them
     gc.freeze()  # the garbage collector would touch, and so copy, the memory that is shared with the parent
 
 
-def _check_and_copy(source: str, output: str, mode: str, tasks: list) -> list[tuple]:
+def _end_with_parent() -> None:
+    """A killed parent tells its workers nothing; they would wait for work for ever, and hold what it had open."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _check_and_copy(source: str, output: str, mode: str, megapixels: float, tasks: list) -> list[tuple]:
     """Return the fields of a Check for each task, as plain tuples: they are sent between processes in less time."""
     checks: list[tuple] = []
     for file, target in tasks:
         origin = f"{source}/{file}"
         try:
-            with open(origin, "rb", buffering=0) as opened:
-                data = opened.read()
-            image = decode_image(data, channels=3)
+            data = read_file(origin, megapixels=megapixels)
+            image = decode_image(data, channels=3, megapixels=megapixels)
         except InputError as error:
             checks.append(("", 0, 0, False, 0, str(error)))
             continue
@@ -182,13 +208,29 @@ def _is_grey(image: np.ndarray) -> bool:
 
 
 def _put(data: bytes, origin: str, target: str, mode: str) -> None:
-    if mode == "hardlink":
-        os.link(os.path.realpath(origin) if os.path.islink(origin) else origin, target)
-    elif mode == "symlink":
-        os.symlink(origin, target)
-    else:
-        with open(target, "wb") as file:
-            file.write(data)
+    try:
+        if mode == "hardlink":
+            os.link(os.path.realpath(origin) if os.path.islink(origin) else origin, target)
+        elif mode == "symlink":
+            os.symlink(origin, target)
+        else:
+            with open(target, "wb") as file:
+                file.write(data)
+    except OSError as error:  # of a write it does not name the file
+        raise OSError(error.errno, f"{error.strerror} (for {len(data):,} bytes)", target) from error
+
+
+def estimate_size(files: Sequence[SourceFile], planned: Sequence[Patch], *, mode: str) -> int:
+    """Estimate the bytes of a dataset with its manifest. Files that are too large for images do not count.
+
+    Args:
+        files: of the source.
+        planned: what of them is to be built, those that have a split.
+        mode: copy, or links, which take no space.
+    """
+    taken = [file.size for file in files if mode == "copy" and file.size < MOST_MEGAPIXELS * 1e6]
+    whole = sum(-(-size // _BLOCK) * _BLOCK for size in taken) + len(files) * _BYTES_A_ROW
+    return whole * sum(bool(patch.split) for patch in planned) // len(files)
 
 
 def summarise(plan: Plan, built: Built, settings: BuildSettings, source_fingerprint: str) -> Summary:

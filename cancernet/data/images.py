@@ -1,20 +1,82 @@
 """The only image decoder: bytes of a file to an array, and many files to batches of one size."""
 
+import functools
 import hashlib
+import io
+import os
 import re
+import stat
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PpmImagePlugin import PpmImageFile
 
 from cancernet import InputError
 
 _PNM_HEADER = re.compile(rb"P(?P<kind>[2356])(?:(?:\s|#[^\n]*\n)+(?P<white>\d+)){3}")  # the last of three numbers
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm")
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+MOST_MEGAPIXELS = 50  # of an image that is decoded whole, unless told otherwise: 150 MB
+_MOST_BYTES_A_PIXEL = 8  # four channels of 16 bits: a file with more has more in it than an image
+_PNG = b"\x89PNG\r\n\x1a\n"
+_HEADERS = {b"\xff\xd8": JpegImageFile, b"BM": BmpImageFile, b"P": PpmImageFile}  # by how such a file begins
+_NO_IMAGE = "cannot be decoded: not an image, damaged or cut off"
+_BLOCK_ROWS = 1024  # of an image whose transparency is laid on white at a time
 
 
-def decode_image(data: bytes, channels: int) -> np.ndarray:
+
+
+def read_file(path: Path | str, *, megapixels: float | None = MOST_MEGAPIXELS) -> bytes:
+    """The bytes of an image file, which may be anything: a named pipe, a device, a link to itself, a disk's image.
+
+    Args:
+        megapixels: of the largest image that is taken; a file of more bytes than that has is not read. None: no limit.
+
+    Raises:
+        InputError: it is no regular file, or too large.
+        OSError: it cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe that nobody writes to would wait for ever
+    with open(descriptor, "rb", buffering=0) as opened:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError("is no regular file but a pipe or a device")
+        if megapixels is not None and status.st_size > megapixels * 1e6 * _MOST_BYTES_A_PIXEL + 2**20:
+            raise InputError(f"has {status.st_size:,} bytes, more than an image of {megapixels:g} megapixels can have")
+        return opened.read()
+
+
+def read_size(data: bytes) -> tuple[int, int]:
+    """Width and height that an image file declares; nothing is decoded.
+
+    Raises:
+        InputError: it is no PNG, JPEG, TIFF, BMP or PGM, whatever its name says.
+    """
+    if not data:
+        raise InputError("the file is empty")
+    try:
+        if data.startswith(_PNG):
+            return struct.unpack(">II", data[16:24])  # of the chunk IHDR, which comes first
+        if data[:4] in TIFF_MAGIC:
+            import tifffile  # the one library that knows all kinds of TIFF, and the slowest to load
+
+            with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+                page = tiff.pages.first
+                return int(page.imagewidth), int(page.imagelength)  # a damaged file may have several of each
+        for beginning, header in _HEADERS.items():
+            if data.startswith(beginning):
+                return header(io.BytesIO(data)).size
+    except (OSError, ValueError, SyntaxError, LookupError, ArithmeticError, TypeError, struct.error) as error:
+        raise InputError(_NO_IMAGE) from error
+    raise InputError("cannot be decoded: no PNG, JPEG, TIFF, BMP or PGM, whatever its name says")
+
+
+def decode_image(data: bytes, channels: int, *, megapixels: float | None = MOST_MEGAPIXELS) -> np.ndarray:
     """Decode one image file.
 
     Grey, RGB, palette and transparent images of 8 or 16 bits are supported. Transparent pixels become white, the
@@ -25,29 +87,30 @@ def decode_image(data: bytes, channels: int) -> np.ndarray:
     Args:
         data: the bytes of a file.
         channels: 3 for RGB, 1 for grey (ITU-R BT.601 weights).
+        megapixels: the most that the header may declare; None for a file that was checked before.
 
     Returns:
         uint8 array [height, width, channels], values 0 to 255.
 
     Raises:
-        InputError: the bytes are not a complete image, or the image holds floating point numbers.
+        InputError: the bytes are not a complete image, or one of too many pixels or of floating point numbers.
     """
-    if not data:
-        raise InputError("the file is empty")
+    width, height = read_size(data)
+    if megapixels is not None and width * height > megapixels * 1e6:
+        raise InputError(f"declares {width:,} x {height:,} pixels; images of up to {megapixels:g} megapixels are taken")
     try:
-        image = cv2.imdecode(np.frombuffer(_drop_colour_profile(data), np.uint8), cv2.IMREAD_UNCHANGED)
+        image = cv2.imdecode(np.frombuffer(_check_chunks(data), np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise InputError(f"cannot be decoded ({error.err or 'damaged'})") from error
     if image is None:
-        raise InputError("cannot be decoded: not an image, damaged or cut off")
+        raise InputError(_NO_IMAGE)
     if image.dtype not in (np.uint8, np.uint16):
         raise InputError(f"holds {image.dtype} values; only 8 or 16 bits a channel are supported")
     white = _find_white(data, image)
     if image.dtype == np.uint16 or white != 255:
-        image = np.minimum((image.astype(np.uint32) * 255 + white // 2) // white, 255).astype(np.uint8)
+        image = _eight_bits(white)[image]
     if image.ndim == 3 and image.shape[2] == 4:
-        opacity = image[..., 3:].astype(np.float32) / 255
-        image = np.rint(image[..., :3] * opacity + 255 * (1 - opacity)).astype(np.uint8)
+        image = _lay_on_white(image)
     if image.ndim == 2:
         return image[..., None] if channels == 1 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
     if channels == 1:
@@ -69,26 +132,55 @@ def read_image(path: Path | str, *, channels: int, sha256: str | None) -> np.nda
     Raises:
         InputError: names the file, which is missing, damaged, or has another hash.
     """
+    most = MOST_MEGAPIXELS if sha256 is None else None  # the build has checked the files of its manifest
     try:
-        with open(path, "rb", buffering=0) as opened:
-            data = opened.read()
+        data = read_file(path, megapixels=most)
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
             raise InputError("is not the file that the manifest names. Run build_dataset.py again.")
-        return decode_image(data, channels)
+        return decode_image(data, channels, megapixels=most)
     except (InputError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"{path}: {reason}") from error
 
 
-def _drop_colour_profile(data: bytes) -> bytes:
-    """Remove the colour profile of a PNG: OpenCV does not use it, but libpng prints warnings about it.
+@functools.lru_cache(maxsize=4)
+def _eight_bits(white: int) -> np.ndarray:
+    """What each value of up to 16 bits is of 255 where `white` is 255: a table takes no memory for large images."""
+    return np.minimum((np.arange(2**16) * 255 + white // 2) // white, 255).astype(np.uint8)
 
-    A chunk of a PNG is its length (4 bytes), its name (4), its data, and a checksum (4).
+
+def _lay_on_white(image: np.ndarray) -> np.ndarray:
+    """An image [height, width, 4] without its opacity, block by block: fractions take four times the memory."""
+    laid = np.empty((*image.shape[:2], 3), np.uint8)
+    for top in range(0, len(image), _BLOCK_ROWS):
+        block = image[top : top + _BLOCK_ROWS]
+        opacity = block[..., 3:].astype(np.float32) / 255
+        laid[top : top + _BLOCK_ROWS] = np.rint(block[..., :3] * opacity + 255 * (1 - opacity))
+    return laid
+
+
+def _check_chunks(data: bytes) -> bytes:
+    """The file, of a PNG without its colour profile: OpenCV does not use it, but libpng prints what it finds odd in it.
+
+    A chunk of a PNG is its length, its name, so many bytes, and four of a checksum. OpenCV takes as much memory as a
+    length says, 4 GB for a damaged file of 2 KB, so that one that leads out of the file is found here.
+
+    Raises:
+        InputError: a chunk that leads out of the file, or no last one.
     """
-    start = data.find(b"iCCP", 0, max(data.find(b"IDAT"), 0)) - 4
-    if start < 0 or not data.startswith(b"\x89PNG\r\n"):
+    if not data.startswith(_PNG):
         return data
-    return data[:start] + data[start + 12 + int.from_bytes(data[start : start + 4], "big") :]
+    start, name, profile = len(_PNG), b"", slice(0, 0)
+    while name != b"IEND":
+        if start + 12 > len(data):
+            raise InputError(_NO_IMAGE)
+        end, name = start + 12 + int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
+        if name == b"iCCP":
+            profile = slice(start, end)
+        start = end
+    if start > len(data):
+        raise InputError(_NO_IMAGE)
+    return data[: profile.start] + data[profile.stop :] if profile.stop else data
 
 
 def _find_white(data: bytes, image: np.ndarray) -> int:
@@ -96,7 +188,7 @@ def _find_white(data: bytes, image: np.ndarray) -> int:
     declared = _PNM_HEADER.match(data)
     is_scaled = image.dtype == np.uint8 and declared and declared["kind"] in b"23"  # text: OpenCV scales it
     if declared and not is_scaled:
-        return int(declared["white"])
+        return max(int(declared["white"]), 1)  # 0 is not allowed
     return int(np.iinfo(image.dtype).max)
 
 

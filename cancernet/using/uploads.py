@@ -18,7 +18,7 @@ from PIL import Image
 
 from cancernet import InputError
 from cancernet.data.grid import PATCH_STEP
-from cancernet.data.images import EXTENSIONS, decode_image
+from cancernet.data.images import EXTENSIONS, decode_image, read_size
 from cancernet.data.sample import cut_patches, make_slide
 from cancernet.data.tiles import PLAIN_PIXELS, Tile, iterate_tiles, picture_as_slide
 from cancernet.folders import is_passed_over
@@ -132,17 +132,14 @@ def read_header(data: bytes) -> tuple[int, int, tuple[float, ...]]:
     Raises:
         InputError: it is no image of a kind that is taken.
     """
-    if not data:
-        raise InputError("the file is empty")
+    width, height = read_size(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limits are ours
             with Image.open(io.BytesIO(data), formats=FORMATS) as header:
-                return header.width, header.height, tuple(map(float, header.info.get("dpi", ())))
-    except Image.DecompressionBombError as error:
-        raise InputError("has far more pixels than are taken. Use predict_images.py.") from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError("cannot be decoded: not an image, damaged or cut off") from error
+                return width, height, tuple(map(float, header.info.get("dpi", ())))
+    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError, TypeError, ArithmeticError):
+        return width, height, ()  # the decoder knows kinds of TIFF that Pillow does not
 
 
 def sample_uploads(patient: int = SAMPLE_PATIENT) -> list[tuple[str, bytes]]:

@@ -1,13 +1,19 @@
 import hashlib
+import os
+import struct
+import subprocess
+import sys
 import zlib
 
 import cv2
 import numpy as np
 import pytest
-from conftest import write_image
+from conftest import PRINT_PEAK_MB, ROOT, write_image
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cancernet import InputError
-from cancernet.data.images import ImageStore, decode_image, fit_image, read_image
+from cancernet.data.images import ImageStore, decode_image, fit_image, read_file, read_image, read_size
 
 
 def encode(image, ending=".png"):
@@ -161,3 +167,98 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path, data, sha256, reason):
     with pytest.raises(InputError) as caught:
         read_image(tmp_path / "a.png", channels=3, sha256=sha256)
     assert str(caught.value) == f"{tmp_path / 'a.png'}: {reason}"
+
+
+def noise(ending, dtype=np.uint8, *, grey=False):
+    image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (20, 30, 3), dtype)
+    return encode(image[..., 0] if grey else image, ending)
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".tif", ".bmp", ".ppm"])
+def test_the_size_is_read_from_the_header_alone(ending):
+    assert read_size(noise(ending)) == (30, 20)
+    assert read_size(noise(".tif", np.uint16)) == (30, 20)  # a kind that Pillow does not know
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".bmp", ".jpg"])
+def test_more_pixels_than_are_taken_are_refused(ending):
+    data = encode(np.zeros((200, 300), np.uint8), ending)
+    assert decode_image(data, 3, megapixels=0.06).shape == (200, 300, 3)
+    with pytest.raises(InputError, match="declares 300 x 200 pixels; images of up to 0.059 megapixels are taken"):
+        decode_image(data, 3, megapixels=0.059)
+    assert decode_image(data, 3, megapixels=None).shape == (200, 300, 3)
+
+
+def measure_peak(code):
+    """Memory, in MB, of a process that decodes `data`."""
+    imports = (
+        "import cv2, numpy as np; from cancernet import InputError; from cancernet.data.images import decode_image\n"
+    )
+    code = imports + code
+    done = subprocess.run(
+        [sys.executable, "-c", code + PRINT_PEAK_MB], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+def test_a_bomb_takes_no_memory():
+    bomb = """
+data = cv2.imencode(".png", np.zeros((20_000, 20_000), np.uint8))[1].tobytes() if {side} else b""
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+try:
+    decode_image(data, 3)
+except InputError:
+    pass
+"""
+    assert measure_peak(bomb.format(side=1)) < measure_peak(bomb.format(side=0)) + 50
+
+
+def test_a_length_that_leads_out_of_a_png_takes_no_memory():
+    data = bytearray(noise(".png"))
+    start = data.index(b"IDAT") - 4
+    data[start : start + 4] = struct.pack(">I", 2**32 - 200)
+    code = f"try:\n    decode_image({bytes(data)!r}, 3)\nexcept InputError:\n    pass\n"
+    assert measure_peak(code) < measure_peak("") + 50  # OpenCV alone takes 4 GB
+
+
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", "/dev/zero"):
+        with pytest.raises(InputError, match="is no regular file"):
+            read_file(path)
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(InputError, match="has 1,099,511,627,776 bytes, more than an image of 1.5 megapixels can have"):
+        read_file(tmp_path / "large.png", megapixels=1.5)
+    store = ImageStore([tmp_path / "pipe.png"], image_size=8, channels=3)
+    with pytest.raises(InputError, match=r"pipe\.png: is no regular file"):
+        store.fetch(np.array([0]))
+
+
+SEEDS = [noise(ending) for ending in (".png", ".jpg", ".tif", ".bmp", ".ppm")]
+SEEDS += [noise(".png", np.uint16), noise(".tif", np.uint16, grey=True), b"P2\n# 12 bits\n3 1\n4095\n0 1 2\n"]
+CHANGES = st.lists(st.tuples(st.integers(0, 2500), st.binary(max_size=5), st.integers(0, 5)), max_size=6)
+
+
+def decode_damaged(data, changes):
+    for place, put, removed in changes:
+        data = data[: place % len(data)] + put + data[place % len(data) + removed :] or b"?"
+    try:
+        image = decode_image(data, 3, megapixels=0.1)
+    except InputError:
+        return
+    assert image.dtype == np.uint8
+    assert image.shape[2] == 3
+
+
+@given(st.sampled_from(SEEDS), CHANGES)
+@settings(max_examples=300, deadline=None)
+def test_a_damaged_file_is_an_image_or_refused(data, changes):
+    decode_damaged(data, changes)
+
+
+@pytest.mark.slow
+@given(st.sampled_from(SEEDS), CHANGES)
+@settings(max_examples=20_000, deadline=None)
+def test_no_damaged_file_ends_in_a_traceback(data, changes):
+    decode_damaged(data, changes)

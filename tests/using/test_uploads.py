@@ -12,6 +12,7 @@ from conftest import zip_files
 
 from cancernet import InputError
 from cancernet.data.dataset import find_place
+from cancernet.data.images import decode_image
 from cancernet.using.uploads import (
     Limits,
     Picture,
@@ -62,7 +63,21 @@ def test_a_broken_image_is_named_and_the_others_stay(broken):
     files = [("a.png", encode(patch(1))), ("broken.png", broken), ("c.png", encode(patch(2)))]
     pictures, problems = read_uploads(files)
     assert [picture.name for picture in pictures] == ["a.png", "c.png"]
-    assert reasons(problems) == {"broken.png": "cannot be decoded: not an image, damaged or cut off"}
+    is_png, no_kind = b"PNG" in broken[:4], "no PNG, JPEG, TIFF, BMP or PGM, whatever its name says"
+    why = "not an image, damaged or cut off" if is_png else no_kind
+    assert reasons(problems) == {"broken.png": f"cannot be decoded: {why}"}
+
+
+@pytest.mark.parametrize(("ending", "dtype", "taken"), [(".webp", np.uint8, False), (".tif", np.uint16, True)])
+def test_what_the_build_takes_is_taken_and_nothing_else(ending, dtype, taken):
+    data = cv2.imencode(ending, patch(1).astype(dtype))[1].tobytes()
+    pictures, problems = read_uploads([("x.png", data)])
+    assert (len(pictures), len(problems)) == (taken, not taken)
+    if taken:
+        assert pictures[0].image.shape == (50, 50, 3)
+    else:
+        with pytest.raises(InputError, match=problems[0].reason):
+            decode_image(data, 3)
 
 
 def test_an_empty_file_is_named():
@@ -208,7 +223,7 @@ def test_a_picture_of_too_many_pixels_is_refused_by_its_header():
     header = struct.pack(">LLBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000)))
     _, problems = read_uploads([("bomb.png", bomb)])
-    assert reasons(problems) == {"bomb.png": "has far more pixels than are taken. Use predict_images.py."}
+    assert reasons(problems) == {"bomb.png": "has 900,000,000 pixels, more than 50,000,000. Use predict_images.py."}
     _, problems = read_uploads([("a.png", encode(patch(1)))], limits=Limits(picture_pixels=2499))
     assert problems[0].reason == "has 2,500 pixels, more than 2,499. Use predict_images.py."
 
