@@ -3,12 +3,10 @@ import pytest
 from conftest import write_image
 
 from cancernet import InputError
-from cancernet.config import Augmentation
+from cancernet.config import Augmentation, Experiment
 from cancernet.data.dataset import Patch
 from cancernet.data.images import ImageStore
 from cancernet.learning import pipeline
-
-NOTHING = Augmentation()
 
 
 def make_store(folder, n=10, size=8, cache=True):
@@ -23,18 +21,11 @@ def make_store(folder, n=10, size=8, cache=True):
     return ImageStore(files, image_size=size, channels=3, cache=cache)
 
 
-def run_epochs(store, epochs=2, first_epoch=0, batch_size=4, augmentation=NOTHING, seed=1):
-    """Grey level and target of each image, epoch after epoch."""
-    targets = np.arange(len(store), dtype=np.float32)[:, None]
-    batches = pipeline.training_batches(
-        store,
-        targets,
-        batch_size=batch_size,
-        epochs=epochs,
-        seed=seed,
-        augmentation=augmentation,
-        first_epoch=first_epoch,
-    )
+def run_epochs(rows, first_epoch=0, **changes):
+    """Images and targets of each batch, epoch after epoch; the target of row number i is i."""
+    experiment = Experiment(**({"epochs": 2, "batch_size": 4, "seed": 1} | changes))
+    targets = np.arange(len(rows), dtype=np.float32)[:, None]
+    batches = pipeline.training_batches(rows, targets, experiment, first_epoch=first_epoch)
     return [(images.numpy(), answers.numpy()[:, 0]) for images, answers in batches]
 
 
@@ -93,7 +84,10 @@ def test_stores_keep_images_only_within_the_limit(tmp_path):
     patches = [Patch(f"{n}.png", "0", "", None, None, "training", "") for n in range(10)]
     for limit, kept in ((10 * 8 * 8 * 3, True), (10 * 8 * 8 * 3 - 1, False), (None, True)):
         stores = pipeline.open_stores(
-            tmp_path, {"training": patches[:7], "testing": patches[7:]}, image_size=8, channels=3, cache_limit=limit
+            tmp_path,
+            {"training": patches[:7], "testing": patches[7:]},
+            Experiment(image_size=8),
+            cache_limit=limit,
         )
         assert [len(store) for store in stores.values()] == [7, 3]
         assert all((store._images is not None) == kept for store in stores.values())
@@ -110,9 +104,8 @@ def test_the_device_is_named():
     assert pipeline.describe_device().startswith(("CPU", "GPU ("))
 
 
-def test_nobody_waits_for_a_sleeping_tuner(tmp_path):
+def test_the_tuner_of_tf_data_is_off(tmp_path):
     store = make_store(tmp_path)
-    options = {"batch_size": 4, "epochs": 1, "seed": 1, "augmentation": NOTHING}
-    training = pipeline.training_batches(store, np.eye(10, dtype=np.float32), **options)
+    training = pipeline.training_batches(store, np.eye(10, dtype=np.float32), Experiment(epochs=1))
     for batches in (training, pipeline.evaluation_batches(store, batch_size=4)):
         assert batches.options().autotune.enabled is False

@@ -42,34 +42,22 @@ class ArrayStore(pipeline.ImageStore):
         self._images[:], self._ready[:] = images, True
 
 
-def fit(model, checkpoint, experiment=EXPERIMENT, **options):
+def fit(model, checkpoint, experiment=EXPERIMENT):
     store, targets = make_data()
     steps = pipeline.steps_per_epoch(len(store), experiment.batch_size)
     training.compile_model(model, experiment, classes=2, steps_per_epoch=steps)
 
     def make_batches(first_epoch):
-        return pipeline.training_batches(
-            store,
-            targets,
-            batch_size=experiment.batch_size,
-            epochs=experiment.epochs,
-            seed=experiment.seed,
-            augmentation=experiment.augmentation,
-            first_epoch=first_epoch,
-        )
+        return pipeline.training_batches(store, targets, experiment, first_epoch=first_epoch)
 
+    validation = pipeline.evaluation_batches(store, batch_size=16, targets=targets)
     return training.fit_model(
         model,
-        make_batches,
-        pipeline.evaluation_batches(store, batch_size=16, targets=targets),
-        experiment=experiment,
-        n_images=len(store),
-        steps_per_epoch=steps,
+        training.Batches(make_batches, validation, images=len(store), steps_per_epoch=steps),
+        experiment,
         weights={0: 1.0, 1: 1.0},
         checkpoint=checkpoint,
         settings={"seed": experiment.seed},
-        verbose=0,
-        **options,
     )
 
 
@@ -221,7 +209,7 @@ def test_a_training_that_crashed_goes_on_to_the_same_numbers(whole, tmp_path, mo
 def test_a_checkpoint_with_other_settings_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_SECONDS_BETWEEN_CHECKPOINTS", -1)
     fit(make_model(), tmp_path / "checkpoint")
-    with pytest.raises(InputError, match="is of other settings, versions or hardware"):
+    with pytest.raises(InputError, match="was made with other settings, versions or hardware"):
         fit(make_model(), tmp_path / "checkpoint", dataclasses.replace(EXPERIMENT, seed=7))
     (tmp_path / "checkpoint/state.json").write_text("{")
     with pytest.raises(InputError, match="damaged checkpoint"):
@@ -248,3 +236,18 @@ def test_a_checkpoint_tells_what_it_was_begun_with(tmp_path):
     (checkpoint / "state.json").write_text('{"settings"')
     with pytest.raises(InputError, match="damaged checkpoint. Delete it and start again"):
         training.read_checkpoint_settings(checkpoint)
+
+
+def test_two_phases_are_joined_by_hand():
+    first = training.Training({"loss": [3.0, 2.0], "val_loss": [2.5, 2.0]}, (1, 1), 10.0, 500.0)
+    second = training.Training({"loss": [1.5, 1.0, 0.5], "val_loss": [1.8, 1.7, 1.9]}, (0, 1), 90.0, 20.0, "mixed")
+    assert training.join(first, second) == training.Training(
+        history={"loss": [3.0, 2.0, 1.5, 1.0, 0.5], "val_loss": [2.5, 2.0, 1.8, 1.7, 1.9]},
+        kept_epochs=(2, 3),
+        seconds=100.0,
+        images_per_second=20.0,
+        precision="mixed",
+    )
+    described = training.describe(training.join(first, second), "CPU")
+    assert described["kept_epochs"] == [3, 4]  # from 1
+    assert described["epochs"] == 5
