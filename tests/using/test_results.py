@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from red_run import CLASSES, as_scored, make_network, make_red_run, patch, three_classes, write_picture
+from red_run import CLASSES, as_scored, make_decision, make_network, make_red_run, patch, three_classes, write_picture
 
 from cancernet.data.tiles import Tile
 from cancernet.using import prediction, results
@@ -74,6 +74,19 @@ def test_a_slide_of_few_patches_gets_no_files_and_a_large_image_always(run, tmp_
     said = results.write_slide(run, Part(CUT, "s", "s_2", []), decided, tmp_path)
     assert said == "s: 16 patches, 0 called IDC; s_2.geojson, s_2.jpg"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s_2.geojson", "s_2.jpg"]
+
+
+def test_a_picture_has_the_threshold_that_was_applied(network, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(results.illustration, "plot_slide", lambda *_, threshold, **__: drawn.append(threshold))
+    monkeypatch.setattr(results.illustration, "save_picture", lambda *_: None)
+    alone = make_decision(threshold=0.4)
+    run = make_red_run(network, make_decision(neighbour_sigma=1.0, without_neighbours=alone))
+    scored = score_square(run, 5).scored
+    for options in ({}, {"neighbours": False}, {"threshold": 0.7}):
+        decided = prediction.decide_patches(run, scored, **options)
+        results.write_slide(run, Part(SLIDE, "s", "s", []), decided, tmp_path)
+    assert drawn == [0.5, 0.4, 0.7]
 
 
 def test_the_tissue_in_a_picture_has_no_gaps_where_much_of_the_image_was_background(run, tmp_path, monkeypatch):
