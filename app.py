@@ -1,4 +1,4 @@
-"""A run in the browser: probabilities, decisions, Grad-CAM and slide maps of the images that a visitor brings.
+"""A run in the browser: probabilities, decisions, Grad-CAM and slide maps of the images that a visitor sends.
 
 Start it with `streamlit run app.py -- --run runs/cancernet`, or without an argument for the newest run under runs/.
 """
@@ -27,9 +27,9 @@ from cancernet.config import RUNS
 from cancernet.data.images import EXTENSIONS
 from cancernet.judging.decision import Decision, expected_rates
 from cancernet.learning import explain
-from cancernet.reporting import wording
-from cancernet.run import MODEL, Classifier, find_runs, load_classifier, read_report
-from cancernet.using import page, prediction, slide_map, uploads
+from cancernet.run import MODEL, Run, find_runs, load_run, name_class, read_report
+from cancernet.using import page, prediction, results, slide_map, uploads
+from cancernet.using.prediction import DecidedPatches, ScoredPatches
 
 PURPOSE = "For research and teaching, not for diagnosis."
 KEPT = "Images stay in this computer's memory until the page is closed; nothing is written to disk."
@@ -37,7 +37,6 @@ WELCOME = (
     "Send images of H&E-stained breast tissue, or try the sample. Each patch comes back with its probabilities, the "
     "decision and Grad-CAM, a slide also with a map. The run's own figures are in the bar on the left (» opens it)."
 )
-CARD_METRICS = ("sensitivity", "specificity", "ppv", "npv", "auroc", "accuracy", "macro_f1", "ece")
 CARDS_A_PAGE, CARDS_A_ROW = 6, 3
 OPERATING_POINTS = {"balanced": "where sensitivity and specificity together should be highest"}
 SCALES = {"0.25 (a scan at 40x)": 0.25, "0.5 (20x)": 0.5, "1 (10x)": 1.0, "2 (5x)": 2.0, "4 (IDC patches)": 4.0}
@@ -49,18 +48,18 @@ def main() -> None:
     st.title("CancerNet")
     st.caption(f"**{PURPOSE}** {KEPT}")
     try:
-        run = choose_run(sys.argv[1:])
-        model = run / MODEL
-        loaded, lock = load_run(str(run), model.stat().st_mtime_ns if model.is_file() else 0)
+        folder = choose_run(sys.argv[1:])
+        model = folder / MODEL
+        run, lock = open_run(str(folder), model.stat().st_mtime_ns if model.is_file() else 0)
         with st.sidebar:
-            show_card(run, loaded)
+            show_card(run)
         files, key = ask_for_images()
         if files is None:
             st.info(WELCOME, icon=":material/info:")
             return
-        sources = score_once(loaded, lock, files, (str(run), *key))
-        if sources:
-            show_results(loaded, lock, sources)
+        scored = score_once(run, lock, files, (str(folder), *key))
+        if scored:
+            show_results(run, lock, scored)
     except InputError as error:
         st.error(plain(str(error)))
 
@@ -69,62 +68,54 @@ def choose_run(argv: Sequence[str]) -> Path:
     parser = Parser(prog="streamlit run app.py --", description=__doc__)
     parser.add_argument("--run", type=Path, help=f"folder made by train_model.py (the newest under {RUNS})")
     given = parser.parse_args(argv).run
-    runs = find_runs(given.resolve().parent if given else RUNS)
+    folders = find_runs(given.resolve().parent if given else RUNS)
     if given:
-        runs = [given, *(run for run in runs if run.resolve() != given.resolve())]
-    if not runs:
+        folders = [given, *(folder for folder in folders if folder.resolve() != given.resolve())]
+    if not folders:
         raise InputError(
             f"There is no finished run under {RUNS}. Train one with train_model.py, or give -- --run FOLDER."
         )
-    return st.sidebar.selectbox("Run", runs, format_func=lambda run: run.resolve().name, key="run")
+    return st.sidebar.selectbox("Run", folders, format_func=lambda folder: folder.resolve().name, key="run")
 
 
 @st.cache_resource(max_entries=2, show_spinner="Loading the network ...")
-def load_run(run: str, changed: int) -> tuple[Classifier, threading.Lock]:
-    """A run and the lock under which it answers, for all visitors; `changed` makes a run that was trained again new."""
-    # Streamlit ends every click with this. It would throw away what TensorFlow has compiled for the network, half a
-    # second's work, and that while another visitor's patches may be in it.
+def open_run(folder: str, changed: int) -> tuple[Run, threading.Lock]:
+    """Load a run for all visitors, with the lock under which it answers.
+
+    Args:
+        changed: when the model was written. A run that was trained again is loaded again.
+    """
+    # Streamlit calls this after every click. It would throw away what TensorFlow has compiled for the network, which
+    # takes half a second to make again, and another visitor's patches may be in it.
     keras.backend.clear_session = lambda: None
-    loaded = load_classifier(Path(run))
-    size, _, channels = loaded.model.input_shape[1:]
+    run = load_run(Path(folder))
+    size, _, channels = run.model.input_shape[1:]
     for count in (1, 2, 3):  # the first answers take seconds, and no visitor should wait for them
-        prediction.score_images(loaded, np.zeros((count, size, size, channels), np.uint8))
-    explain.grad_cam(loaded.model, np.zeros((1, size, size, channels), np.uint8), 0)
-    return loaded, threading.Lock()
+        prediction.score_images(run, np.zeros((count, size, size, channels), np.uint8))
+    explain.grad_cam(run.model, np.zeros((1, size, size, channels), np.uint8), 0)
+    return run, threading.Lock()
 
 
-def show_card(run: Path, loaded: Classifier) -> None:
+def show_card(run: Run) -> None:
     st.warning(PURPOSE, icon=":material/school:")
-    report = read_report(run)
+    report = read_report(run.folder)
     if not report:
         st.info("This run has no report.json, so nothing is known of how good it is.")
         return
-    st.markdown(f"**How good it is.** {plain(report['statement'])}")
-    rows = ["| | | " + plain(f"{report['interval']['level']:.0%} interval") + " |", "|:--|--:|:--|"]
-    for name in CARD_METRICS:
-        if name in report["metrics"]:
-            metric = report["metrics"][name]
-            label = wording.METRICS[name][0].split(" (")[0]
-            cells = label, wording.number(metric["value"]), wording.interval(metric)
-            rows.append("| " + " | ".join(map(plain, cells)) + " |")
-    st.markdown("\n".join(rows))
-    st.caption(f"Intervals are over {report['interval']['over']}.")
-    training, experiment = report["data"]["splits"]["training"], loaded.config["experiment"]
-    whose = f" of {training['patients']:,} patients" if report["data"]["patients_known"] else ""
-    counts = "".join(
-        f"\n- {plain(wording.class_label(report, name))}: {count:,}" for name, count in training["classes"].items()
-    )
-    st.markdown(f"**What it was trained on.** {training['images']:,} images{whose}:{counts}")
-    st.caption(
-        f"{plain(experiment['model'])}, {experiment['image_size']} pixels, {experiment['epochs']} epochs, "
-        f"{plain(report['created'])}."
-    )
-    for warning in wording.all_warnings(report):
+    card = page.describe_run(run, report)
+    st.markdown(f"**How good it is.** {plain(card.statement)}")
+    rows = [f"| | | {plain(card.interval)} |", "|:--|--:|:--|"]
+    st.markdown("\n".join([*rows, *("| " + " | ".join(map(plain, cells)) + " |" for cells in card.figures)]))
+    st.caption(f"Intervals are over {card.over}.")
+    counts = "".join(f"\n- {plain(count)}" for count in card.classes)
+    st.markdown(f"**What it was trained on.** {card.images}:{counts}")
+    st.caption(plain(card.network))
+    for warning in card.warnings:
         st.warning(plain(warning))
 
 
 def ask_for_images() -> tuple[list | None, tuple]:
-    """Name and bytes of what the visitor sent, or the sample, None if nothing; and what tells it from other uploads."""
+    """Name and bytes of each file that was sent, or of the sample, None for none; and a key that changes with them."""
     state, limits = st.session_state, uploads.Limits()
     given, or_else = st.columns([3, 1], vertical_alignment="bottom")
     files = given.file_uploader(
@@ -153,16 +144,14 @@ def ask_for_images() -> tuple[list | None, tuple]:
     return None, ()
 
 
-def score_once(loaded: Classifier, lock: threading.Lock, files: list, key: tuple) -> list[page.Source]:
-    """The network's answers to the visitor's images, made once and kept while the same images are there."""
+def score_once(run: Run, lock: threading.Lock, files: list, key: tuple) -> list[ScoredPatches]:
+    """Score the visitor's images; the scores are kept while the images and their scale are the same."""
     state = st.session_state
     mpp = SCALES.get(state.get("scale"))
     if state.get("scored_key") != (key, mpp):
         bar = st.progress(0.0, "Reading the images")
         with lock:
-            state.scored, state.problems = page.score_uploads(
-                loaded, files, mpp=mpp, tell=lambda share, text: bar.progress(share, text)
-            )
+            state.scored, state.problems = page.score_uploads(run, files, mpp=mpp, tell=bar.progress)
         bar.empty()
         state.scored_key, state.pictures = (key, mpp), {}
     if mpp is not None or any("micrometres" in problem.reason for problem in state.problems):
@@ -172,7 +161,7 @@ def score_once(loaded: Classifier, lock: threading.Lock, files: list, key: tuple
             index=None,
             placeholder="Choose the scale",
             key="scale",
-            help="Of those that do not say so themselves. With it they can be cut into patches.",
+            help="For images that do not say it themselves. It is needed to cut them into patches.",
         )
     if state.problems:
         label = f"{len(state.problems):,} file{'s' * (len(state.problems) > 1)} could not be used"
@@ -188,53 +177,52 @@ def score_once(loaded: Classifier, lock: threading.Lock, files: list, key: tuple
     return state.scored
 
 
-def show_results(loaded: Classifier, lock: threading.Lock, sources: list[page.Source]) -> None:
-    threshold, neighbours = ask_how_to_decide(loaded, sources)
-    judged = page.judge(loaded, sources, neighbours=neighbours, threshold=threshold)
-    for each in judged:
+def show_results(run: Run, lock: threading.Lock, scored: list[ScoredPatches]) -> None:
+    threshold, neighbours = ask_how_to_decide(run, scored)
+    decided = [prediction.decide_patches(run, each, neighbours=neighbours, threshold=threshold) for each in scored]
+    for each in scored:
         if each.problem:
             st.warning(f"{plain(each.problem)} Until then they are judged one by one, without a map.")
-    show_summary(loaded, judged)
-    slide, clicked = show_map(loaded, [each for each in judged if page.has_map(each)])
-    show_patches(loaded, lock, judged, clicked)
-    offer_downloads(loaded, judged, slide)
+    show_summary(run, decided)
+    slide, clicked = show_map(run, [each for each in decided if page.has_map(each)])
+    show_patches(run, lock, decided, clicked)
+    offer_downloads(run, decided, slide)
 
 
-def ask_how_to_decide(loaded: Classifier, sources: list[page.Source]) -> tuple[float | None, bool]:
+def ask_how_to_decide(run: Run, scored: list[ScoredPatches]) -> tuple[float | None, bool]:
     """The threshold, None for the run's own, and whether neighbours on a slide count."""
     left, right = st.columns([5, 4], vertical_alignment="center")
-    rough = [source for source in sources if not page.can_be_smoothed(loaded, source)]
-    neighbours = len(rough) < len(sources) and left.toggle(
+    alone = [each for each in scored if not prediction.can_be_smoothed(run, each)]
+    neighbours = len(alone) < len(scored) and left.toggle(
         "Smooth over neighbouring patches",
         value=True,
         key="neighbours",
         help="Averages each patch's score with those around it, as the run was fitted to do. Slides with many gaps, "
         "and patches without a place, are judged one by one.",
     )
-    decision = page.choose_decision(loaded, neighbours=neighbours)
+    decision = prediction.choose_decision(run, neighbours=neighbours)
     if decision.threshold is None:
-        left.caption("Of several classes the most probable one is decided on.")
+        left.caption("Each patch is given the most probable of the classes.")
         return None, neighbours
-    threshold = ask_for_threshold(loaded, left, decision, neighbours)
-    expected = expected_rates(decision, threshold)
-    images = decision.fitted_on["images"]
-    found = f"Of {images:,} validation images, at this threshold. Those of testing are in the bar on the left."
+    threshold = ask_for_threshold(run, left, decision, neighbours)
+    found = f"Of {decision.fitted_on['images']:,} validation images, at this threshold. "
+    found += "The figures of the testing images are in the bar on the left."
     with right.container(horizontal=True):
-        for name, value in expected.items():
+        for name, value in expected_rates(decision, threshold).items():
             st.metric(f"Expected {name}", f"{value:.1%}", help=found)
-    if neighbours and rough:
-        alone = page.choose_decision(loaded, neighbours=False).threshold
-        at = f", from {alone:.1%}" if threshold == decision.threshold else ""
-        count = sum(len(source.images) for source in rough)
+    if neighbours and alone:
+        own = prediction.choose_decision(run, neighbours=False).threshold
+        at = f", from {own:.1%}" if threshold == decision.threshold else ""
+        count = sum(len(each.files) for each in alone)
         right.caption(f"For smoothed slides. Judged one by one{at}: {count:,} patch{'es' * (count > 1)}.")
     return (None if threshold == decision.threshold else threshold), neighbours
 
 
-def ask_for_threshold(loaded: Classifier, place, decision: Decision, neighbours: bool) -> float:
-    """The slider stops where the expected rates are known exactly, the run's own threshold among the stops."""
-    key = f"threshold {loaded.run} {neighbours}"
+def ask_for_threshold(run: Run, place, decision: Decision, neighbours: bool) -> float:
+    """Show a slider with the thresholds whose expected rates are known exactly; the run's own is among them."""
+    key = f"threshold {run.folder} {neighbours}"
     threshold = place.select_slider(
-        f"Call a patch {plain(prediction.class_label(loaded, decision.positive))} from a probability of",
+        f"Call a patch {plain(name_class(run.settings, decision.positive))} from a probability of",
         decision.curve["threshold"],
         value=decision.threshold,
         format_func=lambda value: f"{value:.1%}",
@@ -252,27 +240,26 @@ def ask_for_threshold(loaded: Classifier, place, decision: Decision, neighbours:
     return threshold
 
 
-def show_summary(loaded: Classifier, judged: list[page.Judged]) -> None:
-    predicted = np.concatenate([each.predicted for each in judged])
-    parts = []
+def show_summary(run: Run, decided: list[DecidedPatches]) -> None:
+    predicted = np.concatenate([each.predicted for each in decided])
     if len(predicted) == 1:
-        name = prediction.class_label(loaded, loaded.decision.classes[predicted[0]])
-        st.markdown(f"**1** patch: called **{plain(name)}**")
+        st.markdown(f"**1** patch: called **{label(run, predicted[0])}**")
         return
-    for index, name in reversed(list(enumerate(loaded.decision.classes))):
-        count = int((predicted == index).sum())
-        label = plain(prediction.class_label(loaded, name))
-        parts.append(f"**{count:,}** called {label} ({count / len(predicted):.0%})")
+    counts = np.bincount(predicted, minlength=len(run.decision.classes))
+    parts = [
+        f"**{count:,}** called {label(run, index)} ({count / len(predicted):.0%})"
+        for index, count in reversed(list(enumerate(counts)))
+    ]
     st.markdown(f"**{len(predicted):,}** patches: {', '.join(parts)}")
 
 
-def show_map(loaded: Classifier, judged: list[page.Judged]) -> tuple[page.Judged | None, page.Patch | None]:
-    """The map of one slide; returns the slide, and the patch that was clicked."""
-    if not judged:
+def show_map(run: Run, decided: list[DecidedPatches]) -> tuple[DecidedPatches | None, page.Shown | None]:
+    """Show the map of one slide; returns the slide, and the patch that was clicked."""
+    if not decided:
         return None, None
-    names = [each.source.slide for each in judged]
+    names = [each.scored.slide for each in decided]
     st.subheader("The slide" if len(names) > 1 else f"The slide {plain(names[0])}")
-    classes, positive = loaded.decision.classes, loaded.decision.positive
+    classes, positive = run.decision.classes, run.decision.positive
     layers, which, what = st.columns([3, 2, 2], vertical_alignment="bottom")
     name = which.selectbox("Slide", names, key="slide") if len(names) > 1 else names[0]
     layer = layers.segmented_control(
@@ -280,30 +267,28 @@ def show_map(loaded: Classifier, judged: list[page.Judged]) -> tuple[page.Judged
     )
     shown = positive
     if positive is None:
-        shown = what.selectbox(
-            "Class", classes, format_func=lambda one: prediction.class_label(loaded, one), key="class"
-        )
-    slide = judged[names.index(name)]
-    rows, specification = page.draw_map(loaded, slide, classes.index(shown), layer)
+        shown = what.selectbox("Class", classes, format_func=lambda one: name_class(run.settings, one), key="class")
+    slide = decided[names.index(name)]
+    rows, specification = page.draw_map(run, slide, classes.index(shown), layer)
     event = st.vega_lite_chart(
         rows, specification, key=f"map {name}", on_select="rerun", selection_mode="clicked", alt=f"Map of slide {name}"
     )
     st.caption("Turn the wheel to zoom, drag to move, double-click to see all; click a patch to look at it below.")
     chosen = event.selection.get("clicked") or []
     row = int(chosen[0]["patch"]) if chosen else None
-    return slide, page.Patch(slide, row) if row is not None and row < len(slide.predicted) else None
+    return slide, page.Shown(slide, row) if row is not None and row < len(slide.predicted) else None
 
 
-def show_patches(loaded, lock, judged: list, clicked: page.Patch | None) -> None:
-    """A page of patches, each with Grad-CAM, its probabilities and its decision; or the one that was clicked."""
+def show_patches(run: Run, lock: threading.Lock, decided: list[DecidedPatches], clicked: page.Shown | None) -> None:
+    """Show the patch that was clicked, or a page of all, each with Grad-CAM, its probabilities and its decision."""
     st.subheader("The patches")
-    classes, positive = loaded.decision.classes, loaded.decision.positive
+    classes, positive = run.decision.classes, run.decision.positive
     ordering, explaining = st.columns(2)
     explained = explaining.selectbox(
-        "Grad-CAM: what speaks for",
+        "Grad-CAM: which regions support",
         classes,
         index=classes.index(positive) if positive else 0,
-        format_func=lambda name: prediction.class_label(loaded, name),
+        format_func=lambda name: name_class(run.settings, name),
         key="explained",
     )
     if clicked:
@@ -311,39 +296,38 @@ def show_patches(loaded, lock, judged: list, clicked: page.Patch | None) -> None
         patches = [clicked]
     else:
         order = ordering.selectbox("Order", page.ORDERS, key="order")
-        patches = page.list_patches(loaded, judged, order)
-    st.caption("Left the patch, right Grad-CAM over it: yellow speaks most for the class, no colour not at all.")
+        patches = page.list_patches(run, decided, order)
+    st.caption("Left the patch, right Grad-CAM over it: yellow supports the class most, no colour not at all.")
     pages = -(-len(patches) // CARDS_A_PAGE)
     number = st.pagination(pages, key=f"page of {pages}") if pages > 1 else 1
     shown = patches[(number - 1) * CARDS_A_PAGE : number * CARDS_A_PAGE]
     with lock:
-        pictures = page.explain_patches(loaded, shown, classes.index(explained), st.session_state.pictures)
+        pictures = page.explain_patches(run, shown, classes.index(explained), st.session_state.pictures)
     for start in range(0, len(shown), CARDS_A_ROW):
         for place, patch, picture in zip(st.columns(CARDS_A_ROW), shown[start:], pictures[start:], strict=False):
             with place.container(border=True):
-                show_patch(loaded, patch, picture)
+                show_patch(run, patch, picture)
 
 
-def show_patch(loaded: Classifier, patch: page.Patch, picture: np.ndarray) -> None:
-    source, probabilities, predicted = patch.judged[:3]
-    classes, answer = loaded.decision.classes, source.prediction
-    decided = classes[predicted[patch.row]]
-    looked_for = decided == (loaded.decision.positive or decided)
-    st.badge(f"called {plain(prediction.class_label(loaded, decided))}", color="orange" if looked_for else "gray")
+def show_patch(run: Run, patch: page.Shown, picture: np.ndarray) -> None:
+    (scored, probabilities, predicted, _), row = patch
+    index, positive = predicted[row], run.decision.positive
+    is_positive = run.decision.classes[index] == positive or positive is None
+    st.badge(f"called {label(run, index)}", color="orange" if is_positive else "gray")
     st.image(picture, width="stretch", alt="The patch, and Grad-CAM over it")
-    for index, name in reversed(list(enumerate(classes))):
-        share = float(probabilities[patch.row, index])
-        st.progress(share, f"{plain(prediction.class_label(loaded, name))} {share:.1%}")
-    name, x, y = answer.names[patch.row], answer.x[patch.row], answer.y[patch.row]
-    st.caption(plain(f"x {x}, y {y} of {name}" if name == source.slide else Path(name).name))
+    for index, share in reversed(list(enumerate(probabilities[row].tolist()))):
+        st.progress(share, f"{label(run, index)} {share:.1%}")
+    file = scored.files[row]
+    place = f"x {scored.x[row]}, y {scored.y[row]} of {file}"
+    st.caption(plain(place if file == scored.slide else Path(file).name))
 
 
-def offer_downloads(loaded: Classifier, judged: list[page.Judged], slide: page.Judged | None) -> None:
+def offer_downloads(run: Run, decided: list[DecidedPatches], slide: DecidedPatches | None) -> None:
     st.subheader("Results to keep")
     left, right = st.columns(2)
     left.download_button(
         "All patches as CSV",
-        page.predictions_csv(loaded, judged),
+        page.predictions_csv(run, decided),
         "predictions.csv",
         "text/csv",
         icon=":material/table:",
@@ -352,8 +336,8 @@ def offer_downloads(loaded: Classifier, judged: list[page.Judged], slide: page.J
     )
     if slide:
         right.download_button(
-            f"Regions of {plain(Path(slide.source.slide).name)} as GeoJSON",
-            json.dumps(prediction.find_regions(loaded, slide.source.prediction, *slide[1:3])),
+            f"Regions of {plain(Path(slide.scored.slide).name)} as GeoJSON",
+            json.dumps(results.find_regions(run, slide)),
             "regions.geojson",
             "application/geo+json",
             icon=":material/polyline:",
@@ -361,6 +345,11 @@ def offer_downloads(loaded: Classifier, judged: list[page.Judged], slide: page.J
             width="stretch",
             help="Outlines for QuPath, in pixels of the slide.",
         )
+
+
+def label(run: Run, index: int) -> str:
+    """A class by its index, as people call it."""
+    return plain(name_class(run.settings, run.decision.classes[index]))
 
 
 def plain(text: str) -> str:

@@ -79,14 +79,14 @@ def prediction_rows(files: list[Path], run: Path, rounds: int) -> list[Row]:
     """Rows of answering files that nobody has read yet, as evaluate_model.py and predict_images.py do."""
     import numpy as np
 
-    from cancernet import run
     from cancernet.data.images import ImageStore, decode_image
-    from cancernet.learning import pipeline
+    from cancernet.learning import pipeline, scoring
+    from cancernet.run import load_run
     from cancernet.using import prediction
 
-    loaded = run.load_classifier(run)
-    views = loaded.config["experiment"]["views"]
-    network = run.average_over_views(loaded.model, views)
+    loaded = load_run(run)
+    views = loaded.settings.experiment.views
+    network = scoring.average_over_views(loaded.model, views)
     stores = [ImageStore(files, image_size=48, channels=3, cache=cache) for cache in (False, True)]
     images = stores[1].fetch(np.arange(len(files)))
 
@@ -103,9 +103,9 @@ def prediction_rows(files: list[Path], run: Path, rounds: int) -> list[Row]:
         return len(files) / (time.perf_counter() - started)
 
     works = {
-        "evaluation, from files": lambda: run.predict(network, stores[0]),
-        "evaluation, network": lambda: run.predict(network, stores[1]),
-        "evaluation, decoding": lambda: exhaust(pipeline.evaluation_batches(stores[0], batch_size=run.BATCH)),
+        "evaluation, from files": lambda: scoring.predict(network, stores[0]),
+        "evaluation, network": lambda: scoring.predict(network, stores[1]),
+        "evaluation, decoding": lambda: exhaust(pipeline.evaluation_batches(stores[0], batch_size=scoring.BATCH)),
         "prediction, from files": lambda: prediction.score_images(loaded, read()),
         "prediction, network": lambda: prediction.score_images(loaded, images),
         "prediction, decoding": lambda: exhaust(read()),

@@ -1,6 +1,7 @@
 """The page, each flow without a browser."""
 
 import csv
+import dataclasses
 import functools
 import io
 import json
@@ -17,10 +18,13 @@ from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from cancernet.data.sample import make_slide
-from cancernet.judging.decision import fit_decision, load_decision, log_scores, save_decision
-from cancernet.run import DECISION, MODEL, load_classifier, read_config, write_config
-from cancernet.using import prediction, uploads
-from cancernet.using.page import ORDERS, Judged, judge, list_patches, score_uploads
+from cancernet.judging.decision import fit_decision, load_decision, save_decision
+from cancernet.learning.scoring import log_scores
+from cancernet.run import DECISION, MODEL, load_run, read_settings, write_settings
+from cancernet.using import page as page_work
+from cancernet.using import uploads
+from cancernet.using.page import ORDERS, list_patches, predictions_csv, score_uploads
+from cancernet.using.prediction import DecidedPatches, decide_patches
 
 PNG, ZIP = "image/png", "application/zip"
 sample_uploads = functools.cache(uploads.sample_uploads)
@@ -90,10 +94,9 @@ def test_the_card_says_what_the_run_is_worth(page, tiny_run):
 def test_a_patch_is_answered_with_probabilities_decision_and_grad_cam(page, tiny_run):
     name, data = sample_uploads()[40]
     send(page, ("one.png", data, PNG))
-    loaded = load_classifier(tiny_run)
-    sources, _ = score_uploads(loaded, [(name, data)])
-    judged = judge(loaded, sources, neighbours=False)[0]
-    benign, idc = judged.probabilities[0]
+    run = load_run(tiny_run)
+    (scored,), _ = score_uploads(run, [(name, data)])
+    benign, idc = decide_patches(run, scored, neighbours=False).probabilities[0]
     assert [bar.proto.text for bar in page.get("progress")] == [f"IDC {idc:.1%}", f"benign {benign:.1%}"]
     assert "1** patch:" in texts(page)
     assert len(page.get("image")) == 1
@@ -130,11 +133,11 @@ def test_a_patch_beside_a_slide_is_judged_at_its_own_threshold(page, tiny_run):
 
 
 def test_the_patches_closest_to_the_threshold_come_first():
-    loaded = SimpleNamespace(decision=SimpleNamespace(classes=("0", "1"), positive="1"))
+    run = SimpleNamespace(decision=SimpleNamespace(classes=("0", "1"), positive="1"))
     shares = np.array([[0.1, 0.9], [0.8, 0.2], [0.6, 0.4]])
     for threshold, expected in ((0.0, [1, 2, 0]), (0.45, [2, 1, 0]), (1.0, [0, 2, 1])):
-        judged = Judged(None, shares, np.array([1, 0, 0]), threshold, "")
-        assert [patch.row for patch in list_patches(loaded, [judged], ORDERS[1])] == expected
+        decided = DecidedPatches(None, shares, np.array([1, 0, 0]), threshold)
+        assert [patch.row for patch in list_patches(run, [decided], ORDERS[1])] == expected
 
 
 def test_the_sample_is_one_click_away_and_files_replace_it(page):
@@ -165,7 +168,7 @@ def test_the_threshold_moves_the_expected_rates_and_the_decisions_and_comes_back
 
 def test_the_network_is_asked_once_while_the_images_are_the_same(page, monkeypatch):
     find_button(page, "sample").click().run()
-    monkeypatch.setattr(page, "score_uploads", None)
+    monkeypatch.setattr(page_work, "score_uploads", None)
     page.select_slider[0].set_value(0.5).run()
     page.selectbox(key="order").set_value(ORDERS[2]).run()
     assert not page.exception
@@ -228,7 +231,7 @@ def make_three_classes(run, folder):
     layers = keras.layers
     keras.Sequential(
         [
-            keras.Input(load_classifier(run).model.input_shape[1:]),
+            keras.Input(load_run(run).model.input_shape[1:]),
             layers.Conv2D(2, 3, strides=2),
             layers.GlobalAveragePooling2D(),
             layers.Dense(3, activation="softmax"),
@@ -237,7 +240,7 @@ def make_three_classes(run, folder):
     scores = log_scores(np.array([[0.6, 0.3, 0.1], [0.3, 0.6, 0.1], [0.4, 0.1, 0.5], [0.2, 0.5, 0.3]]))
     fitted = fit_decision(scores, np.array([0, 1, 2, 0]), ["1", "1", "2", "2"], classes=("a", "b", "c"), positive=None)
     save_decision(fitted, folder / DECISION)
-    write_config(folder, read_config(run) | {"classes": ["a", "b", "c"], "positive": None})
+    write_settings(folder, dataclasses.replace(read_settings(run), classes=("a", "b", "c"), positive=None))
     return folder
 
 
@@ -246,7 +249,7 @@ def test_several_classes_have_no_threshold(tiny_run, tmp_path, monkeypatch):
     find_button(page, "sample").click().run()
     assert not page.exception
     assert not page.select_slider
-    assert "the most probable one is decided on" in texts(page)
+    assert "Each patch is given the most probable of the classes." in texts(page)
     assert page.selectbox(key="class").options == ["a", "b", "c"]
 
 
@@ -277,13 +280,12 @@ def test_a_damaged_run_is_said_in_one_line(tmp_path, monkeypatch):
 
 
 def test_the_table_has_the_probabilities_of_predict_images(tiny_run):
-    loaded = load_classifier(tiny_run)
-    sources, _ = score_uploads(loaded, sample_uploads())
-    judged = judge(loaded, sources)
-    rows = list(csv.DictReader(io.StringIO(page.predictions_csv(loaded, judged))))
-    probabilities, predicted = prediction.decide_prediction(loaded, sources[0].prediction)
-    assert [float(row["probability_1"]) for row in rows] == probabilities[:, 1].tolist()
-    assert [row["predicted"] for row in rows] == [loaded.decision.classes[index] for index in predicted]
+    run = load_run(tiny_run)
+    (scored,), _ = score_uploads(run, sample_uploads())
+    decided = decide_patches(run, scored)
+    rows = list(csv.DictReader(io.StringIO(predictions_csv(run, [decided]))))
+    assert [float(row["probability_1"]) for row in rows] == decided.probabilities[:, 1].tolist()
+    assert [row["predicted"] for row in rows] == [run.decision.classes[index] for index in decided.predicted]
 
 
 def test_nothing_is_written_to_disk(page, monkeypatch):

@@ -77,11 +77,11 @@ def draw_slide(run: Run, grid: SlideGrid, thumbnails: Sequence[np.ndarray], answ
     """Draw one slide from its m patches, for a run of two classes.
 
     Args:
-        thumbnails: m of `grid.make_thumbnail`, of the side that `grid.thumbnail_side` gives for this grid.
+        thumbnails: m of `grid.make_thumbnail`, of one side. The largest has the side of a whole patch.
     """
     decision, mpp = run.decision, run.settings.mpp
     index = decision.classes.index(decision.positive)
-    tile_pixels = thumbnail_side(grid.shape)
+    tile_pixels = max(max(thumbnail.shape[:2]) for thumbnail in thumbnails)
     maps = SlideMaps(
         stitch_slide(thumbnails, grid, tile_pixels=tile_pixels),
         tile_pixels,

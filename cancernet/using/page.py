@@ -1,125 +1,126 @@
-"""One visitor's images, from upload to answer, in memory: the page's work without the page."""
+"""The work of the page without the page: uploaded images are scored, decided, mapped and explained, all in memory."""
 
 import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from cancernet import InputError
-from cancernet.data import grid
 from cancernet.data.dataset import find_place
+from cancernet.data.grid import PATCH_STEP, lay_out, stitch_slide
 from cancernet.data.images import fit_image
-from cancernet.judging.decision import Decision
+from cancernet.data.tiles import Tile, picture_as_slide
 from cancernet.learning import explain
-from cancernet.run import Classifier
-from cancernet.using import prediction, slide_map, uploads
-from cancernet.using.prediction import Prediction
+from cancernet.reporting import wording
+from cancernet.reporting.content import Report
+from cancernet.run import Run, name_class
+from cancernet.using import prediction, results, slide_map, uploads
+from cancernet.using.parts import is_large
+from cancernet.using.prediction import DecidedPatches, ScoredPatches
 
+CARD_METRICS = ("sensitivity", "specificity", "ppv", "npv", "auroc", "accuracy", "macro_f1", "ece")
 LEAST_ON_A_MAP = 4  # patches of a slide
 ORDERS = ("Highest probability first", "Closest to the threshold first", "In the order sent")
-SCALE_LABEL = "Micrometres per pixel of large images"  # where the page asks for what --mpp is elsewhere
+SCALE_LABEL = "Micrometres per pixel of large images"  # the page asks for it, where predict_images.py has --mpp
 SHOWN_PIXELS, GAP = 240, 12  # of a patch and its Grad-CAM on the screen, and between them
 
-Tell = Callable[[float, str], object]  # is told the share done, 0 to 1, and of what
+Tell = Callable[[float, str], object]  # gets the share done, 0 to 1, and what is being done
 
 
-class Source(NamedTuple):
-    """What is judged together: a slide's patches, a large picture cut into patches, or all patches without a place."""
+class Shown(NamedTuple):
+    """One patch on the screen."""
 
-    slide: str  # its patient, or the picture's name; "" for patches without a place
-    prediction: Prediction
-    images: list[np.ndarray]  # uint8 [h, w, channels] of each patch
-
-
-class Judged(NamedTuple):
-    """A source with its decisions."""
-
-    source: Source
-    probabilities: np.ndarray  # [n, k], calibrated
-    predicted: np.ndarray  # class index [n]
-    threshold: float | None  # of the decision; None of several classes
-    problem: str  # why it has no map, and its neighbours do not count; "" if nothing is wrong
+    decided: DecidedPatches
+    row: int  # of the patch in it
 
 
-class Patch(NamedTuple):
-    """One patch to look at."""
+class Card(NamedTuple):
+    """How good a run is and what it was trained on, in words."""
 
-    judged: Judged
-    row: int
+    statement: str
+    interval: str  # heading of the intervals
+    over: str  # patients or images
+    figures: list[tuple[str, str, str]]  # name, value and interval of each of CARD_METRICS that the run has
+    images: str  # number of training images, and of patients where they are known
+    classes: list[str]  # training images of each class
+    network: str
+    warnings: list[str]
+
+
+def describe_run(run: Run, report: Report) -> Card:
+    """What the page says of a run, from its report."""
+    training, experiment = report["data"]["splits"]["training"], run.settings.experiment
+    metrics, interval = report["metrics"], report["interval"]
+    of_patients = f" of {training['patients']:,} patients" if report["data"]["patients_known"] else ""
+    return Card(
+        report["statement"],
+        f"{interval['level']:.0%} interval",
+        interval["over"],
+        [
+            (wording.METRICS[name][0].split(" (")[0], wording.number(metric["value"]), wording.interval(metric))
+            for name, metric in ((name, metrics[name]) for name in CARD_METRICS if name in metrics)
+        ],
+        f"{training['images']:,} images{of_patients}",
+        [f"{wording.class_label(report, name)}: {count:,}" for name, count in training["classes"].items()],
+        f"{experiment.model}, {experiment.image_size} pixels, {experiment.epochs} epochs, {report['created']}.",
+        wording.all_warnings(report),
+    )
 
 
 def score_uploads(
-    loaded: Classifier, files: Sequence[tuple[str, bytes]], *, mpp: float | None = None, tell: Tell = lambda *_: None
-) -> tuple[list[Source], list[uploads.Problem]]:
-    """What the network says of uploaded files; see cancernet.using.uploads for what is taken and what is not.
+    run: Run, files: Sequence[tuple[str, bytes]], *, mpp: float | None = None, tell: Tell = lambda *_: None
+) -> tuple[list[ScoredPatches], list[uploads.Problem]]:
+    """Score uploaded files; see cancernet.using.uploads for those that are accepted.
 
     Args:
         files: name and bytes of each.
         mpp: micrometres a pixel of large pictures that do not say so themselves.
+
+    Returns:
+        The patches of each slide, those without a slide, and those of each large picture, with their images; and the
+        files that could not be used.
     """
     pictures, problems = uploads.read_uploads(
-        files, channels=loaded.model.input_shape[-1], progress=lambda done, of: tell(done / of, "Reading the images")
+        files, channels=run.model.input_shape[-1], progress=lambda done, of: tell(done / of, "Reading the images")
     )
-    patches, large = {}, []
+    slides: dict[str, list[Tile]] = {}
+    large = []
     for picture in pictures:
         patient, x, y = find_place(picture.name)
-        placed = bool(patient) and x is not None
-        if not placed and uploads.is_large(picture) and prediction.training_mpp(loaded) is not None:
+        has_place = bool(patient) and x is not None
+        if not has_place and is_large(*picture.image.shape[:2]) and run.settings.mpp is not None:
             large.append(picture)
         else:
-            place = (patient, x, y) if placed else ("", None, None)
-            patches.setdefault(place[0], []).append(prediction.PlacedImage(picture.image, picture.name, *place))
-    sources = [_score_patches(loaded, slide, found, tell) for slide, found in patches.items()]
+            place = (patient, x, y) if has_place else ("", None, None)
+            slides.setdefault(place[0], []).append(Tile(picture.image, picture.name, *place))
+    scored = [_score_tiles(run, tiles, tell) for tiles in slides.values()]
     for picture in large:
         try:
-            sources.append(_score_large(loaded, picture, mpp, tell))
+            scored.append(_score_large(run, picture, mpp, tell))
         except InputError as error:
             reason = str(error).removeprefix(f"{picture.name}: ").replace("--mpp", f'"{SCALE_LABEL}"')
             problems.append(uploads.Problem(picture.name, reason))
-    return sources, problems
+    return scored, problems
 
 
-def judge(
-    loaded: Classifier, sources: Sequence[Source], *, neighbours: bool = True, threshold: float | None = None
-) -> list[Judged]:
-    """Probabilities and decisions; a slide whose patches overlap is judged patch by patch."""
-    judged = []
-    for source in sources:
-        problem, smoothed = _find_overlap(source), neighbours and can_be_smoothed(loaded, source)
-        decided = prediction.decide_prediction(loaded, source.prediction, neighbours=smoothed, threshold=threshold)
-        own = choose_decision(loaded, neighbours=smoothed).threshold
-        judged.append(Judged(source, *decided, own if threshold is None else threshold, problem))
-    return judged
+def has_map(decided: DecidedPatches) -> bool:
+    """Whether the patches lie on a slide that is large enough for a map."""
+    return decided.scored.grid is not None and len(decided.predicted) >= LEAST_ON_A_MAP
 
 
-def choose_decision(loaded: Classifier, *, neighbours: bool) -> Decision:
-    """The run's decision for smoothed slides, or the one for patches that are judged one by one."""
-    return loaded.decision if neighbours else loaded.decision.without_neighbours or loaded.decision
+def draw_map(run: Run, decided: DecidedPatches, class_index: int, layer: str) -> tuple[dict[str, list], dict]:
+    """Rows and specification of the map of a laid-out slide, with the probability of one class.
 
-
-def can_be_smoothed(loaded: Classifier, source: Source) -> bool:
-    """Whether neighbours count in this source: the run smooths, and the slide has few enough gaps."""
-    answer = source.prediction
-    if loaded.decision.without_neighbours is None or not source.slide or _find_overlap(source):
-        return False
-    return grid.mean_neighbours(answer.patients, answer.x, answer.y) >= grid.LEAST_NEIGHBOURS
-
-
-def has_map(judged: Judged) -> bool:
-    return bool(judged.source.slide) and not judged.problem and len(judged.predicted) >= LEAST_ON_A_MAP
-
-
-def draw_map(loaded: Classifier, judged: Judged, class_index: int, layer: str) -> tuple[dict[str, list], dict]:
-    """Rows and specification of a slide's map, see cancernet.using.slide_map, with the probability of one class.
-
-    Raises:
-        InputError: patches overlap.
+    Args:
+        layer: one of slide_map.LAYERS.
     """
-    answer = judged.source.prediction
-    picture, (left, top) = grid.stitch_slide(answer.thumbnails, answer.x, answer.y, tile_pixels=answer.thumbnail_pixels)
-    height, width = (side * grid.PATCH_STEP / answer.thumbnail_pixels for side in picture.shape[:2])
-    words = [prediction.class_label(loaded, name) for name in loaded.decision.classes]
+    scored, grid = decided.scored, decided.scored.grid
+    picture = stitch_slide(scored.thumbnails, grid, tile_pixels=scored.thumbnail_pixels)
+    height, width = (side * PATCH_STEP / scored.thumbnail_pixels for side in picture.shape[:2])
+    left, top = grid.origin
+    words = [name_class(run.settings, name) for name in run.decision.classes]
     specification = slide_map.map_specification(
         picture,
         (left, top, left + width, top + height),
@@ -128,28 +129,29 @@ def draw_map(loaded: Classifier, judged: Judged, class_index: int, layer: str) -
         layer=layer,
     )
     rows = slide_map.map_rows(
-        answer.x,
-        answer.y,
-        grid.PATCH_STEP,
-        names=answer.names,
-        probability=judged.probabilities[:, class_index],
-        decision=[words[index] for index in judged.predicted],
+        grid,
+        files=scored.files,
+        probability=decided.probabilities[:, class_index],
+        decision=[words[index] for index in decided.predicted],
     )
     return rows, specification
 
 
-def list_patches(loaded: Classifier, judged: Sequence[Judged], order: str) -> list[Patch]:
-    """All patches in one of ORDERS: by the probability of the positive class, of the most probable one if none is."""
-    patches = [Patch(each, row) for each in judged for row in range(len(each.predicted))]
-    positive = loaded.decision.positive
-    index = loaded.decision.classes.index(positive) if positive else None
+def list_patches(run: Run, decided: Sequence[DecidedPatches], order: str) -> list[Shown]:
+    """All patches in one of ORDERS.
 
-    def probability(patch: Patch) -> float:
-        shares = patch.judged.probabilities[patch.row]
+    The order goes by the probability of the positive class; of several classes by that of the most probable one.
+    """
+    patches = [Shown(each, row) for each in decided for row in range(len(each.predicted))]
+    positive = run.decision.positive
+    index = run.decision.classes.index(positive) if positive else None
+
+    def probability(patch: Shown) -> float:
+        shares = patch.decided.probabilities[patch.row]
         return float(shares.max() if index is None else shares[index])
 
-    def distance(patch: Patch) -> float:
-        threshold = patch.judged.threshold
+    def distance(patch: Shown) -> float:
+        threshold = patch.decided.threshold
         return abs(probability(patch) - (0.5 if threshold is None else threshold))
 
     if order == ORDERS[0]:
@@ -160,62 +162,56 @@ def list_patches(loaded: Classifier, judged: Sequence[Judged], order: str) -> li
 
 
 def explain_patches(
-    loaded: Classifier, patches: Sequence[Patch], class_index: int, kept: dict[tuple, np.ndarray]
+    run: Run, patches: Sequence[Shown], class_index: int, made: dict[tuple, np.ndarray]
 ) -> list[np.ndarray]:
-    """Each patch and, to its right, Grad-CAM over it: uint8 [h, w, 3] for the screen.
+    """Each patch with Grad-CAM over it to its right: uint8 [SHOWN_PIXELS, w, 3].
 
-    kept: what was made before, by patch and class; what is new is added.
+    Args:
+        made: pictures that were made before, by patch and class; new ones are added.
     """
-    keys = [(id(patch.judged.source.images), patch.row, class_index) for patch in patches]
-    new = [(key, patch) for key, patch in zip(keys, patches, strict=True) if key not in kept]
+    keys = [(id(patch.decided.scored.images), patch.row, class_index) for patch in patches]
+    new = [(key, patch) for key, patch in zip(keys, patches, strict=True) if key not in made]
     if new:
-        images = [patch.judged.source.images[patch.row] for _, patch in new]
-        fitted = np.stack([fit_image(image, loaded.model.input_shape[1]) for image in images])
-        heat = explain.grad_cam(loaded.model, fitted, class_index)
-        for (key, _), image, seen, warm in zip(new, images, fitted, heat, strict=True):
-            kept[key] = _side_by_side(image, explain.overlay(seen, warm))
-    return [kept[key] for key in keys]
+        images = [patch.decided.scored.images[patch.row] for _, patch in new]
+        fitted = np.stack([fit_image(image, run.model.input_shape[1]) for image in images])
+        heat = explain.grad_cam(run.model, fitted, class_index)
+        for (key, _), image, small, warm in zip(new, images, fitted, heat, strict=True):
+            made[key] = _side_by_side(image, explain.overlay(small, warm))
+    return [made[key] for key in keys]
 
 
-def predictions_csv(loaded: Classifier, judged: Sequence[Judged]) -> str:
+def predictions_csv(run: Run, decided: Sequence[DecidedPatches]) -> str:
     """All patches in the form of predictions.csv that predict_images.py writes."""
     table = io.StringIO()
-    prediction.write_header(table, loaded.decision.classes)
-    for each in judged:
-        prediction.write_rows(table, each.source.prediction, *each[1:3], loaded.decision.classes)
+    results.write_header(table, run.decision.classes)
+    for each in decided:
+        results.write_rows(table, each, run.decision.classes)
     return table.getvalue()
 
 
-def _score_patches(loaded: Classifier, slide: str, patches: list, tell: Tell, file_scale: float = 1.0) -> Source:
+def _score_tiles(run: Run, tiles: Sequence[Tile], tell: Tell) -> ScoredPatches:
     done = 0
 
     def count(more: int) -> None:
         nonlocal done
         done += more
-        tell(done / len(patches), f"Judging patch {done:,} of {len(patches):,}")
+        tell(done / len(tiles), f"Judging patch {done:,} of {len(tiles):,}")
 
-    images, names, patients, x, y = map(list, zip(*patches, strict=True))
-    found = prediction.predict_arrays(loaded, images, names, patients, x, y, progress=count)
-    return Source(slide, found._replace(file_scale=file_scale), images)
-
-
-def _find_overlap(source: Source) -> str:
-    """What is wrong with the places of a slide's patches, "" if nothing is."""
-    answer = source.prediction
-    try:
-        grid.mean_neighbours(answer.patients, answer.x, answer.y, files=answer.names)
-    except InputError as error:
-        return str(error)
-    return ""
+    images, files, patients, x, y = zip(*tiles, strict=True)
+    thumbnail_pixels = prediction.choose_thumbnail_pixels(lay_out(patients, x, y, files))
+    scored = prediction.score_patches(run, tiles, thumbnail_pixels=thumbnail_pixels, progress=count)
+    return scored._replace(images=images)
 
 
-def _score_large(loaded: Classifier, picture: uploads.Picture, mpp: float | None, tell: Tell) -> Source:
+def _score_large(run: Run, picture: uploads.Picture, mpp: float | None, tell: Tell) -> ScoredPatches:
     if picture.image.shape[2] != 3:
-        raise InputError("is a large picture, and the run takes grey patches; only colour ones are cut")
+        raise InputError(
+            "is a large picture, and this run takes grey patches: only colour pictures can be cut. Send patches."
+        )
     tell(0.0, "Cutting a large image into patches")
-    tiles, file_scale = uploads.cut_picture(picture, target_mpp=prediction.training_mpp(loaded), mpp=mpp)
-    patches = [prediction.PlacedImage(tile.image, picture.name, picture.name, tile.x, tile.y) for tile in tiles]
-    return _score_patches(loaded, picture.name, patches, tell, file_scale)
+    slide = picture_as_slide(Path(picture.name), picture.image, picture.resolution, mpp)
+    tiles = list(prediction.cut_slide(run, slide, file=picture.name))
+    return _score_tiles(run, tiles, tell)._replace(file_scale=run.settings.mpp / slide.mpp)
 
 
 def _side_by_side(image: np.ndarray, overlaid: np.ndarray) -> np.ndarray:

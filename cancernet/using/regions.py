@@ -11,7 +11,6 @@ COLOUR = (200, 0, 0)  # red, as QuPath's own class "Tumor"
 
 def regions_geojson(
     grid: np.ndarray,
-    threshold: float,
     *,
     patch_pixels: float,
     origin: tuple[float, float] = (0.0, 0.0),
@@ -19,20 +18,19 @@ def regions_geojson(
     colour: tuple[int, int, int] = COLOUR,
     mpp: float | None = None,
 ) -> dict:
-    """Outlines of the places whose probability reaches the threshold.
+    """Outline the cells of a map that have a probability.
 
-    Places that share a side are one region, places that only touch at a corner are two; holes are kept. A polygon
-    follows the edges of its patches, so its area is exactly that of the patches. It may reach past the right and the
-    lower edge of the slide where the last patch does.
+    Cells that share a side are one region, cells that only touch at a corner are two; holes are kept. A polygon follows
+    the edges of its patches, so its area is exactly that of the patches. It may reach past the right and the lower edge
+    of the slide where the last patch does.
 
-    Coordinates are pixels of the slide's level 0 from its top-left corner, as QuPath has them, where RFC 7946 would
-    have degrees. In all else the result keeps to RFC 7946: rings are closed, the outer one is counterclockwise
-    (with x to the right and y counted upwards) and holes are clockwise.
+    Coordinates are pixels at the slide's level 0 from its top-left corner, as QuPath has them, where RFC 7946 would
+    have degrees. In all else the result follows RFC 7946: rings are closed, the outer one is counterclockwise (with x
+    to the right and y counted upwards) and holes are clockwise.
 
     Args:
-        grid: [rows, columns] probabilities with NaN where no patch is, or a bool mask.
-        threshold: a place with a probability at or above it is in; of a mask any number above 0 up to 1.
-        patch_pixels: side of a place in level-0 pixels.
+        grid: [rows, columns] probabilities; NaN in cells that belong to no region.
+        patch_pixels: side of a cell in level-0 pixels.
         origin: x and y of the grid's top-left corner in level-0 pixels.
         name: of the class, as QuPath shows it.
         colour: red, green, blue, 0-255.
@@ -50,7 +48,7 @@ def regions_geojson(
         raise InputError(
             f"Regions need a map of two dimensions and patches above 0 pixels; got {grid.ndim} and {patch_pixels}."
         )
-    labels, regions = label(grid >= threshold)  # by default places that share a side are connected
+    labels, regions = label(~np.isnan(grid))  # by default cells that share a side are connected
     order = np.argsort(-np.bincount(labels.ravel(), minlength=regions + 1)[1:], kind="stable") + 1
     rows_of, columns_of = _members(labels, regions)
     features = []
@@ -64,7 +62,7 @@ def regions_geojson(
 
 
 def _members(labels: np.ndarray, regions: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Rows and columns of each region's places; index 0 is what is in none."""
+    """Rows and columns of each region's cells; index 0 has the cells of no region."""
     order = np.argsort(labels, axis=None, kind="stable")
     ends = np.cumsum(np.bincount(labels.ravel(), minlength=regions + 1))[:-1]
     rows, columns = np.unravel_index(order, labels.shape)
@@ -72,7 +70,7 @@ def _members(labels: np.ndarray, regions: int) -> tuple[list[np.ndarray], list[n
 
 
 def _trace(rows: np.ndarray, columns: np.ndarray) -> shapely.Polygon:
-    """Outline of places of side 1, joined in whole numbers so that nothing is lost to rounding."""
+    """Outline of cells of side 1, joined in whole numbers so that nothing is lost to rounding."""
     outline = shapely.coverage_union_all(shapely.box(columns, rows, columns + 1, rows + 1))
     return shapely.orient_polygons(shapely.simplify(outline, 0))
 

@@ -1,4 +1,4 @@
-"""A slide to look around in, for a browser: patches and picture in, a Vega-Lite specification out."""
+"""The map of a slide in a browser, which can be zoomed and clicked, as a Vega-Lite specification."""
 
 import base64
 from collections.abc import Sequence
@@ -7,37 +7,32 @@ import cv2
 import numpy as np
 
 from cancernet import InputError
+from cancernet.data.grid import SlideGrid
 
 HEIGHT = 460  # pixels on the screen
-SCHEME, CALLED, OTHERS = "viridis", "#d55e00", "#5f6b73"  # of probabilities, of the class looked for, of the others
+SCHEME, CALLED, OTHERS = "viridis", "#d55e00", "#5f6b73"  # of probabilities, of the positive class, of the others
 LAYERS = ("Tissue", "Probability", "Decision")  # what is laid over the tissue
 OPACITY = 0.7  # of the probabilities over the tissue, and in their legend
 QUALITY = 88  # of the picture, a JPEG
 
 
 def map_rows(
-    x: Sequence[float],
-    y: Sequence[float],
-    step: float,
-    *,
-    names: Sequence[str],
-    probability: Sequence[float],
-    decision: Sequence[str],
+    grid: SlideGrid, *, files: Sequence[str], probability: Sequence[float], decision: Sequence[str]
 ) -> dict[str, list]:
-    """The patches of a map as columns, one row a patch; `patch` counts them from 0.
+    """Tell Vega-Lite the m patches of a slide, as columns with one row for each patch; `patch` counts them from 0.
 
     Args:
-        x, y: [n] left and top pixel; step: side of a patch, in the same pixels.
-        names: [n]; probability: [n] 0 to 1, of the class that is drawn; decision: [n] in words.
+        files: [m].
+        probability: [m] 0 to 1, of the class that is drawn.
+        decision: [m] in words.
     """
-    x, y = np.asarray(x, float), np.asarray(y, float)
     return {
-        "patch": list(range(len(x))),
-        "left": x.tolist(),
-        "top": y.tolist(),
-        "right": (x + step).tolist(),
-        "bottom": (y + step).tolist(),
-        "file": list(names),
+        "patch": list(range(len(grid.x))),
+        "left": grid.x.tolist(),
+        "top": grid.y.tolist(),
+        "right": (grid.x + grid.step).tolist(),
+        "bottom": (grid.y + grid.step).tolist(),
+        "file": list(files),
         "probability": np.asarray(probability, float).tolist(),
         "decision": list(decision),
     }
@@ -51,16 +46,16 @@ def map_specification(
     decisions: Sequence[str],
     layer: str = "Probability",
 ) -> dict:
-    """A map that is zoomed with the wheel, moved by dragging and made whole by a double click.
+    """Specify a map: the wheel zooms, dragging moves it, a double click shows the whole slide.
 
-    The rows (see map_rows) are given beside it, so that the view stays where it is when only they change. A pixel is
+    The rows (see map_rows) are given apart from it, so that the view does not jump when only they change. A pixel is
     as wide as it is high at every width of the screen. The selection `clicked` holds the row of a patch.
 
     Args:
         picture: uint8 [height, width, 3] of the slide.
         frame: left, top, right and bottom of the picture, in the pixels of the rows.
-        event: what the probability is of, for the legend.
-        decisions: the words for a decision, the one that is looked for first.
+        event: the class of the probability, for the legend.
+        decisions: the words for a decision, that for the drawn class first.
         layer: one of LAYERS.
 
     Raises:

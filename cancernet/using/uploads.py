@@ -1,4 +1,4 @@
-"""Uploaded files to images, all in memory: bounded in size and number, and a broken one named beside the others."""
+"""Uploaded files become images in memory, within limits of size and number; a broken file does not stop the others."""
 
 import hashlib
 import io
@@ -9,7 +9,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -17,26 +16,24 @@ import numpy as np
 from PIL import Image
 
 from cancernet import InputError
-from cancernet.data.grid import PATCH_STEP
 from cancernet.data.images import EXTENSIONS, decode_image, read_size
 from cancernet.data.sample import cut_patches, make_slide
-from cancernet.data.tiles import PLAIN_PIXELS, Tile, iterate_tiles, picture_as_slide
+from cancernet.data.tiles import PLAIN_PIXELS
 from cancernet.folders import is_passed_over
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM")  # what lies behind EXTENSIONS, as Pillow calls it
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM")  # Pillow's names for EXTENSIONS
 ARCHIVE, END_OF_ARCHIVE, END_OF_ARCHIVE_64 = b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x07"  # 4.3 of PKWARE's APPNOTE.TXT
-END_BYTES, LONGEST_COMMENT = 22, 65_535  # of a zip archive's last record, and of the comment that may follow it
-SAMPLE_SEED, SAMPLE_PATIENT = 2026, 79001  # of no dataset that write_sample makes by itself
-LARGE_SIDE = 4 * PATCH_STEP  # pixels; a picture larger both ways is cut
-ENTRY_BYTES = 512  # of an archive's directory, for one file; 46 and its name are usual
+END_BYTES, LONGEST_COMMENT = 22, 65_535  # of a zip archive's last record, and of the comment after it
+SAMPLE_SEED, SAMPLE_PATIENT = 2026, 79001  # not in the made-up dataset of build_dataset.py --sample
+ENTRY_BYTES = 512  # of an archive's directory, at most, for one file; 46 and the file's name are usual
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that is taken of one visitor at a time."""
+    """The largest upload of one visitor."""
 
-    files: int = 5_000  # those inside archives counted, not the archives
-    bytes: int = 512 * 2**20  # all files together, archives unpacked
+    files: int = 5_000  # files inside archives count, the archives do not
+    bytes: int = 512 * 2**20  # of all files together, archives unpacked
     picture_pixels: int = PLAIN_PIXELS  # of one picture: 150 MB decoded
     pixels: int = 150_000_000  # of all pictures together: 2,900 patches of 224 pixels, 450 MB decoded
 
@@ -44,13 +41,13 @@ class Limits:
 class Picture(NamedTuple):
     """An uploaded image."""
 
-    name: str  # as it was sent; inside an archive its path there, with forward slashes
+    name: str  # as it was sent; of a file in an archive its path there, with forward slashes
     image: np.ndarray  # uint8 [height, width, channels]
-    resolution: tuple[float, ...] = ()  # dots an inch across and down, as the file says
+    resolution: tuple[float, ...] = ()  # dots an inch across and down, as the file says; empty if it does not
 
 
 class Problem(NamedTuple):
-    """A file that was not taken."""
+    """A file that could not be used, and why."""
 
     name: str
     reason: str
@@ -63,18 +60,18 @@ def read_uploads(
     limits: Limits = Limits(),
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> tuple[list[Picture], list[Problem]]:
-    """Decode uploaded images and zip archives of them, in the order they came.
+    """Decode uploaded images and zip archives of images, in the order they were sent.
 
-    Nothing is written to disk and nothing is lost to a broken neighbour. Sizes are checked twice, as a file declares
-    them and as it is unpacked, and a picture's sides before it is decoded.
+    Nothing is written to disk. A broken file does not stop the others. A size is checked twice, as the archive declares
+    it and as the file is unpacked; a picture's sides are checked before it is decoded.
 
     Args:
         files: name and bytes of each upload.
         channels: 3 for RGB, 1 for grey.
-        progress: called with the number of images done and their number.
+        progress: called with the number of images done and the number of all.
 
     Returns:
-        What was read, and what was not, with the reason.
+        The pictures, and the files that could not be used.
     """
     contents, problems = unpack_uploads(files, limits=limits)
     pictures, pixels_left = [], limits.pixels
@@ -85,7 +82,7 @@ def read_uploads(
             if pixels > limits.picture_pixels:
                 raise InputError(f"has {pixels:,} pixels, more than {limits.picture_pixels:,}. Use predict_images.py.")
             if pixels > pixels_left:
-                raise InputError(f"does not fit: all pictures together may have {limits.pixels:,} pixels")
+                raise InputError(f"is too much: all pictures together may have {limits.pixels:,} pixels")
             pictures.append(Picture(name, decode_image(data, channels), resolution))
             pixels_left -= pixels
         except InputError as error:
@@ -97,45 +94,49 @@ def read_uploads(
 def unpack_uploads(
     files: Iterable[tuple[str, bytes]], *, limits: Limits = Limits()
 ) -> tuple[list[tuple[str, bytes]], list[Problem]]:
-    """Name and bytes of every single file, those inside zip archives included, within the limits; and what was refused.
+    """Unpack zip archives and list all files, within the limits.
 
-    Refused whole: an archive that is damaged, or that declares or holds more than the limits. Refused one by one: what
-    is encrypted, an archive inside an archive, a path that is absolute or climbs, what is called like no image, and
-    the same file a second time. What is hidden, or left there by a system (`__MACOSX`), is passed over.
+    An archive is refused as a whole if it is damaged, or declares or holds more than the limits. A file in it is
+    refused if it is encrypted, is an archive, has a path that leads out of the archive, or has not the ending of an
+    image. A file that was sent before is refused. Hidden files, and those that an operating system adds (`__MACOSX`),
+    are skipped.
+
+    Returns:
+        Name and bytes of each file, and the files that were refused.
     """
-    taken, problems, seen = [], [], set()
+    accepted, problems, seen = [], [], set()
     bytes_left = limits.bytes
     for name, data in files:
         try:
             if data[:4] == ARCHIVE or name.lower().endswith(".zip"):
-                members, refused = _unpack_zip(data, limits.files - len(taken), bytes_left, limits)
+                members, refused = _unpack_zip(data, limits.files - len(accepted), bytes_left, limits)
                 problems += [Problem(f"{name}: {member}", reason) for member, reason in refused]
             else:
                 members = [(name, data)]
             for member, content in members:
                 key = (member, hashlib.sha256(content).digest())
                 if key in seen:
-                    problems.append(Problem(member, "was sent twice; it counts once"))
+                    problems.append(Problem(member, "was sent twice; it is used once"))
                     continue
-                _check_room(1, limits.files - len(taken), len(content), bytes_left, limits)
+                _check_limits(1, limits.files - len(accepted), len(content), bytes_left, limits)
                 seen.add(key)
-                taken.append((member, content))
+                accepted.append((member, content))
                 bytes_left -= len(content)
         except InputError as error:
             problems.append(Problem(name, str(error)))
-    return taken, problems
+    return accepted, problems
 
 
 def read_header(data: bytes) -> tuple[int, int, tuple[float, ...]]:
-    """Width, height and dots an inch (empty where unknown), as an image says before it is decoded.
+    """Read width, height and dots an inch (empty where unknown) of an image without decoding it.
 
     Raises:
-        InputError: it is no image of a kind that is taken.
+        InputError: it is not an image, or of an unsupported file type.
     """
     width, height = read_size(data)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limits are ours
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Limits checks that
             with Image.open(io.BytesIO(data), formats=FORMATS) as header:
                 return width, height, tuple(map(float, header.info.get("dpi", ())))
     except (Image.DecompressionBombError, OSError, ValueError, SyntaxError, TypeError, ArithmeticError):
@@ -143,37 +144,11 @@ def read_header(data: bytes) -> tuple[int, int, tuple[float, ...]]:
 
 
 def sample_uploads(patient: int = SAMPLE_PATIENT) -> list[tuple[str, bytes]]:
-    """The patches of one made-up slide as if they had been uploaded: names that give their place, and PNG files."""
+    """Make PNG files of the patches of one synthetic slide, with names that tell their places."""
     return [
         (f"{patient}_idx5_x{x}_y{y}.png", cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
         for image, _, x, y in cut_patches(make_slide(SAMPLE_SEED, patient))
     ]
-
-
-def is_large(picture: Picture) -> bool:
-    """Whether a picture is to be cut into patches; predict_images.py draws the same line."""
-    return min(picture.image.shape[:2]) > LARGE_SIDE
-
-
-def cut_picture(picture: Picture, *, target_mpp: float, mpp: float | None) -> tuple[list[Tile], float]:
-    """Patches of a large picture that hold tissue, of PATCH_STEP pixels at the scale of a run.
-
-    Args:
-        picture: RGB.
-        target_mpp: micrometres a pixel of the run's patches.
-        mpp: micrometres a pixel of the picture, where its file does not say so.
-
-    Returns:
-        The tiles, and how many pixels of the picture one of their x and y is.
-
-    Raises:
-        InputError: no scale, a picture coarser than the run, or no tissue.
-    """
-    slide = picture_as_slide(Path(picture.name), picture.image, picture.resolution, mpp)
-    tiles = list(iterate_tiles(slide, patch_pixels=PATCH_STEP, target_mpp=target_mpp))
-    if not tiles:
-        raise InputError(f"{picture.name}: shows no stained tissue, only background. Check that it is the right image.")
-    return tiles, target_mpp / slide.mpp
 
 
 def _unpack_zip(
@@ -183,8 +158,8 @@ def _unpack_zip(
     members, problems = [], []
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = [entry for entry in archive.infolist() if not _is_passed_over(entry)]
-            _check_room(len(entries), files_left, sum(entry.file_size for entry in entries), bytes_left, limits)
+            entries = [entry for entry in archive.infolist() if not _is_hidden(entry)]
+            _check_limits(len(entries), files_left, sum(entry.file_size for entry in entries), bytes_left, limits)
             for entry in entries:
                 reason = _reason_to_refuse(entry)
                 if reason:
@@ -196,7 +171,7 @@ def _unpack_zip(
                 except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
                     problems.append(Problem(entry.filename, f"is damaged in the archive ({error})"))
                     continue
-                _check_room(1, files_left - len(members), len(content), bytes_left, limits)
+                _check_limits(1, files_left - len(members), len(content), bytes_left, limits)
                 bytes_left -= len(content)
                 members.append((entry.filename, content))
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, ValueError, struct.error) as error:
@@ -205,39 +180,39 @@ def _unpack_zip(
 
 
 def _check_directory(data: bytes, limits: Limits) -> None:
-    """Refuses an archive whose directory alone would fill the memory, before it is read."""
+    """Refuse an archive whose directory alone would fill the memory, before it is read."""
     place = data.rfind(END_OF_ARCHIVE, max(0, len(data) - END_BYTES - LONGEST_COMMENT))
     if place < 0 or len(data) < place + END_BYTES:
         raise InputError("is no zip archive, or is cut off. Make the archive again.")
     count, size = struct.unpack("<HL", data[place + 10 : place + 16])
     if END_OF_ARCHIVE_64 in data[max(0, place - 20) : place] or size == 0xFFFFFFFF:
-        raise InputError("is a zip64 archive, made for more than is taken here. Use predict_images.py.")
+        raise InputError("is a zip64 archive, which is for more data than can be sent here. Use predict_images.py.")
     if count > 2 * limits.files or size > 2 * limits.files * ENTRY_BYTES:  # folders count too
-        raise InputError(f"lists {count:,} files; {limits.files:,} are taken at a time. Use predict_images.py.")
+        raise InputError(f"lists {count:,} files; {limits.files:,} can be sent at a time. Use predict_images.py.")
 
 
-def _is_passed_over(entry: zipfile.ZipInfo) -> bool:
+def _is_hidden(entry: zipfile.ZipInfo) -> bool:
     return entry.is_dir() or any(map(is_passed_over, entry.filename.replace("\\", "/").split("/")))
 
 
 def _reason_to_refuse(entry: zipfile.ZipInfo) -> str:
-    """Why a member of an archive is not read; "" if it is."""
+    """Why a file in an archive is refused; "" if it is not."""
     name = entry.filename.replace("\\", "/")
     if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
         return "its path leads out of the archive"
     if entry.flag_bits & 1:
         return "is encrypted. Send it without a password."
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return "is packed in an unusual way. Make a plain zip."
+        return "is packed with an unsupported method. Make a plain zip."
     if name.lower().endswith(".zip"):
         return "is an archive inside an archive. Send it on its own."
-    return "" if name.lower().endswith(EXTENSIONS) else f"is no image: {', '.join(EXTENSIONS)} are taken"
+    supported = name.lower().endswith(EXTENSIONS)
+    return "" if supported else f"is of an unsupported file type. Supported: {', '.join(EXTENSIONS)}."
 
 
-def _check_room(files: int, files_left: int, size: int, bytes_left: int, limits: Limits) -> None:
+def _check_limits(files: int, files_left: int, size: int, bytes_left: int, limits: Limits) -> None:
     if files > files_left:
-        raise InputError(f"does not fit: {limits.files:,} files are taken at a time. For more: predict_images.py.")
+        raise InputError(f"is too much: {limits.files:,} files can be sent at a time. For more, use predict_images.py.")
     if size > bytes_left:
-        raise InputError(
-            f"does not fit: {limits.bytes / 2**20:,.0f} MB are taken at a time, unpacked. For more: predict_images.py."
-        )
+        most = f"{limits.bytes / 2**20:,.0f} MB can be sent at a time, unpacked"
+        raise InputError(f"is too much: {most}. For more, use predict_images.py.")

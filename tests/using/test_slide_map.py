@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cancernet import InputError
+from cancernet.data.grid import lay_out
 from cancernet.using.slide_map import CALLED, LAYERS, OPACITY, OTHERS, map_rows, map_specification
 
 RED = (200, 30, 40)
@@ -23,9 +24,9 @@ def patches_of(specification):
 
 
 def test_a_row_is_a_patch_and_reaches_one_step_to_the_right_and_down():
-    rows = map_rows(
-        [1, 51], [101, 151], 50, names=["a.png", "b.png"], probability=np.float32([0.25, 1]), decision=["benign", "IDC"]
-    )
+    files = ["a.png", "b.png"]
+    (grid,) = lay_out(["7", "7"], [1, 51], [101, 151], files).slides
+    rows = map_rows(grid, files=files, probability=np.float32([0.25, 1]), decision=["benign", "IDC"])
     assert rows == {
         "patch": [0, 1],
         "left": [1.0, 51.0],
@@ -80,7 +81,7 @@ def test_probabilities_are_coloured_from_0_to_1_as_their_legend_says():
     assert fill["legend"]["gradientOpacity"] == OPACITY
 
 
-def test_of_the_decisions_only_the_one_looked_for_is_bright():
+def test_of_the_decisions_only_the_drawn_class_is_bright():
     encoding = patches_of(specify(layer="Decision", decisions=["b", "a", "c"]))
     assert encoding["fill"]["scale"] == {"domain": ["b", "a", "c"], "range": [CALLED, OTHERS, OTHERS]}
     assert encoding["fillOpacity"]["condition"]["test"] == {"field": "decision", "equal": "b"}

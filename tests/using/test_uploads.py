@@ -1,4 +1,4 @@
-"""Uploads: what is taken, and what is refused without losing the others."""
+"""Uploads: which files are accepted, and which are refused without losing the others."""
 
 import struct
 import tracemalloc
@@ -15,9 +15,6 @@ from cancernet.data.dataset import find_place
 from cancernet.data.images import decode_image
 from cancernet.using.uploads import (
     Limits,
-    Picture,
-    cut_picture,
-    is_large,
     read_header,
     read_uploads,
     sample_uploads,
@@ -111,10 +108,10 @@ def test_two_dots_inside_a_name_lead_nowhere():
 
 def test_archives_inside_archives_and_other_files_are_refused():
     inner = zip_files([("a.png", encode(patch(1)))])
-    taken, problems = unpack_uploads([("x.zip", zip_files([("inner.zip", inner), ("notes.txt", b"hello")]))])
-    assert taken == []
+    accepted, problems = unpack_uploads([("x.zip", zip_files([("inner.zip", inner), ("notes.txt", b"hello")]))])
+    assert accepted == []
     assert reasons(problems)["x.zip: inner.zip"] == "is an archive inside an archive. Send it on its own."
-    assert reasons(problems)["x.zip: notes.txt"].startswith("is no image: .png")
+    assert reasons(problems)["x.zip: notes.txt"].startswith("is of an unsupported file type. Supported: .png")
 
 
 def test_an_archive_called_png_inside_an_archive_is_no_image():
@@ -124,17 +121,17 @@ def test_an_archive_called_png_inside_an_archive_is_no_image():
     assert reasons(problems) == {"inner.png": "cannot be decoded: not an image, damaged or cut off"}
 
 
-def test_what_systems_leave_in_archives_is_passed_over():
+def test_files_that_systems_leave_in_archives_are_skipped():
     members = [("__MACOSX/._a.png", b"x"), ("10/.DS_Store", b"x"), ("10/Thumbs.db", b"x"), ("10/", b"")]
     members += [("10/.thumbnails/a.png", b"x"), ("10\\.ipynb_checkpoints\\a.png", b"x")]
-    taken, problems = unpack_uploads([("x.zip", zip_files([*members, ("10/a.png", b"data")]))])
-    assert taken == [("10/a.png", b"data")]
+    accepted, problems = unpack_uploads([("x.zip", zip_files([*members, ("10/a.png", b"data")]))])
+    assert accepted == [("10/a.png", b"data")]
     assert problems == []
 
 
 def test_unusual_packing_is_refused():
     _, problems = unpack_uploads([("x.zip", zip_files([("a.png", b"data")], zipfile.ZIP_BZIP2))])
-    assert reasons(problems) == {"x.zip: a.png": "is packed in an unusual way. Make a plain zip."}
+    assert reasons(problems) == {"x.zip: a.png": "is packed with an unsupported method. Make a plain zip."}
 
 
 def test_encrypted_members_are_refused():
@@ -146,29 +143,31 @@ def test_encrypted_members_are_refused():
 
 def test_the_same_file_twice_counts_once_and_another_of_its_name_twice():
     files = [("a.png", b"1"), ("a.png", b"1"), ("a.png", b"2")]
-    taken, problems = unpack_uploads(files)
-    assert taken == [("a.png", b"1"), ("a.png", b"2")]
-    assert reasons(problems) == {"a.png": "was sent twice; it counts once"}
+    accepted, problems = unpack_uploads(files)
+    assert accepted == [("a.png", b"1"), ("a.png", b"2")]
+    assert reasons(problems) == {"a.png": "was sent twice; it is used once"}
 
 
 def test_more_files_than_the_limit_are_refused_the_first_stay():
     files = [(f"{number}.png", bytes([number])) for number in range(4)]
-    taken, problems = unpack_uploads(files, limits=Limits(files=3))
-    assert [name for name, _ in taken] == ["0.png", "1.png", "2.png"]
-    assert reasons(problems) == {"3.png": "does not fit: 3 files are taken at a time. For more: predict_images.py."}
+    accepted, problems = unpack_uploads(files, limits=Limits(files=3))
+    assert [name for name, _ in accepted] == ["0.png", "1.png", "2.png"]
+    assert reasons(problems) == {
+        "3.png": "is too much: 3 files can be sent at a time. For more, use predict_images.py."
+    }
 
 
 def test_an_archive_of_more_files_than_the_limit_is_refused_whole():
     archive = zip_files([(f"{number}.png", b"x%d" % number) for number in range(4)])
-    taken, problems = unpack_uploads([("x.zip", archive), ("a.png", b"data")], limits=Limits(files=3))
-    assert [name for name, _ in taken] == ["a.png"]
-    assert problems[0].reason.startswith("does not fit: 3 files are taken")
+    accepted, problems = unpack_uploads([("x.zip", archive), ("a.png", b"data")], limits=Limits(files=3))
+    assert [name for name, _ in accepted] == ["a.png"]
+    assert problems[0].reason.startswith("is too much: 3 files can be sent")
 
 
 def test_a_directory_too_long_to_read_is_refused_before_it_is_read():
     archive = zip_files([(f"{number}.png", b"") for number in range(9)])
     _, problems = unpack_uploads([("x.zip", archive)], limits=Limits(files=4))
-    assert problems[0].reason == "lists 9 files; 4 are taken at a time. Use predict_images.py."
+    assert problems[0].reason == "lists 9 files; 4 can be sent at a time. Use predict_images.py."
 
 
 def test_zip64_is_refused():
@@ -183,11 +182,11 @@ def test_a_bomb_that_declares_its_size_is_refused_unread():
     archive = zip_files([("a.png", bytes(50_000_000))])
     assert len(archive) < 60_000
     tracemalloc.start()
-    taken, problems = unpack_uploads([("bomb.zip", archive)], limits=Limits(bytes=1_000_000))
+    accepted, problems = unpack_uploads([("bomb.zip", archive)], limits=Limits(bytes=1_000_000))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert taken == []
-    assert problems[0].reason.startswith("does not fit: 1 MB are taken at a time, unpacked")
+    assert accepted == []
+    assert problems[0].reason.startswith("is too much: 1 MB can be sent at a time, unpacked")
     assert peak < 2_000_000
 
 
@@ -197,15 +196,15 @@ def test_a_bomb_that_lies_about_its_size_is_refused_at_what_it_declared():
     assert data.count(size) == 2  # in the member's own header and in the directory
     lying = bytes(data).replace(size, struct.pack("<L", 1000))
     tracemalloc.start()
-    taken, problems = unpack_uploads([("bomb.zip", lying)], limits=Limits(bytes=1_000_000))
+    accepted, problems = unpack_uploads([("bomb.zip", lying)], limits=Limits(bytes=1_000_000))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert taken == []
+    assert accepted == []
     assert "is damaged in the archive" in problems[0].reason
     assert peak < 2_000_000
 
 
-def test_what_is_no_archive_is_said_to_be_none():
+def test_a_file_that_is_no_archive_is_named():
     _, problems = unpack_uploads([("x.zip", b"hello"), ("y.zip", zip_files([("a.png", b"data")])[:-30])])
     assert [problem.reason for problem in problems] == ["is no zip archive, or is cut off. Make the archive again."] * 2
 
@@ -247,31 +246,3 @@ def test_the_sample_is_one_slide_of_placed_patches():
     assert files == sample_uploads()
     assert {find_place(name)[0] for name, _ in files} == {"79001"}
     assert len(read_uploads(files)[0]) == len(files)
-
-
-def test_large_is_larger_than_four_patches_both_ways():
-    def picture(height, width):
-        return Picture("a.png", np.zeros((height, width, 3), np.uint8))
-
-    assert not is_large(picture(200, 1000))
-    assert is_large(picture(201, 201))
-
-
-def test_a_large_picture_is_cut_at_the_scale_of_the_run():
-    image = np.full((400, 600, 3), 255, np.uint8)
-    image[200:400, 400:600] = (180, 60, 140)  # one patch at twice the run's scale
-    tiles, file_scale = cut_picture(Picture("a.png", image), target_mpp=4.0, mpp=1.0)
-    assert file_scale == 4.0
-    assert [(tile.x, tile.y) for tile in tiles] == [(100, 50)]
-    assert (tiles[0].image == (180, 60, 140)).all()
-
-
-def test_a_large_picture_needs_a_scale_and_tissue():
-    white = Picture("a.png", np.full((400, 400, 3), 255, np.uint8))
-    with pytest.raises(InputError, match="does not say how many micrometres a pixel"):
-        cut_picture(white, target_mpp=4.0, mpp=None)
-    with pytest.raises(InputError, match="shows no stained tissue"):
-        cut_picture(white, target_mpp=4.0, mpp=1.0)
-    with_scale = white._replace(resolution=(25_400.0, 25_400.0))  # dots an inch: one micrometre a pixel
-    with pytest.raises(InputError, match="shows no stained tissue"):
-        cut_picture(with_scale, target_mpp=4.0, mpp=None)
