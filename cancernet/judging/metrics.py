@@ -19,12 +19,15 @@ import numpy as np
 
 from cancernet import InputError
 from cancernet.judging.bootstrap import (
+    CORRELATION,
     LEVEL,
+    POSITIVE,
+    SHARE,
     Ranking,
-    bootstrap,
     class_rates,
+    jackknife,
+    jackknife_interval,
     matthews_correlation,
-    percentile_interval,
     rank_images,
     ranking_figures,
     ratio,
@@ -32,6 +35,10 @@ from cancernet.judging.bootstrap import (
 
 BINS = 10
 RATES = ("sensitivity", "specificity", "precision", "f1")
+SCALES = {  # of the figures that are not shares
+    "mcc": CORRELATION,
+    **dict.fromkeys(("lr_positive", "lr_negative", "brier", "ece", "log_loss"), POSITIVE),
+}
 TWO_CLASS_METRICS = (
     *("accuracy", "sensitivity", "specificity", "precision", "ppv", "npv", "lr_positive", "lr_negative"),
     *("f1", "balanced_accuracy", "mcc", "auroc", "auprc", "brier", "ece", "log_loss"),
@@ -51,8 +58,6 @@ def evaluate(
     *,
     classes: Sequence[str],
     positive: str | None,
-    draws: int = 2000,
-    seed: int = 42,
     prevalence: float | None = None,
 ) -> dict:
     """Every figure of `report.json` that follows from labels, probabilities, decisions and patients.
@@ -63,15 +68,15 @@ def evaluate(
 
     Returns "metrics", "per_class", "confusion_matrix" (rows: true class), "calibration", "interval", "prevalence" (None
     where none was given), "patients" (known ones only), "patient_spread". A metric is {"value", "low", "high"}: a 95%
-    percentile interval from a bootstrap over patients. An undefined value, or an interval that cannot be given, is None
-    with a "reason".
+    interval over patients, as of `bootstrap.jackknife_interval`; the decisions are taken as they are. An undefined
+    value, or an interval that cannot be given, is None with a "reason".
 
     Raises InputError: no images, shapes that do not match, an unknown class, probabilities that are none.
     """
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     probabilities = np.asarray(probabilities, dtype=np.float64)
     classes = tuple(classes)
-    _check(labels, probabilities, predicted, patients, classes, positive, draws, prevalence)
+    _check(labels, probabilities, predicted, patients, classes, positive, prevalence)
     index = None if positive is None else classes.index(positive)
     names, groups = _group_images(patients)
     n_groups = int(groups.max()) + 1
@@ -84,9 +89,12 @@ def evaluate(
         return _figures(tables, weights, len(classes), index, prevalence)
 
     values = figures(np.ones((1, n_groups)))
-    drawn = bootstrap(figures, n_groups, len(labels), draws=draws, seed=seed)
+    left_out = jackknife(figures, n_groups, len(labels))
+    over = "patients" if names else "images"
     reasons = _reasons(matrix, classes, index)
-    metrics = {key: _metric(key, float(values[key][0]), drawn[key], reasons.get(key, ""), n_groups) for key in values}
+    metrics = {
+        key: _metric(key, float(values[key][0]), left_out[key], reasons.get(key, ""), n_groups, over) for key in values
+    }
     rows = patient_table(labels, probabilities, predicted, groups, names, positive=index)
     return {
         "metrics": {name: metrics[name] for name in (MANY_CLASS_METRICS if index is None else TWO_CLASS_METRICS)},
@@ -96,7 +104,7 @@ def evaluate(
         },
         "confusion_matrix": matrix.tolist(),
         "calibration": calibration,
-        "interval": {"level": LEVEL, "over": "patients" if names else "images", "draws": draws, "seed": seed},
+        "interval": {"level": LEVEL, "over": over, "groups": n_groups},
         "prevalence": None
         if prevalence is None
         else {"value": prevalence} | {name: metrics["prevalence", name] for name in ("ppv", "npv")},
@@ -154,7 +162,7 @@ class _Tables(NamedTuple):
     rankings: list[Ranking]  # of the positive class, or of each where there are more than two
 
 
-def _check(labels, probabilities, predicted, patients, classes, positive, draws, prevalence) -> None:
+def _check(labels, probabilities, predicted, patients, classes, positive, prevalence) -> None:
     n, k = len(labels), len(classes)
     if not n:
         raise InputError("No images to evaluate. Name a split that has images.")
@@ -170,8 +178,6 @@ def _check(labels, probabilities, predicted, patients, classes, positive, draws,
             raise InputError(f"A {what} is none of the {k} classes {', '.join(classes)}. Use the run's own classes.")
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise InputError("A probability is not between 0 and 1. Predict the images again.")
-    if draws < 1:
-        raise InputError(f"{draws} bootstrap draws were asked for. Give at least 1; 2000 is usual.")
     if prevalence is not None and (positive is None or not 0 < prevalence < 1):
         raise InputError(f"Prevalence {prevalence} needs two classes ({k} here) and lies between 0 and 1, e.g. 0.1.")
 
@@ -242,12 +248,12 @@ def _figures(tables, weights, k: int, positive: int | None, prevalence: float | 
         figures = _two_class_figures(rates, positive)
         figures["auroc"], figures["auprc"] = ranked[0]
         aurocs = [figures["auroc"]] * 2
-    figures["accuracy"] = np.trace(counts, axis1=1, axis2=2) / images
+    figures["accuracy"] = ratio(np.trace(counts, axis1=1, axis2=2), images)
     figures["balanced_accuracy"] = rates["sensitivity"].mean(axis=1)
     figures["mcc"] = matthews_correlation(counts)
-    figures["brier"] = weights @ tables.brier / images
-    figures["ece"] = np.abs(weights @ tables.gaps).sum(axis=1) / images
-    figures["log_loss"] = weights @ tables.log_loss / images
+    figures["brier"] = ratio(weights @ tables.brier, images)
+    figures["ece"] = ratio(np.abs(weights @ tables.gaps).sum(axis=1), images)
+    figures["log_loss"] = ratio(weights @ tables.log_loss, images)
     for c in range(k):
         figures |= {(c, rate): rates[rate][:, c] for rate in RATES} | {(c, "auroc"): aurocs[c]}
     if prevalence is not None:
@@ -280,7 +286,7 @@ def _reasons(matrix: np.ndarray, classes: tuple[str, ...], positive: int | None)
     """Why each figure would be undefined, in words, by its key in `_figures`."""
     true, called = matrix.sum(axis=1), matrix.sum(axis=0)
     absent = [name for name, images in zip(classes, true, strict=True) if not images]
-    missing = f"no image of class {absent[0]}" if absent else "a class without images"
+    missing = f"no image of class {absent[0]}" if absent else "one class has no image"
     reasons: dict[Hashable, str] = dict.fromkeys(("balanced_accuracy", "auroc", "auprc"), missing)
     reasons["mcc"] = "all images are of one class" if (true > 0).sum() == 1 else "all images were decided as one class"
     for c, name in enumerate(classes):
@@ -294,7 +300,7 @@ def _reasons(matrix: np.ndarray, classes: tuple[str, ...], positive: int | None)
         reasons[c, "auroc"] = others if true[c] else f"no image of class {name}"
     if positive is None:
         unused = [name for name, images in zip(classes, called, strict=True) if not images]
-        never = f"no image was decided as class {unused[0]}" if unused else "a class that no image was decided as"
+        never = f"no image was decided as class {unused[0]}" if unused else "no image was decided as one of the classes"
         for rate in RATES:
             reasons[f"macro_{rate}"] = reasons[f"weighted_{rate}"] = missing
         reasons["macro_precision"] = reasons["weighted_precision"] = never
@@ -308,13 +314,13 @@ def _reasons(matrix: np.ndarray, classes: tuple[str, ...], positive: int | None)
     return reasons
 
 
-def _metric(key: Hashable, value: float, drawn: np.ndarray, why_undefined: str, n_groups: int) -> dict:
+def _metric(key: Hashable, value: float, left_out: np.ndarray, why_undefined: str, n_groups: int, over: str) -> dict:
     if not np.isfinite(value):
         return {"value": None, "low": None, "high": None, "reason": why_undefined}
-    low, high, reason = percentile_interval(drawn, n_groups, why_undefined)
-    if key == "ece" and reason is None:
-        # resampling adds noise to every bin, so that all draws may lie above the value itself
-        low, high = min(low, value), max(high, value)
+    scale = SCALES.get(key, SHARE)
+    low, high, reason = jackknife_interval(
+        value, left_out, n_groups, unit=over, scale=scale, why_undefined=why_undefined
+    )
     return {"value": value, "low": low, "high": high} | ({"reason": reason} if reason else {})
 
 

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 
+from cancernet.judging.bootstrap import FEW_GROUPS, LEAST_GROUPS
 from cancernet.reporting.captions import cut
 
 COLUMNS = 100  # widest line of the printed text
@@ -64,6 +65,8 @@ def all_warnings(report: dict) -> list[str]:
             "The patients are unknown: images of one patient may be in several splits, and the intervals are over "
             "images, so that they may be too narrow. Give --patient-pattern if the file names tell the patient."
         )
+    if report["interval"]["groups"] < FEW_GROUPS:
+        found.append(_warn_of_few(**report["interval"]))
     if data.get("duplicates_across_patients"):
         found.append(f"{data['duplicates_across_patients']:,} images appear, byte for byte, under two patients.")
     return list(dict.fromkeys(found))
@@ -152,6 +155,13 @@ def shown_metrics(metrics: dict[str, dict]) -> list[tuple[str, str, dict]]:
 def interval_words(report: dict) -> str:
     """`95% interval over patients`."""
     return f"{report['interval']['level']:.0%} interval over {report['interval']['over']}"
+
+
+def _warn_of_few(level: float, over: str, groups: int) -> str:
+    judged = f"Only {groups} {over} were judged:"
+    if groups < LEAST_GROUPS:
+        return f"{judged} too few to say how far the figures may be from those of other {over}."
+    return f"{judged} the intervals are rough, and others may give quite other figures."
 
 
 def _answer(report: dict, sentence: str, metric: dict) -> dict:

@@ -43,7 +43,7 @@ def report() -> dict:
         "classes": ["0", "1"],
         "class_names": {"0": "benign", "1": "IDC"},
         "positive": "1",
-        "interval": {"level": 0.95, "over": "patients", "draws": 2000, "seed": 42},
+        "interval": {"level": 0.95, "over": "patients", "groups": 40},
         "data": {
             "source_images": 1234,
             "rejected": 3,
@@ -230,6 +230,20 @@ def test_warnings_follow_from_the_data_and_come_once(report, many):
     assert "the images that chose the model" in no_testing
     assert "patients are unknown" in unknown
     assert report_text(many).index("WARNING: There is no testing split") < report_text(many).index("DATA")
+
+
+@pytest.mark.parametrize(
+    ("groups", "warning"),
+    [
+        (5, ["Only 5 patients were judged: too few to say how far the figures may be from those of other patients."]),
+        (6, ["Only 6 patients were judged: the intervals are rough, and others may give quite other figures."]),
+        (19, ["Only 19 patients were judged: the intervals are rough, and others may give quite other figures."]),
+        (20, []),
+    ],
+)
+def test_few_patients_are_warned_of(report, groups, warning):
+    report["interval"]["groups"] = groups
+    assert all_warnings(report) == warning
 
 
 @pytest.mark.parametrize(
