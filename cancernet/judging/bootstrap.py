@@ -29,6 +29,7 @@ class Scale(NamedTuple):
 
 SHARE = Scale(logit, expit, lambda value: 1 / (value * (1 - value)))  # 0 to 1
 CORRELATION = Scale(np.arctanh, np.tanh, lambda value: 1 / (1 - value**2))  # -1 to 1; Fisher's z
+PLAIN = Scale(lambda value: value, lambda value: value, lambda value: 1.0)
 POSITIVE = Scale(np.log, np.exp, lambda value: 1 / value)  # above 0
 
 

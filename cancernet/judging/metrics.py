@@ -21,6 +21,7 @@ from cancernet import InputError
 from cancernet.judging.bootstrap import (
     CORRELATION,
     LEVEL,
+    PLAIN,
     POSITIVE,
     SHARE,
     Ranking,
@@ -32,16 +33,20 @@ from cancernet.judging.bootstrap import (
     ranking_figures,
     ratio,
 )
+from cancernet.judging.reliability import CalibrationLine, fit_line, line_figures
 
 BINS = 10
+LEAST_FOR_ECE = 50  # groups, for a bound of ECE
 RATES = ("sensitivity", "specificity", "precision", "f1")
 SCALES = {  # of the figures that are not shares
     "mcc": CORRELATION,
+    **dict.fromkeys(("calibration_slope", "calibration_intercept"), PLAIN),
     **dict.fromkeys(("lr_positive", "lr_negative", "brier", "ece", "log_loss"), POSITIVE),
 }
 TWO_CLASS_METRICS = (
     *("accuracy", "sensitivity", "specificity", "precision", "ppv", "npv", "lr_positive", "lr_negative"),
-    *("f1", "balanced_accuracy", "mcc", "auroc", "auprc", "brier", "ece", "log_loss"),
+    *("f1", "balanced_accuracy", "mcc", "auroc", "auprc", "brier", "ece"),
+    *("calibration_slope", "calibration_intercept", "log_loss"),
 )
 MANY_CLASS_METRICS = (
     *("accuracy", "balanced_accuracy", "macro_precision", "macro_sensitivity", "macro_specificity", "macro_f1"),
@@ -160,6 +165,7 @@ class _Tables(NamedTuple):
     log_loss: np.ndarray  # [groups]
     gaps: np.ndarray  # [groups, bins] probability - outcome
     rankings: list[Ranking]  # of the positive class, or of each where there are more than two
+    line: CalibrationLine | None  # of the positive class; None where there are more than two
 
 
 def _check(labels, probabilities, predicted, patients, classes, positive, prevalence) -> None:
@@ -231,6 +237,7 @@ def _tabulate(labels, probabilities, predicted, groups, bins, positive: int | No
         log_loss=group_sums(0, 1, -np.log(stated))[:, 0],
         gaps=group_sums(bins, int(bins.max()) + 1, probability - outcome),
         rankings=[rank_images(probabilities[:, c], labels == c, groups) for c in ranked],
+        line=None if positive is None else fit_line(probability, labels == positive, groups),
     )
 
 
@@ -247,6 +254,7 @@ def _figures(tables, weights, k: int, positive: int | None, prevalence: float | 
     else:
         figures = _two_class_figures(rates, positive)
         figures["auroc"], figures["auprc"] = ranked[0]
+        figures |= line_figures(tables.line, weights)
         aurocs = [figures["auroc"]] * 2
     figures["accuracy"] = ratio(np.trace(counts, axis1=1, axis2=2), images)
     figures["balanced_accuracy"] = rates["sensitivity"].mean(axis=1)
@@ -307,6 +315,8 @@ def _reasons(matrix: np.ndarray, classes: tuple[str, ...], positive: int | None)
         return reasons
     reasons |= {rate: reasons[positive, rate] for rate in RATES}
     reasons["ppv"], reasons["npv"] = reasons[positive, "precision"], reasons[1 - positive, "precision"]
+    overlap = "the classes' probabilities do not overlap, so the slope has no end"
+    reasons["calibration_slope"], reasons["calibration_intercept"] = missing if absent else overlap, missing
     reasons["lr_positive"] = missing if absent else "specificity is 1, so the ratio divides by zero"
     reasons["lr_negative"] = missing if absent else "specificity is 0, so the ratio divides by zero"
     for name in ("ppv", "npv"):
@@ -321,7 +331,16 @@ def _metric(key: Hashable, value: float, left_out: np.ndarray, why_undefined: st
     low, high, reason = jackknife_interval(
         value, left_out, n_groups, unit=over, scale=scale, why_undefined=why_undefined
     )
+    if key == "ece" and reason is None:
+        low, high, reason = _bound_ece(high, n_groups, over)
     return {"value": value, "low": low, "high": high} | ({"reason": reason} if reason else {})
+
+
+def _bound_ece(high: float, n_groups: int, over: str) -> tuple[None, float | None, str]:
+    """Noise in the bins adds to ECE, the more the fewer patients, and never takes from it: its low end is too high."""
+    if n_groups < LEAST_FOR_ECE:
+        return None, None, f"no bound below {LEAST_FOR_ECE} {over}: most of it may be noise"
+    return None, high, "only an upper bound: noise makes it too large, never too small"
 
 
 def _spread(rows: list[dict], positive: int | None) -> dict:

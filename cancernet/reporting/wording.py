@@ -30,6 +30,11 @@ METRICS = {  # name in the report -> what it is called, what it says
     "auprc": ("AUPRC", "mean precision over all thresholds: guessing gives the share of positive images"),
     "brier": ("Brier score", "mean squared error of the probabilities: 0 is perfect"),
     "ece": ("calibration error (ECE)", "how far probabilities are from what is seen, on average: 0 is perfect"),
+    "calibration_slope": ("calibration slope", "1 is right; below it probabilities are too sure, above it too modest"),
+    "calibration_intercept": (
+        "calibration intercept",
+        "0 is right; below it probabilities are too high, above too low",
+    ),
     "log_loss": ("log-loss", "what sure but wrong probabilities cost: 0 is perfect"),
 }
 TWICE = {"precision"}  # the same figure as ppv: shown once, as ppv
@@ -131,7 +136,9 @@ def count(value: int | None) -> str:
 
 
 def interval(metric: dict) -> str:
-    """`0.790 to 0.880`, or why there is none."""
+    """`0.790 to 0.880`, `at most 0.050`, or why there is none."""
+    if metric["low"] is None and metric["high"] is not None:
+        return f"at most {number(metric['high'])}"
     if metric["low"] is None or metric["high"] is None:
         return metric.get("reason", "")
     return f"{number(metric['low'])} to {number(metric['high'])}"

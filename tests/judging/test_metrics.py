@@ -6,8 +6,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
+from sklearn.linear_model import LogisticRegression
 
 from cancernet import InputError
 from cancernet.judging import metrics
@@ -104,8 +106,14 @@ def test_two_class_figures_equal_those_of_scikit_learn(decimals):
     report = evaluate(labels, probabilities, predicted, patients, **TWO)
     probability = probabilities[:, 1]
     expected = sklearn_two_class_figures(labels, probability, predicted, tenths(probability))
+    given = values(report)
+    log_odds = logit(np.clip(probability, 1e-15, 1 - 1e-15))[:, None]
+    slope = LogisticRegression(C=np.inf, tol=1e-10).fit(log_odds, labels).coef_[0, 0]
+    assert given.pop("calibration_slope") == pytest.approx(slope, rel=1e-4)
+    intercept = given.pop("calibration_intercept")
+    assert expit(log_odds + intercept).mean() == pytest.approx(labels.mean())
     assert tuple(report["metrics"]) == TWO_CLASS_METRICS
-    assert values(report) == pytest.approx(expected, rel=1e-12)
+    assert given == pytest.approx(expected, rel=1e-12)
 
 
 def test_three_class_figures_equal_those_of_scikit_learn():
@@ -123,7 +131,9 @@ def test_every_two_class_figure_by_hand():
     probabilities = np.stack([1 - probability, probability], axis=1)
     report = evaluate(labels, probabilities, (probability >= 0.5).astype(int), [""] * 10, **TWO)
     assert report["confusion_matrix"] == [[4, 2], [1, 3]]
-    assert values(report) == pytest.approx(
+    given = values(report)
+    del given["calibration_slope"], given["calibration_intercept"]  # worked out in test_reliability.py
+    assert given == pytest.approx(
         {
             "accuracy": 7 / 10,
             "sensitivity": 3 / 4,
@@ -230,6 +240,17 @@ def test_a_perfect_calibration_has_an_error_of_0():
     labels = np.tile([1, 0, 0, 0], 100).tolist() + np.tile([1, 1, 1, 0], 100).tolist()
     probabilities = np.stack([1 - probability, probability], axis=1)
     assert evaluate(labels, probabilities, labels, [""] * 800, **TWO)["metrics"]["ece"]["value"] == 0.0
+
+
+def test_the_error_of_calibration_has_an_upper_bound_from_50_patients():
+    arguments = two_classes(n=2000, n_patients=50)
+    ece = evaluate(*arguments, **TWO)["metrics"]["ece"]
+    assert ece["low"] is None
+    assert ece["value"] < ece["high"] < 3 * ece["value"]
+    assert ece["reason"] == "only an upper bound: noise makes it too large, never too small"
+    ece = evaluate(*two_classes(n=2000, n_patients=49), **TWO)["metrics"]["ece"]
+    assert (ece["low"], ece["high"]) == (None, None)
+    assert ece["reason"] == "no bound below 50 patients: most of it may be noise"
 
 
 def test_a_sure_and_wrong_probability_costs_what_it_does_in_scikit_learn():
@@ -349,6 +370,7 @@ def test_an_interval_is_students_t_on_the_logit_of_the_jackknife_by_hand():
 def test_every_interval_holds_its_value():
     report = evaluate(*two_classes(), **TWO, prevalence=0.2)
     given = [report["prevalence"][name] for name in ("ppv", "npv")]
+    assert report["metrics"].pop("ece")["low"] is None
     for metric in [*report["metrics"].values(), *given]:
         assert metric["low"] <= metric["value"] <= metric["high"]
         assert metric["low"] < metric["high"]
@@ -366,6 +388,7 @@ def test_one_class_only_leaves_undefined_what_needs_the_other():
     report = evaluate([0, 0, 0], probabilities, [0, 1, 0], ["a", "b", "c"], **TWO, prevalence=0.1)
     missing = "no image of class 1"
     names = ("sensitivity", "lr_positive", "lr_negative", "balanced_accuracy", "auroc", "auprc")
+    names += ("calibration_slope", "calibration_intercept")
     assert reasons(report) == dict.fromkeys(names, missing) | {"mcc": "all images are of one class"}
     assert report["metrics"]["specificity"]["value"] == pytest.approx(2 / 3)
     assert report["metrics"]["precision"]["value"] == 0.0  # one was called, wrongly: that is defined
@@ -382,6 +405,7 @@ def test_no_image_called_positive():
         "precision": "no image was decided as class 1",
         "ppv": "no image was decided as class 1",
         "lr_positive": "specificity is 1, so the ratio divides by zero",
+        "calibration_slope": "the classes' probabilities do not overlap, so the slope has no end",
         "mcc": "all images were decided as one class",
     }
     assert report["metrics"]["f1"]["value"] == 0.0
@@ -394,6 +418,7 @@ def test_every_image_called_positive():
     assert reasons(report) == {
         "npv": "no image was decided as class 0",
         "lr_negative": "specificity is 0, so the ratio divides by zero",
+        "calibration_slope": "the classes' probabilities do not overlap, so the slope has no end",
         "mcc": "all images were decided as one class",
     }
 

@@ -423,5 +423,6 @@ def test_numbers_and_words():
         "12.3",
     ]
     assert interval(metric(0.5, reason="one patient")) == "one patient"
+    assert interval(metric(0.1, high=0.25, reason="only an upper bound")) == "at most 0.250"
     assert class_word({}, "1") == "class 1"
     assert class_word({"class_names": None}, "malignant") == "malignant"
