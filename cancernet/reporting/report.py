@@ -143,6 +143,7 @@ def _render_html(report: Report, *, pictures: dict[str, bytes], folder: Path) ->
         metrics=wording.shown_metrics(report["metrics"]),
         metric_names={name: label for name, (label, _) in wording.METRICS.items()},
         interval_words=wording.interval_words(report),
+        held_fixed=wording.HELD_FIXED,
         split_words=wording.split_words(report["data"]),
         twice=wording.TWICE,
         pictures={name.removesuffix(".png"): _embed(content) for name, content in pictures.items()},

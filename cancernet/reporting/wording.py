@@ -38,6 +38,10 @@ METRICS = {  # name in the report -> what it is called, what it says
     "log_loss": ("log-loss", "what sure but wrong probabilities cost: 0 is perfect"),
 }
 TWICE = {"precision"}  # the same figure as ppv: shown once, as ppv
+HELD_FIXED = (
+    "The intervals hold the model and its threshold fixed: what another training, or other validation patients, would "
+    "change comes on top."
+)
 FOLD_COLUMNS = ("accuracy", "sensitivity", "specificity", "ppv", "macro_sensitivity", "macro_f1", "auroc")
 SPLIT_WORDS = {"file": "a given list", "given": "the source's own folders"}  # others are as they are called
 
@@ -265,7 +269,7 @@ def _describe_metrics(report: dict) -> str:
     for label, metric in shown:
         head = f"{label:<28}{number(metric['value']):>8}  "
         lines += textwrap.wrap(head + interval(metric), COLUMNS, subsequent_indent=" " * 38, drop_whitespace=True)
-    return "\n".join(lines)
+    return "\n".join([*lines, _wrap(HELD_FIXED)])
 
 
 def _describe_patients(report: dict) -> str:

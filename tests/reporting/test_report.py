@@ -171,6 +171,12 @@ def test_text_holds_what_was_worked_out_by_hand(report):
     assert "WARNING" not in text
 
 
+def test_it_says_what_the_intervals_hold_fixed(report, tmp_path):
+    said = "The intervals hold the model and its threshold fixed: what another training"
+    assert said in " ".join(report_text(report).split())
+    assert said in page(tmp_path, report)
+
+
 def test_text_fits_a_hundred_columns_however_many_the_classes(many):
     names = [f"a_class_with_a_name_that_goes_on_and_on_for_{i}_pages" for i in range(12)]
     many["classes"] = names
