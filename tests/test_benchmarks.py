@@ -5,9 +5,11 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
+from benchmarks import coverage
 from benchmarks.feeding import time_steps
 from benchmarks.recipes import format_table, parse_row, summarise
 from benchmarks.table import Row, measure_in_turn
@@ -102,3 +104,27 @@ def test_the_time_of_steps_and_the_wait_for_their_batches_are_apart():
     assert network.images == 6
     assert seconds >= 0.09
     assert 0.03 <= waited <= seconds - 0.06
+
+
+def test_an_interval_holds_the_truth_or_lies_on_one_side_of_it():
+    answers = [coverage.judge(each, 0.5) for each in ((0.4, 0.6), (0.6, 0.7), (0.1, 0.2), (None, 0.6), (None, None))]
+    assert answers == ["in", "below", "above", "in", None]
+    assert coverage.share_covered(answers) == "50"
+    assert coverage.share_covered(["in", None, None]) == "n/a"
+
+
+def test_simulated_patients_are_as_their_description_says():
+    study = coverage.simulate(np.random.default_rng(0), 4000)
+    images = np.bincount(study.patients)
+    share = np.bincount(study.patients, weights=study.labels) / images
+    assert (images.min(), images.max()) == (3, 200)
+    assert np.median(images) == pytest.approx(24, abs=1)
+    assert np.median(share) == pytest.approx(0.24, abs=0.02)
+
+
+def test_studies_give_both_methods_intervals():
+    found = coverage.run_studies(6, 3, 50, dict.fromkeys(coverage.FIGURES, 0.5))
+    assert {len(rows["auroc"]) for rows in found.values()} == {3}
+    table = coverage.format_table({6: found}).splitlines()
+    assert table[:2] == ["| figure | 6 patients |", "|---|--:|"]
+    assert len(table) == 2 + len(coverage.FIGURES)
