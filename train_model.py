@@ -1,6 +1,7 @@
 """Train a network on a built dataset, then report on patients it has never seen."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -195,6 +196,7 @@ def train_run(plan: Plan, patches, summary, folder: Path) -> str:
         positive=plan.positive,
         operating_point=plan.operating_point,
         neighbours=plan.neighbours,
+        log_class_weight=log_weight_of_positive(plan, settings.classes, material.weights),
     )
     judged = "testing" if splits["testing"] else "validation"
     subject = content.Subject(
@@ -217,6 +219,14 @@ def train_run(plan: Plan, patches, summary, folder: Path) -> str:
     figures = report.draw_figures(described, assessment.predictions, history=trained.history, error_images=errors)
     report.write_report(folder, described, figures)
     return report.report_text(described)
+
+
+def log_weight_of_positive(plan: Plan, classes: Sequence[str], weights: dict[int, float]) -> float:
+    """Log of the positive class's weight in training over the negative one's; 0 of more than two classes."""
+    if plan.positive is None:
+        return 0.0
+    index = classes.index(plan.positive)
+    return math.log(weights[index] / weights[1 - index])
 
 
 def gather_material(plan: Plan, patches, settings):

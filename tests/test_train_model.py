@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -363,3 +364,9 @@ def test_mixed_precision_is_measured_recorded_and_gone_from_the_saved_model(fold
     assert json.loads((folder / "runs/one/config.json").read_text())["training_precision"] == "float32"
     model = keras.models.load_model(folder / "runs/mixed/model.keras")
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+
+
+@pytest.mark.parametrize(("positive", "expected"), [("b", np.log(3)), ("a", -np.log(3)), (None, 0.0)])
+def test_the_weight_of_the_positive_class_is_that_of_training(positive, expected):
+    plan = SimpleNamespace(positive=positive)
+    assert train_model.log_weight_of_positive(plan, ["a", "b"], {0: 1.0, 1: 3.0}) == pytest.approx(expected)
