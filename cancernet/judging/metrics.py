@@ -12,7 +12,7 @@ Definitions that differ between books:
 - A macro mean needs every class: it is undefined where one of the rates it is the mean of is.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -83,16 +83,10 @@ def evaluate(
     classes = tuple(classes)
     _check(labels, probabilities, predicted, patients, classes, positive, prevalence)
     index = None if positive is None else classes.index(positive)
-    names, groups = _group_images(patients)
+    names, groups = group_images(patients)
     n_groups = int(groups.max()) + 1
-
-    bins, calibration = _calibrate(labels, probabilities, index)
-    tables = _tabulate(labels, probabilities, predicted, groups, bins, index)
-    matrix = tables.counts.sum(axis=0).reshape(len(classes), len(classes)).astype(int)
-
-    def figures(weights: np.ndarray) -> dict[Hashable, np.ndarray]:
-        return _figures(tables, weights, len(classes), index, prevalence)
-
+    matrix = confusion_matrix(labels, predicted, len(classes))
+    figures = weigh_figures(labels, probabilities, predicted, groups, positive=index, prevalence=prevalence)
     values = figures(np.ones((1, n_groups)))
     left_out = jackknife(figures, n_groups, len(labels))
     over = "patients" if names else "images"
@@ -108,7 +102,7 @@ def evaluate(
             for c, name in enumerate(classes)
         },
         "confusion_matrix": matrix.tolist(),
-        "calibration": calibration,
+        "calibration": _describe_calibration(labels, probabilities, index),
         "interval": {"level": LEVEL, "over": over, "groups": n_groups},
         "prevalence": None
         if prevalence is None
@@ -116,6 +110,30 @@ def evaluate(
         "patients": rows,
         "patient_spread": _spread(rows, index),
     }
+
+
+def weigh_figures(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    predicted: np.ndarray,
+    groups: np.ndarray,
+    *,
+    positive: int | None,
+    prevalence: float | None = None,
+) -> Callable[[np.ndarray], dict[Hashable, np.ndarray]]:
+    """The function from weights of the groups, `[draws, groups]`, to every figure of these images, `[draws]` each.
+
+    Its keys are a metric's name, or (class index, name). What two runs answer of the same images, each prepared so, is
+    compared under the same weights. Arguments as `evaluate` has them, but groups: `[n]` indices from 0, as of
+    `group_images`; positive: a class index, or None.
+    """
+    bins = _bin_images(labels, probabilities, positive)
+    tables = _tabulate(labels, probabilities, predicted, groups, bins, positive)
+
+    def figures(weights: np.ndarray) -> dict[Hashable, np.ndarray]:
+        return _figures(tables, weights, probabilities.shape[1], positive, prevalence)
+
+    return figures
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.ndarray:
@@ -188,7 +206,7 @@ def _check(labels, probabilities, predicted, patients, classes, positive, preval
         raise InputError(f"Prevalence {prevalence} needs two classes ({k} here) and lies between 0 and 1, e.g. 0.1.")
 
 
-def _group_images(patients: Sequence[str]) -> tuple[list[str], np.ndarray]:
+def group_images(patients: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """Names of the known patients, sorted, and the group `[n]` of each image; unknown patients' come after."""
     patients = np.asarray(patients, dtype=str)
     known = patients != ""
@@ -199,18 +217,24 @@ def _group_images(patients: Sequence[str]) -> tuple[list[str], np.ndarray]:
     return names.tolist(), groups
 
 
-def _calibrate(labels, probabilities, positive: int | None) -> tuple[np.ndarray, dict]:
-    """Bin `[n]` of each image, and the "calibration" of the report. Equal probabilities share a bin."""
-    probability, outcome = _stated_and_true(labels, probabilities, positive)
+def _bin_images(labels, probabilities, positive: int | None) -> np.ndarray:
+    """Calibration bin `[n]` of each image. Equal probabilities share a bin."""
+    probability, _ = _stated_and_true(labels, probabilities, positive)
     edges = np.quantile(probability, np.linspace(0, 1, BINS + 1)[1:-1])
-    _, bins = np.unique(np.searchsorted(edges, probability), return_inverse=True)
+    return np.unique(np.searchsorted(edges, probability), return_inverse=True)[1]
+
+
+def _describe_calibration(labels, probabilities, positive: int | None) -> dict:
+    """The "calibration" of the report."""
+    probability, outcome = _stated_and_true(labels, probabilities, positive)
+    bins = _bin_images(labels, probabilities, positive)
     images = np.bincount(bins)
     mean_probability, fraction = (np.bincount(bins, weights=values) / images for values in (probability, outcome))
     rows = [
         {"mean_probability": float(p), "fraction_positive": float(f), "images": int(n)}
         for p, f, n in zip(mean_probability, fraction, images, strict=True)
     ]
-    return bins, {"bins": rows, "n_bins": len(rows), "binning": "equal mass"}
+    return {"bins": rows, "n_bins": len(rows), "binning": "equal mass"}
 
 
 def _stated_and_true(labels, probabilities, positive: int | None) -> tuple[np.ndarray, np.ndarray]:
