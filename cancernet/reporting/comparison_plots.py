@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from cancernet.judging.comparison import LOWER_IS_BETTER
+from cancernet.judging.smoothing import Predictions
 from cancernet.reporting.captions import break_lines, shorten
 from cancernet.reporting.plots import (
     COLOURS,
@@ -33,6 +34,20 @@ DASHES = ("-", "--", "-.", ":")
 MOST_PATIENTS = 12  # of those on whom two runs differ, that are named
 NAME = 28  # characters of a run's name that fit into a legend
 FALSE_ALARMS = np.linspace(0, 1, 1001)  # where the curves of several classes are averaged
+
+
+def draw_figures(comparison: dict, predictions: Mapping[str, Predictions]) -> dict[str, Figure]:
+    """Draw every picture of a comparison, by the name under which its page expects it.
+
+    Args:
+        predictions: of each run by its name, in the same order of images.
+    """
+    truth = predictions[comparison["baseline"]].labels
+    probabilities = {name: each.probabilities for name, each in predictions.items()}
+    figures = {"comparison": plot_comparison(comparison=comparison, truth=truth, probabilities=probabilities)}
+    if comparison["differences"][0]["patients"]:
+        figures["patients"] = plot_patients(comparison=comparison)
+    return figures
 
 
 def plot_comparison(*, comparison: dict, truth: np.ndarray, probabilities: Mapping[str, np.ndarray]) -> Figure:

@@ -48,11 +48,11 @@ SPLIT_WORDS = {"file": "a given list", "given": "the source's own folders"}  # o
 
 def report_text(report: dict) -> str:
     """What train_model.py prints and report.txt holds: at most 100 columns, unless a single name is wider."""
-    parts = [_wrap(report["statement"])]
-    parts += [_wrap(f"WARNING: {warning}") for warning in all_warnings(report)]
+    parts = [wrap(report["statement"])]
+    parts += [wrap(f"WARNING: {warning}") for warning in all_warnings(report)]
     parts += [_describe_data(report), _describe_classes(report), _describe_confusion(report), _describe_metrics(report)]
     parts += [_describe_patients(report), _describe_neighbours(report), _describe_folds(report)]
-    parts.append("\n".join(_wrap(answer["text"]) for answer in answers(report)))
+    parts.append("\n".join(wrap(answer["text"]) for answer in answers(report)))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -131,6 +131,11 @@ def number(value: float | None) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
+def signed(value: float | None) -> str:
+    """A difference, with its sign; n/a for None."""
+    return "n/a" if value is None else f"{'+' if value > 0 else ''}{number(value)}"
+
+
 def share(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.1%}"
 
@@ -146,6 +151,13 @@ def interval(metric: dict) -> str:
     if metric["low"] is None or metric["high"] is None:
         return metric.get("reason", "")
     return f"{number(metric['low'])} to {number(metric['high'])}"
+
+
+def signed_interval(metric: dict) -> str:
+    """Of a difference: `+0.004 to +0.027`, or why there is none."""
+    if metric["low"] is None or metric["high"] is None:
+        return metric.get("reason", "")
+    return f"{signed(metric['low'])} to {signed(metric['high'])}"
 
 
 def of_hundred(value: float) -> str:
@@ -221,14 +233,14 @@ def _describe_data(report: dict) -> str:
         ]
         rows.append([f"share of {class_label(report, positive)}", *map(share, shares)])
     data, weights = report["data"], report.get("class_weights")
-    lines = [_table(rows)]
+    lines = [table(rows)]
     lines.append(
         f"Source images {count(data['source_images'])}: rejected {count(data['rejected'])}, left out "
         f"{count(data['left_out'])}; split by {split_words(data)}."
     )
     if weights:
         each = ", ".join(f"{class_label(report, name)} {number(weight)}" for name, weight in weights.items())
-        lines.append(_wrap(f"Class weights in training: {each}"))
+        lines.append(wrap(f"Class weights in training: {each}"))
     return "DATA\n" + "\n".join(lines)
 
 
@@ -244,7 +256,7 @@ def _describe_classes(report: dict) -> str:
         for rate in rates
         if figures[rate]["value"] is None
     }
-    return "\n".join(["CLASSIFICATION REPORT", _table(rows), *map(_wrap, sorted(undefined))])
+    return "\n".join(["CLASSIFICATION REPORT", table(rows), *map(wrap, sorted(undefined))])
 
 
 def _describe_confusion(report: dict) -> str:
@@ -255,7 +267,7 @@ def _describe_confusion(report: dict) -> str:
     for start in range(0, len(labels), across):
         rows = [["true", *labels[start : start + across]]]
         rows += [[label, *map(count, row[start : start + across])] for label, row in zip(labels, matrix, strict=True)]
-        blocks.append(_table(rows))
+        blocks.append(table(rows))
     return "CONFUSION MATRIX (rows: true class, columns: predicted class)\n" + "\n\n".join(blocks)
 
 
@@ -280,7 +292,7 @@ def _describe_patients(report: dict) -> str:
         [f"PER PATIENT ({len(report['patients'])})", "median", "lower quartile", "upper quartile", "lowest", "highest"]
     ]
     keys = ("median", "q1", "q3", "min", "max")
-    return _table(rows + [[METRICS[name][0], *(number(each[key]) for key in keys)] for name, each in spread.items()])
+    return table(rows + [[METRICS[name][0], *(number(each[key]) for key in keys)] for name, each in spread.items()])
 
 
 def _describe_neighbours(report: dict) -> str:
@@ -292,7 +304,7 @@ def _describe_neighbours(report: dict) -> str:
         rows.append([label, number(metric["value"])])
     for row, (_, _, metric) in zip(rows[1:], shown_metrics(neighbours["with"]), strict=True):
         row.append(number(metric["value"]))
-    return _table(rows)
+    return table(rows)
 
 
 def _describe_folds(report: dict) -> str:
@@ -303,10 +315,10 @@ def _describe_folds(report: dict) -> str:
     rows = [["CROSS-VALIDATION", *(METRICS.get(name, (name,))[0] for name in names)]]
     rows += [[f"fold {each['fold']}", *(number(each["metrics"][name]) for name in names)] for each in folds["folds"]]
     rows += [[end, *(number(folds[end][name]) for name in names)] for end in ("mean", "spread")]
-    return _table(rows)
+    return table(rows)
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def table(rows: Sequence[Sequence[str]]) -> str:
     """The first column to the left, at most 32 wide; the others to the right."""
     rows = [[cut(first, 32), *others] for first, *others in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -317,5 +329,6 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def _wrap(text: str) -> str:
+def wrap(text: str) -> str:
+    """In lines of at most COLUMNS characters."""
     return textwrap.fill(text, COLUMNS, subsequent_indent="  ", break_on_hyphens=False)
