@@ -11,7 +11,7 @@ from typing import NotRequired, TypedDict
 from matplotlib.figure import Figure
 
 from cancernet import InputError
-from cancernet.judging.comparison import align_predictions, compare_figures, compare_patients
+from cancernet.judging.comparison import LOWER_IS_BETTER, align_predictions, compare_figures, compare_patients
 from cancernet.judging.metrics import evaluate
 from cancernet.judging.smoothing import Predictions
 from cancernet.reporting import report as pages
@@ -200,7 +200,7 @@ def answers(comparison: Comparison) -> list[dict]:
     """For each run after the first: its name, and the sentences that say whether it is better, most important first.
 
     Dicts with `run`, `lines` and `reach`, the end farthest from zero; a line has `verdict`, in words, `text`, and
-    `difference`, None for the patients.
+    `difference`, turned so that above zero is better, None for the patients.
     """
     first = comparison["runs"][0]
     found = []
@@ -215,17 +215,22 @@ def answers(comparison: Comparison) -> list[dict]:
 
 
 def _tell(first: Judge, run: Judge, name: str, difference: Difference) -> dict:
-    values = wording.number(run["metrics"][name]["value"]), wording.number(first["metrics"][name]["value"])
-    text = f"{wording.METRICS[name][0]} {values[0]}, against {values[1]} of {first['name']}"
-    if difference["value"] is None:
-        text += f" ({difference['reason']})."
-    elif difference["low"] is None:
-        text += f": {wording.signed(difference['value'])} ({difference['reason']})."
-    else:
-        text += f": {wording.signed(difference['value'])} (95% interval {wording.signed_interval(difference)})."
-    if name == "log_loss":
-        text += " Lower is better."
-    return {"verdict": VERDICTS[difference["verdict"]], "text": text, "difference": difference}
+    values = [f"{each['name']} {wording.number(each['metrics'][name]['value'])}" for each in (run, first)]
+    change = wording.signed(difference["value"])
+    bounds = (
+        difference["reason"] if difference["low"] is None else f"95% interval {wording.signed_interval(difference)}"
+    )
+    better = " Lower is better." if name in LOWER_IS_BETTER else ""
+    text = f"{wording.METRICS[name][0]}: {', '.join(values)}, difference {change} ({bounds}).{better}"
+    return {"verdict": VERDICTS[difference["verdict"]], "text": text, "difference": _turn(name, difference)}
+
+
+def _turn(name: str, difference: Difference) -> dict:
+    """The difference with its ends for a bar, on which better is to the right."""
+    if name not in LOWER_IS_BETTER:
+        return dict(difference)
+    value, low, high = (None if difference[key] is None else -difference[key] for key in ("value", "low", "high"))
+    return {**difference, "value": value, "low": high, "high": low}
 
 
 def _tell_patients(pair: Pair) -> str:
@@ -256,8 +261,8 @@ def explain(comparison: Comparison) -> str:
     over = comparison["interval"]["over"]
     return (
         f"The intervals say how a difference would vary with other {over} like these: the same {over} were drawn anew "
-        "for all runs. They hold the trained networks fixed: another seed of the same training differs too. Of twenty "
-        "figures one lies beyond its interval by chance: decide by the one that was named beforehand."
+        "for all runs. The trained networks are taken as they are: another seed of the same training differs too. "
+        "Where nothing differs, one of twenty such intervals still leaves zero out: go by the figure named beforehand."
     )
 
 
@@ -280,7 +285,7 @@ def shown_names(metrics: dict[str, dict]) -> list[str]:
 
 def _describe_patients(pair: Pair) -> str:
     """The patients on whom the two differ most surely."""
-    rows = [["PATIENTS WITH THE SUREST DIFFERENCE", "images", "right by the first only", "by this only"]]
+    rows = [["SUREST DIFFERENCES BY PATIENT", "images", "right by the first only", "by this one only"]]
     rows += [
         [row["patient"], wording.count(row["images"]), str(row["only_first"]), str(row["only_other"])]
         for row in pair["patients"][:NAMED_PATIENTS]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from cancernet.judging.comparison import LOWER_IS_BETTER
@@ -24,7 +24,7 @@ from cancernet.reporting.plots import (
     metric_words,
     new_figure,
 )
-from cancernet.reporting.wording import METRICS, class_label, signed
+from cancernet.reporting.wording import METRICS, class_label
 
 SHOWN_DIFFERENCES = (
     *("auroc", "auprc", "balanced_accuracy", "sensitivity", "specificity"),
@@ -109,20 +109,17 @@ def _draw_differences(axes: Axes, comparison: dict, styles: dict) -> None:
                 axes.plot([turn * metric["low"], turn * metric["high"]], [place, place], color=colour, linewidth=2.2)
             filled = colour if metric["verdict"] != "unclear" else "white"
             axes.plot(turn * metric["value"], place, "o", color=colour, markerfacecolor=filled, markersize=7)
-    labels = [METRICS[name][0] + (" (turned round)" if name in LOWER_IS_BETTER else "") for name in shown]
+    labels = [METRICS[name][0] + (" (sign turned)" if name in LOWER_IS_BETTER else "") for name in shown]
     axes.set_yticks(range(len(shown)), labels, fontsize=NOTE_SIZE)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     reach = 1.08 * max(abs(end) for end in axes.get_xlim())
     axes.set_xlim(-reach, reach)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(value)))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+.3g}" if value else "0"))
     first = shorten(comparison["baseline"], NAME)
-    axes.set_xlabel(f"worse than {first}  ←    0    →  better", fontsize=TEXT_SIZE)
+    axes.set_xlabel(f"←  worse than {first}      better  →", fontsize=TEXT_SIZE)
     axes.grid(axis="x", alpha=0.3)
-    for pair in pairs:
-        axes.plot([], [], "o-", color=styles[pair["run"]][0], label=shorten(pair["run"], NAME))
-    axes.set_title(f"Difference to {first}, 95% interval\n(filled: clear of zero)", fontsize=TITLE_SIZE)
-    if len(pairs) > 1:
-        axes.legend(fontsize=NOTE_SIZE, loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False)
+    axes.set_title(f"Difference to {first}, 95% interval\n(filled: clear of zero; colours as in the ROC)", fontsize=TITLE_SIZE)
 
 
 def _draw_roc(axes: Axes, comparison: dict, truth: np.ndarray, probabilities: Mapping, styles: dict) -> None:
