@@ -119,7 +119,9 @@ def _draw_differences(axes: Axes, comparison: dict, styles: dict) -> None:
     first = shorten(comparison["baseline"], NAME)
     axes.set_xlabel(f"←  worse than {first}      better  →", fontsize=TEXT_SIZE)
     axes.grid(axis="x", alpha=0.3)
-    axes.set_title(f"Difference to {first}, 95% interval\n(filled: clear of zero; colours as in the ROC)", fontsize=TITLE_SIZE)
+    axes.set_title(
+        f"Difference to {first}, 95% interval\n(filled: clear of zero; colours as in the ROC)", fontsize=TITLE_SIZE
+    )
 
 
 def _draw_roc(axes: Axes, comparison: dict, truth: np.ndarray, probabilities: Mapping, styles: dict) -> None:
