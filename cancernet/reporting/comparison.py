@@ -6,7 +6,7 @@ The dict that goes through here is comparison.json itself, described in docs/rep
 import datetime
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import TypedDict
 
 from matplotlib.figure import Figure
 
@@ -64,7 +64,6 @@ class Comparison(TypedDict):
     baseline: str  # the first run
     runs: list[Judge]
     differences: list[Pair]
-    note: NotRequired[str]
 
 
 def compare_runs(folders: Sequence[Path]) -> tuple[Comparison, dict[str, Predictions]]:
@@ -177,7 +176,7 @@ def _gather_warnings(reports: dict[str, Report]) -> list[str]:
     """What the reports warn of, each once, with the runs that it is said of unless it is said of all."""
     said: dict[str, list[str]] = {}
     for name, report in reports.items():
-        for warning in wording.all_warnings(report):
+        for warning in report["warnings"]:
             said.setdefault(warning, []).append(name)
     return [
         warning if len(names) == len(reports) else f"{', '.join(names)}: {warning}" for warning, names in said.items()
@@ -260,9 +259,9 @@ def explain(comparison: Comparison) -> str:
     """What the intervals mean and what they leave out."""
     over = comparison["interval"]["over"]
     return (
-        f"The intervals say how a difference would vary with other {over} like these: the same {over} were drawn anew "
-        "for all runs. The trained networks are taken as they are: another seed of the same training differs too. "
-        "Where nothing differs, one of twenty such intervals still leaves zero out: go by the figure named beforehand."
+        f"The intervals say how a difference would vary with other {over} like these: each of the {over} was left out "
+        f"of all runs at once. {wording.HELD_FIXED} Where nothing differs, one of twenty such intervals still leaves "
+        "zero out: go by the figure named beforehand."
     )
 
 
@@ -297,19 +296,15 @@ def _describe_patients(pair: Pair) -> str:
 def write_comparison(folder: Path, comparison: Comparison, figures: dict[str, Figure]) -> None:
     """Write comparison.json, comparison.txt, comparison.html and the figures into an existing folder."""
     drawn = pages.draw_pictures(figures)
-    html = (
-        pages.open_templates()
-        .get_template("comparison.html")
-        .render(
-            comparison=comparison,
-            answers=answers(comparison),
-            explanation=explain(comparison),
-            label=lambda name: wording.class_label(comparison, name),
-            names=shown_names(comparison["differences"][0]["metrics"]),
-            metric_names=wording.METRICS,
-            verdicts=VERDICTS,
-            pictures={name.removesuffix(".png"): pages.embed(content) for name, content in drawn.items()},
-        )
+    html = pages.open_template("comparison.html").render(
+        comparison=comparison,
+        answers=answers(comparison),
+        explanation=explain(comparison),
+        label=lambda name: wording.class_label(comparison, name),
+        names=shown_names(comparison["differences"][0]["metrics"]),
+        metric_names=wording.METRICS,
+        verdicts=VERDICTS,
+        pictures={name.removesuffix(".png"): pages.embed(content) for name, content in drawn.items()},
     )
     texts = {
         COMPARISON_TEXT: comparison_text(comparison),

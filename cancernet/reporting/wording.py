@@ -281,7 +281,7 @@ def _describe_metrics(report: dict) -> str:
     for label, metric in shown:
         head = f"{label:<28}{number(metric['value']):>8}  "
         lines += textwrap.wrap(head + interval(metric), COLUMNS, subsequent_indent=" " * 38, drop_whitespace=True)
-    return "\n".join([*lines, _wrap(HELD_FIXED)])
+    return "\n".join([*lines, wrap(HELD_FIXED)])
 
 
 def _describe_patients(report: dict) -> str:
