@@ -268,18 +268,13 @@ def explain(comparison: Comparison) -> str:
 def _describe_figures(comparison: Comparison, run: Judge, pair: Pair) -> str:
     first = comparison["runs"][0]
     rows = [[f"{run['name']} against {first['name']}", "first", "this", "difference", "95% interval", ""]]
-    for key in shown_names(pair["metrics"]):
+    for key in wording.shown_names(pair["metrics"]):
         difference = pair["metrics"][key]
         values = [wording.number(each["metrics"][key]["value"]) for each in (first, run)]
         bounds = wording.signed_interval(difference) if difference["low"] is not None else "none"
         verdict = "" if difference["verdict"] == "unclear" else difference["verdict"]
         rows.append([wording.METRICS[key][0], *values, wording.signed(difference["value"]), bounds, verdict])
     return wording.table(rows)
-
-
-def shown_names(metrics: dict[str, dict]) -> list[str]:
-    """The names of the figures in the order in which they are shown."""
-    return [name for name in wording.METRICS if name in metrics]
 
 
 def _describe_patients(pair: Pair) -> str:
@@ -301,7 +296,7 @@ def write_comparison(folder: Path, comparison: Comparison, figures: dict[str, Fi
         answers=answers(comparison),
         explanation=explain(comparison),
         label=lambda name: wording.class_label(comparison, name),
-        names=shown_names(comparison["differences"][0]["metrics"]),
+        names=wording.shown_names(comparison["differences"][0]["metrics"]),
         metric_names=wording.METRICS,
         verdicts=VERDICTS,
         pictures={name.removesuffix(".png"): pages.embed(content) for name, content in drawn.items()},

@@ -12,6 +12,7 @@ from cancernet.config import SPLITS
 from cancernet.data.dataset import Patch, Summary, count_patches, is_idc
 from cancernet.data.grid import Layout, lay_out_patches
 from cancernet.data.images import read_image
+from cancernet.judging.comparison import compare_figures
 from cancernet.judging.decision import Decision
 from cancernet.judging.metrics import evaluate
 from cancernet.judging.smoothing import Predictions, predict_split
@@ -110,7 +111,12 @@ def assess(patches: Sequence[Patch], scores: np.ndarray, decision: Decision, sub
     if alone:
         without = predict_split(alone, patches, scores, layout)
         figures_alone = _evaluate(without, alone.classes, alone.positive, subject.prevalence)
-        neighbours = {"with": figures["metrics"], "without": figures_alone["metrics"]}
+        (difference,) = compare_figures([without, predictions], classes=alone.classes, positive=alone.positive)
+        neighbours = {
+            "with": figures["metrics"],
+            "without": figures_alone["metrics"],
+            "difference": difference,
+        }
     report: Report = {
         "name": subject.name,
         "created": datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -175,6 +175,11 @@ def shown_metrics(metrics: dict[str, dict]) -> list[tuple[str, str, dict]]:
     return [(*METRICS.get(name, (name.replace("_", " "), "")), metrics[name]) for name in names]
 
 
+def shown_names(metrics: dict[str, dict]) -> list[str]:
+    """Those figures' names in the order in which they are shown, each figure once."""
+    return [name for name in METRICS if name in metrics]
+
+
 def interval_words(report: dict) -> str:
     """`95% interval over patients`."""
     return f"{report['interval']['level']:.0%} interval over {report['interval']['over']}"
@@ -299,11 +304,12 @@ def _describe_neighbours(report: dict) -> str:
     neighbours = report.get("neighbours")
     if not neighbours:
         return ""
-    rows = [["NEIGHBOURS ON THE SLIDE", "without", "with"]]
-    for label, _, metric in shown_metrics(neighbours["without"]):
-        rows.append([label, number(metric["value"])])
-    for row, (_, _, metric) in zip(rows[1:], shown_metrics(neighbours["with"]), strict=True):
-        row.append(number(metric["value"]))
+    rows = [["NEIGHBOURS ON THE SLIDE", "without", "with", "difference", "95% interval"]]
+    for name in shown_names(neighbours["difference"]):
+        values = [number(neighbours[key][name]["value"]) for key in ("without", "with")]
+        difference = neighbours["difference"][name]
+        bounds = "none" if difference["low"] is None else signed_interval(difference)
+        rows.append([METRICS[name][0], *values, signed(difference["value"]), bounds])
     return table(rows)
 
 

@@ -1,4 +1,4 @@
-"""Runs on the same images: rows brought into one order or refused, and differences with intervals worked out by hand."""
+"""Runs on the same images: rows in one order or refused, and differences with intervals worked out by hand."""
 
 import numpy as np
 import pytest
