@@ -13,7 +13,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from cancernet.judging.comparison import LOWER_IS_BETTER
 from cancernet.judging.smoothing import Predictions
-from cancernet.reporting.captions import break_lines, shorten
+from cancernet.reporting.captions import break_lines, cut, shorten
 from cancernet.reporting.plots import (
     COLOURS,
     GREY,
@@ -139,8 +139,8 @@ def _draw_roc(axes: Axes, comparison: dict, truth: np.ndarray, probabilities: Ma
             points = curves[0]
         else:
             points = FALSE_ALARMS, np.mean([np.interp(FALSE_ALARMS, *curve) for curve in curves], axis=0)
-        label = f"{shorten(run['name'], NAME)}: {metric_words(run['metrics']['auroc'])}"
-        axes.plot(*points, dash, color=colour, linewidth=2, label=break_lines(label, 58))
+        label = f"{cut(run['name'], NAME)}: {metric_words(run['metrics']['auroc'])}"
+        axes.plot(*points, dash, color=colour, linewidth=2, label=break_lines(label, 64))
         if positive is not None:
             _mark(axes, run, colour, x=lambda metrics: 1 - metrics["specificity"]["value"], y="sensitivity")
     title = "ROC and AUROC" if positive is not None else "ROC and AUROC: mean of each class against the rest"
@@ -156,8 +156,8 @@ def _draw_precision(axes: Axes, comparison: dict, truth: np.ndarray, probabiliti
         colour, dash = styles[run["name"]]
         if is_positive.any():
             precision, sensitivity, _ = precision_recall_curve(is_positive, probabilities[run["name"]][:, index])
-            label = f"{shorten(run['name'], NAME)}: {metric_words(run['metrics']['auprc'])}"
-            axes.plot(sensitivity, precision, dash, color=colour, linewidth=2, label=break_lines(label, 58))
+            label = f"{cut(run['name'], NAME)}: {metric_words(run['metrics']['auprc'])}"
+            axes.plot(sensitivity, precision, dash, color=colour, linewidth=2, label=break_lines(label, 64))
         _mark(axes, run, colour, x=lambda metrics: metrics["sensitivity"]["value"], y="precision")
     share = is_positive.mean()
     axes.axhline(share, color=GREY, linestyle=":", linewidth=1.2, label=f"guessing: {share:.3f}")
@@ -200,8 +200,8 @@ def _draw_reliability(axes: Axes, comparison: dict, styles: dict) -> None:
         colour, dash = styles[run["name"]]
         bins = run["calibration"]["bins"]
         points = ([each[key] for each in bins] for key in ("mean_probability", "fraction_positive"))
-        label = f"{shorten(run['name'], NAME)}: log-loss {metric_words(run['metrics']['log_loss'])}"
-        axes.plot(*points, dash, marker="o", markersize=5, color=colour, label=break_lines(label, 58))
+        label = f"{cut(run['name'], NAME)}: log-loss {metric_words(run['metrics']['log_loss'])}"
+        axes.plot(*points, dash, marker="o", markersize=5, color=colour, label=break_lines(label, 64))
     positive = comparison["positive"]
     event = "right" if positive is None else class_label(comparison, positive)
     what = f"predicted probability of being {shorten(event, 24)}"

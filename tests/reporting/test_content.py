@@ -57,6 +57,18 @@ def test_a_slide_that_cannot_be_laid_out_is_judged_patch_by_patch_and_the_report
     assert judge(*whole)[1]["warnings"] == []
 
 
+def test_neighbours_are_told_by_the_difference_that_they_make_to_each_patient():
+    slides = [make_slide(patient) for patient in "abcdefgh"]
+    patches = [patch for each, _ in slides for patch in each]
+    scores = np.concatenate([each for _, each in slides])
+    scores[:25] = RIGHT[[int(patch.label) for patch in patches[:25]]]  # patient a needs no neighbours
+    told = judge(patches, scores)[1]["neighbours"]
+    accuracy = {name: told[name]["accuracy"]["value"] for name in ("without", "with", "difference")}
+    assert accuracy["difference"] == pytest.approx(accuracy["with"] - accuracy["without"])
+    assert told["difference"]["accuracy"]["verdict"] == "better"
+    assert tuple(told["difference"]) == tuple(told["with"])
+
+
 def test_an_image_that_was_trained_on_is_known_whatever_its_patient_is_called():
     seen = make_slide("a", split="training")[0] + make_slide("b", split="validation")[0]
     seen = [patch._replace(sha256=f"{number:064x}"[::-1]) for number, patch in enumerate(seen)]

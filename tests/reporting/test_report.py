@@ -360,6 +360,7 @@ def test_optional_sections_come_only_with_their_data(report, many, tmp_path):
     report["slides"] = [{"title": "Slide 8864", "picture": "slide_8864"}, {"title": "Slide 8867", "picture": "map.png"}]
     report["gradcam"] = [{"title": "Surest error", "picture": "gradcam_1.png"}]
     sides = {"with": metric(0.98, 0.9, 1), "without": metric(0.95, 0.9, 1)}
+    sides["difference"] = metric(0.03, 0.01, 0.05) | {"verdict": "better"}
     report["neighbours"] = {side: dict.fromkeys(("precision", "ppv", "auroc"), each) for side, each in sides.items()}
     folds = [{"fold": 1, "metrics": {"auroc": 0.91}}, {"fold": 2, "metrics": {"auroc": 0.93}}]
     report["cross_validation"] = {"folds": folds, "mean": {"auroc": 0.92}, "spread": {"auroc": 0.014}}
@@ -367,7 +368,9 @@ def test_optional_sections_come_only_with_their_data(report, many, tmp_path):
     assert shown(html) == titles
     assert html.count("<img") == 4
     text = " ".join(report_text(report).split())
-    assert "NEIGHBOURS ON THE SLIDE without with PPV (precision) 0.950 0.980 AUROC 0.950 0.980 " in text
+    assert "NEIGHBOURS ON THE SLIDE without with difference 95% interval PPV (precision) 0.950 0.980 +0.030 " in text
+    assert "AUROC 0.950 0.980 +0.030 +0.010 to +0.050 " in text
+    assert "+0.030<small>+0.010 to +0.050</small>" in html
     assert "<td>precision</td>" not in html
     assert "fold 2 0.930 mean 0.920" in text
 
