@@ -41,6 +41,13 @@ def parse_arguments(argv: Sequence[str]):
     parser.add_argument(
         "--folds", type=at_least(2), help="cross-validate by patient: as many runs and one pooled report"
     )
+    parser.add_argument(
+        "--only-folds",
+        type=at_least(1),
+        nargs="+",
+        metavar="N",
+        help="train these folds alone, such as 1 2",
+    )
     parser.add_argument("--force", action="store_true", help="replace a run that is there")
     return parser.parse_args(argv)
 
@@ -67,6 +74,7 @@ def choose_experiment(arguments) -> Experiment:
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
     experiment = choose_experiment(arguments)
+    judged_folds = choose_folds(arguments)
     folder = arguments.output or RUNS / experiment.model
     from cancernet import run
     from cancernet.data import dataset
@@ -90,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
     )
     work = run.prepare_folder(folder, describe_request(plan, arguments), force=arguments.force)
     if arguments.folds:
-        text = train_folds(plan, arguments.folds, patches, summary, work)
+        text = train_folds(plan, arguments.folds, judged_folds, patches, summary, work)
     else:
         text = train_run(plan, patches, summary, work)
     run.finish_folder(work, folder)
@@ -133,8 +141,16 @@ def choose_positive(arguments, classes: list[str]) -> str | None:
     return None
 
 
-def train_folds(plan: Plan, folds: int, patches, summary, work: Path) -> str:
-    """Cross-validation: a run for each fold, then one report on all their test images together."""
+def choose_folds(arguments) -> list[int]:
+    """The numbers of the folds that are judged, from 1; none where there is no cross-validation."""
+    wanted = sorted(set(arguments.only_folds or range(1, (arguments.folds or 0) + 1)))
+    if wanted and wanted[-1] > (arguments.folds or 0):
+        raise InputError(f"--only-folds {wanted[-1]} is beyond --folds {arguments.folds or 'none'}. Give --folds too.")
+    return wanted
+
+
+def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary, work: Path) -> str:
+    """Cross-validation: a run for each fold judged, then one report on all their test images together."""
     from cancernet import run
     from cancernet.data import dataset, splits
     from cancernet.reporting import content, report
@@ -142,7 +158,8 @@ def train_folds(plan: Plan, folds: int, patches, summary, work: Path) -> str:
     groups = splits.list_groups(patches, by_patient=summary.split != "image")
     labels = [patch.label for patch in patches]
     assigned = splits.assign_folds(labels, groups, folds=folds, seed=plan.experiment.seed)
-    folders = [work / f"fold_{number}" for number in range(1, folds + 1)]
+    assigned = [assigned[number - 1] for number in judged]
+    folders = [work / f"fold_{number}" for number in judged]
     dealt = [[patch._replace(split=split) for patch, split in zip(patches, fold, strict=True)] for fold in assigned]
     for own in dealt:
         dataset.check_trainable(own)
@@ -153,9 +170,8 @@ def train_folds(plan: Plan, folds: int, patches, summary, work: Path) -> str:
         print(f"\n{folder.name} of {folds}:")
         folder.mkdir(exist_ok=True)
         train_run(plan, own, summary, folder)
-    subject = content.Subject(
-        plan.name, "all folds", content.describe_data(patches, summary), prevalence=plan.prevalence
-    )
+    which = "all folds" if len(judged) == folds else f"folds {', '.join(map(str, judged))} of {folds}"
+    subject = content.Subject(plan.name, which, content.describe_data(patches, summary), prevalence=plan.prevalence)
     assessment = content.pool_folds(folders, patches, subject)
     described, predictions, _ = assessment
     errors = content.read_worst_errors(described, predictions, plan.dataset)

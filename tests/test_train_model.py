@@ -166,6 +166,19 @@ def test_folds_test_every_patient_once(folder, tmp_path, capsys):
     assert "each of the 120 images of 20 patients was judged by a model that had not" in capsys.readouterr().out
 
 
+def test_folds_may_be_judged_in_part(folder, tmp_path):
+    options = ["--output", tmp_path / "cv", *SMALL, "--folds", "3", "--epochs", "1"]
+    with pytest.raises(InputError, match="--only-folds 4 is beyond --folds 3. Give --folds too."):
+        train(folder, *options, "--only-folds", "2", "4")
+    with pytest.raises(InputError, match="--only-folds 1 is beyond --folds none."):
+        train(folder, "--output", tmp_path / "cv", "--only-folds", "1")
+    train(folder, *options, "--only-folds", "2")
+    assert [path.name for path in (tmp_path / "cv").glob("fold_*")] == ["fold_2"]
+    columns, report = read_run(tmp_path / "cv")
+    assert columns["file"].tolist() == read_run(tmp_path / "cv/fold_2")[0]["file"].tolist()
+    assert report["evaluated_on"] == "folds 2 of 3"
+
+
 def test_an_unfinished_cross_validation_goes_on_only_as_it_was_begun(folder, tmp_path, monkeypatch, capsys):
     options = ["--output", tmp_path / "cv", *SMALL, "--folds", "2", "--epochs", "1"]
     train_run, cut_off = train_model.train_run, []
