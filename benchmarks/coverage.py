@@ -69,12 +69,9 @@ def as_arguments(study: Study) -> tuple:
 def percentile_intervals(study: Study, draws: int) -> dict[str, tuple[float | None, float | None]]:
     """Expanded percentiles of a bootstrap over patients: what the jackknife is compared with."""
     labels, probabilities, predicted, _ = as_arguments(study)
-    bins, _ = metrics._calibrate(labels, probabilities, 1)
-    tables = metrics._tabulate(labels, probabilities, predicted, study.patients, bins, 1)
+    figures = metrics.weigh_figures(labels, probabilities, predicted, study.patients, positive=1)
     n_patients = int(study.patients.max()) + 1
-    drawn = bootstrap(
-        lambda weights: metrics._figures(tables, weights, 2, 1, None), n_patients, len(labels), draws=draws, seed=0
-    )
+    drawn = bootstrap(figures, n_patients, len(labels), draws=draws, seed=0)
     return {name: percentile_interval(drawn[name], n_patients, "")[:2] for name in FIGURES}
 
 
