@@ -1,6 +1,7 @@
 """Train a network on a built dataset, then report on patients it has never seen."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,6 +41,13 @@ def parse_arguments(argv: Sequence[str]):
     parser.add_argument(
         "--folds", type=at_least(2), help="cross-validate by patient: as many runs and one pooled report"
     )
+    parser.add_argument(
+        "--only-folds",
+        type=at_least(1),
+        nargs="+",
+        metavar="N",
+        help="train these folds alone, such as 1 2",
+    )
     parser.add_argument("--force", action="store_true", help="replace a run that is there")
     return parser.parse_args(argv)
 
@@ -66,6 +74,7 @@ def choose_experiment(arguments) -> Experiment:
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
     experiment = choose_experiment(arguments)
+    judged_folds = choose_folds(arguments)
     folder = arguments.output or RUNS / experiment.model
     from cancernet import run
     from cancernet.data import dataset
@@ -89,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
     )
     work = run.prepare_folder(folder, describe_request(plan, arguments), force=arguments.force)
     if arguments.folds:
-        text = train_folds(plan, arguments.folds, patches, summary, work)
+        text = train_folds(plan, arguments.folds, judged_folds, patches, summary, work)
     else:
         text = train_run(plan, patches, summary, work)
     run.finish_folder(work, folder)
@@ -132,8 +141,16 @@ def choose_positive(arguments, classes: list[str]) -> str | None:
     return None
 
 
-def train_folds(plan: Plan, folds: int, patches, summary, work: Path) -> str:
-    """Cross-validation: a run for each fold, then one report on all their test images together."""
+def choose_folds(arguments) -> list[int]:
+    """The numbers of the folds that are judged, from 1; none where there is no cross-validation."""
+    wanted = sorted(set(arguments.only_folds or range(1, (arguments.folds or 0) + 1)))
+    if wanted and wanted[-1] > (arguments.folds or 0):
+        raise InputError(f"--only-folds {wanted[-1]} is beyond --folds {arguments.folds or 'none'}. Give --folds too.")
+    return wanted
+
+
+def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary, work: Path) -> str:
+    """Cross-validation: a run for each fold judged, then one report on all their test images together."""
     from cancernet import run
     from cancernet.data import dataset, splits
     from cancernet.reporting import content, report
@@ -141,7 +158,8 @@ def train_folds(plan: Plan, folds: int, patches, summary, work: Path) -> str:
     groups = splits.list_groups(patches, by_patient=summary.split != "image")
     labels = [patch.label for patch in patches]
     assigned = splits.assign_folds(labels, groups, folds=folds, seed=plan.experiment.seed)
-    folders = [work / f"fold_{number}" for number in range(1, folds + 1)]
+    assigned = [assigned[number - 1] for number in judged]
+    folders = [work / f"fold_{number}" for number in judged]
     dealt = [[patch._replace(split=split) for patch, split in zip(patches, fold, strict=True)] for fold in assigned]
     for own in dealt:
         dataset.check_trainable(own)
@@ -152,9 +170,8 @@ def train_folds(plan: Plan, folds: int, patches, summary, work: Path) -> str:
         print(f"\n{folder.name} of {folds}:")
         folder.mkdir(exist_ok=True)
         train_run(plan, own, summary, folder)
-    subject = content.Subject(
-        plan.name, "all folds", content.describe_data(patches, summary), prevalence=plan.prevalence
-    )
+    which = "all folds" if len(judged) == folds else f"folds {', '.join(map(str, judged))} of {folds}"
+    subject = content.Subject(plan.name, which, content.describe_data(patches, summary), prevalence=plan.prevalence)
     assessment = content.pool_folds(folders, patches, subject)
     described, predictions, _ = assessment
     errors = content.read_worst_errors(described, predictions, plan.dataset)
@@ -195,6 +212,7 @@ def train_run(plan: Plan, patches, summary, folder: Path) -> str:
         positive=plan.positive,
         operating_point=plan.operating_point,
         neighbours=plan.neighbours,
+        log_class_weight=log_weight_of_positive(plan, settings.classes, material.weights),
     )
     judged = "testing" if splits["testing"] else "validation"
     subject = content.Subject(
@@ -217,6 +235,14 @@ def train_run(plan: Plan, patches, summary, folder: Path) -> str:
     figures = report.draw_figures(described, assessment.predictions, history=trained.history, error_images=errors)
     report.write_report(folder, described, figures)
     return report.report_text(described)
+
+
+def log_weight_of_positive(plan: Plan, classes: Sequence[str], weights: dict[int, float]) -> float:
+    """Log of the positive class's weight in training over the negative one's; 0 of more than two classes."""
+    if plan.positive is None:
+        return 0.0
+    index = classes.index(plan.positive)
+    return math.log(weights[index] / weights[1 - index])
 
 
 def gather_material(plan: Plan, patches, settings):

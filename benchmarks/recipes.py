@@ -1,128 +1,166 @@
-"""Recipes against each other: AUROC of the test patients and time of training, on several splits by patient.
+"""Recipes against each other, by cross-validation: every patient is judged once, by a run that had not seen them.
 
-Each seed gives a split of the patients and the random numbers of the trainings. On each split every row is trained
-once, rows in turn, for the machine's speed drifts. A row is a name and arguments of train_model.py. The first row is
-what the others are compared with. The dataset is built anew for each seed, in a temporary folder (see TMPDIR).
+A recipe is a name and arguments of train_model.py. Each is trained on the same folds of a built dataset, into
+OUTPUT/NAME; what is finished there is not trained again. The others are compared with the first, each on the folds that
+both have: --only-folds 1 2 among a recipe's arguments trains two of five where all are too dear.
 
-    python benchmarks/recipes.py --source datasets/original --seeds 1 2 3 --json recipes.json \
-        --row "standard: --recipe standard" --row "longer: --recipe standard --epochs 32"
+    python benchmarks/recipes.py --dataset datasets/idc \
+        --recipe "tutorial: --recipe tutorial" --recipe "default:" --recipe "strong: --recipe strong --only-folds 1 2"
 """
 
 import argparse
-import json
 import shlex
-import statistics
 import subprocess
 import sys
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 ROOT = Path(__file__).parents[1]
-ROWS = ("tutorial: --recipe tutorial", "standard: --recipe standard")
+sys.path.insert(0, str(ROOT))
+
+from cancernet.judging.comparison import align_predictions, compare_figures  # noqa: E402
+from cancernet.judging.metrics import evaluate  # noqa: E402
+from cancernet.judging.smoothing import Predictions  # noqa: E402
+from cancernet.run import REPORT, read_predictions, read_report  # noqa: E402
+
+FOLDS = 5
+RECIPES = (
+    *("tutorial: --recipe tutorial", "default:"),
+    "frozen: --model densenet121 --image-size 96",
+)
+FIGURES = {"auroc": "AUROC", "f1": "F1", "macro_f1": "macro F1", "balanced_accuracy": "balanced accuracy"}
+FIGURES |= {"log_loss": "log-loss"}
 
 
-def parse_row(text: str) -> tuple[str, list[str]]:
+class Recipe(NamedTuple):
+    """What is trained, and the arguments of train_model.py for it."""
+
+    name: str
+    options: list[str]
+
+
+class Judged(NamedTuple):
+    """A recipe's answers of the patients left out, fold by fold."""
+
+    recipe: Recipe
+    classes: list[str]
+    positive: str | None
+    folds: dict[int, Predictions]
+    seconds: float  # of training, a fold
+
+
+def parse_recipe(text: str) -> Recipe:
     """Name and arguments of `NAME: train_model arguments`."""
     name, colon, options = text.partition(":")
-    if not name.strip() or not colon:
+    if not colon or not name.strip().replace("-", "").replace("_", "").isalnum():
         raise argparse.ArgumentTypeError(f"takes 'NAME: arguments of train_model.py', not {text!r}")
-    return name.strip(), shlex.split(options)
+    return Recipe(name.strip(), shlex.split(options))
 
 
-def run_script(script: str, *options: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(ROOT / script), *options], capture_output=True, text=True)
-
-
-def stop_if_failed(done: subprocess.CompletedProcess, what: str) -> None:
+def train(recipe: Recipe, dataset: Path, run: Path) -> None:
+    """Cross-validate a recipe, unless that is done."""
+    if (run / REPORT).is_file():
+        print(f"{recipe.name} is finished already.", flush=True)
+        return
+    print(f"{recipe.name}: training in {run}.unfinished", flush=True)
+    fixed = ["--dataset", str(dataset), "--output", str(run), "--folds", str(FOLDS)]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train_model.py"), *fixed, *recipe.options], capture_output=True, text=True
+    )
     if done.returncode:
-        sys.exit(f"{done.stdout[-2000:]}{done.stderr}{what} failed with exit status {done.returncode}; see above.")
+        sys.exit(
+            f"{done.stdout[-2000:]}{done.stderr}Training {recipe.name!r} failed with exit status {done.returncode}."
+        )
 
 
-def build(source: Path, output: Path, seed: int) -> None:
-    """A dataset of hard links, or of copies where the temporary folder is on another disk than the images."""
-    options = ["--source", str(source), "--output", str(output), "--seed", str(seed)]
-    done = run_script("build_dataset.py", *options, "--mode", "hardlink")
-    if done.returncode:
-        print(f"Hard links failed, so images are copied: {done.stderr.strip().rpartition(chr(10))[2]}", flush=True)
-        done = run_script("build_dataset.py", *options, "--mode", "copy")
-    stop_if_failed(done, f"Building the dataset of seed {seed}")
+def read_judged(recipe: Recipe, run: Path) -> Judged:
+    """What the folds of a finished cross-validation answered."""
+    folders = {int(path.parent.name.rpartition("_")[2]): path.parent for path in run.glob(f"fold_*/{REPORT}")}
+    reports = [read_report(folder) for _, folder in sorted(folders.items())]
+    classes = reports[0]["classes"]
+    folds = {number: read_predictions(folder, classes) for number, folder in sorted(folders.items())}
+    seconds = float(np.mean([report["training"]["seconds"] for report in reports]))
+    return Judged(recipe, classes, reports[0]["positive"], folds, seconds)
 
 
-def train(name: str, options: list[str], dataset: Path, run: Path, seed: int) -> dict:
-    """Seed, epochs, seconds and AUROC (None where undefined) of one training."""
-    fixed = ["--dataset", str(dataset), "--output", str(run), "--seed", str(seed)]
-    stop_if_failed(run_script("train_model.py", *fixed, *options), f"Training {name!r} with seed {seed}")
-    report = json.loads((run / "report.json").read_text())
-    if report["evaluated_on"] != "testing":
-        sys.exit(f"{name!r} was judged on {report['evaluated_on']}: {dataset} has no testing split.")
-    training = report["training"]
-    auroc = report["metrics"]["auroc"]["value"]
-    return {"seed": seed, "epochs": training["epochs"], "seconds": training["seconds"], "auroc": auroc}
+def pool(judged: Judged, numbers: Sequence[int]) -> Predictions:
+    """The answers of some folds, one after the other."""
+    parts = [judged.folds[number] for number in numbers]
+    patches = [patch for part in parts for patch in part.patches]
+    return Predictions(patches, *(np.concatenate([part[column] for part in parts]) for column in (1, 2, 3)))
 
 
-def summarise(trainings: dict[str, list[dict]]) -> dict[str, dict]:
-    """Of each row its median epochs and seconds, mean and spread (standard deviation, n - 1) of the AUROCs, and the
-    difference of its mean to the first row's; None where that is undefined."""
-    rows = {}
-    for name, done in trainings.items():
-        found = [each["auroc"] for each in done]
-        mean = None if None in found else statistics.mean(found)
-        rows[name] = {
-            "epochs": statistics.median(each["epochs"] for each in done),
-            "seconds": statistics.median(each["seconds"] for each in done),
-            "mean": mean,
-            "spread": None if mean is None or len(found) < 2 else statistics.stdev(found),
-        }
-    first = next(iter(rows.values()))["mean"]
-    for row in rows.values():
-        row["difference"] = None if None in (row["mean"], first) else row["mean"] - first
-    return rows
+def format_tables(runs: Sequence[Judged]) -> str:
+    """In Markdown: each recipe's figures, and the differences of the others to the first with paired intervals."""
+    first, *others = runs
+    shown = [name for name in FIGURES if name in _figures(first, list(first.folds))]
+    head = [FIGURES[name] for name in shown]
+    absolute = [["recipe", "folds", "patients", *head, "seconds a fold", "command"]]
+    for run in runs:
+        figures, pooled = _figures(run, list(run.folds)), pool(run, list(run.folds))
+        cells = [_number(figures[name]["value"]) for name in shown]
+        patients = len({patch.patient for patch in pooled.patches} - {""})
+        command = shlex.join(["train_model.py", *run.recipe.options, "--folds", str(FOLDS)])
+        absolute.append(
+            [run.recipe.name, _folds(run.folds), str(patients), *cells, f"{run.seconds:.0f}", f"`{command}`"]
+        )
+    paired = [[f"less {first.recipe.name}", "folds", *head]]
+    for run in others:
+        common = [number for number in first.folds if number in run.folds]
+        if not common:
+            sys.exit(f"{run.recipe.name} and {first.recipe.name} have no fold in common. Train one that both have.")
+        pair = align_predictions({each.recipe.name: pool(each, common) for each in (first, run)})
+        (difference,) = compare_figures(list(pair.values()), classes=first.classes, positive=first.positive)
+        paired.append([run.recipe.name, _folds(common), *(_difference(difference[name]) for name in shown)])
+    tables = [absolute, paired] if others else [absolute]
+    return "\n\n".join(_markdown(table) for table in tables)
 
 
-def format_table(trainings: dict[str, list[dict]]) -> str:
-    """A line a row: epochs, seconds, the AUROC of each seed, their mean, spread and difference to the first row."""
-    seeds = [f"seed {each['seed']}" for each in next(iter(trainings.values()))]
-    lines = [["row", "epochs", "seconds", *seeds, "mean", "spread", "difference"]]
-    for name, row in summarise(trainings).items():
-        figures = [*(each["auroc"] for each in trainings[name]), row["mean"], row["spread"]]
-        cells = ["n/a" if value is None else f"{value:.3f}" for value in figures]
-        difference = "n/a" if row["difference"] is None else f"{row['difference']:+.3f}"
-        lines.append([name, f"{row['epochs']:g}", f"{row['seconds']:.0f}", *cells, difference])
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    table = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
-    return "\n".join(table)
+def _figures(run: Judged, numbers: Sequence[int]) -> dict[str, dict]:
+    pooled = pool(run, numbers)
+    patients = [patch.patient for patch in pooled.patches]
+    return evaluate(*pooled[1:], patients, classes=run.classes, positive=run.positive)["metrics"]
 
 
-def write_json(file: Path | None, content: dict) -> None:
-    if file:
-        file.write_text(json.dumps(content, indent=1) + "\n")
+def _folds(numbers) -> str:
+    return f"all {FOLDS}" if len(numbers) == FOLDS else ", ".join(map(str, numbers))
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def _difference(metric: dict) -> str:
+    """`+0.015 (+0.004 to +0.027)`, in bold where the interval is clear of zero."""
+    if metric["value"] is None:
+        return "n/a"
+    bounds = "" if metric["low"] is None else f" ({metric['low']:+.3f} to {metric['high']:+.3f})"
+    text = f"{metric['value']:+.3f}{bounds}"
+    return text if metric["verdict"] == "unclear" else f"**{text}**"
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", type=Path, default=Path("datasets/original"), help="images, as build_dataset.py's")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--dataset", type=Path, default=Path("datasets/idc"), help="made by build_dataset.py")
+    parser.add_argument("--output", type=Path, default=Path("runs/recipes"), help="folder of the runs (%(default)s)")
     parser.add_argument(
-        "--row", type=parse_row, action="append", help="'NAME: arguments of train_model.py'; repeatable"
+        "--recipe", type=parse_recipe, action="append", help="'NAME: arguments of train_model.py'; repeatable"
     )
-    parser.add_argument("--json", type=Path, help="file for every figure, written after each training")
     arguments = parser.parse_args()
-    rows = arguments.row or [parse_row(row) for row in ROWS]
-    if len({name for name, _ in rows}) < len(rows) or len(set(arguments.seeds)) < len(arguments.seeds):
-        parser.error("every --row needs its own name, and every seed counts once")
-    trainings: dict[str, list[dict]] = {name: [] for name, _ in rows}
-    for seed in arguments.seeds:
-        with tempfile.TemporaryDirectory() as folder:
-            dataset = Path(folder) / "dataset"
-            build(arguments.source, dataset, seed)
-            for number, (name, options) in enumerate(rows):
-                done = train(name, options, dataset, Path(folder) / f"run_{number}", seed)
-                trainings[name].append(done)
-                auroc = "n/a" if done["auroc"] is None else f"{done['auroc']:.3f}"
-                print(f"seed {seed}, {name}: AUROC {auroc}, {done['seconds']:.0f} s", flush=True)
-                write_json(arguments.json, {"arguments": dict(rows), "trainings": trainings})
-    print(f"\nAUROC of the test patients\n{format_table(trainings)}")
-    write_json(arguments.json, {"arguments": dict(rows), "trainings": trainings, "rows": summarise(trainings)})
+    recipes = arguments.recipe or [parse_recipe(text) for text in RECIPES]
+    if len({recipe.name for recipe in recipes}) < len(recipes):
+        parser.error("every --recipe needs its own name")
+    for recipe in recipes:
+        train(recipe, arguments.dataset, arguments.output / recipe.name)
+    print(f"\n{format_tables([read_judged(recipe, arguments.output / recipe.name) for recipe in recipes])}")
 
 
 if __name__ == "__main__":

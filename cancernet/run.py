@@ -273,9 +273,20 @@ def write_predictions(folder: Path, predictions: Predictions, classes: Sequence[
 
 
 def read_predictions(folder: Path, classes: Sequence[str]) -> Predictions:
-    """What `write_predictions` wrote; the split and the hash of a patch are not in the file and left empty."""
-    with (folder / PREDICTIONS).open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    """What `write_predictions` wrote; the split and the hash of a patch are not in the file and left empty.
+
+    Raises:
+        InputError: the file is missing or damaged, or of other classes.
+    """
+    path = folder / PREDICTIONS
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return _read_rows(list(csv.DictReader(file)), classes)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is missing or damaged. {_AGAIN}") from error
+
+
+def _read_rows(rows: list[dict[str, str]], classes: Sequence[str]) -> Predictions:
     places = [{axis: int(row[axis]) if row[axis] else None for axis in ("x", "y")} for row in rows]
     return Predictions(
         [

@@ -5,53 +5,69 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
+from benchmarks import coverage
 from benchmarks.feeding import time_steps
-from benchmarks.recipes import format_table, parse_row, summarise
+from benchmarks.recipes import Judged, Recipe, format_tables, parse_recipe
 from benchmarks.table import Row, measure_in_turn
 from benchmarks.table import format_table as format_ratios
+from cancernet.data.dataset import Patch
+from cancernet.judging.smoothing import Predictions
 
 
-def trained(*figures):
-    return [dict(zip(("seed", "epochs", "seconds", "auroc"), each)) for each in figures]
+def judged(name, probability, *, folds=(1, 2)) -> Judged:
+    """Twelve images of six patients, two images of each class a fold; the same probabilities in every fold."""
+    found = {}
+    for number in folds:
+        labels = np.array([0, 1] * 6)
+        patches = [
+            Patch(f"{number}_{row}.png", str(label), f"{number}_{row // 2}", None, None, "", "")
+            for row, label in enumerate(labels)
+        ]
+        stated = np.where(labels == 1, probability, 0.2)
+        found[number] = Predictions(
+            patches, labels, np.stack([1 - stated, stated], axis=1), (stated >= 0.5).astype(int)
+        )
+    return Judged(Recipe(name, ["--recipe", name]), ["0", "1"], "1", found, seconds=61.4)
 
 
-TRAININGS = {
-    "tutorial": trained((1, 40, 300.0, 0.90), (2, 40, 200.0, 0.88), (3, 40, 220.0, 0.92)),
-    "a long name": trained((1, 16, 90.4, 0.95), (2, 12, 80.0, 0.91), (3, 16, 99.0, 0.93)),
-    "undefined": trained((1, 1, 5.0, 0.5), (2, 1, 5.0, None), (3, 1, 5.0, 0.5)),
-}
+def test_recipes_are_told_with_their_figures_and_their_paired_differences():
+    short = judged("short", 0.4, folds=[2])
+    lines = format_tables([judged("tutorial", 0.7), judged("tutorial_again", 0.7), short]).splitlines()
+    assert lines[0] == (
+        "| recipe | folds | patients | AUROC | F1 | balanced accuracy | log-loss | seconds a fold | command |"
+    )
+    # log-loss -(log .8 + log .7) / 2, and with .4 in place of .7
+    command = "`train_model.py --recipe tutorial --folds 5`"
+    assert lines[2] == f"| tutorial | 1, 2 | 12 | 1.000 | 1.000 | 1.000 | 0.290 | 61 | {command} |"
+    assert lines[4].startswith("| short | 2 | 6 | 1.000 | 0.000 | 0.500 | 0.570 | 61 | ")
+    assert lines[6] == "| less tutorial | folds | AUROC | F1 | balanced accuracy | log-loss |"
+    assert lines[8] == "| tutorial_again | 1, 2 | +0.000 | +0.000 | +0.000 | +0.000 |"
+    assert lines[9].startswith("| short | 2 | +0.000 | -1.000 | -0.500 | +0.280")
 
 
-def test_the_table_gives_each_seed_mean_spread_and_difference_to_the_first_row():
-    assert format_table(TRAININGS).splitlines() == [
-        "row          epochs  seconds  seed 1  seed 2  seed 3   mean  spread  difference",
-        "tutorial         40      220   0.900   0.880   0.920  0.900   0.020      +0.000",
-        "a long name      16       90   0.950   0.910   0.930  0.930   0.020      +0.030",
-        "undefined         1        5   0.500     n/a   0.500    n/a     n/a         n/a",
-    ]
+def test_recipes_without_a_common_fold_are_refused():
+    with pytest.raises(SystemExit, match="one and tutorial have no fold in common"):
+        format_tables([judged("tutorial", 0.7, folds=[1]), judged("one", 0.7, folds=[2])])
 
 
-def test_one_seed_has_no_spread():
-    row = summarise({"a": trained((1, 3, 9.0, 0.7)), "b": trained((1, 3, 9.0, 0.6))})["b"]
-    assert row == {"epochs": 3, "seconds": 9.0, "mean": 0.6, "spread": None, "difference": pytest.approx(-0.1)}
-
-
-def test_a_row_is_a_name_and_arguments():
-    assert parse_row("small: --epochs 1 --weights 'a file'") == ("small", ["--epochs", "1", "--weights", "a file"])
-    for text in ("--epochs 1", ": --epochs 1"):
+def test_a_recipe_is_a_name_and_arguments():
+    assert parse_recipe("small: --epochs 1 --weights 'a file'") == ("small", ["--epochs", "1", "--weights", "a file"])
+    assert parse_recipe("default:") == ("default", [])
+    for text in ("--epochs 1", ": --epochs 1", "../up: --epochs 1"):
         with pytest.raises(argparse.ArgumentTypeError, match="takes 'NAME: arguments"):
-            parse_row(text)
+            parse_recipe(text)
 
 
 def test_what_a_script_says_when_it_fails_is_shown(tmp_path):
-    command = [sys.executable, str(ROOT / "benchmarks/recipes.py"), "--source", str(tmp_path / "nowhere")]
+    command = [sys.executable, str(ROOT / "benchmarks/recipes.py"), "--dataset", str(tmp_path / "nowhere")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert "nowhere" in done.stderr
-    assert "Building the dataset of seed 1 failed with exit status 2" in done.stderr
+    assert "Training 'tutorial' failed with exit status 2" in done.stderr
 
 
 ROWS = [
@@ -102,3 +118,27 @@ def test_the_time_of_steps_and_the_wait_for_their_batches_are_apart():
     assert network.images == 6
     assert seconds >= 0.09
     assert 0.03 <= waited <= seconds - 0.06
+
+
+def test_an_interval_holds_the_truth_or_lies_on_one_side_of_it():
+    answers = [coverage.judge(each, 0.5) for each in ((0.4, 0.6), (0.6, 0.7), (0.1, 0.2), (None, 0.6), (None, None))]
+    assert answers == ["in", "below", "above", "in", None]
+    assert coverage.share_covered(answers) == "50"
+    assert coverage.share_covered(["in", None, None]) == "n/a"
+
+
+def test_simulated_patients_are_as_their_description_says():
+    study = coverage.simulate(np.random.default_rng(0), 4000)
+    images = np.bincount(study.patients)
+    share = np.bincount(study.patients, weights=study.labels) / images
+    assert (images.min(), images.max()) == (3, 200)
+    assert np.median(images) == pytest.approx(24, abs=1)
+    assert np.median(share) == pytest.approx(0.24, abs=0.02)
+
+
+def test_studies_give_both_methods_intervals():
+    found = coverage.run_studies(6, 3, 50, dict.fromkeys(coverage.FIGURES, 0.5))
+    assert {len(rows["auroc"]) for rows in found.values()} == {3}
+    table = coverage.format_table({6: found}).splitlines()
+    assert table[:2] == ["| figure | 6 patients |", "|---|--:|"]
+    assert len(table) == 2 + len(coverage.FIGURES)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -163,6 +164,19 @@ def test_folds_test_every_patient_once(folder, tmp_path, capsys):
     assert report["cross_validation"]["mean"]["auroc"] == pytest.approx(np.mean(values))
     assert report["cross_validation"]["spread"]["auroc"] == pytest.approx(np.std(values, ddof=1))
     assert "each of the 120 images of 20 patients was judged by a model that had not" in capsys.readouterr().out
+
+
+def test_folds_may_be_judged_in_part(folder, tmp_path):
+    options = ["--output", tmp_path / "cv", *SMALL, "--folds", "3", "--epochs", "1"]
+    with pytest.raises(InputError, match="--only-folds 4 is beyond --folds 3. Give --folds too."):
+        train(folder, *options, "--only-folds", "2", "4")
+    with pytest.raises(InputError, match="--only-folds 1 is beyond --folds none."):
+        train(folder, "--output", tmp_path / "cv", "--only-folds", "1")
+    train(folder, *options, "--only-folds", "2")
+    assert [path.name for path in (tmp_path / "cv").glob("fold_*")] == ["fold_2"]
+    columns, report = read_run(tmp_path / "cv")
+    assert columns["file"].tolist() == read_run(tmp_path / "cv/fold_2")[0]["file"].tolist()
+    assert report["evaluated_on"] == "folds 2 of 3"
 
 
 def test_an_unfinished_cross_validation_goes_on_only_as_it_was_begun(folder, tmp_path, monkeypatch, capsys):
@@ -363,3 +377,9 @@ def test_mixed_precision_is_measured_recorded_and_gone_from_the_saved_model(fold
     assert json.loads((folder / "runs/one/config.json").read_text())["training_precision"] == "float32"
     model = keras.models.load_model(folder / "runs/mixed/model.keras")
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+
+
+@pytest.mark.parametrize(("positive", "expected"), [("b", np.log(3)), ("a", -np.log(3)), (None, 0.0)])
+def test_the_weight_of_the_positive_class_is_that_of_training(positive, expected):
+    plan = SimpleNamespace(positive=positive)
+    assert train_model.log_weight_of_positive(plan, ["a", "b"], {0: 1.0, 1: 3.0}) == pytest.approx(expected)

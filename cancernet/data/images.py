@@ -29,8 +29,6 @@ _NO_IMAGE = "cannot be decoded: not an image, damaged or cut off"
 _BLOCK_ROWS = 1024  # of an image whose transparency is laid on white at a time
 
 
-
-
 def read_file(path: Path | str, *, megapixels: float | None = MOST_MEGAPIXELS) -> bytes:
     """The bytes of an image file, which may be anything: a named pipe, a device, a link to itself, a disk's image.
 

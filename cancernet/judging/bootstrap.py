@@ -1,18 +1,36 @@
 """Figures of many weighted resamples at once, and the intervals they give.
 
-A group is what is resampled: a patient with all its images, or one image. A draw takes as many groups as there are,
-with replacement; a group's weight in a draw, 0 or more, is how often it was taken. `weights` is `[draws, groups]`.
+A group is what is resampled: a patient with all its images, or one image. A draw of the bootstrap takes as many groups
+as there are, with replacement; a group's weight in a draw, 0 or more, is how often it was taken. The jackknife leaves
+one group out, or one part of them, whose weight is then 0. `weights` is `[draws, groups]`.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
+from scipy.special import expit, logit, ndtr, stdtrit
 
 LEVEL = 0.95
+LEAST_GROUPS = 6  # fewer give no interval
+FEW_GROUPS = 20  # fewer give a rough one
+MOST_PARTS = 1000  # that the jackknife leaves out in turn; of more groups several make a part
 CHUNK_ELEMENTS = 2**18  # weights of images held at once; chosen to stay in a processor's cache
+
+
+class Scale(NamedTuple):
+    """A scale on which a figure has no end, so that no interval passes what the figure can be."""
+
+    forward: Callable[[float], float]
+    back: Callable[[float], float]
+    slope: Callable[[float], float]  # of forward
+
+
+SHARE = Scale(logit, expit, lambda value: 1 / (value * (1 - value)))  # 0 to 1
+CORRELATION = Scale(np.arctanh, np.tanh, lambda value: 1 / (1 - value**2))  # -1 to 1; Fisher's z
+PLAIN = Scale(lambda value: value, lambda value: value, lambda value: 1.0)
+POSITIVE = Scale(np.log, np.exp, lambda value: 1 / value)  # above 0
 
 
 class Ranking(NamedTuple):
@@ -115,9 +133,59 @@ def bootstrap(
     figures: Callable[[np.ndarray], dict[Hashable, np.ndarray]], n_groups: int, n_images: int, *, draws: int, seed: int
 ) -> dict[Hashable, np.ndarray]:
     """Every figure in every draw, `[draws]` each, where `figures` maps weights `[d, n_groups]` to figures `[d]`."""
-    at_once = max(1, CHUNK_ELEMENTS // max(n_groups, n_images))
-    parts = [figures(weights) for weights in draw_weights(n_groups, draws=draws, seed=seed, at_once=at_once)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    weights = draw_weights(n_groups, draws=draws, seed=seed, at_once=_rows_at_once(n_groups, n_images))
+    return _join(figures(rows) for rows in weights)
+
+
+def jackknife(
+    figures: Callable[[np.ndarray], dict[Hashable, np.ndarray]], n_groups: int, n_images: int
+) -> dict[Hashable, np.ndarray]:
+    """Every figure with each group left out in turn, `[n_groups]`; `figures` is as for `bootstrap`.
+
+    More than MOST_PARTS groups are dealt at random, by a fixed seed, into as many parts of nearly equal number, and
+    the parts are left out (the delete-a-group jackknife; Kott 2001, Journal of Official Statistics 17:521).
+    """
+    n_parts = min(n_groups, MOST_PARTS)
+    parts = np.random.default_rng(0).permutation(n_groups) % n_parts
+    at_once = _rows_at_once(n_groups, n_images)
+    starts = range(0, n_parts, at_once)
+    left_out = (np.arange(start, min(start + at_once, n_parts)) for start in starts)
+    return _join(figures((rows[:, None] != parts).astype(np.float64)) for rows in left_out)
+
+
+def jackknife_interval(
+    value: float, left_out: np.ndarray, n_groups: int, *, unit: str, scale: Scale, why_undefined: str
+) -> tuple[float | None, float | None, str | None]:
+    """Low end, high end, and, where they are None, the reason in words.
+
+    Student's t on the figure's scale: with SHARE the logit interval of survey statistics (Korn & Graubard 1998, Survey
+    Methodology 24:193). Its standard error is the jackknife's, sqrt((n - 1) / n * sum of squared deviations) (Efron &
+    Stein 1981), carried over to the scale by the slope there, which is finite even where one group holds all errors.
+    Its degrees of freedom are the effective number of groups less one: Kish's (sum of weights)^2 / sum of their squares
+    (1965), a group's weight being the absolute deviation that leaving it out makes, times pi / 2, so that n normal
+    deviations count as n. Few large groups among many small ones so count as few.
+    Chosen by simulated coverage: docs/reporting.md and benchmarks/coverage.py.
+
+    Args:
+        left_out: the figure with each group left out, as of `jackknife`.
+        unit: what a group is, for the reason: `patients` or `images`.
+        why_undefined: in words, where the figure is NaN or infinite without one of the groups.
+    """
+    if n_groups < LEAST_GROUPS:
+        return None, None, f"too few {unit} for an interval"
+    if not np.isfinite(left_out).all():
+        return None, None, f"no interval: without some of the {unit}, {why_undefined}"
+    with np.errstate(divide="ignore", invalid="ignore"):
+        centre, slope = scale.forward(np.float64(value)), scale.slope(np.float64(value))
+    deviations = left_out - left_out.mean()
+    if not np.isfinite(centre) or np.ptp(left_out) <= 1e-12 * max(1.0, abs(value)):
+        return None, None, f"no interval: it does not differ between {unit}, so how sure it is cannot be told"
+    parts, squares = len(left_out), (deviations**2).sum()
+    error = math.sqrt((parts - 1) / parts * squares) * slope
+    effective = np.abs(deviations).sum() ** 2 / squares * np.pi / 2
+    half = stdtrit(max(min(effective, parts) - 1, 1), (1 + LEVEL) / 2) * error
+    low, high = scale.back(centre - half), scale.back(centre + half)
+    return float(low), float(high), None
 
 
 def percentile_interval(
@@ -128,14 +196,14 @@ def percentile_interval(
     The expanded percentile interval (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", The American
     Statistician 69:371): percentiles of the draws, at levels moved outwards as Student's t and the n / (n - 1) of a
     variance ask for with few groups: 2.2 and 97.8 with 60, the smallest and largest draw with 3, and 2.5 and 97.5 with
-    many. Plain percentiles are too narrow with few patients; even these are, a little: see tests/test_evaluation.py.
+    many. Plain percentiles are too narrow with few patients; even these are, a little: see docs/reporting.md.
 
     Draws in which the figure is undefined (NaN) are left out; where fewer than half are left there is no interval.
     Infinite values (a likelihood ratio) count as larger than all others. There is none either where all draws give the
     same figure: a sensitivity of 1 in every resample says that no error was seen, not that there are none to come.
     """
-    if n_groups == 1:
-        return None, None, "no interval: a single patient cannot be resampled"
+    if n_groups < LEAST_GROUPS:
+        return None, None, "too few patients for an interval"
     defined = values[~np.isnan(values)]
     undefined = len(values) - len(defined)
     if undefined > len(values) / 2:
@@ -149,6 +217,15 @@ def percentile_interval(
         return float(low), float(high), None
     low_end = float(low) if np.isfinite(low) else None
     return low_end, None, "no upper end: the ratio is infinite in more than 2.5% of the draws"
+
+
+def _rows_at_once(n_groups: int, n_images: int) -> int:
+    return max(1, CHUNK_ELEMENTS // max(n_groups, n_images))
+
+
+def _join(parts: Iterable[dict[Hashable, np.ndarray]]) -> dict[Hashable, np.ndarray]:
+    parts = list(parts)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _cumulative(weights: np.ndarray) -> np.ndarray:

@@ -12,17 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit, logsumexp, softmax
-from sklearn.model_selection import StratifiedKFold
 
 from cancernet import InputError
 from cancernet.folders import read_json
+from cancernet.judging.calibration import apply_calibration, fit_calibration
 
 DEFAULT_OPERATING_POINT = "balanced"
-TEMPERATURES = (0.01, 100.0)  # the fit looks between these
-BIASES = 20.0  # and between this and its negative
-CALIBRATION_FOLDS = 5
 CURVE_STEPS = 200  # of the threshold from 0 to 1, in `Decision.curve`
 ABOVE_ONE = float(np.nextafter(1.0, 2.0))  # a threshold that even a probability of exactly 1 does not reach
 
@@ -84,24 +79,22 @@ def fit_decision(
     positive: str | None,
     operating_point: str = DEFAULT_OPERATING_POINT,
     neighbour_sigma: float = 0.0,
+    log_class_weight: float = 0.0,
 ) -> Decision:
-    """Fit temperature and threshold on the validation images.
+    """Fit temperature, bias and threshold on the validation images.
 
     scores: `[n, k]` log-probabilities, already smoothed over neighbours where `neighbour_sigma` (recorded, not applied
     here) is above 0. labels: `[n]` class indices. patients: `[n]`, '' where unknown. positive: one of the two classes;
     None where there are more. operating_point: see `parse_operating_point`; with more than two classes the most
-    probable one is decided on, and only `balanced` is allowed.
+    probable one is decided on, and only `balanced` is allowed. log_class_weight: of two classes, the logarithm of the
+    positive class's weight in training over the negative one's, which the calibration expects to take back.
 
-    - Temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks") with a bias for each class
-      (Alexandari et al. 2020, "Maximum Likelihood with Bias-Corrected Calibration"): the temperature and biases with
-      the least log-loss. Class weights in training shift all log-odds alike, which no temperature can take back. The
-      scores are left as they are where that is better for images left out of the fit, in turn by fifths: what some
-      twenty images tell is mostly their own noise (docs/recipes.md). So they are where every image can be put on its
-      right side: the log-loss then falls without end as the temperature nears 0, and the data cannot tell it.
-    - `balanced`: the mean calibrated probability, which is the share of the positive class. A patch of probability p
-      adds p / share to the expected sensitivity when it is called positive, else (1 - p) / (1 - share) to the
-      specificity, and the first is more where p is above the share: no threshold expects a higher balanced accuracy.
-      The one that happens to have the highest on a dozen validation patients travels worse (docs/recipes.md).
+    - Temperature and bias: see `calibration.fit_calibration`.
+    - `balanced`: the mean calibrated probability, which is the share of the positive class that the probabilities
+      expect (the share seen only where validation alone made the bias). A patch of probability p adds p / share to the
+      expected sensitivity when it is called positive, else (1 - p) / (1 - share) to the specificity, and the first is
+      more where p is above the share: no threshold expects a higher balanced accuracy. The one that happens to have the
+      highest on a dozen validation patients travels worse (docs/recipes.md).
     - `sensitivity=s`: the highest threshold whose sensitivity is at least s. `specificity=s`: the lowest threshold
       whose specificity is at least s. Both lie midway between neighbouring probabilities (0 and 1 count as neighbours),
       not on an image's own.
@@ -112,11 +105,12 @@ def fit_decision(
     point = parse_operating_point(operating_point)
     _check_fit(scores, labels, patients, classes, positive, point, operating_point, neighbour_sigma)
     known = {patient for patient in patients if patient}
-    temperature, bias = _fit_calibration(scores, labels)
+    towards_last = log_class_weight if positive == classes[-1] else -log_class_weight
+    temperature, bias = fit_calibration(scores, labels, patients, towards_last)
     threshold = expected = curve = None
     if positive is not None:
         index = classes.index(positive)
-        probability = _calibrate(scores, temperature, bias)[:, index]
+        probability = apply_calibration(scores, temperature, bias)[:, index]
         threshold = _fit_threshold(probability, labels == index, point)
         curve = _rates_curve(probability, labels == index, threshold)
         at = curve["threshold"].index(threshold)
@@ -147,7 +141,7 @@ def calibrate(decision: Decision, scores: np.ndarray) -> np.ndarray:
             f"Scores of shape {list(scores.shape)} do not fit the decision's {len(decision.classes)} classes "
             f"({', '.join(decision.classes)}). Use the decision.json of the same run."
         )
-    return _calibrate(scores, decision.temperature, decision.bias)
+    return apply_calibration(scores, decision.temperature, decision.bias)
 
 
 def decide(decision: Decision, probabilities: np.ndarray, threshold: float | None = None) -> np.ndarray:
@@ -222,11 +216,6 @@ def _find_contradiction(decision: Decision) -> str:
     return problem and f"without_neighbours: {problem}"
 
 
-def least_log_loss(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The mean log-loss of scores `[n, k]` at the calibration of their own that makes it least; labels: `[n]`."""
-    return _log_loss(_minimise_log_loss(scores, labels), scores, labels)[0]
-
-
 def _check_fit(scores, labels, patients, classes, positive, point, operating_point, neighbour_sigma) -> None:
     if not len(labels):
         raise InputError(
@@ -256,47 +245,6 @@ def _check_fit(scores, labels, patients, classes, positive, point, operating_poi
         )
     if not neighbour_sigma >= 0:
         raise InputError(f"The neighbours' width is {neighbour_sigma} patches. It must be 0 (off) or more.")
-
-
-def _calibrate(scores: np.ndarray, temperature: float, bias: Sequence[float]) -> np.ndarray:
-    if scores.shape[1] != 2:
-        return softmax(scores / temperature + np.asarray(bias), axis=1)
-    log_odds = (scores[:, 1] - scores[:, 0]) / temperature + bias[1]  # one number an image: its order cannot change
-    return np.stack([expit(-log_odds), expit(log_odds)], axis=1)
-
-
-def _fit_calibration(scores: np.ndarray, labels: np.ndarray) -> tuple[float, tuple[float, ...]]:
-    """Temperature and biases with the least log-loss; 1 and zeros where others gain nothing or the data cannot tell."""
-    unchanged = np.append(1.0, np.zeros(scores.shape[1] - 1))
-    gain, folds = 0.0, min(CALIBRATION_FOLDS, np.unique(labels, return_counts=True)[1].min())
-    if folds > 1:
-        for rest, left_out in StratifiedKFold(folds, shuffle=True, random_state=0).split(scores, labels):
-            best = _minimise_log_loss(scores[rest], labels[rest])
-            before, after = (_log_loss(each, scores[left_out], labels[left_out])[0] for each in (unchanged, best))
-            gain += len(left_out) * (before - after)
-    best = _minimise_log_loss(scores, labels)
-    all_right = (_calibrate(scores, 1 / best[0], [0.0, *best[1:]]).argmax(axis=1) == labels).all()
-    inverse, *bias = (best if gain > 0 and not all_right else unchanged).tolist()
-    return 1 / inverse, (0.0, *bias)
-
-
-def _minimise_log_loss(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """One over the temperature, and the biases but the first."""
-    # convex in these, so there is one minimum
-    classes = scores.shape[1]
-    widest = BIASES if len(np.unique(labels)) == classes else 0.0  # an absent class would be talked out of existence
-    bounds = [(1 / TEMPERATURES[1], 1 / TEMPERATURES[0]), *[(-widest, widest)] * (classes - 1)]
-    start = np.append(1.0, np.zeros(classes - 1))
-    given = {"args": (scores, labels), "jac": True, "bounds": bounds, "options": {"ftol": 1e-12}}
-    return minimize(_log_loss, start, method="L-BFGS-B", **given).x
-
-
-def _log_loss(parameters: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
-    """The mean log-loss of scores calibrated by parameters as of `_minimise_log_loss`, and its gradient by them."""
-    calibrated = scores * parameters[0] + np.append(0.0, parameters[1:])
-    loss = np.mean(logsumexp(calibrated, axis=1) - calibrated[np.arange(len(labels)), labels])
-    error = (softmax(calibrated, axis=1) - np.eye(scores.shape[1])[labels]) / len(labels)
-    return float(loss), np.append(np.sum(error * scores), error.sum(axis=0)[1:])
 
 
 def _fit_threshold(probability: np.ndarray, is_positive: np.ndarray, point: OperatingPoint) -> float:

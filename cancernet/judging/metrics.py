@@ -12,29 +12,41 @@ Definitions that differ between books:
 - A macro mean needs every class: it is undefined where one of the rates it is the mean of is.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from cancernet import InputError
 from cancernet.judging.bootstrap import (
+    CORRELATION,
     LEVEL,
+    PLAIN,
+    POSITIVE,
+    SHARE,
     Ranking,
-    bootstrap,
     class_rates,
+    jackknife,
+    jackknife_interval,
     matthews_correlation,
-    percentile_interval,
     rank_images,
     ranking_figures,
     ratio,
 )
+from cancernet.judging.reliability import CalibrationLine, fit_line, line_figures
 
 BINS = 10
+LEAST_FOR_ECE = 50  # groups, for a bound of ECE
 RATES = ("sensitivity", "specificity", "precision", "f1")
+SCALES = {  # of the figures that are not shares
+    "mcc": CORRELATION,
+    **dict.fromkeys(("calibration_slope", "calibration_intercept"), PLAIN),
+    **dict.fromkeys(("lr_positive", "lr_negative", "brier", "ece", "log_loss"), POSITIVE),
+}
 TWO_CLASS_METRICS = (
     *("accuracy", "sensitivity", "specificity", "precision", "ppv", "npv", "lr_positive", "lr_negative"),
-    *("f1", "balanced_accuracy", "mcc", "auroc", "auprc", "brier", "ece", "log_loss"),
+    *("f1", "balanced_accuracy", "mcc", "auroc", "auprc", "brier", "ece"),
+    *("calibration_slope", "calibration_intercept", "log_loss"),
 )
 MANY_CLASS_METRICS = (
     *("accuracy", "balanced_accuracy", "macro_precision", "macro_sensitivity", "macro_specificity", "macro_f1"),
@@ -51,8 +63,6 @@ def evaluate(
     *,
     classes: Sequence[str],
     positive: str | None,
-    draws: int = 2000,
-    seed: int = 42,
     prevalence: float | None = None,
 ) -> dict:
     """Every figure of `report.json` that follows from labels, probabilities, decisions and patients.
@@ -63,30 +73,27 @@ def evaluate(
 
     Returns "metrics", "per_class", "confusion_matrix" (rows: true class), "calibration", "interval", "prevalence" (None
     where none was given), "patients" (known ones only), "patient_spread". A metric is {"value", "low", "high"}: a 95%
-    percentile interval from a bootstrap over patients. An undefined value, or an interval that cannot be given, is None
-    with a "reason".
+    interval over patients, as of `bootstrap.jackknife_interval`; the decisions are taken as they are. An undefined
+    value, or an interval that cannot be given, is None with a "reason".
 
     Raises InputError: no images, shapes that do not match, an unknown class, probabilities that are none.
     """
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     probabilities = np.asarray(probabilities, dtype=np.float64)
     classes = tuple(classes)
-    _check(labels, probabilities, predicted, patients, classes, positive, draws, prevalence)
+    _check(labels, probabilities, predicted, patients, classes, positive, prevalence)
     index = None if positive is None else classes.index(positive)
-    names, groups = _group_images(patients)
+    names, groups = group_images(patients)
     n_groups = int(groups.max()) + 1
-
-    bins, calibration = _calibrate(labels, probabilities, index)
-    tables = _tabulate(labels, probabilities, predicted, groups, bins, index)
-    matrix = tables.counts.sum(axis=0).reshape(len(classes), len(classes)).astype(int)
-
-    def figures(weights: np.ndarray) -> dict[Hashable, np.ndarray]:
-        return _figures(tables, weights, len(classes), index, prevalence)
-
+    matrix = confusion_matrix(labels, predicted, len(classes))
+    figures = weigh_figures(labels, probabilities, predicted, groups, positive=index, prevalence=prevalence)
     values = figures(np.ones((1, n_groups)))
-    drawn = bootstrap(figures, n_groups, len(labels), draws=draws, seed=seed)
+    left_out = jackknife(figures, n_groups, len(labels))
+    over = "patients" if names else "images"
     reasons = _reasons(matrix, classes, index)
-    metrics = {key: _metric(key, float(values[key][0]), drawn[key], reasons.get(key, ""), n_groups) for key in values}
+    metrics = {
+        key: _metric(key, float(values[key][0]), left_out[key], reasons.get(key, ""), n_groups, over) for key in values
+    }
     rows = patient_table(labels, probabilities, predicted, groups, names, positive=index)
     return {
         "metrics": {name: metrics[name] for name in (MANY_CLASS_METRICS if index is None else TWO_CLASS_METRICS)},
@@ -95,14 +102,38 @@ def evaluate(
             for c, name in enumerate(classes)
         },
         "confusion_matrix": matrix.tolist(),
-        "calibration": calibration,
-        "interval": {"level": LEVEL, "over": "patients" if names else "images", "draws": draws, "seed": seed},
+        "calibration": _describe_calibration(labels, probabilities, index),
+        "interval": {"level": LEVEL, "over": over, "groups": n_groups},
         "prevalence": None
         if prevalence is None
         else {"value": prevalence} | {name: metrics["prevalence", name] for name in ("ppv", "npv")},
         "patients": rows,
         "patient_spread": _spread(rows, index),
     }
+
+
+def weigh_figures(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    predicted: np.ndarray,
+    groups: np.ndarray,
+    *,
+    positive: int | None,
+    prevalence: float | None = None,
+) -> Callable[[np.ndarray], dict[Hashable, np.ndarray]]:
+    """The function from weights of the groups, `[draws, groups]`, to every figure of these images, `[draws]` each.
+
+    Its keys are a metric's name, or (class index, name). What two runs answer of the same images, each prepared so, is
+    compared under the same weights. Arguments as `evaluate` has them, but groups: `[n]` indices from 0, as of
+    `group_images`; positive: a class index, or None.
+    """
+    bins = _bin_images(labels, probabilities, positive)
+    tables = _tabulate(labels, probabilities, predicted, groups, bins, positive)
+
+    def figures(weights: np.ndarray) -> dict[Hashable, np.ndarray]:
+        return _figures(tables, weights, probabilities.shape[1], positive, prevalence)
+
+    return figures
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.ndarray:
@@ -152,9 +183,10 @@ class _Tables(NamedTuple):
     log_loss: np.ndarray  # [groups]
     gaps: np.ndarray  # [groups, bins] probability - outcome
     rankings: list[Ranking]  # of the positive class, or of each where there are more than two
+    line: CalibrationLine | None  # of the positive class; None where there are more than two
 
 
-def _check(labels, probabilities, predicted, patients, classes, positive, draws, prevalence) -> None:
+def _check(labels, probabilities, predicted, patients, classes, positive, prevalence) -> None:
     n, k = len(labels), len(classes)
     if not n:
         raise InputError("No images to evaluate. Name a split that has images.")
@@ -170,13 +202,11 @@ def _check(labels, probabilities, predicted, patients, classes, positive, draws,
             raise InputError(f"A {what} is none of the {k} classes {', '.join(classes)}. Use the run's own classes.")
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise InputError("A probability is not between 0 and 1. Predict the images again.")
-    if draws < 1:
-        raise InputError(f"{draws} bootstrap draws were asked for. Give at least 1; 2000 is usual.")
     if prevalence is not None and (positive is None or not 0 < prevalence < 1):
         raise InputError(f"Prevalence {prevalence} needs two classes ({k} here) and lies between 0 and 1, e.g. 0.1.")
 
 
-def _group_images(patients: Sequence[str]) -> tuple[list[str], np.ndarray]:
+def group_images(patients: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """Names of the known patients, sorted, and the group `[n]` of each image; unknown patients' come after."""
     patients = np.asarray(patients, dtype=str)
     known = patients != ""
@@ -187,18 +217,24 @@ def _group_images(patients: Sequence[str]) -> tuple[list[str], np.ndarray]:
     return names.tolist(), groups
 
 
-def _calibrate(labels, probabilities, positive: int | None) -> tuple[np.ndarray, dict]:
-    """Bin `[n]` of each image, and the "calibration" of the report. Equal probabilities share a bin."""
-    probability, outcome = _stated_and_true(labels, probabilities, positive)
+def _bin_images(labels, probabilities, positive: int | None) -> np.ndarray:
+    """Calibration bin `[n]` of each image. Equal probabilities share a bin."""
+    probability, _ = _stated_and_true(labels, probabilities, positive)
     edges = np.quantile(probability, np.linspace(0, 1, BINS + 1)[1:-1])
-    _, bins = np.unique(np.searchsorted(edges, probability), return_inverse=True)
+    return np.unique(np.searchsorted(edges, probability), return_inverse=True)[1]
+
+
+def _describe_calibration(labels, probabilities, positive: int | None) -> dict:
+    """The "calibration" of the report."""
+    probability, outcome = _stated_and_true(labels, probabilities, positive)
+    bins = _bin_images(labels, probabilities, positive)
     images = np.bincount(bins)
     mean_probability, fraction = (np.bincount(bins, weights=values) / images for values in (probability, outcome))
     rows = [
         {"mean_probability": float(p), "fraction_positive": float(f), "images": int(n)}
         for p, f, n in zip(mean_probability, fraction, images, strict=True)
     ]
-    return bins, {"bins": rows, "n_bins": len(rows), "binning": "equal mass"}
+    return {"bins": rows, "n_bins": len(rows), "binning": "equal mass"}
 
 
 def _stated_and_true(labels, probabilities, positive: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -225,6 +261,7 @@ def _tabulate(labels, probabilities, predicted, groups, bins, positive: int | No
         log_loss=group_sums(0, 1, -np.log(stated))[:, 0],
         gaps=group_sums(bins, int(bins.max()) + 1, probability - outcome),
         rankings=[rank_images(probabilities[:, c], labels == c, groups) for c in ranked],
+        line=None if positive is None else fit_line(probability, labels == positive, groups),
     )
 
 
@@ -241,13 +278,14 @@ def _figures(tables, weights, k: int, positive: int | None, prevalence: float | 
     else:
         figures = _two_class_figures(rates, positive)
         figures["auroc"], figures["auprc"] = ranked[0]
+        figures |= line_figures(tables.line, weights)
         aurocs = [figures["auroc"]] * 2
-    figures["accuracy"] = np.trace(counts, axis1=1, axis2=2) / images
+    figures["accuracy"] = ratio(np.trace(counts, axis1=1, axis2=2), images)
     figures["balanced_accuracy"] = rates["sensitivity"].mean(axis=1)
     figures["mcc"] = matthews_correlation(counts)
-    figures["brier"] = weights @ tables.brier / images
-    figures["ece"] = np.abs(weights @ tables.gaps).sum(axis=1) / images
-    figures["log_loss"] = weights @ tables.log_loss / images
+    figures["brier"] = ratio(weights @ tables.brier, images)
+    figures["ece"] = ratio(np.abs(weights @ tables.gaps).sum(axis=1), images)
+    figures["log_loss"] = ratio(weights @ tables.log_loss, images)
     for c in range(k):
         figures |= {(c, rate): rates[rate][:, c] for rate in RATES} | {(c, "auroc"): aurocs[c]}
     if prevalence is not None:
@@ -280,7 +318,7 @@ def _reasons(matrix: np.ndarray, classes: tuple[str, ...], positive: int | None)
     """Why each figure would be undefined, in words, by its key in `_figures`."""
     true, called = matrix.sum(axis=1), matrix.sum(axis=0)
     absent = [name for name, images in zip(classes, true, strict=True) if not images]
-    missing = f"no image of class {absent[0]}" if absent else "a class without images"
+    missing = f"no image of class {absent[0]}" if absent else "one class has no image"
     reasons: dict[Hashable, str] = dict.fromkeys(("balanced_accuracy", "auroc", "auprc"), missing)
     reasons["mcc"] = "all images are of one class" if (true > 0).sum() == 1 else "all images were decided as one class"
     for c, name in enumerate(classes):
@@ -294,13 +332,15 @@ def _reasons(matrix: np.ndarray, classes: tuple[str, ...], positive: int | None)
         reasons[c, "auroc"] = others if true[c] else f"no image of class {name}"
     if positive is None:
         unused = [name for name, images in zip(classes, called, strict=True) if not images]
-        never = f"no image was decided as class {unused[0]}" if unused else "a class that no image was decided as"
+        never = f"no image was decided as class {unused[0]}" if unused else "no image was decided as one of the classes"
         for rate in RATES:
             reasons[f"macro_{rate}"] = reasons[f"weighted_{rate}"] = missing
         reasons["macro_precision"] = reasons["weighted_precision"] = never
         return reasons
     reasons |= {rate: reasons[positive, rate] for rate in RATES}
     reasons["ppv"], reasons["npv"] = reasons[positive, "precision"], reasons[1 - positive, "precision"]
+    overlap = "the classes' probabilities do not overlap, so the slope has no end"
+    reasons["calibration_slope"], reasons["calibration_intercept"] = missing if absent else overlap, missing
     reasons["lr_positive"] = missing if absent else "specificity is 1, so the ratio divides by zero"
     reasons["lr_negative"] = missing if absent else "specificity is 0, so the ratio divides by zero"
     for name in ("ppv", "npv"):
@@ -308,14 +348,23 @@ def _reasons(matrix: np.ndarray, classes: tuple[str, ...], positive: int | None)
     return reasons
 
 
-def _metric(key: Hashable, value: float, drawn: np.ndarray, why_undefined: str, n_groups: int) -> dict:
+def _metric(key: Hashable, value: float, left_out: np.ndarray, why_undefined: str, n_groups: int, over: str) -> dict:
     if not np.isfinite(value):
         return {"value": None, "low": None, "high": None, "reason": why_undefined}
-    low, high, reason = percentile_interval(drawn, n_groups, why_undefined)
+    scale = SCALES.get(key, SHARE)
+    low, high, reason = jackknife_interval(
+        value, left_out, n_groups, unit=over, scale=scale, why_undefined=why_undefined
+    )
     if key == "ece" and reason is None:
-        # resampling adds noise to every bin, so that all draws may lie above the value itself
-        low, high = min(low, value), max(high, value)
+        low, high, reason = _bound_ece(high, n_groups, over)
     return {"value": value, "low": low, "high": high} | ({"reason": reason} if reason else {})
+
+
+def _bound_ece(high: float, n_groups: int, over: str) -> tuple[None, float | None, str]:
+    """Noise in the bins adds to ECE, the more the fewer patients, and never takes from it: its low end is too high."""
+    if n_groups < LEAST_FOR_ECE:
+        return None, None, f"no bound below {LEAST_FOR_ECE} {over}: most of it may be noise"
+    return None, high, "only an upper bound: noise makes it too large, never too small"
 
 
 def _spread(rows: list[dict], positive: int | None) -> dict:

@@ -14,7 +14,8 @@ from scipy.special import log_softmax
 from cancernet import InputError
 from cancernet.data.dataset import Patch
 from cancernet.data.grid import LEAST_NEIGHBOURS, Layout, SlideGrid, lay_out_patches
-from cancernet.judging.decision import Decision, calibrate, decide, fit_decision, least_log_loss
+from cancernet.judging.calibration import least_log_loss
+from cancernet.judging.decision import Decision, calibrate, decide, fit_decision
 
 SIGMAS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)  # patches; 0 is no smoothing
 TIE = 1e-6  # log losses that differ by less are equal
@@ -94,6 +95,7 @@ def fit_on_validation(
     positive: str | None,
     operating_point: str,
     neighbours: bool,
+    log_class_weight: float = 0.0,
 ) -> Decision:
     """Fix the decision on the validation split: width of the smoothing, calibration and threshold.
 
@@ -104,6 +106,7 @@ def fit_on_validation(
         positive: one of two classes, which the operating point is of; None of more.
         operating_point: as `decision.parse_operating_point` takes it.
         neighbours: whether smoothing over a slide's neighbours may be chosen.
+        log_class_weight: of two classes, as `decision.fit_decision` takes it.
     """
     labels = np.array([classes.index(patch.label) for patch in patches], dtype=int)
     layout = lay_out_patches(patches)
@@ -117,6 +120,7 @@ def fit_on_validation(
             positive=positive,
             operating_point=operating_point,
             neighbour_sigma=sigma,
+            log_class_weight=log_class_weight,
         )
 
     sigma = choose_sigma(scores, labels, layout) if neighbours else 0.0

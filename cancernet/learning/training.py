@@ -108,26 +108,27 @@ def set_statistics_momentum(model: keras.Model, momentum: float) -> None:
 
 
 def settle_statistics(model: keras.Model, batches: Iterable) -> None:
-    """Replace the moving statistics of batch normalisation by their mean over batches of training.
+    """Replace the moving statistics of batch normalisation by those of all images of some batches of training.
 
     While the weights change, the moving mean and variance lag behind; after few steps they do not fit the network. The
-    weights stay as they are (Wu & Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3).
+    weights stay as they are (Wu & Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3). The variance of all
+    images is the mean of the batches' variances and the variance of their means, for batches of equal size.
 
     Args:
         model: flat, without sub-models.
         batches: pairs of images and targets.
     """
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    statistics = [variable for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
     momenta = [layer.momentum for layer in layers]
     set_statistics_momentum(model, 0.0)  # so that the statistics are those of the last batch
     found = []
     for images, _ in batches:
         model(images, training=True)
-        found.append([keras.ops.convert_to_numpy(variable) for variable in statistics])
-    for variable, values in zip(statistics, zip(*found, strict=True), strict=True):
-        variable.assign(np.mean(values, axis=0, dtype=np.float64))
-    for layer, momentum in zip(layers, momenta, strict=True):
+        found.append([(np.array(layer.moving_mean), np.array(layer.moving_variance)) for layer in layers])
+    for layer, momentum, batches_of_layer in zip(layers, momenta, zip(*found, strict=True), strict=True):
+        means, variances = np.array(batches_of_layer, dtype=np.float64).swapaxes(0, 1)
+        layer.moving_mean.assign(means.mean(axis=0))
+        layer.moving_variance.assign(variances.mean(axis=0) + means.var(axis=0))
         layer.momentum = momentum
 
 

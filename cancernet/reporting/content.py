@@ -12,6 +12,7 @@ from cancernet.config import SPLITS
 from cancernet.data.dataset import Patch, Summary, count_patches, is_idc
 from cancernet.data.grid import Layout, lay_out_patches
 from cancernet.data.images import read_image
+from cancernet.judging.comparison import compare_figures
 from cancernet.judging.decision import Decision
 from cancernet.judging.metrics import evaluate
 from cancernet.judging.smoothing import Predictions, predict_split
@@ -80,7 +81,7 @@ class Subject(NamedTuple):
     """What a report is about, beside patches and scores."""
 
     name: str
-    evaluated_on: str  # the split, or `all folds`
+    evaluated_on: str  # the split, or `all folds`, or `folds 1, 2 of 5`
     data: Data
     made: Mapping = {}
     chose_model: bool = False  # the split chose the epoch and fixed the decision: there was no testing split
@@ -110,7 +111,12 @@ def assess(patches: Sequence[Patch], scores: np.ndarray, decision: Decision, sub
     if alone:
         without = predict_split(alone, patches, scores, layout)
         figures_alone = _evaluate(without, alone.classes, alone.positive, subject.prevalence)
-        neighbours = {"with": figures["metrics"], "without": figures_alone["metrics"]}
+        (difference,) = compare_figures([without, predictions], classes=alone.classes, positive=alone.positive)
+        neighbours = {
+            "with": figures["metrics"],
+            "without": figures_alone["metrics"],
+            "difference": difference,
+        }
     report: Report = {
         "name": subject.name,
         "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -136,7 +142,7 @@ def pool_folds(folders: Sequence[Path], patches: Sequence[Patch], subject: Subje
     """Judge the test images of all folds together, each by the run that had not seen it.
 
     Args:
-        folders: of the folds' runs.
+        folders: of the folds' runs, `fold_1` and so on.
         patches: all rows of the manifest.
     """
     reports = [read_report(folder) for folder in folders]
@@ -151,11 +157,11 @@ def pool_folds(folders: Sequence[Path], patches: Sequence[Patch], subject: Subje
     )
     layout = lay_out_patches(pooled.patches)
     figures = _evaluate(pooled, classes, positive, subject.prevalence)
+    how = f"in {len(folders)} folds" if subject.evaluated_on == "all folds" else f"on {subject.evaluated_on}"
     report: Report = {
         "name": subject.name,
         "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "statement": f"Cross-validated in {len(folders)} folds: each of the "
-        f"{_state_unseen(subject.data, pooled.patches)}.",
+        "statement": f"Cross-validated {how}: each of the {_state_unseen(subject.data, pooled.patches)}.",
         "evaluated_on": subject.evaluated_on,
         "warnings": _warn(subject.data, layout),
         "classes": classes,
@@ -164,7 +170,7 @@ def pool_folds(folders: Sequence[Path], patches: Sequence[Patch], subject: Subje
         "data": subject.data,
         **figures,
         "decision": None,
-        "cross_validation": _describe_folds(reports, figures["metrics"]),
+        "cross_validation": _describe_folds(folders, reports, figures["metrics"]),
         "class_weights": None,
         "settings": reports[0]["settings"],
         "worst_errors": find_worst_errors(pooled, classes),
@@ -172,11 +178,14 @@ def pool_folds(folders: Sequence[Path], patches: Sequence[Patch], subject: Subje
     return Assessment(report, pooled, layout)
 
 
-def _describe_folds(reports: Sequence[Report], names: Iterable[str]) -> dict:
+def _describe_folds(folders: Sequence[Path], reports: Sequence[Report], names: Iterable[str]) -> dict:
     """The figures of each fold, and their mean and standard deviation over the folds that have them."""
     table = [
-        {"fold": number, "metrics": {key: metric["value"] for key, metric in report["metrics"].items()}}
-        for number, report in enumerate(reports, start=1)
+        {
+            "fold": int(folder.name.rpartition("_")[2]),
+            "metrics": {key: metric["value"] for key, metric in report["metrics"].items()},
+        }
+        for folder, report in zip(folders, reports, strict=True)
     ]
     columns = {name: [row["metrics"][name] for row in table if row["metrics"][name] is not None] for name in names}
     known = {name: values for name, values in columns.items() if len(values) > 1}

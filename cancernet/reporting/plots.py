@@ -44,7 +44,7 @@ def plot_history(*, history: dict[str, list[float]], kept_epochs: tuple[int, int
     """
     first, last = kept_epochs
     names = [name for name in ("loss", "accuracy") if name in history]
-    figure, panels = _figure(5.2, 0.8 + 2.2 * len(names), rows=len(names))
+    figure, panels = new_figure(5.2, 0.8 + 2.2 * len(names), rows=len(names))
     for name, axes in zip(names, panels, strict=True):
         for key, label, colour, dash in ((name, "training", BLUE, "--"), (f"val_{name}", "validation", ORANGE, "-")):
             if key in history:
@@ -72,7 +72,7 @@ def plot_confusion_matrix(*, matrix: list[list[int]], classes: list[str]) -> Fig
     longest = max(len(word) for name in classes for word in re.split("[ _-]", name))
     width = min(max(12, longest), 18)  # of a class's name, in characters
     side = max(4.2, 1.4 + 0.95 * width / 12 * len(classes))
-    figure, (axes,) = _figure(side + 0.6 + 0.1 * (width - 12), side)
+    figure, (axes,) = new_figure(side + 0.6 + 0.1 * (width - 12), side)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
         share = f"{shares[row, column]:.1%}" if totals[row, 0] else "n/a"
@@ -95,18 +95,18 @@ def plot_roc(*, curves: dict[str, Curve], operating_point: tuple[float, float] |
 
     `operating_point` is the (sensitivity, specificity) of the decision, marked where given.
     """
-    figure, (axes,) = _figure(5.2, 5.4 + 0.18 * len(curves))
+    figure, (axes,) = new_figure(5.2, 5.4 + 0.18 * len(curves))
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (2, 3)), label="chance: 0.5")
     for (name, curve), style in zip(curves.items(), STYLES, strict=False):
         defined = 0 < curve.positive.sum() < len(curve.positive)
         fpr, tpr = roc_curve(curve.positive, curve.probabilities)[:2] if defined else ([], [])
-        axes.plot(fpr, tpr, linewidth=2, label=break_lines(f"{name}: AUROC {_metric(curve.metric)}", 62), **style)
+        axes.plot(fpr, tpr, linewidth=2, label=break_lines(f"{name}: AUROC {metric_words(curve.metric)}", 62), **style)
     if operating_point:
         sensitivity, specificity = operating_point
         label = f"in use: sensitivity {sensitivity:.2f}, specificity {specificity:.2f}"
         axes.plot(1 - specificity, sensitivity, "o", markersize=9, color="black", label=label)
     title = "ROC" if len(curves) == 1 else "ROC: each class against the rest"
-    _frame_shares(axes, title, "false alarms (1 - specificity)", "found (sensitivity)")
+    frame_shares(axes, title, "false alarms (1 - specificity)", "found (sensitivity)")
     return _legend_below(figure, axes)
 
 
@@ -115,18 +115,18 @@ def plot_precision_recall(*, curves: dict[str, Curve], operating_point: tuple[fl
 
     `operating_point` is the (sensitivity, precision) of the decision, marked where given.
     """
-    figure, (axes,) = _figure(5.2, 5.2 + 0.18 * len(curves))
+    figure, (axes,) = new_figure(5.2, 5.2 + 0.18 * len(curves))
     for (name, curve), style in zip(curves.items(), STYLES, strict=False):
         share = float(curve.positive.mean())
         points = precision_recall_curve(curve.positive, curve.probabilities)[:2] if share > 0 else ([], [])
-        area = f"AUPRC {_metric(curve.metric)}, " if curve.metric else ""
+        area = f"AUPRC {metric_words(curve.metric)}, " if curve.metric else ""
         axes.plot(*points[::-1], linewidth=2, label=break_lines(f"{name}: {area}share {share:.1%}", 62), **style)
         axes.axhline(share, color=style["color"], linestyle=":", linewidth=1.2)
     if operating_point:
         label = f"in use: sensitivity {operating_point[0]:.2f}, precision {operating_point[1]:.2f}"
         axes.plot(*operating_point, "o", markersize=9, color="black", label=label)
     title = "Precision and sensitivity (dotted: the class's share)"
-    _frame_shares(axes, title, "found (sensitivity, recall)", "right when it says so (precision)")
+    frame_shares(axes, title, "found (sensitivity, recall)", "right when it says so (precision)")
     return _legend_below(figure, axes)
 
 
@@ -136,13 +136,13 @@ def plot_reliability(*, bins: list[dict], probabilities: np.ndarray, ece: dict, 
     `bins` as in the report (`mean_probability`, `fraction_positive`, `images`; empty ones are not drawn);
     probabilities [n] of the event, in 0..1; `event` completes "the image is ...": a class's name, or `right`.
     """
-    figure, (axes, counts) = _figure(5.2, 5.6, rows=2, height_ratios=(3, 1), sharex=True)
+    figure, (axes, counts) = new_figure(5.2, 5.6, rows=2, height_ratios=(3, 1), sharex=True)
     filled = [each for each in bins if each["images"]]
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (2, 3)), label="perfect")
     predicted, observed = ([each[key] for each in filled] for key in ("mean_probability", "fraction_positive"))
     axes.plot(predicted, observed, "o-", color=BLUE, label=f"this model, in {len(filled)} groups of images")
-    title = f"Reliability; calibration error {_metric(ece)}"
-    _frame_shares(axes, title, "", f"share that is {shorten(event, 24)}")
+    title = f"Reliability; calibration error {metric_words(ece)}"
+    frame_shares(axes, title, "", f"share that is {shorten(event, 24)}")
     counts.hist(probabilities, bins=np.linspace(0, 1, 21), color=SKY, edgecolor="white")
     counts.set(xlabel=f"predicted probability of being {shorten(event, 24)}", ylabel="images")
     counts.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
@@ -154,7 +154,7 @@ def plot_threshold(*, positive: np.ndarray, probabilities: np.ndarray, threshold
 
     positive [n] bool: the image truly is of the positive class `name`; probabilities [n] of that class, in 0..1.
     """
-    figure, (axes,) = _figure(5.2, 4.8)
+    figure, (axes,) = new_figure(5.2, 4.8)
     grid = np.unique(np.append(np.linspace(0, 1, 1001), threshold))
     for label, scores, falling, colour, dash in (
         ("sensitivity", probabilities[positive], True, BLUE, "-"),
@@ -170,7 +170,7 @@ def plot_threshold(*, positive: np.ndarray, probabilities: np.ndarray, threshold
         axes.plot(threshold, chosen, "o", color=colour, markersize=8)
     axes.axvline(threshold, color="black", linestyle=":", label=f"threshold in use: {threshold:.3f}")
     xlabel = f"threshold on the probability of {shorten(name, 26)}"
-    _frame_shares(axes, "What another threshold would do", xlabel, "share of the images")
+    frame_shares(axes, "What another threshold would do", xlabel, "share of the images")
     return _legend_below(figure, axes)
 
 
@@ -184,7 +184,7 @@ def plot_patients(*, patients: list[dict]) -> Figure:
     rates = [rate for rate in behind if any(patient.get(rate) is not None for patient in patients)]
     if not rates:
         raise ValueError("plot_patients: none of the patients has an accuracy, sensitivity or specificity.")
-    figure, panels = _figure(max(5.2, 2.9 * len(rates)), 4.0, columns=len(rates), sharey=True)
+    figure, panels = new_figure(max(5.2, 2.9 * len(rates)), 4.0, columns=len(rates), sharey=True)
     for axes, rate in zip(panels, rates, strict=True):
         known = sorted((each for each in patients if each.get(rate) is not None), key=lambda each: each[rate])
         values = [each[rate] for each in known]
@@ -216,7 +216,7 @@ def plot_errors(*, images: list[np.ndarray], errors: list[dict], columns: int = 
     if len(images) != len(errors):
         raise ValueError(f"plot_errors: {len(images)} images for {len(errors)} errors; they must be the same number.")
     if not errors:
-        figure, (axes,) = _figure(5.2, 1.6)
+        figure, (axes,) = new_figure(5.2, 1.6)
         axes.axis("off")
         axes.text(0.5, 0.5, "No errors: every image got its own class.", ha="center", va="center", fontsize=TITLE_SIZE)
         return figure
@@ -317,7 +317,8 @@ def _error_caption(error: dict) -> str:
     return "\n".join([break_lines(name, 26, limit=52) for name in names] + [f"probability {error['probability']:.3f}"])
 
 
-def _figure(width: float, height: float, *, rows: int = 1, columns: int = 1, **grid) -> tuple[Figure, list[Axes]]:
+def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1, **grid) -> tuple[Figure, list[Axes]]:
+    """A figure of so many inches, and its panels row by row."""
     figure = Figure(figsize=(width, height), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False, **grid).flat)
     for axes in panels:
@@ -331,14 +332,15 @@ def _legend_below(figure: Figure, axes: Axes, columns: int = 1) -> Figure:
     return figure
 
 
-def _frame_shares(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
+def frame_shares(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
     """Both axes are shares, 0 to 1."""
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=xlabel, ylabel=ylabel)
     axes.set_title(title, fontsize=TITLE_SIZE)
     axes.grid(alpha=0.3)
 
 
-def _metric(metric: dict) -> str:
+def metric_words(metric: dict) -> str:
+    """`0.912 (0.880 to 0.940)`, or why it is undefined."""
     if metric["value"] is None:
         return f"n/a ({metric['reason']})"
     low, high = metric["low"], metric["high"]

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 
 from cancernet.judging.smoothing import Predictions
@@ -33,6 +33,10 @@ PICTURES = (  # that the page has a place for; others come at its end
     "patients",
     "worst_errors",
     "history",
+)
+SPELLED = (
+    *(wording.number, wording.signed, wording.share, wording.count),
+    *(wording.interval, wording.signed_interval, wording.of_hundred),
 )
 
 
@@ -93,18 +97,31 @@ def write_report(folder: Path, report: Report, figures: dict[str, Figure]) -> No
     holds NaN or an infinity, or a figure's name is not a plain one; OSError where the disk is full.
     """
     report = {**report, "warnings": all_warnings(report)}
-    _refuse_no_number(report, "report")
+    drawn = draw_pictures(figures)
+    pages = {
+        REPORT_TEXT: report_text(report),
+        REPORT_PAGE: _render_html(report, pictures=drawn, folder=folder),
+        REPORT: spell_json(report),
+    }
+    write_whole(folder, drawn | {name: text.encode("utf-8", "backslashreplace") for name, text in pages.items()})
+
+
+def draw_pictures(figures: dict[str, Figure]) -> dict[str, bytes]:
+    """Every figure as a PNG file by its file name; ValueError where a figure's name is not a plain one."""
     for name in figures:
         if not re.fullmatch(r"[a-z0-9_]+", name):
             raise ValueError(f"Figure name {name!r}: use small letters, digits and _ only; it becomes a file's name.")
-    files = {f"{name}.png": _draw_png(figure) for name, figure in figures.items()}
-    html = _render_html(report, pictures=files, folder=folder)
-    texts = {
-        REPORT_TEXT: report_text(report),
-        REPORT_PAGE: html,
-        REPORT: json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-    }
-    files |= {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
+    return {f"{name}.png": _draw_png(figure) for name, figure in figures.items()}
+
+
+def spell_json(content: dict) -> str:
+    """The content as JSON; ValueError where it holds NaN or an infinity, which JSON has not."""
+    _refuse_no_number(content, "report")
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_whole(folder: Path, files: dict[str, bytes]) -> None:
+    """Write files into a folder, each either the old one or the whole new one."""
     partial = {name: folder / f".{name}.partial" for name in files}
     try:
         for name, content in files.items():
@@ -116,26 +133,30 @@ def write_report(folder: Path, report: Report, figures: dict[str, Figure]) -> No
             path.unlink(missing_ok=True)
 
 
-def _render_html(report: Report, *, pictures: dict[str, bytes], folder: Path) -> str:
-    templates = Path(__file__).parent / "templates"
+def open_template(name: str) -> Template:
+    """The template of a page, which spells figures as the printed text does."""
     environment = Environment(
-        loader=FileSystemLoader(templates),
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for spell in (wording.number, wording.share, wording.count, wording.interval, wording.of_hundred):
+    for spell in SPELLED:
         environment.filters[spell.__name__] = spell
+    return environment.get_template(name)
+
+
+def _render_html(report: Report, *, pictures: dict[str, bytes], folder: Path) -> str:
     taken = {f"{name}.png" for name in PICTURES}
     galleries = {}
     for gallery in ("slides", "gradcam"):
         galleries[gallery] = [
-            (each["title"], _embed(_read_picture(each["picture"], pictures, folder)))
+            (each["title"], embed(_read_picture(each["picture"], pictures, folder)))
             for each in report.get(gallery) or []
         ]
         taken |= {_file_name(each["picture"]) for each in report.get(gallery) or []}
-    return environment.get_template("report.html").render(
+    return open_template("report.html").render(
         report=report,
         answers=wording.answers(report),
         label=lambda name: class_label(report, name),
@@ -143,9 +164,10 @@ def _render_html(report: Report, *, pictures: dict[str, bytes], folder: Path) ->
         metrics=wording.shown_metrics(report["metrics"]),
         metric_names={name: label for name, (label, _) in wording.METRICS.items()},
         interval_words=wording.interval_words(report),
+        held_fixed=wording.HELD_FIXED,
         split_words=wording.split_words(report["data"]),
         twice=wording.TWICE,
-        pictures={name.removesuffix(".png"): _embed(content) for name, content in pictures.items()},
+        pictures={name.removesuffix(".png"): embed(content) for name, content in pictures.items()},
         others=[name.removesuffix(".png") for name in pictures if name not in taken],
         patients=sorted(report.get("patients") or [], key=lambda each: each["accuracy"]),
         optional=lambda name: report.get(name) or None,
@@ -163,7 +185,8 @@ def _read_picture(picture: str, pictures: dict[str, bytes], folder: Path) -> byt
     return pictures[name] if name in pictures else (folder / name).read_bytes()
 
 
-def _embed(content: bytes) -> str:
+def embed(content: bytes) -> str:
+    """A PNG or JPEG file as the address of a picture in a page."""
     kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 
+from cancernet.judging.bootstrap import FEW_GROUPS, LEAST_GROUPS
 from cancernet.reporting.captions import cut
 
 COLUMNS = 100  # widest line of the printed text
@@ -29,20 +30,29 @@ METRICS = {  # name in the report -> what it is called, what it says
     "auprc": ("AUPRC", "mean precision over all thresholds: guessing gives the share of positive images"),
     "brier": ("Brier score", "mean squared error of the probabilities: 0 is perfect"),
     "ece": ("calibration error (ECE)", "how far probabilities are from what is seen, on average: 0 is perfect"),
+    "calibration_slope": ("calibration slope", "1 is right; below it probabilities are too sure, above it too modest"),
+    "calibration_intercept": (
+        "calibration intercept",
+        "0 is right; below it probabilities are too high, above too low",
+    ),
     "log_loss": ("log-loss", "what sure but wrong probabilities cost: 0 is perfect"),
 }
 TWICE = {"precision"}  # the same figure as ppv: shown once, as ppv
+HELD_FIXED = (
+    "The intervals hold the model and its threshold fixed: what another training, or other validation patients, would "
+    "change comes on top."
+)
 FOLD_COLUMNS = ("accuracy", "sensitivity", "specificity", "ppv", "macro_sensitivity", "macro_f1", "auroc")
 SPLIT_WORDS = {"file": "a given list", "given": "the source's own folders"}  # others are as they are called
 
 
 def report_text(report: dict) -> str:
     """What train_model.py prints and report.txt holds: at most 100 columns, unless a single name is wider."""
-    parts = [_wrap(report["statement"])]
-    parts += [_wrap(f"WARNING: {warning}") for warning in all_warnings(report)]
+    parts = [wrap(report["statement"])]
+    parts += [wrap(f"WARNING: {warning}") for warning in all_warnings(report)]
     parts += [_describe_data(report), _describe_classes(report), _describe_confusion(report), _describe_metrics(report)]
     parts += [_describe_patients(report), _describe_neighbours(report), _describe_folds(report)]
-    parts.append("\n".join(_wrap(answer["text"]) for answer in answers(report)))
+    parts.append("\n".join(wrap(answer["text"]) for answer in answers(report)))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -64,6 +74,8 @@ def all_warnings(report: dict) -> list[str]:
             "The patients are unknown: images of one patient may be in several splits, and the intervals are over "
             "images, so that they may be too narrow. Give --patient-pattern if the file names tell the patient."
         )
+    if report["interval"]["groups"] < FEW_GROUPS:
+        found.append(_warn_of_few(**report["interval"]))
     if data.get("duplicates_across_patients"):
         found.append(f"{data['duplicates_across_patients']:,} images appear, byte for byte, under two patients.")
     return list(dict.fromkeys(found))
@@ -119,6 +131,11 @@ def number(value: float | None) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
+def signed(value: float | None) -> str:
+    """A difference, with its sign; n/a for None."""
+    return "n/a" if value is None else f"{'+' if value > 0 else ''}{number(value)}"
+
+
 def share(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.1%}"
 
@@ -128,10 +145,19 @@ def count(value: int | None) -> str:
 
 
 def interval(metric: dict) -> str:
-    """`0.790 to 0.880`, or why there is none."""
+    """`0.790 to 0.880`, `at most 0.050`, or why there is none."""
+    if metric["low"] is None and metric["high"] is not None:
+        return f"at most {number(metric['high'])}"
     if metric["low"] is None or metric["high"] is None:
         return metric.get("reason", "")
     return f"{number(metric['low'])} to {number(metric['high'])}"
+
+
+def signed_interval(metric: dict) -> str:
+    """Of a difference: `+0.004 to +0.027`, or why there is none."""
+    if metric["low"] is None or metric["high"] is None:
+        return metric.get("reason", "")
+    return f"{signed(metric['low'])} to {signed(metric['high'])}"
 
 
 def of_hundred(value: float) -> str:
@@ -149,9 +175,21 @@ def shown_metrics(metrics: dict[str, dict]) -> list[tuple[str, str, dict]]:
     return [(*METRICS.get(name, (name.replace("_", " "), "")), metrics[name]) for name in names]
 
 
+def shown_names(metrics: dict[str, dict]) -> list[str]:
+    """Those figures' names in the order in which they are shown, each figure once."""
+    return [name for name in METRICS if name in metrics]
+
+
 def interval_words(report: dict) -> str:
     """`95% interval over patients`."""
     return f"{report['interval']['level']:.0%} interval over {report['interval']['over']}"
+
+
+def _warn_of_few(level: float, over: str, groups: int) -> str:
+    judged = f"Only {groups} {over} were judged:"
+    if groups < LEAST_GROUPS:
+        return f"{judged} too few to say how far the figures may be from those of other {over}."
+    return f"{judged} the intervals are rough, and others may give quite other figures."
 
 
 def _answer(report: dict, sentence: str, metric: dict) -> dict:
@@ -200,14 +238,14 @@ def _describe_data(report: dict) -> str:
         ]
         rows.append([f"share of {class_label(report, positive)}", *map(share, shares)])
     data, weights = report["data"], report.get("class_weights")
-    lines = [_table(rows)]
+    lines = [table(rows)]
     lines.append(
         f"Source images {count(data['source_images'])}: rejected {count(data['rejected'])}, left out "
         f"{count(data['left_out'])}; split by {split_words(data)}."
     )
     if weights:
         each = ", ".join(f"{class_label(report, name)} {number(weight)}" for name, weight in weights.items())
-        lines.append(_wrap(f"Class weights in training: {each}"))
+        lines.append(wrap(f"Class weights in training: {each}"))
     return "DATA\n" + "\n".join(lines)
 
 
@@ -223,7 +261,7 @@ def _describe_classes(report: dict) -> str:
         for rate in rates
         if figures[rate]["value"] is None
     }
-    return "\n".join(["CLASSIFICATION REPORT", _table(rows), *map(_wrap, sorted(undefined))])
+    return "\n".join(["CLASSIFICATION REPORT", table(rows), *map(wrap, sorted(undefined))])
 
 
 def _describe_confusion(report: dict) -> str:
@@ -234,7 +272,7 @@ def _describe_confusion(report: dict) -> str:
     for start in range(0, len(labels), across):
         rows = [["true", *labels[start : start + across]]]
         rows += [[label, *map(count, row[start : start + across])] for label, row in zip(labels, matrix, strict=True)]
-        blocks.append(_table(rows))
+        blocks.append(table(rows))
     return "CONFUSION MATRIX (rows: true class, columns: predicted class)\n" + "\n\n".join(blocks)
 
 
@@ -248,7 +286,7 @@ def _describe_metrics(report: dict) -> str:
     for label, metric in shown:
         head = f"{label:<28}{number(metric['value']):>8}  "
         lines += textwrap.wrap(head + interval(metric), COLUMNS, subsequent_indent=" " * 38, drop_whitespace=True)
-    return "\n".join(lines)
+    return "\n".join([*lines, wrap(HELD_FIXED)])
 
 
 def _describe_patients(report: dict) -> str:
@@ -259,19 +297,20 @@ def _describe_patients(report: dict) -> str:
         [f"PER PATIENT ({len(report['patients'])})", "median", "lower quartile", "upper quartile", "lowest", "highest"]
     ]
     keys = ("median", "q1", "q3", "min", "max")
-    return _table(rows + [[METRICS[name][0], *(number(each[key]) for key in keys)] for name, each in spread.items()])
+    return table(rows + [[METRICS[name][0], *(number(each[key]) for key in keys)] for name, each in spread.items()])
 
 
 def _describe_neighbours(report: dict) -> str:
     neighbours = report.get("neighbours")
     if not neighbours:
         return ""
-    rows = [["NEIGHBOURS ON THE SLIDE", "without", "with"]]
-    for label, _, metric in shown_metrics(neighbours["without"]):
-        rows.append([label, number(metric["value"])])
-    for row, (_, _, metric) in zip(rows[1:], shown_metrics(neighbours["with"]), strict=True):
-        row.append(number(metric["value"]))
-    return _table(rows)
+    rows = [["NEIGHBOURS ON THE SLIDE", "without", "with", "difference", "95% interval"]]
+    for name in shown_names(neighbours["difference"]):
+        values = [number(neighbours[key][name]["value"]) for key in ("without", "with")]
+        difference = neighbours["difference"][name]
+        bounds = "none" if difference["low"] is None else signed_interval(difference)
+        rows.append([METRICS[name][0], *values, signed(difference["value"]), bounds])
+    return table(rows)
 
 
 def _describe_folds(report: dict) -> str:
@@ -282,10 +321,10 @@ def _describe_folds(report: dict) -> str:
     rows = [["CROSS-VALIDATION", *(METRICS.get(name, (name,))[0] for name in names)]]
     rows += [[f"fold {each['fold']}", *(number(each["metrics"][name]) for name in names)] for each in folds["folds"]]
     rows += [[end, *(number(folds[end][name]) for name in names)] for end in ("mean", "spread")]
-    return _table(rows)
+    return table(rows)
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def table(rows: Sequence[Sequence[str]]) -> str:
     """The first column to the left, at most 32 wide; the others to the right."""
     rows = [[cut(first, 32), *others] for first, *others in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -296,5 +335,6 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def _wrap(text: str) -> str:
+def wrap(text: str) -> str:
+    """In lines of at most COLUMNS characters."""
     return textwrap.fill(text, COLUMNS, subsequent_indent="  ", break_on_hyphens=False)

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from cancernet.judging.bootstrap import draw_weights, percentile_interval
+from cancernet.judging.bootstrap import (
+    CORRELATION,
+    MOST_PARTS,
+    POSITIVE,
+    SHARE,
+    draw_weights,
+    jackknife,
+    jackknife_interval,
+    percentile_interval,
+)
 from cancernet.judging.metrics import evaluate
 
 
@@ -35,7 +44,9 @@ def test_with_few_groups_the_ends_move_outwards_by_the_published_formula():
     # 10 groups: t of 9 degrees of freedom 2.2622, times sqrt(10/9) = 2.3846; below it lies 0.00855 of a normal
     low, high, _ = percentile_interval(values, 10, "")
     assert (low, high) == pytest.approx((0.00855, 0.99145), abs=1e-5)
-    assert percentile_interval(values, 2, "") == pytest.approx((0.0, 1.0, None))
+    # 6 groups: t of 5 degrees of freedom 2.5706, times sqrt(6/5) = 2.8159; below it lies 0.00243 of a normal
+    assert percentile_interval(values, 6, "") == pytest.approx((0.00243, 0.99757, None), abs=1e-5)
+    assert percentile_interval(values, 5, "") == (None, None, "too few patients for an interval")
 
 
 def test_undefined_draws_are_left_out_until_too_few_remain():
@@ -60,6 +71,66 @@ def test_an_infinite_ratio_counts_as_larger_than_all():
 def test_an_infinite_share_too_small_for_the_upper_end_leaves_it():
     values = np.r_[np.arange(99.0), np.inf]
     assert percentile_interval(values, 10**6, "")[1] == pytest.approx(96.525, abs=1e-3)
+
+
+# --- jackknife ---
+
+
+def mean_of(values):
+    return lambda weights: {"mean": weights @ values / weights.sum(axis=1)}
+
+
+def test_each_group_is_left_out_once():
+    left_out = jackknife(mean_of(np.array([1.0, 2.0, 6.0])), 3, 10)["mean"]
+    assert sorted(left_out) == [1.5, 3.5, 4.0]
+
+
+def test_of_many_groups_parts_are_left_out_and_the_standard_error_stays():
+    values = np.random.default_rng(0).normal(size=5 * MOST_PARTS + 3)
+    left_out = jackknife(mean_of(values), len(values), len(values))["mean"]
+    assert len(left_out) == MOST_PARTS
+    error = np.sqrt((MOST_PARTS - 1) / MOST_PARTS * ((left_out - left_out.mean()) ** 2).sum())
+    assert error == pytest.approx(1 / np.sqrt(len(values)), rel=0.08)
+
+
+@pytest.mark.parametrize(("scale", "value"), [(SHARE, 0.3), (CORRELATION, -0.3), (POSITIVE, 3.0)])
+def test_a_scale_comes_back_and_its_slope_is_its_own(scale, value):
+    assert scale.back(scale.forward(value)) == pytest.approx(value)
+    assert scale.slope(value) == pytest.approx((scale.forward(value + 1e-6) - scale.forward(value - 1e-6)) / 2e-6)
+
+
+def interval_of(value, left_out, scale=SHARE):
+    return jackknife_interval(
+        value, np.array(left_out), len(left_out), unit="patients", scale=scale, why_undefined="no image of class 1"
+    )
+
+
+def test_a_group_that_holds_most_of_the_figure_widens_the_interval():
+    even = interval_of(0.5, [0.48, 0.52] * 8)
+    # the same standard error from one group alone: about 1.6 effective groups, not 16
+    deviation = np.sqrt(16 * 0.02**2 * 16 / 15)
+    one = interval_of(0.5, [0.5 + deviation, *[0.5] * 15])
+    assert 0 < one[0] < even[0] < even[1] < one[1] < 1
+
+
+def test_an_interval_stays_within_what_the_figure_can_be():
+    low, high, _ = interval_of(0.99, [0.985, 0.999, 0.98, 0.99, 0.995, 0.99])
+    assert 0.5 < low < 0.97 < 0.99 < high < 1
+    low, high, _ = interval_of(-0.9, [-0.85, -0.95, -0.9, -0.92, -0.88, -0.8], scale=CORRELATION)
+    assert -1 < low < -0.9 < high < 1
+
+
+@pytest.mark.parametrize(
+    ("value", "left_out", "reason"),
+    [
+        (0.5, [0.5] * 5, "too few patients for an interval"),
+        (0.5, [0.5] * 5 + [np.nan], "no interval: without some of the patients, no image of class 1"),
+        (1.0, [1.0] * 6, "no interval: it does not differ between patients, so how sure it is cannot be told"),
+        (0.5, [0.5] * 6, "no interval: it does not differ between patients, so how sure it is cannot be told"),
+    ],
+)
+def test_where_nothing_can_be_told_there_is_no_interval(value, left_out, reason):
+    assert interval_of(value, left_out) == (None, None, reason)
 
 
 # --- coverage ---
@@ -88,7 +159,7 @@ def test_intervals_over_patients_cover_and_those_over_images_do_not():
         for seed in range(simulations):
             arguments, patients = simulated_patients(np.random.default_rng(seed))
             named = patients if known else [""] * len(patients)
-            metrics = evaluate(*arguments, named, classes=("0", "1"), positive="1", draws=600, seed=seed)["metrics"]
+            metrics = evaluate(*arguments, named, classes=("0", "1"), positive="1")["metrics"]
             covered.append([metrics[name]["low"] <= true <= metrics[name]["high"] for name, true in truth.items()])
         return dict(zip(truth, np.mean(covered, axis=0), strict=True))
 

@@ -6,13 +6,14 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
+from sklearn.linear_model import LogisticRegression
 
 from cancernet import InputError
-from cancernet.judging import metrics
 from cancernet.judging.bootstrap import draw_weights
-from cancernet.judging.metrics import MANY_CLASS_METRICS, TWO_CLASS_METRICS, confusion_matrix, evaluate
+from cancernet.judging.metrics import MANY_CLASS_METRICS, TWO_CLASS_METRICS, confusion_matrix, evaluate, weigh_figures
 
 TWO = {"classes": ("0", "1"), "positive": "1"}
 THREE = {"classes": ("benign", "malignant", "normal"), "positive": None}
@@ -101,16 +102,22 @@ def tenths(probability) -> np.ndarray:
 @pytest.mark.parametrize("decimals", [2, 12])
 def test_two_class_figures_equal_those_of_scikit_learn(decimals):
     labels, probabilities, predicted, patients = two_classes(decimals=decimals)
-    report = evaluate(labels, probabilities, predicted, patients, **TWO, draws=20)
+    report = evaluate(labels, probabilities, predicted, patients, **TWO)
     probability = probabilities[:, 1]
     expected = sklearn_two_class_figures(labels, probability, predicted, tenths(probability))
+    given = values(report)
+    log_odds = logit(np.clip(probability, 1e-15, 1 - 1e-15))[:, None]
+    slope = LogisticRegression(C=np.inf, tol=1e-10).fit(log_odds, labels).coef_[0, 0]
+    assert given.pop("calibration_slope") == pytest.approx(slope, rel=1e-4)
+    intercept = given.pop("calibration_intercept")
+    assert expit(log_odds + intercept).mean() == pytest.approx(labels.mean())
     assert tuple(report["metrics"]) == TWO_CLASS_METRICS
-    assert values(report) == pytest.approx(expected, rel=1e-12)
+    assert given == pytest.approx(expected, rel=1e-12)
 
 
 def test_three_class_figures_equal_those_of_scikit_learn():
     labels, probabilities, predicted, patients = three_classes()
-    report = evaluate(labels, probabilities, predicted, patients, **THREE, draws=20)
+    report = evaluate(labels, probabilities, predicted, patients, **THREE)
     edges = tenths(probabilities.max(axis=1))
     assert tuple(report["metrics"]) == MANY_CLASS_METRICS
     assert values(report) == pytest.approx(sklearn_three_class_figures(labels, probabilities, predicted, edges))
@@ -121,9 +128,11 @@ def test_every_two_class_figure_by_hand():
     probability = np.array([0.9, 0.8, 0.6, 0.3, 0.7, 0.55, 0.4, 0.35, 0.2, 0.1])
     labels = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
     probabilities = np.stack([1 - probability, probability], axis=1)
-    report = evaluate(labels, probabilities, (probability >= 0.5).astype(int), [""] * 10, **TWO, draws=50)
+    report = evaluate(labels, probabilities, (probability >= 0.5).astype(int), [""] * 10, **TWO)
     assert report["confusion_matrix"] == [[4, 2], [1, 3]]
-    assert values(report) == pytest.approx(
+    given = values(report)
+    del given["calibration_slope"], given["calibration_intercept"]  # worked out in test_reliability.py
+    assert given == pytest.approx(
         {
             "accuracy": 7 / 10,
             "sensitivity": 3 / 4,
@@ -150,7 +159,7 @@ def test_every_two_class_figure_by_hand():
 
 def test_per_class_figures_equal_those_of_scikit_learn():
     labels, probabilities, predicted, patients = three_classes()
-    report = evaluate(labels, probabilities, predicted, patients, **THREE, draws=20)
+    report = evaluate(labels, probabilities, predicted, patients, **THREE)
     assert list(report["per_class"]) == ["benign", "malignant", "normal"]
     for c, figures in enumerate(report["per_class"].values()):
         assert figures["images"] == (labels == c).sum()
@@ -162,7 +171,7 @@ def test_per_class_figures_equal_those_of_scikit_learn():
 
 
 def test_the_classes_of_a_pair_mirror_each_other():
-    report = evaluate(*two_classes(), **TWO, draws=200)
+    report = evaluate(*two_classes(), **TWO)
     benign, idc, metrics = report["per_class"]["0"], report["per_class"]["1"], report["metrics"]
     assert benign["sensitivity"] == idc["specificity"] == metrics["specificity"]
     assert idc["sensitivity"] == benign["specificity"] == metrics["sensitivity"]
@@ -172,10 +181,8 @@ def test_the_classes_of_a_pair_mirror_each_other():
 
 def test_the_first_class_may_be_the_positive_one():
     labels, probabilities, predicted, patients = two_classes()
-    second = evaluate(labels, probabilities, predicted, patients, **TWO, draws=20)
-    first = evaluate(
-        1 - labels, probabilities[:, ::-1], 1 - predicted, patients, classes=("1", "0"), positive="1", draws=20
-    )
+    second = evaluate(labels, probabilities, predicted, patients, **TWO)
+    first = evaluate(1 - labels, probabilities[:, ::-1], 1 - predicted, patients, classes=("1", "0"), positive="1")
     assert first["metrics"] == second["metrics"]
     assert first["patients"] == second["patients"]
 
@@ -187,14 +194,14 @@ def test_ppv_and_npv_at_a_prevalence_by_bayes():
     labels = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
     probabilities = np.stack([1 - probability, probability], axis=1)
     arguments = (labels, probabilities, (probability >= 0.5).astype(int), [""] * 10)
-    given = evaluate(*arguments, **TWO, draws=500, prevalence=0.1)["prevalence"]
+    given = evaluate(*arguments, **TWO, prevalence=0.1)["prevalence"]
     assert given["value"] == 0.1
     assert given["ppv"]["value"] == pytest.approx(75 / 375)
     assert given["npv"]["value"] == pytest.approx(600 / 625)
     assert given["ppv"]["low"] < 0.2 < given["ppv"]["high"]
-    as_sampled = evaluate(*arguments, **TWO, draws=20, prevalence=0.4)
+    as_sampled = evaluate(*arguments, **TWO, prevalence=0.4)
     assert as_sampled["prevalence"]["ppv"]["value"] == pytest.approx(as_sampled["metrics"]["ppv"]["value"])
-    assert evaluate(*arguments, **TWO, draws=20)["prevalence"] is None
+    assert evaluate(*arguments, **TWO)["prevalence"] is None
 
 
 def test_confusion_matrix_has_true_classes_as_rows():
@@ -206,7 +213,7 @@ def test_confusion_matrix_has_true_classes_as_rows():
 
 def test_calibration_bins_equal_those_of_scikit_learn():
     labels, probabilities, predicted, patients = two_classes(n=997, decimals=12)
-    calibration = evaluate(labels, probabilities, predicted, patients, **TWO, draws=20)["calibration"]
+    calibration = evaluate(labels, probabilities, predicted, patients, **TWO)["calibration"]
     fraction, mean = calibration_curve(labels, probabilities[:, 1], n_bins=10, strategy="quantile")
     assert (calibration["n_bins"], calibration["binning"]) == (10, "equal mass")
     assert [row["fraction_positive"] for row in calibration["bins"]] == pytest.approx(fraction.tolist())
@@ -218,7 +225,7 @@ def test_equal_probabilities_share_a_bin():
     probability = np.array([0.25] * 20 + [0.75] * 4)
     labels = np.array([0] * 15 + [1] * 5 + [1] * 4)
     probabilities = np.stack([1 - probability, probability], axis=1)
-    report = evaluate(labels, probabilities, labels, [""] * 24, **TWO, draws=20)
+    report = evaluate(labels, probabilities, labels, [""] * 24, **TWO)
     assert report["calibration"]["bins"] == [
         {"mean_probability": 0.25, "fraction_positive": 0.25, "images": 20},
         {"mean_probability": 0.75, "fraction_positive": 1.0, "images": 4},
@@ -227,19 +234,27 @@ def test_equal_probabilities_share_a_bin():
     assert report["metrics"]["ece"]["value"] == pytest.approx(0.25 * 4 / 24)
 
 
-def test_the_interval_of_a_perfect_calibration_starts_at_0():
-    # shares are exactly the probabilities, so every resample is worse than the sample itself
+def test_a_perfect_calibration_has_an_error_of_0():
     probability = np.repeat([0.25, 0.75], 400)
     labels = np.tile([1, 0, 0, 0], 100).tolist() + np.tile([1, 1, 1, 0], 100).tolist()
     probabilities = np.stack([1 - probability, probability], axis=1)
-    ece = evaluate(labels, probabilities, labels, [""] * 800, **TWO, draws=200)["metrics"]["ece"]
-    assert (ece["value"], ece["low"]) == (0.0, 0.0)
-    assert 0.01 < ece["high"] < 0.06
+    assert evaluate(labels, probabilities, labels, [""] * 800, **TWO)["metrics"]["ece"]["value"] == 0.0
+
+
+def test_the_error_of_calibration_has_an_upper_bound_from_50_patients():
+    arguments = two_classes(n=2000, n_patients=50)
+    ece = evaluate(*arguments, **TWO)["metrics"]["ece"]
+    assert ece["low"] is None
+    assert ece["value"] < ece["high"] < 3 * ece["value"]
+    assert ece["reason"] == "only an upper bound: noise makes it too large, never too small"
+    ece = evaluate(*two_classes(n=2000, n_patients=49), **TWO)["metrics"]["ece"]
+    assert (ece["low"], ece["high"]) == (None, None)
+    assert ece["reason"] == "no bound below 50 patients: most of it may be noise"
 
 
 def test_a_sure_and_wrong_probability_costs_what_it_does_in_scikit_learn():
     labels, probabilities = np.array([1, 0, 1]), np.array([[1.0, 0.0], [1.0, 0.0], [0.5, 0.5]])
-    report = evaluate(labels, probabilities, [0, 0, 1], [""] * 3, **TWO, draws=20)
+    report = evaluate(labels, probabilities, [0, 0, 1], [""] * 3, **TWO)
     assert report["metrics"]["log_loss"]["value"] == pytest.approx(sk.log_loss(labels, probabilities))
 
 
@@ -251,7 +266,7 @@ def test_the_table_of_patients_by_hand():
     probability = np.array([0.6, 0.7, 0.2, 0.1, 0.3, 0.9])
     patients = ["b", "b", "b", "a", "a", ""]
     probabilities = np.stack([1 - probability, probability], axis=1)
-    report = evaluate(labels, probabilities, (probability >= 0.5).astype(int), patients, **TWO, draws=20)
+    report = evaluate(labels, probabilities, (probability >= 0.5).astype(int), patients, **TWO)
     a = {"patient": "a", "images": 2, "tp": 0, "fp": 0, "tn": 2, "fn": 0}
     b = {"patient": "b", "images": 3, "tp": 1, "fp": 1, "tn": 0, "fn": 1}
     assert report["patients"] == [
@@ -267,7 +282,7 @@ def test_the_table_of_patients_by_hand():
 
 def test_patients_equal_their_own_evaluation():
     labels, probabilities, predicted, patients = two_classes()
-    for row in evaluate(labels, probabilities, predicted, patients, **TWO, draws=20)["patients"]:
+    for row in evaluate(labels, probabilities, predicted, patients, **TWO)["patients"]:
         own = np.array(patients) == row["patient"]
         assert row["auroc"] == pytest.approx(sk.roc_auc_score(labels[own], probabilities[own, 1]))
         assert row["sensitivity"] == pytest.approx(sk.recall_score(labels[own], predicted[own]))
@@ -278,7 +293,7 @@ def test_patients_equal_their_own_evaluation():
 
 def test_with_more_classes_a_patient_has_its_share_of_right_images():
     labels, probabilities = np.array([0, 1, 2]), np.eye(3)
-    report = evaluate(labels, probabilities, np.array([0, 1, 1]), ["a", "b", "b"], **THREE, draws=20)
+    report = evaluate(labels, probabilities, np.array([0, 1, 1]), ["a", "b", "b"], **THREE)
     assert report["patients"] == [
         {"patient": "a", "images": 1, "correct": 1, "accuracy": 1.0},
         {"patient": "b", "images": 2, "correct": 1, "accuracy": 0.5},
@@ -288,8 +303,8 @@ def test_with_more_classes_a_patient_has_its_share_of_right_images():
 
 def test_unknown_patients_give_intervals_over_images_and_no_table():
     labels, probabilities, predicted, _ = two_classes()
-    report = evaluate(labels, probabilities, predicted, [""] * len(labels), **TWO, draws=20)
-    assert report["interval"] == {"level": 0.95, "over": "images", "draws": 20, "seed": 42}
+    report = evaluate(labels, probabilities, predicted, [""] * len(labels), **TWO)
+    assert report["interval"] == {"level": 0.95, "over": "images", "groups": 400}
     assert report["patients"] == []
     assert report["patient_spread"]["auroc"] == {
         "median": None,
@@ -299,7 +314,7 @@ def test_unknown_patients_give_intervals_over_images_and_no_table():
         "max": None,
         "patients": 0,
     }
-    assert evaluate(*two_classes(), **TWO, draws=20)["interval"]["over"] == "patients"
+    assert evaluate(*two_classes(), **TWO)["interval"] == {"level": 0.95, "over": "patients", "groups": 12}
 
 
 # --- intervals ---
@@ -316,10 +331,8 @@ def test_weighted_figures_equal_plain_resampling_and_scikit_learn(n_classes, by_
     labels, probabilities, predicted, patients = two_classes(n=150) if n_classes == 2 else three_classes(n=150)
     _, groups = np.unique(patients, return_inverse=True) if by_patient else (None, np.arange(150))
     positive, stated = (1, probabilities[:, 1]) if n_classes == 2 else (None, probabilities.max(axis=1))
-    bins, _ = metrics._calibrate(labels, probabilities, positive)
-    tables = metrics._tabulate(labels, probabilities, predicted, groups, bins, positive)
     (weights,) = draw_weights(groups.max() + 1, draws=8, seed=5, at_once=8)
-    figures = metrics._figures(tables, weights, n_classes, positive, None)
+    figures = weigh_figures(labels, probabilities, predicted, groups, positive=positive)(weights)
     for number, row in enumerate(weights):
         chosen = drawn_images(groups, row)
         if n_classes == 2:
@@ -331,15 +344,30 @@ def test_weighted_figures_equal_plain_resampling_and_scikit_learn(n_classes, by_
         assert {name: figures[name][number] for name in expected} == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_same_seed_gives_the_same_report():
-    assert evaluate(*two_classes(), **TWO, draws=100) == evaluate(*two_classes(), **TWO, draws=100)
-    other = evaluate(*two_classes(), **TWO, draws=100, seed=7)
-    assert other["metrics"]["auroc"]["low"] != evaluate(*two_classes(), **TWO, draws=100)["metrics"]["auroc"]["low"]
+def test_the_same_input_gives_the_same_report():
+    assert evaluate(*two_classes(), **TWO) == evaluate(*two_classes(), **TWO)
+
+
+def test_an_interval_is_students_t_on_the_logit_of_the_jackknife_by_hand():
+    # Six patients of four images of class 1 each. Leaving one out, of 20 are found 14, 15 or 16.
+    found = [4, 3, 3, 3, 3, 2]
+    labels = np.array([1, 1, 1, 1, 0] * 6)
+    predicted = np.concatenate([[1] * n + [0] * (4 - n) + [0] for n in found])
+    probabilities = np.stack([1 - predicted, predicted], axis=1) * 0.8 + 0.1
+    patients = np.repeat(list("abcdef"), 5)
+    sensitivity = evaluate(labels, probabilities, predicted, patients, **TWO)["metrics"]["sensitivity"]
+    # deviations 0.05, 0, 0, 0, 0, -0.05: standard error sqrt(5 / 6 * 0.005) = 0.06455, over 18 * 6 / 24^2
+    # effective patients 0.1^2 / 0.005 * pi / 2 = 3.1416; Student's t of 2.1416 degrees of freedom: 4.0412
+    half = 4.0412 * 0.064550 / 0.1875
+    assert sensitivity["value"] == 0.75
+    expected = [1 / (1 + np.exp(-(np.log(3) + sign * half))) for sign in (-1, 1)]
+    assert [sensitivity["low"], sensitivity["high"]] == pytest.approx(expected, abs=1e-4)
 
 
 def test_every_interval_holds_its_value():
-    report = evaluate(*two_classes(), **TWO, draws=500, prevalence=0.2)
+    report = evaluate(*two_classes(), **TWO, prevalence=0.2)
     given = [report["prevalence"][name] for name in ("ppv", "npv")]
+    assert report["metrics"].pop("ece")["low"] is None
     for metric in [*report["metrics"].values(), *given]:
         assert metric["low"] <= metric["value"] <= metric["high"]
         assert metric["low"] < metric["high"]
@@ -354,9 +382,10 @@ def reasons(report) -> dict:
 
 def test_one_class_only_leaves_undefined_what_needs_the_other():
     probabilities = np.array([[0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
-    report = evaluate([0, 0, 0], probabilities, [0, 1, 0], ["a", "b", "c"], **TWO, draws=200, prevalence=0.1)
+    report = evaluate([0, 0, 0], probabilities, [0, 1, 0], ["a", "b", "c"], **TWO, prevalence=0.1)
     missing = "no image of class 1"
     names = ("sensitivity", "lr_positive", "lr_negative", "balanced_accuracy", "auroc", "auprc")
+    names += ("calibration_slope", "calibration_intercept")
     assert reasons(report) == dict.fromkeys(names, missing) | {"mcc": "all images are of one class"}
     assert report["metrics"]["specificity"]["value"] == pytest.approx(2 / 3)
     assert report["metrics"]["precision"]["value"] == 0.0  # one was called, wrongly: that is defined
@@ -368,11 +397,12 @@ def test_one_class_only_leaves_undefined_what_needs_the_other():
 
 def test_no_image_called_positive():
     probabilities = np.array([[0.8, 0.2], [0.7, 0.3], [0.6, 0.4], [0.9, 0.1]])
-    report = evaluate([0, 1, 1, 0], probabilities, [0, 0, 0, 0], ["a", "b", "c", "d"], **TWO, draws=200)
+    report = evaluate([0, 1, 1, 0], probabilities, [0, 0, 0, 0], ["a", "b", "c", "d"], **TWO)
     assert reasons(report) == {
         "precision": "no image was decided as class 1",
         "ppv": "no image was decided as class 1",
         "lr_positive": "specificity is 1, so the ratio divides by zero",
+        "calibration_slope": "the classes' probabilities do not overlap, so the slope has no end",
         "mcc": "all images were decided as one class",
     }
     assert report["metrics"]["f1"]["value"] == 0.0
@@ -381,23 +411,24 @@ def test_no_image_called_positive():
 
 def test_every_image_called_positive():
     probabilities = np.array([[0.2, 0.8], [0.3, 0.7], [0.4, 0.6], [0.1, 0.9]])
-    report = evaluate([0, 1, 1, 0], probabilities, [1, 1, 1, 1], ["a", "b", "c", "d"], **TWO, draws=200)
+    report = evaluate([0, 1, 1, 0], probabilities, [1, 1, 1, 1], ["a", "b", "c", "d"], **TWO)
     assert reasons(report) == {
         "npv": "no image was decided as class 0",
         "lr_negative": "specificity is 0, so the ratio divides by zero",
+        "calibration_slope": "the classes' probabilities do not overlap, so the slope has no end",
         "mcc": "all images were decided as one class",
     }
 
 
 def test_one_class_and_the_other_never_called():
-    report = evaluate([0, 0], np.array([[0.9, 0.1], [0.8, 0.2]]), [0, 0], ["a", "b"], **TWO, draws=50)
+    report = evaluate([0, 0], np.array([[0.9, 0.1], [0.8, 0.2]]), [0, 0], ["a", "b"], **TWO)
     assert reasons(report)["f1"] == "no image of class 1 and none decided as it"
     assert reasons(report)["precision"] == "no image was decided as class 1"
 
 
 def test_a_class_without_images_among_three():
     labels, probabilities = np.array([0, 1, 0, 1]), np.array([[6, 3, 1], [2, 7, 1], [4, 5, 1], [1, 8, 1]]) / 10
-    report = evaluate(labels, probabilities, probabilities.argmax(axis=1), ["a", "b", "c", "d"], **THREE, draws=50)
+    report = evaluate(labels, probabilities, probabilities.argmax(axis=1), ["a", "b", "c", "d"], **THREE)
     missing = "no image of class normal"
     expected = dict.fromkeys(("balanced_accuracy", "macro_sensitivity", "auroc"), missing)
     expected["macro_precision"] = "no image was decided as class normal"
@@ -408,24 +439,40 @@ def test_a_class_without_images_among_three():
     assert report["per_class"]["normal"]["images"] == 0
 
 
-def test_one_patient_has_values_but_no_interval():
+@pytest.mark.parametrize("n_patients", [1, 5])
+def test_few_patients_have_values_but_no_interval(n_patients):
     labels, probabilities, predicted, _ = two_classes()
-    report = evaluate(labels, probabilities, predicted, ["a"] * len(labels), **TWO, draws=50)
+    patients = [f"p{number % n_patients}" for number in range(len(labels))]
+    report = evaluate(labels, probabilities, predicted, patients, **TWO)
     for metric in report["metrics"].values():
         assert metric["value"] is not None
         assert (metric["low"], metric["high"]) == (None, None)
-        assert metric["reason"] == "no interval: a single patient cannot be resampled"
+        assert metric["reason"] == "too few patients for an interval"
+
+
+def test_few_images_of_unknown_patients_have_no_interval_either():
+    labels, probabilities, predicted, _ = two_classes(n=5)
+    report = evaluate(labels, probabilities, predicted, [""] * 5, **TWO)
+    assert report["metrics"]["accuracy"]["reason"] == "too few images for an interval"
 
 
 def test_a_figure_that_never_changes_has_no_interval():
     labels, probabilities, _, patients = two_classes()
-    report = evaluate(labels, probabilities, labels, patients, **TWO, draws=50)
+    report = evaluate(labels, probabilities, labels, patients, **TWO)
     assert report["metrics"]["sensitivity"] == {
         "value": 1.0,
         "low": None,
         "high": None,
-        "reason": "no interval: every draw gives the same figure, so how sure it is cannot be told",
+        "reason": "no interval: it does not differ between patients, so how sure it is cannot be told",
     }
+
+
+def test_a_class_of_one_patient_alone_has_no_interval():
+    labels, probabilities, predicted, patients = two_classes()
+    labels = np.where(np.array(patients) == "p03", labels, 0)
+    metrics = evaluate(labels, probabilities, predicted, patients, **TWO)["metrics"]
+    assert metrics["auroc"]["reason"] == "no interval: without some of the patients, one class has no image"
+    assert metrics["specificity"]["low"] < metrics["specificity"]["value"] < metrics["specificity"]["high"]
 
 
 # --- bad input ---
@@ -442,7 +489,6 @@ def test_a_figure_that_never_changes_has_no_interval():
         ({"probabilities": [[-0.5, 1.5], [0.5, 0.5]]}, "A probability is not between 0 and 1"),
         ({"positive": None}, "positive class None does not fit the classes 0, 1"),
         ({"positive": "x"}, "positive class 'x' does not fit the classes 0, 1"),
-        ({"draws": 0}, "0 bootstrap draws were asked for"),
         ({"prevalence": 1.0}, r"Prevalence 1\.0 needs two classes \(2 here\) and lies between 0 and 1"),
     ],
 )
@@ -462,7 +508,7 @@ def test_a_prevalence_for_more_than_two_classes_is_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n_patients", [279, 55_000])
-def test_2000_draws_of_55000_images_are_quick(n_patients):
+def test_the_intervals_of_55000_images_are_quick(n_patients):
     random = np.random.default_rng(0)
     arguments = two_classes(n=55_000, decimals=12)[:3]
     patients = [str(i) for i in random.integers(279, size=55_000)] if n_patients == 279 else [""] * 55_000
@@ -471,10 +517,10 @@ def test_2000_draws_of_55000_images_are_quick(n_patients):
     assert time.perf_counter() - start < 15  # 1.2 and 2.4 s on two cores of their own; a loop over draws takes minutes
 
 
-def test_memory_does_not_grow_with_the_draws():
+def test_memory_does_not_grow_with_the_parts_left_out():
     labels, probabilities, predicted, _ = two_classes(n=20_000, decimals=12)
     tracemalloc.start()
-    evaluate(labels, probabilities, predicted, [""] * 20_000, **TWO, draws=400)
+    evaluate(labels, probabilities, predicted, [""] * 20_000, **TWO)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 60e6  # bytes; all draws at once would be 64 MB an array
+    assert peak < 60e6  # bytes; all parts at once would be 160 MB an array

@@ -99,13 +99,14 @@ def test_the_momentum_of_statistics_reaches_the_layers():
     np.testing.assert_allclose(layer.moving_variance, 0.5, atol=0.2)  # half of the 1 it began with
 
 
-def test_settled_statistics_are_the_mean_of_the_batches():
+def test_settled_statistics_are_those_of_all_images():
     layer = keras.layers.BatchNormalization(momentum=0.9)
     model = keras.Sequential([keras.Input((1,)), layer])
     batches = [(np.array([[1.0], [3.0]], np.float32), None), (np.array([[4.0], [10.0]], np.float32), None)]
     training.settle_statistics(model, batches)
     assert layer.moving_mean.numpy() == pytest.approx([4.5])  # of 2 and 7
-    assert layer.moving_variance.numpy() == pytest.approx([5.0])  # of 1 and 9
+    # the mean of 1 and 9 is 5, the variance of 2 and 7 is 6.25: that of 1, 3, 4 and 10 about 4.5
+    assert layer.moving_variance.numpy() == pytest.approx([11.25])
     assert layer.momentum == 0.9
 
 

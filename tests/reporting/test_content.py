@@ -57,6 +57,18 @@ def test_a_slide_that_cannot_be_laid_out_is_judged_patch_by_patch_and_the_report
     assert judge(*whole)[1]["warnings"] == []
 
 
+def test_neighbours_are_told_by_the_difference_that_they_make_to_each_patient():
+    slides = [make_slide(patient) for patient in "abcdefgh"]
+    patches = [patch for each, _ in slides for patch in each]
+    scores = np.concatenate([each for _, each in slides])
+    scores[:25] = RIGHT[[int(patch.label) for patch in patches[:25]]]  # patient a needs no neighbours
+    told = judge(patches, scores)[1]["neighbours"]
+    accuracy = {name: told[name]["accuracy"]["value"] for name in ("without", "with", "difference")}
+    assert accuracy["difference"] == pytest.approx(accuracy["with"] - accuracy["without"])
+    assert told["difference"]["accuracy"]["verdict"] == "better"
+    assert tuple(told["difference"]) == tuple(told["with"])
+
+
 def test_an_image_that_was_trained_on_is_known_whatever_its_patient_is_called():
     seen = make_slide("a", split="training")[0] + make_slide("b", split="validation")[0]
     seen = [patch._replace(sha256=f"{number:064x}"[::-1]) for number, patch in enumerate(seen)]
@@ -89,13 +101,18 @@ def test_folds_claim_of_patients_what_is_true(tmp_path, patients, split_by, endi
         patches = [patch._replace(patient=patient) for patch in patches]
         everything += patches
         _, report, predictions = judge(patches, scores)
-        (tmp_path / str(number)).mkdir()
-        (tmp_path / str(number) / "report.json").write_text(json.dumps(report | {"settings": {}}))
-        write_predictions(tmp_path / str(number), predictions, report["classes"])
+        folder = tmp_path / f"fold_{2 * number + 1}"
+        folder.mkdir()
+        (folder / "report.json").write_text(json.dumps(report | {"settings": {}}))
+        write_predictions(folder, predictions, report["classes"])
     data = describe_data(everything, make_summary(split=split_by))
     subject = Subject("folds", "all folds", data)
-    report = pool_folds([tmp_path / "0", tmp_path / "1"], everything, subject).report
+    folds = [tmp_path / "fold_1", tmp_path / "fold_3"]
+    report = pool_folds(folds, everything, subject).report
     assert report["statement"] == f"Cross-validated in 2 folds: {ending}"
+    some = pool_folds(folds, everything, subject._replace(evaluated_on="folds 1, 3 of 5")).report
+    assert some["statement"] == f"Cross-validated on folds 1, 3 of 5: {ending}"
+    assert [fold["fold"] for fold in some["cross_validation"]["folds"]] == [1, 3]
 
 
 def test_the_worst_error_is_the_surest_wrong_answer_not_the_one_that_leaves_the_truth_least():

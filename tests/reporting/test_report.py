@@ -43,7 +43,7 @@ def report() -> dict:
         "classes": ["0", "1"],
         "class_names": {"0": "benign", "1": "IDC"},
         "positive": "1",
-        "interval": {"level": 0.95, "over": "patients", "draws": 2000, "seed": 42},
+        "interval": {"level": 0.95, "over": "patients", "groups": 40},
         "data": {
             "source_images": 1234,
             "rejected": 3,
@@ -171,6 +171,12 @@ def test_text_holds_what_was_worked_out_by_hand(report):
     assert "WARNING" not in text
 
 
+def test_it_says_what_the_intervals_hold_fixed(report, tmp_path):
+    said = "The intervals hold the model and its threshold fixed: what another training"
+    assert said in " ".join(report_text(report).split())
+    assert said in page(tmp_path, report)
+
+
 def test_text_fits_a_hundred_columns_however_many_the_classes(many):
     names = [f"a_class_with_a_name_that_goes_on_and_on_for_{i}_pages" for i in range(12)]
     many["classes"] = names
@@ -230,6 +236,20 @@ def test_warnings_follow_from_the_data_and_come_once(report, many):
     assert "the images that chose the model" in no_testing
     assert "patients are unknown" in unknown
     assert report_text(many).index("WARNING: There is no testing split") < report_text(many).index("DATA")
+
+
+@pytest.mark.parametrize(
+    ("groups", "warning"),
+    [
+        (5, ["Only 5 patients were judged: too few to say how far the figures may be from those of other patients."]),
+        (6, ["Only 6 patients were judged: the intervals are rough, and others may give quite other figures."]),
+        (19, ["Only 19 patients were judged: the intervals are rough, and others may give quite other figures."]),
+        (20, []),
+    ],
+)
+def test_few_patients_are_warned_of(report, groups, warning):
+    report["interval"]["groups"] = groups
+    assert all_warnings(report) == warning
 
 
 @pytest.mark.parametrize(
@@ -340,6 +360,7 @@ def test_optional_sections_come_only_with_their_data(report, many, tmp_path):
     report["slides"] = [{"title": "Slide 8864", "picture": "slide_8864"}, {"title": "Slide 8867", "picture": "map.png"}]
     report["gradcam"] = [{"title": "Surest error", "picture": "gradcam_1.png"}]
     sides = {"with": metric(0.98, 0.9, 1), "without": metric(0.95, 0.9, 1)}
+    sides["difference"] = metric(0.03, 0.01, 0.05) | {"verdict": "better"}
     report["neighbours"] = {side: dict.fromkeys(("precision", "ppv", "auroc"), each) for side, each in sides.items()}
     folds = [{"fold": 1, "metrics": {"auroc": 0.91}}, {"fold": 2, "metrics": {"auroc": 0.93}}]
     report["cross_validation"] = {"folds": folds, "mean": {"auroc": 0.92}, "spread": {"auroc": 0.014}}
@@ -347,7 +368,9 @@ def test_optional_sections_come_only_with_their_data(report, many, tmp_path):
     assert shown(html) == titles
     assert html.count("<img") == 4
     text = " ".join(report_text(report).split())
-    assert "NEIGHBOURS ON THE SLIDE without with PPV (precision) 0.950 0.980 AUROC 0.950 0.980 " in text
+    assert "NEIGHBOURS ON THE SLIDE without with difference 95% interval PPV (precision) 0.950 0.980 +0.030 " in text
+    assert "AUROC 0.950 0.980 +0.030 +0.010 to +0.050 " in text
+    assert "+0.030<small>+0.010 to +0.050</small>" in html
     assert "<td>precision</td>" not in html
     assert "fold 2 0.930 mean 0.920" in text
 
@@ -409,5 +432,6 @@ def test_numbers_and_words():
         "12.3",
     ]
     assert interval(metric(0.5, reason="one patient")) == "one patient"
+    assert interval(metric(0.1, high=0.25, reason="only an upper bound")) == "at most 0.250"
     assert class_word({}, "1") == "class 1"
     assert class_word({"class_names": None}, "malignant") == "malignant"

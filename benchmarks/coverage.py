@@ -1,0 +1,155 @@
+"""Do intervals hold what they say? Simulated studies of few patients, and how many intervals hold the true figure.
+
+Patients are made up after the test patients of runs on IDC (docs/reporting.md): their numbers of patches, shares of IDC
+and scores vary from patient to patient. The true figures are those of 20,000 such patients; a study has a few.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+from scipy.special import expit
+
+from cancernet.judging import metrics
+from cancernet.judging.bootstrap import bootstrap, percentile_interval
+
+POPULATION = 20_000  # patients that the true figures are of
+THRESHOLD = 0.28  # about the share of IDC
+FIGURES = (
+    *("accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", "balanced_accuracy", "mcc", "auroc", "auprc"),
+    *("brier", "log_loss", "lr_positive", "lr_negative", "calibration_slope", "calibration_intercept", "ece"),
+)
+METHODS = ("jackknife", "percentiles")
+
+
+class Study(NamedTuple):
+    """Images of some patients."""
+
+    labels: np.ndarray  # [n] 0 or 1
+    probability: np.ndarray  # [n] of class 1
+    patients: np.ndarray  # [n] index from 0
+
+
+def simulate(random: np.random.Generator, n_patients: int) -> Study:
+    """Draw patients: a median of 24 patches each (3 to 200), from nearly no IDC to nearly all, median share 0.24.
+
+    A patient's scores of both classes are shifted together: with standard deviations of 1.2 (benign) and 1.8 (IDC) and
+    correlation 0.6, as large as the spread among the images of one class of one patient.
+    """
+    size = np.clip(np.round(24 * np.exp(0.9 * random.normal(size=n_patients))), 3, 200).astype(int)
+    patients = np.repeat(np.arange(n_patients), size)
+    share = random.beta(1.0, 2.5, n_patients)
+    common, own = random.normal(size=(2, n_patients))
+    labels = (random.random(len(patients)) < share[patients]).astype(int)
+    benign = -2.7 + 1.2 * common[patients] + 1.95 * random.normal(size=len(patients))
+    idc = 1.3 + 1.8 * (0.6 * common + 0.8 * own)[patients] + 1.7 * random.normal(size=len(patients))
+    return Study(labels, expit(np.where(labels == 1, idc, benign)), patients)
+
+
+def find_truth() -> dict[str, float]:
+    """The figures of the whole population."""
+    study = simulate(np.random.default_rng(0), POPULATION)
+    figures = metrics.evaluate(*as_arguments(study), classes=("0", "1"), positive="1")["metrics"]
+    return {name: figures[name]["value"] for name in FIGURES}
+
+
+def as_arguments(study: Study) -> tuple:
+    """As `metrics.evaluate` takes them."""
+    probabilities = np.stack([1 - study.probability, study.probability], axis=1)
+    return study.labels, probabilities, (study.probability >= THRESHOLD).astype(int), study.patients.astype(str)
+
+
+def percentile_intervals(study: Study, draws: int) -> dict[str, tuple[float | None, float | None]]:
+    """Expanded percentiles of a bootstrap over patients: what the jackknife is compared with."""
+    labels, probabilities, predicted, _ = as_arguments(study)
+    figures = metrics.weigh_figures(labels, probabilities, predicted, study.patients, positive=1)
+    n_patients = int(study.patients.max()) + 1
+    drawn = bootstrap(figures, n_patients, len(labels), draws=draws, seed=0)
+    return {name: percentile_interval(drawn[name], n_patients, "")[:2] for name in FIGURES}
+
+
+def jackknife_intervals(study: Study) -> dict[str, tuple[float | None, float | None]]:
+    """What reports give."""
+    figures = metrics.evaluate(*as_arguments(study), classes=("0", "1"), positive="1")["metrics"]
+    return {name: (figures[name]["low"], figures[name]["high"]) for name in FIGURES}
+
+
+def judge(interval: tuple[float | None, float | None], truth: float) -> str | None:
+    """Whether the truth is `in`, `below` or `above`; None where there is no interval."""
+    low, high = (-math.inf if interval[0] is None else interval[0]), interval[1]
+    if high is None:
+        return None
+    return "below" if truth < low else "above" if truth > high else "in"
+
+
+def run_studies(n_patients: int, studies: int, draws: int, truth: dict[str, float]) -> dict:
+    """method -> figure -> answers of `judge`, one a study."""
+    found = {method: {name: [] for name in FIGURES} for method in METHODS}
+    for number in range(studies):
+        study = simulate(np.random.default_rng([n_patients, number]), n_patients)
+        if len(np.unique(study.labels)) < 2:
+            continue
+        given = {"jackknife": jackknife_intervals(study)}
+        if draws:
+            given["percentiles"] = percentile_intervals(study, draws)
+        for method, intervals in given.items():
+            for name, interval in intervals.items():
+                found[method][name].append(judge(interval, truth[name]))
+    return found
+
+
+def share_covered(answers: list[str | None]) -> str:
+    """Per cent of the intervals that hold the truth; n/a where more than half of the studies give none."""
+    given = [answer for answer in answers if answer]
+    return f"{100 * given.count('in') / len(given):.0f}" if 2 * len(given) > len(answers) else "n/a"
+
+
+def format_table(found: dict[int, dict]) -> str:
+    """A Markdown row for each figure: coverage by number of patients, jackknife and percentiles."""
+    heads = [f"{n} patients" for n in found]
+    lines = ["| figure | " + " | ".join(heads) + " |", "|---" + "|--:" * len(heads) + "|"]
+    for name in FIGURES:
+        cells = [
+            " / ".join(share_covered(each[method][name]) for method in METHODS if each[method][name])
+            for each in found.values()
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def count_answers(found: dict[int, dict]) -> dict:
+    """Number of patients -> method -> figure -> how many studies gave each answer."""
+    return {
+        n_patients: {
+            method: {name: dict(Counter(answer or "none" for answer in row)) for name, row in rows.items()}
+            for method, rows in each.items()
+        }
+        for n_patients, each in found.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--patients", type=int, nargs="+", default=[6, 12, 32, 100], help="of a study (%(default)s)")
+    parser.add_argument("--studies", type=int, default=600, help="simulated for each number (%(default)s)")
+    parser.add_argument("--draws", type=int, default=500, help="of the bootstrap; 0 leaves it out (%(default)s)")
+    parser.add_argument("--json", type=Path, help="file for how many intervals hold, lie below and above")
+    arguments = parser.parse_args()
+    truth, found = find_truth(), {}
+    for n_patients in arguments.patients:
+        print(f"{arguments.studies} studies of {n_patients} patients ...", file=sys.stderr, flush=True)
+        found[n_patients] = run_studies(n_patients, arguments.studies, arguments.draws, truth)
+    print(f"Per cent of 95% intervals that hold the true figure: {' / '.join(METHODS)}\n\n{format_table(found)}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"truth": truth, "counts": count_answers(found)}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

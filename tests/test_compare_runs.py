@@ -1,0 +1,104 @@
+"""The comparing script as a user meets it: what it refuses, and what it leaves."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+from judged_runs import make_predictions, write_run
+
+import compare_runs
+from cancernet import InputError
+
+
+@pytest.fixture
+def pair(tmp_path):
+    return [write_run(tmp_path / name, make_predictions(i, i + 0.5)) for i, name in enumerate(("weak", "strong"))]
+
+
+def compare(*arguments) -> None:
+    compare_runs.main([str(argument) for argument in arguments])
+
+
+def complaint(*arguments) -> str:
+    with pytest.raises(InputError) as caught:
+        compare(*arguments)
+    return str(caught.value)
+
+
+def test_it_prints_and_writes(pair, tmp_path, capsys):
+    compare(*pair, "--output", tmp_path / "out")
+    printed = capsys.readouterr().out
+    assert printed.startswith("Both runs judged the same 120 images of 12 patients.\n\nBetter: AUROC: strong ")
+    assert printed.endswith(f"The comparison with its pictures: {tmp_path / 'out/comparison.html'}\n")
+    assert (tmp_path / "out/comparison.txt").read_text() in printed
+    compare(*pair)
+    assert "with its pictures" not in capsys.readouterr().out
+
+
+def test_only_a_comparison_is_replaced_and_only_with_force(pair, tmp_path):
+    again = f"{tmp_path}/out is there already. Choose another --output, or --force to replace a comparison."
+    compare(*pair, "--output", tmp_path / "out")
+    assert complaint(*pair, "--output", tmp_path / "out") == again
+    compare(*pair, "--output", tmp_path / "out", "--force")
+    assert complaint(*pair, "--output", pair[0], "--force") == again.replace("/out is", "/weak is")
+    assert (pair[0] / "predictions.csv").is_file()
+
+
+def test_one_run_or_the_same_twice_is_refused(pair):
+    assert complaint(pair[0]) == f"One run alone, {pair[0]}, cannot be compared. Give two or more."
+    twice = f"{pair[0]} is given twice. Give two or more different runs."
+    assert complaint(pair[0], pair[1], f"{pair[0]}/.") == twice
+
+
+def test_what_is_no_run_is_refused(pair, tmp_path):
+    missing = tmp_path / "missing"
+    assert complaint(pair[0], missing) == (
+        f"There is no folder {missing}. Make one with train_model.py or evaluate_model.py --output."
+    )
+    (pair[1] / "predictions.csv").unlink()
+    assert complaint(*pair).startswith(f"{pair[1]} has no report.json with a predictions.csv. Give folders that ")
+    (pair[1] / "predictions.csv").write_text("file,label\na.png,0\n")
+    assert complaint(*pair).startswith(f"{pair[1]}/predictions.csv is missing or damaged. ")
+    (pair[1] / "report.json").write_text("{")
+    assert complaint(*pair).startswith(f"{pair[1]}/report.json is damaged. ")
+
+
+def test_other_classes_or_another_positive_class_are_refused_in_one_line(pair, tmp_path):
+    three = write_run(tmp_path / "three", make_predictions(0, 1, ("0", "1", "2")), ("0", "1", "2"))
+    assert complaint(pair[0], three) == (
+        "weak tells 0, 1 apart and three 0, 1, 2. Only runs of the same classes can be compared."
+    )
+    other = write_run(tmp_path / "other", make_predictions(0, 1), positive="0")
+    assert complaint(pair[0], other) == (
+        "The positive class is 1 in weak and 0 in other. Train or evaluate both with the same --positive."
+    )
+
+
+def test_other_images_are_refused(pair, tmp_path):
+    fewer = shutil.copytree(pair[1], tmp_path / "fewer")
+    lines = (fewer / "predictions.csv").read_text().splitlines(keepends=True)
+    (fewer / "predictions.csv").write_text("".join(lines[:-1]))
+    assert complaint(pair[0], fewer) == (
+        "weak judged 1 images that fewer did not, first testing/1/119.png. Judge the same images with both: "
+        "evaluate_model.py RUN --dataset FOLDER --output FOLDER."
+    )
+
+
+def test_a_complaint_is_one_line_and_help_comes_at_once(pair):
+    script = [sys.executable, str(ROOT / "compare_runs.py")]
+    done = subprocess.run([*script, str(pair[0])], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    started = time.perf_counter()
+    subprocess.run([*script, "--help"], capture_output=True, check=True)
+    assert time.perf_counter() - started < 0.5
+
+
+def test_the_json_names_classes_and_baseline(pair, tmp_path):
+    compare(*pair, "--output", tmp_path / "out")
+    found = json.loads((tmp_path / "out/comparison.json").read_text())
+    assert (found["baseline"], found["positive"], found["classes"]) == ("weak", "1", ["0", "1"])
+    assert [run["threshold"] for run in found["runs"]] == [0.5, 0.5]
