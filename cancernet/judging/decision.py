@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from cancernet.judging.calibration import apply_calibration, fit_calibration
 
 DEFAULT_OPERATING_POINT = "balanced"
 CURVE_STEPS = 200  # of the threshold from 0 to 1, in `Decision.curve`
+OTHER_POINTS = ("most probable class", "sensitivity=0.95", "specificity=0.95", "highest F1")
 ABOVE_ONE = float(np.nextafter(1.0, 2.0))  # a threshold that even a probability of exactly 1 does not reach
 
 _AGAIN = "Train again, or copy the whole run folder again."
@@ -38,6 +39,7 @@ class Decision:
     fitted_on: dict[str, int | None]  # images, patients (None where no patient is known)
     expected_on_validation: dict[str, float] | None  # sensitivity, specificity at the threshold
     curve: dict[str, list[float]] | None  # threshold (ascending), sensitivity, specificity: see `expected_rates`
+    other_points: dict[str, float] | None = None  # name -> threshold, to compare with; None of more than two classes
     without_neighbours: "Decision | None" = None  # the one for patches that are not smoothed; None where sigma is 0
     __pydantic_config__ = {"allow_inf_nan": False}  # noqa: RUF012
 
@@ -107,12 +109,13 @@ def fit_decision(
     known = {patient for patient in patients if patient}
     towards_last = log_class_weight if positive == classes[-1] else -log_class_weight
     temperature, bias = fit_calibration(scores, labels, patients, towards_last)
-    threshold = expected = curve = None
+    threshold = expected = curve = others = None
     if positive is not None:
         index = classes.index(positive)
         probability = apply_calibration(scores, temperature, bias)[:, index]
         threshold = _fit_threshold(probability, labels == index, point)
-        curve = _rates_curve(probability, labels == index, threshold)
+        others = {name: _fit_other(probability, labels == index, name) for name in OTHER_POINTS}
+        curve = _rates_curve(probability, labels == index, [threshold, *others.values()])
         at = curve["threshold"].index(threshold)
         expected = {name: curve[name][at] for name in ("sensitivity", "specificity")}
     return Decision(
@@ -126,6 +129,7 @@ def fit_decision(
         fitted_on={"images": len(labels), "patients": len(known) or None},
         expected_on_validation=expected,
         curve=curve,
+        other_points=others,
     )
 
 
@@ -158,10 +162,20 @@ def decide(decision: Decision, probabilities: np.ndarray, threshold: float | Non
     return np.where(probabilities[:, index] >= threshold, index, 1 - index)
 
 
+def decide_otherwise(decision: Decision, point: str) -> Decision:
+    """The same decision at the threshold of one of its other points, and so that without neighbours."""
+    alone = decision.without_neighbours
+    return replace(
+        decision,
+        threshold=decision.other_points[point],
+        without_neighbours=alone and decide_otherwise(alone, point),
+    )
+
+
 def expected_rates(decision: Decision, threshold: float) -> dict[str, float]:
     """Sensitivity and specificity on validation at any threshold from 0 to 1, for a threshold that a user moves.
 
-    Exact at the decision's own threshold and at multiples of 0.005, straight lines between them.
+    Exact at the decision's own threshold, at its other points and at multiples of 0.005, straight lines between them.
     Raises InputError for a decision on more than two classes, which has no threshold.
     """
     if decision.curve is None:
@@ -208,6 +222,8 @@ def _find_contradiction(decision: Decision) -> str:
             return f"threshold is {decision.threshold}"
         if not {"sensitivity", "specificity"} <= (decision.expected_on_validation or {}).keys():
             return f"expected_on_validation is {decision.expected_on_validation}"
+        if not all(0 <= threshold <= ABOVE_ONE for threshold in (decision.other_points or {}).values()):
+            return f"other_points is {decision.other_points}"
         columns = [(curve or {}).get(name, []) for name in ("threshold", "sensitivity", "specificity")]
         if not columns[0] or len(set(map(len, columns))) != 1:
             return "its curve is not three lists of one length"
@@ -252,18 +268,32 @@ def _fit_threshold(probability: np.ndarray, is_positive: np.ndarray, point: Oper
         return point.value
     if point.rule == "balanced":
         return float(probability.mean())
+    middle, hits, rejections = _count_between(probability, is_positive)
+    if point.rule == "sensitivity":
+        return float(middle[hits / is_positive.sum() >= point.value][-1])
+    return float(middle[rejections / (~is_positive).sum() >= point.value][0])
+
+
+def _fit_other(probability: np.ndarray, is_positive: np.ndarray, name: str) -> float:
+    """The threshold of one of OTHER_POINTS; of several with the highest F1 the lowest."""
+    if name == "most probable class":
+        return 0.5
+    if name != "highest F1":
+        return _fit_threshold(probability, is_positive, parse_operating_point(name))
+    middle, hits, rejections = _count_between(probability, is_positive)
+    wrong = is_positive.sum() - hits + (~is_positive).sum() - rejections
+    return float(middle[np.argmax(2 * hits / (2 * hits + wrong))])
+
+
+def _count_between(probability: np.ndarray, is_positive: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Thresholds midway between neighbouring probabilities, and as `_count_right` at each."""
     values = np.unique(probability)
     lower, upper = np.append(0.0, values), np.append(values, 1.0)
     middle = (lower + upper) / 2
     middle = np.where(middle <= lower, upper, middle)  # where the neighbours are adjacent floating-point numbers
     if values[-1] >= 1.0:
         middle[-1] = ABOVE_ONE
-    hits, rejections = _count_right(probability, is_positive, middle)
-    n_positive = int(is_positive.sum())
-    n_negative = len(is_positive) - n_positive
-    if point.rule == "sensitivity":
-        return float(middle[hits / n_positive >= point.value][-1])
-    return float(middle[rejections / n_negative >= point.value][0])
+    return middle, *_count_right(probability, is_positive, middle)
 
 
 def _count_right(probability, is_positive, thresholds) -> tuple[np.ndarray, np.ndarray]:
@@ -272,8 +302,8 @@ def _count_right(probability, is_positive, thresholds) -> tuple[np.ndarray, np.n
     return len(positives) - np.searchsorted(positives, thresholds), np.searchsorted(negatives, thresholds)
 
 
-def _rates_curve(probability: np.ndarray, is_positive: np.ndarray, threshold: float) -> dict[str, list[float]]:
-    thresholds = np.unique(np.append(np.arange(CURVE_STEPS + 1) / CURVE_STEPS, threshold))
+def _rates_curve(probability: np.ndarray, is_positive: np.ndarray, exact: Sequence[float]) -> dict[str, list[float]]:
+    thresholds = np.unique(np.append(np.arange(CURVE_STEPS + 1) / CURVE_STEPS, exact))
     hits, rejections = _count_right(probability, is_positive, thresholds)
     return {
         "threshold": thresholds.tolist(),

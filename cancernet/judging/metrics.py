@@ -92,7 +92,8 @@ def evaluate(
     over = "patients" if names else "images"
     reasons = _reasons(matrix, classes, index)
     metrics = {
-        key: _metric(key, float(values[key][0]), left_out[key], reasons.get(key, ""), n_groups, over) for key in values
+        key: as_metric(key, float(values[key][0]), left_out[key], reasons.get(key, ""), n_groups, over)
+        for key in values
     }
     rows = patient_table(labels, probabilities, predicted, groups, names, positive=index)
     return {
@@ -348,7 +349,8 @@ def _reasons(matrix: np.ndarray, classes: tuple[str, ...], positive: int | None)
     return reasons
 
 
-def _metric(key: Hashable, value: float, left_out: np.ndarray, why_undefined: str, n_groups: int, over: str) -> dict:
+def as_metric(key: Hashable, value: float, left_out: np.ndarray, why_undefined: str, n_groups: int, over: str) -> dict:
+    """{"value", "low", "high"} of a figure and what it is with each group left out; None with a "reason"."""
     if not np.isfinite(value):
         return {"value": None, "low": None, "high": None, "reason": why_undefined}
     scale = SCALES.get(key, SHARE)

@@ -13,8 +13,9 @@ from cancernet.data.dataset import Patch, Summary, count_patches, is_idc
 from cancernet.data.grid import Layout, lay_out_patches
 from cancernet.data.images import read_image
 from cancernet.judging.comparison import compare_figures
-from cancernet.judging.decision import Decision
+from cancernet.judging.decision import Decision, decide_otherwise, expected_rates
 from cancernet.judging.metrics import evaluate
+from cancernet.judging.operating_points import judge_points
 from cancernet.judging.smoothing import Predictions, predict_split
 from cancernet.run import read_predictions, read_report
 
@@ -68,6 +69,7 @@ class Report(TypedDict):
     decision: dict | None
     expected_on_validation: NotRequired[dict[str, float] | None]
     neighbours: NotRequired[dict | None]
+    operating_points: NotRequired[list[dict] | None]
     cross_validation: NotRequired[dict]
     worst_errors: list[dict]
     class_weights: NotRequired[dict[str, float] | None]
@@ -132,6 +134,7 @@ def assess(patches: Sequence[Patch], scores: np.ndarray, decision: Decision, sub
         "decision": _describe_decision(decision),
         "expected_on_validation": decision.expected_on_validation,
         "neighbours": neighbours,
+        "operating_points": _compare_points(decision, predictions, scores, layout),
         "worst_errors": find_worst_errors(predictions, decision.classes),
         **subject.made,
     }
@@ -176,6 +179,25 @@ def pool_folds(folders: Sequence[Path], patches: Sequence[Patch], subject: Subje
         "worst_errors": find_worst_errors(pooled, classes),
     }
     return Assessment(report, pooled, layout)
+
+
+def _compare_points(
+    decision: Decision, predictions: Predictions, scores: np.ndarray, layout: Layout
+) -> list[dict] | None:
+    """A row for the threshold in use and for each of the decision's others; None where it has none."""
+    if not decision.other_points:
+        return None
+    patches, own = predictions.patches, f"{decision.operating_point} (in use)"
+    predicted = {own: predictions.predicted}
+    for name in decision.other_points:
+        predicted[name] = predict_split(decide_otherwise(decision, name), patches, scores, layout).predicted
+    patients, classes = [patch.patient for patch in patches], decision.classes
+    judged = judge_points(predictions.labels, predicted, patients, classes=classes, positive=decision.positive)
+    thresholds = {own: decision.threshold, **decision.other_points}
+    return [
+        {"name": name, "threshold": threshold, "on_validation": expected_rates(decision, threshold), **judged[name]}
+        for name, threshold in thresholds.items()
+    ]
 
 
 def _describe_folds(folders: Sequence[Path], reports: Sequence[Report], names: Iterable[str]) -> dict:
@@ -278,7 +300,7 @@ def flatten(settings: Mapping, prefix: str = "") -> dict:
 
 
 def _describe_decision(decision: Decision) -> dict:
-    left_out = ("curve", "without_neighbours", "expected_on_validation")
+    left_out = ("curve", "without_neighbours", "expected_on_validation", "other_points")
     return {key: value for key, value in dataclasses.asdict(decision).items() if key not in left_out}
 
 

@@ -51,6 +51,7 @@ def report_text(report: dict) -> str:
     parts = [wrap(report["statement"])]
     parts += [wrap(f"WARNING: {warning}") for warning in all_warnings(report)]
     parts += [_describe_data(report), _describe_classes(report), _describe_confusion(report), _describe_metrics(report)]
+    parts.append(_describe_points(report))
     parts += [_describe_patients(report), _describe_neighbours(report), _describe_folds(report)]
     parts.append("\n".join(wrap(answer["text"]) for answer in answers(report)))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -287,6 +288,22 @@ def _describe_metrics(report: dict) -> str:
         head = f"{label:<28}{number(metric['value']):>8}  "
         lines += textwrap.wrap(head + interval(metric), COLUMNS, subsequent_indent=" " * 38, drop_whitespace=True)
     return "\n".join([*lines, wrap(HELD_FIXED)])
+
+
+def _describe_points(report: dict) -> str:
+    points = report.get("operating_points")
+    if not points:
+        return ""
+    rows = [["THRESHOLDS OF VALIDATION", "threshold", "sensitivity", "specificity", "PPV"]]
+    for each in points:
+        rates = [_with_bounds(each[rate]) for rate in ("sensitivity", "specificity", "ppv")]
+        rows.append([each["name"], number(each["threshold"]), *rates])
+    return table(rows)
+
+
+def _with_bounds(metric: dict) -> str:
+    bounds = "" if metric["low"] is None else f" ({metric['low']:.2f}-{metric['high']:.2f})"
+    return number(metric["value"]) + bounds
 
 
 def _describe_patients(report: dict) -> str:

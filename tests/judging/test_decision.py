@@ -9,9 +9,11 @@ from scipy.special import softmax
 
 from cancernet import InputError
 from cancernet.judging.decision import (
+    OTHER_POINTS,
     Decision,
     calibrate,
     decide,
+    decide_otherwise,
     expected_rates,
     fit_decision,
     load_decision,
@@ -229,6 +231,33 @@ def test_more_than_two_classes_take_the_most_probable():
     assert decide(decision, calibrate(decision, scores)).tolist() == [2, 2, 2]
     with pytest.raises(InputError, match="has no threshold to move"):
         expected_rates(decision, 0.5)
+
+
+# --- other points ---
+
+
+def test_other_points_by_hand():
+    decision = fit(PROBABILITY, LABELS)
+    assert list(decision.other_points) == list(OTHER_POINTS)
+    assert decision.other_points["most probable class"] == 0.5
+    for name in ("sensitivity=0.95", "specificity=0.95"):
+        assert decision.other_points[name] == fit(PROBABILITY, LABELS, operating_point=name).threshold
+    # of 0.05 0.10 0.15+ 0.20 0.60+ 0.70 0.80+ 0.90+: F1 is 2 * 4 / (8 + 2) from 0.15 on, 2 * 3 / (6 + 2) from 0.60 on
+    assert calls(decide_otherwise(decision, "highest F1")) == [0, 0, 1, 1, 1, 1, 1, 1]
+    assert expected_rates(decision, decision.other_points["highest F1"]) == {"sensitivity": 1.0, "specificity": 0.5}
+
+
+def test_another_point_is_that_of_each_decision_with_and_without_neighbours():
+    alone = fit(PROBABILITY, LABELS)
+    other = dataclasses.replace(alone, other_points={"highest F1": 0.9}, without_neighbours=alone)
+    changed = decide_otherwise(other, "highest F1")
+    assert changed.threshold == 0.9
+    assert changed.without_neighbours.threshold == alone.other_points["highest F1"]
+
+
+def test_more_than_two_classes_have_no_other_points():
+    decision = fit_decision(np.log(np.full((3, 3), 1 / 3)), [0, 1, 2], [""] * 3, classes="abc", positive=None)
+    assert decision.other_points is None
 
 
 # --- what is recorded ---

@@ -171,6 +171,21 @@ def test_text_holds_what_was_worked_out_by_hand(report):
     assert "WARNING" not in text
 
 
+def test_other_thresholds_are_shown_with_what_they_gave(report, tmp_path):
+    rates = {name: metric(0.5, 0.25, 0.75) for name in ("sensitivity", "specificity", "f1", "balanced_accuracy")}
+    row = {"name": "balanced (in use)", "threshold": 0.3, "on_validation": {"sensitivity": 0.75, "specificity": 0.8}}
+    report["operating_points"] = [row | rates | {"ppv": metric(None, reason="no image was decided as class 1")}]
+    lines = [" ".join(line.split()) for line in report_text(report).splitlines()]
+    assert "THRESHOLDS OF VALIDATION threshold sensitivity specificity PPV" in lines
+    assert "balanced (in use) 0.300 0.500 (0.25-0.75) 0.500 (0.25-0.75) n/a" in lines
+    report["operating_points"][0] |= {"name": "sensitivity=0.95 (in use)", "ppv": rates["f1"]}
+    assert max(map(len, report_text(report).splitlines())) <= 100
+    report["operating_points"][0]["ppv"] = metric(None, reason="no image was decided as class 1")
+    html = page(tmp_path, report)
+    assert "on validation: sensitivity 0.750, specificity 0.800" in html
+    assert "n/a<small>no image was decided as class 1</small>" in html
+
+
 def test_it_says_what_the_intervals_hold_fixed(report, tmp_path):
     said = "The intervals hold the model and its threshold fixed: what another training"
     assert said in " ".join(report_text(report).split())
