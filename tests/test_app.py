@@ -176,7 +176,7 @@ def test_the_network_is_asked_once_while_the_images_are_the_same(page, monkeypat
 
 def test_a_broken_file_is_named_and_the_others_stay(page):
     files = sample_uploads()[:3]
-    send(page, *((name, data, PNG) for name, data in files), ("bad_[x](y).png", b"no image", PNG))
+    send(page, *((name, data, PNG) for name, data in files), ("bad_[x](y).png", b"\x89PNG\r\n\x1a\n no more", PNG))
     assert "**3** patches" in texts(page)
     assert page.expander[0].label == "1 file could not be used"
     table = page.table[0].value

@@ -35,7 +35,7 @@ def pictures(tmp_path_factory):
             write(folder / str(patient) / label / f"{patient}_idx5_x{x}_y{y}_class{label}.png", image)
     for number in range(40):
         write(folder / "lose" / f"bild {number:02}.png", np.full((60, 30, 3), 5 * number, np.uint8))
-    (folder / "lose" / "kaputt.png").write_bytes(b"\x89PNG no more than this")
+    (folder / "lose" / "kaputt.png").write_bytes(b"\x89PNG\r\n\x1a\n short")
     return folder
 
 

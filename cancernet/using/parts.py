@@ -100,7 +100,7 @@ def is_cut(file: str, mpp: float | None) -> bool:
     """
     if file.lower().endswith(SLIDE_EXTENSIONS):
         return True
-    if mpp is None:
+    if mpp is None or not os.path.isfile(file):  # a pipe would never be read to its end
         return False
     try:
         with warnings.catch_warnings():

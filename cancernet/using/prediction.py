@@ -18,7 +18,7 @@ import numpy as np
 from cancernet import InputError
 from cancernet.data.dataset import find_place
 from cancernet.data.grid import PATCH_STEP, Layout, SlideGrid, lay_out, make_thumbnail, thumbnail_side
-from cancernet.data.images import decode_image, fit_image
+from cancernet.data.images import fit_image, read_image
 from cancernet.data.tiles import SlideImage, Tile, iterate_tiles, open_slide_image, tile_grid
 from cancernet.judging.decision import Decision
 from cancernet.judging.smoothing import apply_decision
@@ -27,7 +27,7 @@ from cancernet.run import Run
 from cancernet.using.parts import CUT, SLIDE, Part
 
 Progress = Callable[[int], object]  # gets the number of images done since its last call; tqdm.update is one
-Refuse = Callable[[Sequence[str], str], object]  # gets files that cannot be used, and the reason
+Refuse = Callable[[Sequence[str], str], object]  # gets files that cannot be used, and why; the reason may name the file
 
 
 class ScoredPatches(NamedTuple):
@@ -136,9 +136,9 @@ def score_part(
     def read() -> Iterator[Tile]:
         for file, place in zip(part.files, places, strict=True):
             try:
-                image = decode_image(Path(file).read_bytes(), run.settings.experiment.channels)
-            except (InputError, OSError) as error:
-                refuse([file], error.strerror if isinstance(error, OSError) else str(error))
+                image = read_image(file, channels=run.settings.experiment.channels, sha256=None)
+            except InputError as error:
+                refuse([file], str(error))
                 continue
             yield Tile(image, file, *place)
 

@@ -131,7 +131,7 @@ def read_header(data: bytes) -> tuple[int, int, tuple[float, ...]]:
     """Read width, height and dots an inch (empty where unknown) of an image without decoding it.
 
     Raises:
-        InputError: it is not an image, or of an unsupported file type.
+        InputError: as `images.read_size`.
     """
     width, height = read_size(data)
     try:
@@ -140,7 +140,7 @@ def read_header(data: bytes) -> tuple[int, int, tuple[float, ...]]:
             with Image.open(io.BytesIO(data), formats=FORMATS) as header:
                 return width, height, tuple(map(float, header.info.get("dpi", ())))
     except (Image.DecompressionBombError, OSError, ValueError, SyntaxError, TypeError, ArithmeticError):
-        return width, height, ()  # the decoder knows kinds of TIFF that Pillow does not
+        return width, height, ()  # the decoder reads TIFF files that Pillow cannot read
 
 
 def sample_uploads(patient: int = SAMPLE_PATIENT) -> list[tuple[str, bytes]]:

@@ -1,5 +1,7 @@
 """Which files there are, and which of them are scored together."""
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -27,6 +29,11 @@ def test_images_that_are_cut_into_patches_follow_the_written_rule(tmp_path):
     assert cut(None, "auto") == {"slide.svs"}
     assert cut(4.0, "never") == set()
     assert len(cut(4.0, "always")) == 5
+
+
+def test_a_pipe_is_not_opened_to_see_its_size(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    assert not parts.is_cut(str(tmp_path / "pipe.png"), 4.0)
 
 
 def test_large_is_larger_than_four_patches_both_ways():

@@ -117,7 +117,9 @@ def test_a_part_is_scored_without_its_broken_files(run, tmp_path):
     scored = prediction.score_part(run, Part(LOOSE, "", "", files), mpp=None, refuse=lambda *each: refused.append(each))
     assert scored.files == [files[0], files[2]]
     np.testing.assert_allclose(log_odds(scored.scores), [1, -1], atol=1e-4)
-    assert refused == [([files[1]], "cannot be decoded: not an image, damaged or cut off")]
+    assert refused == [
+        ([files[1]], f"{files[1]}: cannot be decoded: no PNG, JPEG, TIFF, BMP or PGM, whatever its name says")
+    ]
 
 
 def test_patches_that_overlap_are_refused_before_they_are_read(run):

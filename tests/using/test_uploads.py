@@ -65,12 +65,12 @@ def test_a_broken_image_is_named_and_the_others_stay(broken):
     assert reasons(problems) == {"broken.png": f"cannot be decoded: {why}"}
 
 
-@pytest.mark.parametrize(("ending", "dtype", "taken"), [(".webp", np.uint8, False), (".tif", np.uint16, True)])
-def test_what_the_build_takes_is_taken_and_nothing_else(ending, dtype, taken):
+@pytest.mark.parametrize(("ending", "dtype", "supported"), [(".webp", np.uint8, False), (".tif", np.uint16, True)])
+def test_files_that_the_build_supports_are_supported_and_no_others(ending, dtype, supported):
     data = cv2.imencode(ending, patch(1).astype(dtype))[1].tobytes()
     pictures, problems = read_uploads([("x.png", data)])
-    assert (len(pictures), len(problems)) == (taken, not taken)
-    if taken:
+    assert (len(pictures), len(problems)) == (supported, not supported)
+    if supported:
         assert pictures[0].image.shape == (50, 50, 3)
     else:
         with pytest.raises(InputError, match=problems[0].reason):
