@@ -39,6 +39,11 @@ def parse_arguments(argv: Sequence[str]):
     parser.add_argument("--mixed-precision", action="store_true", help="train in bfloat16 if a step is faster that way")
     parser.add_argument("--cache-limit", type=positive_number, help="GB for decoded images (half of free memory)")
     parser.add_argument(
+        "--members",
+        type=at_least(1),
+        help="networks that each leave other patients out and answer together (5 for a frozen backbone, otherwise 1)",
+    )
+    parser.add_argument(
         "--folds", type=at_least(2), help="cross-validate by patient: as many runs and one pooled report"
     )
     parser.add_argument(
@@ -93,6 +98,7 @@ def main(argv: Sequence[str]) -> None:
         operating_point=arguments.operating_point,
         neighbours=not arguments.no_neighbours,
         prevalence=arguments.prevalence,
+        split_by=summary.split,
         cache_limit=arguments.cache_limit and int(arguments.cache_limit * 2**30),
         manifest_sha256=dataset.hash_manifest(arguments.dataset),
     )
@@ -116,6 +122,7 @@ class Plan:
     operating_point: str
     neighbours: bool  # whether smoothing over a slide's neighbours may be chosen
     prevalence: float | None
+    split_by: str  # patient, image, file or given
     cache_limit: int | None  # bytes for decoded images
     manifest_sha256: str
 
@@ -155,7 +162,7 @@ def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary,
     from cancernet.data import dataset, splits
     from cancernet.reporting import content, report
 
-    groups = splits.list_groups(patches, by_patient=summary.split != "image")
+    groups = splits.list_groups(patches, by_patient=plan.split_by != "image")
     labels = [patch.label for patch in patches]
     assigned = splits.assign_folds(labels, groups, folds=folds, seed=plan.experiment.seed)
     assigned = [assigned[number - 1] for number in judged]
@@ -185,36 +192,44 @@ def train_run(plan: Plan, patches, summary, folder: Path) -> str:
     """One run: train on training, fix the decision on validation, report on testing. Returns the report's text."""
     print("Loading TensorFlow ...", flush=True)
     with quiet_import():
-        import keras
+        import keras  # noqa: F401
+    import numpy as np
+
     from cancernet import run
+    from cancernet.data import splits
     from cancernet.judging import smoothing
-    from cancernet.learning import models, phases, pipeline, training
+    from cancernet.learning import pipeline, training
+    from cancernet.learning.members import fit_members
     from cancernet.reporting import content, illustration, report
 
     experiment = plan.experiment
     settings = describe_settings(plan, patches, summary)
-    splits, material = gather_material(plan, patches, settings)
+    by_patient = plan.split_by != "image"
+    members = splits.deal_members(patches, experiment.members, by_patient=by_patient, seed=experiment.seed)
+    material = gather_material(plan, patches, members, settings.classes)
+    known = np.unique(np.concatenate([rows for member in members for rows in member.values()]))
     device = settings.hardware["device"]
-    print(f"Training {experiment.model} on {len(splits['training']):,} images of {plan.dataset}, on the {device}.")
+    print(f"Training {experiment.model} on {len(known):,} images of {plan.dataset}, on the {device}.")
     if plan.positive:
         print(f"The positive class, to be found, is {plan.positive}.")
 
-    keras.utils.set_random_seed(experiment.seed)
-    model = models.build_model(experiment, len(settings.classes))
-    with pipeline.naming_bad_files(*material.stores.values()):
-        trained, score = phases.fit_phases(model, experiment, material, describe_training(settings), folder)
+    with pipeline.naming_bad_files(material.images):
+        fitted = fit_members(experiment, material, members, describe_training(settings), folder)
+        trained = fitted.training
     settings = dataclasses.replace(settings, training_precision=trained.precision)
 
+    left_out = [patches[row] for member in members for row in member["validation"]]
     decision = smoothing.fit_on_validation(
-        splits["validation"],
-        score("validation"),
+        left_out,
+        fitted.left_out,
         classes=settings.classes,
         positive=plan.positive,
         operating_point=plan.operating_point,
         neighbours=plan.neighbours,
         log_class_weight=log_weight_of_positive(plan, settings.classes, material.weights),
     )
-    judged = "testing" if splits["testing"] else "validation"
+    testing = np.flatnonzero([patch.split == "testing" for patch in patches])
+    judged = "testing" if len(testing) else "validation"
     subject = content.Subject(
         plan.name,
         judged,
@@ -227,8 +242,13 @@ def train_run(plan: Plan, patches, summary, folder: Path) -> str:
         chose_model=judged == "validation",
         prevalence=plan.prevalence,
     )
-    assessment = content.assess(splits[judged], score(judged), decision, subject)
-    finished = run.Run(model, decision, settings, folder)
+    if len(testing):
+        with pipeline.naming_bad_files(material.images):
+            scores = fitted.score(testing)
+        assessment = content.assess([patches[row] for row in testing], scores, decision, subject)
+    else:
+        assessment = content.assess(left_out, fitted.left_out, decision, subject)
+    finished = run.Run(fitted.model, decision, settings, folder)
     run.save_run(finished, trained.history, assessment.predictions)
     described = assessment.report | illustration.illustrate(finished, assessment, plan.dataset, folder)
     errors = content.read_worst_errors(described, assessment.predictions, plan.dataset)
@@ -245,19 +265,17 @@ def log_weight_of_positive(plan: Plan, classes: Sequence[str], weights: dict[int
     return math.log(weights[index] / weights[1 - index])
 
 
-def gather_material(plan: Plan, patches, settings):
-    """The patches of each split, and what a network is trained on: their images, labels and class weights."""
+def gather_material(plan: Plan, patches, members: list[dict], classes: Sequence[str]):
+    """What networks are trained on: images, labels and class weights."""
     import numpy as np
 
     from cancernet.learning import phases, pipeline, training
 
-    splits = {split: [patch for patch in patches if patch.split == split] for split in SPLITS}
-    labels = {
-        split: np.array([settings.classes.index(patch.label) for patch in rows]) for split, rows in splits.items()
-    }
-    weights = training.class_weights(labels["training"], len(settings.classes), plan.experiment.class_weight)
-    stores = pipeline.open_stores(plan.dataset, splits, plan.experiment, cache_limit=plan.cache_limit)
-    return splits, phases.Material(stores, labels, weights)
+    labels = np.array([classes.index(patch.label) for patch in patches])
+    trained_on = np.unique(np.concatenate([member["training"] for member in members]))
+    weights = training.class_weights(labels[trained_on], len(classes), plan.experiment.class_weight)
+    images = pipeline.open_store(plan.dataset, patches, plan.experiment, cache_limit=plan.cache_limit)
+    return phases.Material(images, labels, weights)
 
 
 def describe_settings(plan: Plan, patches, summary):

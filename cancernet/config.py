@@ -57,6 +57,7 @@ class Experiment:
     views: Literal["one", "mirror", "eight"] = "one"  # of an image: predictions are the mean over them
     kept_weights: Literal["best", "mean"] = "best"  # epoch of least validation loss; mean of the last half
     early_stopping_patience: int = 0  # epochs without a better validation loss; 0 is off
+    members: int = 1  # networks, each trained without other patients, whose mean logits answer
     mixed_precision: bool = False  # train in bfloat16 where a measured step is faster
     seed: int = 42
 

@@ -10,75 +10,76 @@ import numpy as np
 
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
-from cancernet.learning import fused, pipeline, precision, scoring, training
+from cancernet.learning import fused, pipeline, precision, training
 from cancernet.learning.models.structure import split_model
 
-Rows = ImageStore | np.ndarray  # images of a store, or features [n * views, f], the views of an image together
+Inputs = ImageStore | np.ndarray  # images of a store, or features [n * views, f], the views of an image together
 
 
 class Material(NamedTuple):
-    """What a network is trained on and scored on."""
+    """What networks are trained on and scored on: n images, of all splits."""
 
-    stores: Mapping[str, ImageStore]  # split -> images
-    labels: Mapping[str, np.ndarray]  # split -> class index [n] of each image
+    images: ImageStore
+    labels: np.ndarray  # class index [n]
     weights: dict[int, float]  # class index -> weight in the loss
+    features: np.ndarray | None = None  # [n, views, f] float32 of a backbone that is not trained at first
 
 
 def fit_phases(
-    model: keras.Model, experiment: Experiment, material: Material, settings: Mapping, work: Path
-) -> tuple[training.Training, Callable[[str], np.ndarray]]:
+    model: keras.Model,
+    experiment: Experiment,
+    material: Material,
+    rows: Mapping[str, np.ndarray],
+    settings: Mapping,
+    work: Path,
+) -> training.Training:
     """Train a model by the phases of the experiment's strategy, and leave in it the weights that are kept.
 
     Args:
         model: uncompiled.
         experiment: all settings of the training.
-        material: images, labels and class weights.
+        material: with features where the strategy is frozen or two-phase.
+        rows: of `material`, those of `training` and of `validation`.
         settings: of the training, as JSON takes them; a checkpoint that was begun with others is refused.
         work: folder for the checkpoints.
-
-    Returns:
-        The training, and a function that returns the scores [n, classes] of a split, as `scoring.predict_scores`. For
-        a frozen backbone it uses the features that were computed for the training.
 
     Raises:
         InputError: a file cannot be used, or as `training.fit_model`.
     """
     trained = None
-    if experiment.strategy in ("frozen", "two-phase"):
-        extractor, head = split_model(model)
-        print(f"Computing the features of {sum(map(len, material.stores.values())):,} images, once ...", flush=True)
-        features = scoring.extract_features(extractor, material.stores, views=experiment.views)
-        rows = {split: views.reshape(-1, views.shape[-1]) for split, views in features.items()}
-        trained = _fit_phase(head, experiment, rows, material, settings, work / "checkpoint_head")
+    if material.features is not None:
+        _, head = split_model(model)
+        given = {split: (_line_up(material.features[of]), material.labels[of]) for split, of in rows.items()}
+        trained = _fit_phase(head, experiment, given, material.weights, settings, work / "checkpoint_head")
         if experiment.strategy == "frozen":
-            return trained, lambda split: scoring.score_features(head, features[split])
+            return trained
         experiment = dataclasses.replace(experiment, learning_rate=experiment.learning_rate / 10)
-    everything = _fit_phase(model, experiment, material.stores, material, settings, work / "checkpoint")
-    trained = training.join(trained, everything) if trained else everything
-    return trained, lambda split: scoring.predict_scores(model, material.stores[split], views=experiment.views)
+    given = {split: (material.images.select(of), material.labels[of]) for split, of in rows.items()}
+    everything = _fit_phase(model, experiment, given, material.weights, settings, work / "checkpoint")
+    return training.join(trained, everything) if trained else everything
 
 
 def _fit_phase(
     model: keras.Model,
     experiment: Experiment,
-    rows: Mapping[str, Rows],
-    material: Material,
+    given: Mapping[str, tuple[Inputs, np.ndarray]],
+    weights: dict[int, float],
     settings: Mapping,
     checkpoint: Path,
 ) -> training.Training:
-    """Compile and fit one network on the rows of training and validation."""
+    """Compile and fit one network on the inputs, and the class index [n] of each image, of training and validation."""
+    inputs = {split: each for split, (each, _) in given.items()}
     targets = {}
-    for split in ("training", "validation"):
-        labels = material.labels[split]
-        of_rows = np.repeat(labels, len(rows[split]) // len(labels))
-        targets[split] = keras.utils.to_categorical(of_rows, len(material.weights))
-    steps = pipeline.steps_per_epoch(len(rows["training"]), experiment.batch_size)
+    for split, (each, labels) in given.items():
+        labels = np.repeat(labels, len(each) // len(labels))  # the views of an image lie together
+        targets[split] = keras.utils.to_categorical(labels, len(weights))
+    steps = pipeline.steps_per_epoch(len(inputs["training"]), experiment.batch_size)
 
     def make_batches(first_epoch: int) -> Iterable:
-        return pipeline.training_batches(rows["training"], targets["training"], experiment, first_epoch=first_epoch)
+        return pipeline.training_batches(inputs["training"], targets["training"], experiment, first_epoch=first_epoch)
 
     def prepare() -> None:
-        training.compile_model(model, experiment, classes=len(material.weights), steps_per_epoch=steps)
+        training.compile_model(model, experiment, classes=len(weights), steps_per_epoch=steps)
 
     training.set_statistics_momentum(model, experiment.statistics_momentum)
     fused.fuse_batch_normalization(model)
@@ -88,17 +89,22 @@ def _fit_phase(
         model,
         training.Batches(
             make_batches,
-            pipeline.evaluation_batches(rows["validation"], batch_size=128, targets=targets["validation"]),
-            images=len(material.labels["training"]),
+            pipeline.evaluation_batches(inputs["validation"], batch_size=128, targets=targets["validation"]),
+            images=len(given["training"][1]),
             steps_per_epoch=steps,
         ),
         experiment,
-        weights=material.weights,
+        weights=weights,
         checkpoint=checkpoint,
         settings={**settings, "training_precision": chosen},
     )
     precision.set_precision(model, precision.SINGLE)  # what is saved answers in float32
     return trained._replace(precision=chosen)
+
+
+def _line_up(features: np.ndarray) -> np.ndarray:
+    """Features [n, views, f] as rows [n * views, f]."""
+    return features.reshape(-1, features.shape[-1])
 
 
 def _choose_precision(model: keras.Model, prepare: Callable[[], None], make_batches: Callable, checkpoint: Path) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,34 +19,25 @@ _PREFETCH = 4  # batches made ahead of the step
 _AT_ONCE = os.cpu_count() or 1  # batches made at the same time
 
 
-def open_stores(
-    dataset: Path,
-    splits: Mapping[str, Sequence[Patch]],
-    experiment: Experiment,
-    *,
-    cache_limit: int | None = None,
-) -> dict[str, ImageStore]:
-    """Open a store for each split, which decodes and checks a file when it is first needed.
+def open_store(
+    dataset: Path, patches: Sequence[Patch], experiment: Experiment, *, cache_limit: int | None = None
+) -> ImageStore:
+    """Open the images of patches as a store, which decodes and checks a file when it is first needed.
 
     Args:
         dataset: folder of the built dataset.
-        splits: patches of each split.
         experiment: its image size and channels count.
         cache_limit: bytes that decoded images may take in memory, one for each value; half of what is free if None.
             Where they need more, nothing is kept and every epoch reads the files.
     """
     limit = psutil.virtual_memory().available // 2 if cache_limit is None else cache_limit
-    needed = sum(map(len, splits.values())) * experiment.image_size**2 * experiment.channels
-    return {
-        split: ImageStore(
-            [f"{dataset}/{patch.file}" for patch in patches],
-            image_size=experiment.image_size,
-            channels=experiment.channels,
-            sha256=[patch.sha256 for patch in patches],
-            cache=needed <= limit,
-        )
-        for split, patches in splits.items()
-    }
+    return ImageStore(
+        [f"{dataset}/{patch.file}" for patch in patches],
+        image_size=experiment.image_size,
+        channels=experiment.channels,
+        sha256=[patch.sha256 for patch in patches],
+        cache=len(patches) * experiment.image_size**2 * experiment.channels <= limit,
+    )
 
 
 def steps_per_epoch(n_images: int, batch_size: int) -> int:
@@ -129,15 +120,14 @@ def _fetch(rows: ImageStore | np.ndarray, indices: tf.Tensor) -> tf.Tensor:
 
 
 @contextlib.contextmanager
-def naming_bad_files(*stores: ImageStore) -> Iterator[None]:
+def naming_bad_files(store: ImageStore) -> Iterator[None]:
     """Raise the InputError of a file that a store cannot use, in the place of TensorFlow's error about its graph."""
     try:
         yield
     except tf.errors.OpError as error:
-        problem = next((store.problem for store in stores if store.problem), None)
-        if problem is None:
+        if store.problem is None:
             raise
-        raise problem from error
+        raise store.problem from error
 
 
 def describe_device() -> str:

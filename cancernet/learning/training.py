@@ -317,6 +317,29 @@ def join(first: Training, second: Training) -> Training:
     return second._replace(history=history, kept_epochs=kept, seconds=first.seconds + second.seconds)
 
 
+def average(trainings: Sequence[Training]) -> Training:
+    """Sum up the trainings of several members as one; the seconds are of all.
+
+    A value of the history is the mean over the members that trained so long. The kept epochs are from the first that
+    any member kept to the last; the speed is the mean.
+    """
+    longest = max((each.history for each in trainings), key=lambda history: len(history["loss"]))
+    history = {
+        key: [
+            float(np.mean([each.history[key][epoch] for each in trainings if epoch < len(each.history[key])]))
+            for epoch in range(len(values))
+        ]
+        for key, values in longest.items()
+    }
+    firsts, lasts = zip(*(each.kept_epochs for each in trainings), strict=True)
+    return trainings[0]._replace(
+        history=history,
+        kept_epochs=(min(firsts), max(lasts)),
+        seconds=sum(each.seconds for each in trainings),
+        images_per_second=float(np.mean([each.images_per_second for each in trainings])),
+    )
+
+
 def describe(trained: Training, device: str) -> dict:
     """Describe a training for the report; `kept_epochs`, the first and last of those whose mean is judged, from 1."""
     return {
