@@ -7,8 +7,10 @@ from pathlib import Path
 
 from cancernet import InputError
 from cancernet.command_line import Parser, at_least, positive_number, prevalence, quiet_import, run_script, seed
-from cancernet.config import DATASET, DEFAULT_RECIPE, RECIPES, RUNS, SPLITS, Experiment
+from cancernet.config import DATASET, DEFAULT_RECIPE, RECIPES, RUNS, SPLITS, Augmentation, Experiment
 from cancernet.learning.models import MODELS, check_architecture
+
+LEAST_VALIDATION_PATIENTS = 10  # below it the decision is mostly the luck of who they are: see docs/recipes.md
 
 
 def parse_arguments(argv: Sequence[str]):
@@ -66,14 +68,31 @@ def choose_experiment(arguments) -> Experiment:
     own = {"image_size": architecture.image_size, "channels": architecture.channels}
     own["weights"] = "imagenet" if architecture.family == "transfer" else "none"
     experiment = dataclasses.replace(RECIPES[recipe], **(own | given))
+    changed = {}
     if experiment.strategy == "finetune" and not arguments.learning_rate:
-        experiment = dataclasses.replace(experiment, learning_rate=experiment.learning_rate / 10)
+        changed["learning_rate"] = experiment.learning_rate / 10
+    if experiment.strategy == "frozen":
+        changed["augmentation"] = Augmentation()  # features are computed once
+    elif not arguments.members:
+        changed["members"] = RECIPES[recipe].members if architecture.family != "transfer" else 1
+    experiment = dataclasses.replace(experiment, **changed)
     if architecture.family != "transfer" and experiment.strategy != "all":
         raise InputError(
             f"--strategy {experiment.strategy} needs a backbone; {arguments.model} is trained from scratch."
         )
     check_architecture(experiment)
     return experiment
+
+
+def keep_upright(experiment: Experiment, *, views: str | None) -> Experiment:
+    """The same experiment for images with an upright, such as X-rays: never turned, never upside down.
+
+    Args:
+        views: what the command line asks for.
+    """
+    changes = dataclasses.replace(experiment.augmentation, upend=False, quarter_turns=False)
+    kept = "mirror" if experiment.views == "eight" else experiment.views
+    return dataclasses.replace(experiment, augmentation=changes, views=views or kept)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -89,6 +108,9 @@ def main(argv: Sequence[str]) -> None:
     patches, summary = dataset.read_manifest(arguments.dataset), dataset.read_summary(arguments.dataset)
     if summary.split != "image":
         dataset.check_patients(patches)
+    if summary.are_grey:
+        print("The images are grey, so they are taken to have an upright: never turned, never upside down.")
+        experiment = keep_upright(experiment, views=arguments.views)
     dataset.check_trainable(patches)
     plan = Plan(
         experiment=experiment,
@@ -240,6 +262,7 @@ def train_run(plan: Plan, patches, summary, folder: Path) -> str:
             "settings": content.flatten(describe_training(settings)),
         },
         chose_model=judged == "validation",
+        warnings=warn_of_few(left_out),
         prevalence=plan.prevalence,
     )
     if len(testing):
@@ -299,6 +322,17 @@ def describe_settings(plan: Plan, patches, summary):
         class_names=content.name_classes(patches),
         seen=run.describe_seen(patches),
     )
+
+
+def warn_of_few(validation) -> list[str]:
+    """A warning where so few patients fixed the decision that others would have given another."""
+    patients = {patch.patient for patch in validation if patch.patient}
+    if not 0 < len(patients) < LEAST_VALIDATION_PATIENTS:
+        return []
+    return [
+        f"Calibration and threshold were fitted on {len(patients)} validation patient(s); other patients would have "
+        "given others. Train with --members 5: then all patients of training and validation are used for it."
+    ]
 
 
 def describe_training(settings) -> dict:

@@ -30,7 +30,8 @@ class Augmentation:
     zoom: float = 0.0  # share of the side: 0.05 scales by 0.95 to 1.05
     shift: float = 0.0  # share of the side
     shear_degrees: float = 0.0
-    flips: bool = False  # horizontal and vertical, each with probability 1/2
+    mirror: bool = False  # left to right, with probability 1/2
+    upend: bool = False  # top to bottom, with probability 1/2
     quarter_turns: bool = False
     stain_jitter: float = 0.0  # relative change of the haematoxylin, eosin and residual densities
 
@@ -62,7 +63,9 @@ class Experiment:
     seed: int = 42
 
 
-TUTORIAL_AUGMENTATION = Augmentation(rotation_degrees=20, zoom=0.05, shift=0.1, shear_degrees=0.05, flips=True)
+TUTORIAL_AUGMENTATION = Augmentation(
+    rotation_degrees=20, zoom=0.05, shift=0.1, shear_degrees=0.05, mirror=True, upend=True
+)
 STANDARD_AUGMENTATION = replace(TUTORIAL_AUGMENTATION, shear_degrees=0.0, quarter_turns=True)
 
 DEFAULT_RECIPE = "standard"
@@ -93,7 +96,8 @@ RECIPES = {
         schedule="plateau",
         class_weight="balanced",
         statistics_momentum=0.9,  # an epoch of a few hundred images has five steps: 0.99 is too slow
-        augmentation=Augmentation(flips=True),
+        augmentation=Augmentation(mirror=True, upend=True),
+        members=5,  # of a frozen backbone: seconds each
         views="mirror",  # an X-ray must stay upright
         early_stopping_patience=10,
     ),
