@@ -1,7 +1,7 @@
 """The only image decoder: bytes of a file to an array, and many files to batches of one size."""
 
-import functools
 import copy
+import functools
 import hashlib
 import io
 import os
