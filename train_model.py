@@ -1,5 +1,6 @@
 """Train a network on a built dataset, then report on patients it has never seen."""
 
+import argparse
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -7,8 +8,8 @@ from pathlib import Path
 
 from cancernet import InputError
 from cancernet.command_line import Parser, at_least, positive_number, prevalence, quiet_import, run_script, seed
-from cancernet.config import DATASET, DEFAULT_RECIPE, RECIPES, RUNS, SPLITS, Augmentation, Experiment
-from cancernet.learning.models import MODELS, check_architecture
+from cancernet.config import DATASET, DEFAULT_RECIPE, RECIPES, RUNS, Augmentation, Experiment
+from cancernet.learning.models import MODELS, check_architecture, list_kinds
 
 LEAST_VALIDATION_PATIENTS = 10  # below it the decision is mostly the luck of who they are: see docs/recipes.md
 
@@ -17,7 +18,7 @@ def parse_arguments(argv: Sequence[str]):
     parser = Parser(prog="train_model.py", description=__doc__)
     parser.add_argument("--dataset", type=Path, default=DATASET, help="made by build_dataset.py (%(default)s)")
     parser.add_argument("--output", type=Path, help="folder of the run (runs/MODEL)")
-    parser.add_argument("--model", choices=tuple(MODELS), default="cancernet", help="(%(default)s)")
+    parser.add_argument("--model", type=model_names, help=f"{', '.join(MODELS)}; or several joined by + (cancernet)")
     parser.add_argument("--recipe", choices=tuple(RECIPES), help="all settings at once; see config.py")
     parser.add_argument("--epochs", type=at_least(1))
     parser.add_argument("--batch-size", type=at_least(1))
@@ -59,28 +60,44 @@ def parse_arguments(argv: Sequence[str]):
     return parser.parse_args(argv)
 
 
+def model_names(text: str) -> str:
+    """Argument type: one of MODELS, or several joined by +."""
+    unknown = [name for name in text.split("+") if name not in MODELS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"takes {', '.join(MODELS)}, or several joined by +, not {unknown[0]!r}")
+    return text
+
+
 def choose_experiment(arguments) -> Experiment:
     """The recipe with what the command line changes of it."""
-    architecture = MODELS[arguments.model]
-    recipe = arguments.recipe or ("transfer" if architecture.family == "transfer" else DEFAULT_RECIPE)
+    model = arguments.model or (RECIPES[arguments.recipe].model if arguments.recipe else "cancernet")
+    architectures = [MODELS[name] for name in model.split("+")]
+    families = {architecture.family for architecture in architectures}
+    recipe = arguments.recipe or DEFAULT_RECIPE
+    if "transfer" in families and not arguments.recipe:
+        recipe = "transfer" if len(architectures) == 1 else "strong"
+    own = {"model": model, "weights": "imagenet" if "transfer" in families else "none"}
+    if len(architectures) == 1:
+        own |= {"image_size": architectures[0].image_size, "channels": architectures[0].channels}
     settings = {field.name for field in dataclasses.fields(Experiment)}
     given = {name: value for name, value in vars(arguments).items() if name in settings and value is not None}
-    own = {"image_size": architecture.image_size, "channels": architecture.channels}
-    own["weights"] = "imagenet" if architecture.family == "transfer" else "none"
     experiment = dataclasses.replace(RECIPES[recipe], **(own | given))
-    changed = {}
+    if "transfer" not in families and experiment.strategy != "all":
+        raise InputError(f"--strategy {experiment.strategy} needs a backbone; {model} is trained from scratch.")
+    if len(architectures) == 1 and experiment.strategy == "frozen":
+        for name in ("epochs", "batch_size", "learning_rate"):
+            if vars(arguments)[name]:
+                raise InputError(
+                    f"--{name.replace('_', '-')} is for networks that are trained in epochs; the head of a frozen "
+                    "backbone is fitted until it converges. Leave it out, or give --strategy finetune or two-phase."
+                )
+        experiment = dataclasses.replace(experiment, augmentation=Augmentation())  # features are computed once
+    elif "transfer" in families and not arguments.members and len(architectures) == 1:
+        experiment = dataclasses.replace(experiment, members=1)  # each would be a backbone of its own
     if experiment.strategy == "finetune" and not arguments.learning_rate:
-        changed["learning_rate"] = experiment.learning_rate / 10
-    if experiment.strategy == "frozen":
-        changed["augmentation"] = Augmentation()  # features are computed once
-    elif not arguments.members:
-        changed["members"] = RECIPES[recipe].members if architecture.family != "transfer" else 1
-    experiment = dataclasses.replace(experiment, **changed)
-    if architecture.family != "transfer" and experiment.strategy != "all":
-        raise InputError(
-            f"--strategy {experiment.strategy} needs a backbone; {arguments.model} is trained from scratch."
-        )
-    check_architecture(experiment)
+        experiment = dataclasses.replace(experiment, learning_rate=experiment.learning_rate / 10)
+    for kind in list_kinds(experiment):
+        check_architecture(kind)
     return experiment
 
 
@@ -99,7 +116,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
     experiment = choose_experiment(arguments)
     judged_folds = choose_folds(arguments)
-    folder = arguments.output or RUNS / experiment.model
+    folder = arguments.output or RUNS / experiment.model.replace("+", "_")
     from cancernet import run
     from cancernet.data import dataset
     from cancernet.judging import decision
@@ -292,13 +309,14 @@ def gather_material(plan: Plan, patches, members: list[dict], classes: Sequence[
     """What networks are trained on: images, labels and class weights."""
     import numpy as np
 
-    from cancernet.learning import phases, pipeline, training
+    from cancernet.learning import members as of_members
+    from cancernet.learning import pipeline, training
 
     labels = np.array([classes.index(patch.label) for patch in patches])
     trained_on = np.unique(np.concatenate([member["training"] for member in members]))
     weights = training.class_weights(labels[trained_on], len(classes), plan.experiment.class_weight)
     images = pipeline.open_store(plan.dataset, patches, plan.experiment, cache_limit=plan.cache_limit)
-    return phases.Material(images, labels, weights)
+    return of_members.Material(images, labels, weights)
 
 
 def describe_settings(plan: Plan, patches, summary):

@@ -77,13 +77,29 @@ RECIPES = {
     # CancerNet with Adagrad and class weights, and with what was measured to help: see docs/recipes.md.
     "standard": Experiment(
         recipe="standard",
-        epochs=16,
+        epochs=24,
         learning_rate=0.05,
         schedule="constant",
-        augmentation=STANDARD_AUGMENTATION,
+        augmentation=replace(STANDARD_AUGMENTATION, stain_jitter=0.1),
         statistics_momentum=0.9,  # at this rate weights change too fast for statistics over a hundred steps
         views="eight",
         kept_weights="mean",
+    ),
+    # CancerNet and a linear head on a frozen backbone, which err on different patients: their mean logits answer.
+    "strong": Experiment(
+        recipe="strong",
+        model="cancernet+densenet121",
+        image_size=96,
+        weights="imagenet",
+        strategy="frozen",
+        epochs=24,
+        learning_rate=0.05,
+        schedule="constant",
+        augmentation=replace(STANDARD_AUGMENTATION, stain_jitter=0.1),
+        statistics_momentum=0.9,
+        views="eight",
+        kept_weights="mean",
+        members=3,
     ),
     # Transfer learning from a keras.applications backbone. The learning rate is for the head on fixed features: at
     # 1e-4 it has not converged after 40 epochs. Where the backbone is trained too, a tenth of it is used.

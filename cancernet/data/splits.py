@@ -92,9 +92,7 @@ def assign_folds(labels: Sequence[str], groups: Sequence[str], *, folds: int, se
     return assigned
 
 
-def deal_members(
-    patches: Sequence[Patch], members: int, *, by_patient: bool, seed: int
-) -> list[dict[str, np.ndarray]]:
+def deal_members(patches: Sequence[Patch], members: int, *, by_patient: bool, seed: int) -> list[dict[str, np.ndarray]]:
     """Choose what each member is trained on and validated on.
 
     One member takes the dataset's own splits. Several deal the patients of training and validation into as many parts,

@@ -10,6 +10,18 @@ from cancernet.learning.models.structure import has_backbone, split_model
 from cancernet.learning.models.transfer import build_head
 
 
+def shrink_first(network: keras.Sequential, image_size: int) -> keras.Sequential:
+    """Let a network take larger images, which it scales down to its own size first.
+
+    Bilinear interpolation at half the side is the mean of four pixels.
+    """
+    height, width, channels = network.input_shape[1:]
+    if image_size == height:
+        return network
+    first = [keras.Input((image_size, image_size, channels), name="image"), layers.Resizing(height, width)]
+    return keras.Sequential([*first, *network.layers], name=network.name)
+
+
 def renew_head(model: keras.Model, classes: int) -> keras.Model:
     """Build a transfer model on the extractor of another, which they share, with a head that starts at random."""
     extractor, _ = split_model(model)
