@@ -145,7 +145,7 @@ def main(argv: Sequence[str]) -> None:
     if arguments.folds:
         text = train_folds(plan, arguments.folds, judged_folds, patches, summary, work)
     else:
-        text = train_run(plan, patches, summary, work)
+        text = train_run(plan, open_material(plan, patches), patches, summary, work)
     run.finish_folder(work, folder)
     print(f"\n{text}\nThe report with its pictures: {folder / run.REPORT_PAGE}")
 
@@ -209,13 +209,14 @@ def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary,
     dealt = [[patch._replace(split=split) for patch, split in zip(patches, fold, strict=True)] for fold in assigned]
     for own in dealt:
         dataset.check_trainable(own)
+    material = open_material(plan, patches)
     for folder, own in zip(folders, dealt, strict=True):
         if (folder / run.REPORT).is_file():
             print(f"{folder.name} is finished already.")
             continue
         print(f"\n{folder.name} of {folds}:")
         folder.mkdir(exist_ok=True)
-        train_run(plan, own, summary, folder)
+        train_run(plan, material, own, summary, folder)
     which = "all folds" if len(judged) == folds else f"folds {', '.join(map(str, judged))} of {folds}"
     subject = content.Subject(plan.name, which, content.describe_data(patches, summary), prevalence=plan.prevalence)
     assessment = content.pool_folds(folders, patches, subject)
@@ -227,11 +228,8 @@ def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary,
     return report.report_text(described)
 
 
-def train_run(plan: Plan, patches, summary, folder: Path) -> str:
+def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
     """One run: train on training, fix the decision on validation, report on testing. Returns the report's text."""
-    print("Loading TensorFlow ...", flush=True)
-    with quiet_import():
-        import keras  # noqa: F401
     import numpy as np
 
     from cancernet import run
@@ -245,10 +243,11 @@ def train_run(plan: Plan, patches, summary, folder: Path) -> str:
     settings = describe_settings(plan, patches, summary)
     by_patient = plan.split_by != "image"
     members = splits.deal_members(patches, experiment.members, by_patient=by_patient, seed=experiment.seed)
-    material = gather_material(plan, patches, members, settings.classes)
-    known = np.unique(np.concatenate([rows for member in members for rows in member.values()]))
+    trained_on = np.unique(np.concatenate([member["training"] for member in members]))
+    weights = training.class_weights(material.labels[trained_on], len(settings.classes), experiment.class_weight)
+    material = material._replace(weights=weights)
     device = settings.hardware["device"]
-    print(f"Training {experiment.model} on {len(known):,} images of {plan.dataset}, on the {device}.")
+    print(f"Training {experiment.model} on {len(trained_on):,} images of {plan.dataset}, on the {device}.")
     if plan.positive:
         print(f"The positive class, to be found, is {plan.positive}.")
 
@@ -305,18 +304,21 @@ def log_weight_of_positive(plan: Plan, classes: Sequence[str], weights: dict[int
     return math.log(weights[index] / weights[1 - index])
 
 
-def gather_material(plan: Plan, patches, members: list[dict], classes: Sequence[str]):
-    """What networks are trained on: images, labels and class weights."""
+def open_material(plan: Plan, patches):
+    """What networks are trained on: images and labels of all splits. Features of a backbone are added when computed."""
+    print("Loading TensorFlow ...", flush=True)
+    with quiet_import():
+        import keras  # noqa: F401
     import numpy as np
 
-    from cancernet.learning import members as of_members
-    from cancernet.learning import pipeline, training
+    from cancernet.data import dataset
+    from cancernet.learning import pipeline
+    from cancernet.learning.members import Material
 
+    classes = dataset.list_classes(patches)
     labels = np.array([classes.index(patch.label) for patch in patches])
-    trained_on = np.unique(np.concatenate([member["training"] for member in members]))
-    weights = training.class_weights(labels[trained_on], len(classes), plan.experiment.class_weight)
     images = pipeline.open_store(plan.dataset, patches, plan.experiment, cache_limit=plan.cache_limit)
-    return of_members.Material(images, labels, weights)
+    return Material(images, labels, {}, {})
 
 
 def describe_settings(plan: Plan, patches, summary):

@@ -25,7 +25,7 @@ class Material(NamedTuple):
     images: ImageStore
     labels: np.ndarray  # class index [n]
     weights: dict[int, float]  # class index -> weight in the loss
-    features: dict[str, np.ndarray] = {}  # noqa: RUF012 backbone -> [n, views, f] float32, computed once
+    features: dict[str, np.ndarray]  # backbone -> [n, views, f] float32; filled when they are first needed
 
 
 class Fitted(NamedTuple):

@@ -9,6 +9,7 @@ from cancernet import InputError
 from cancernet.data.images import ImageStore
 from cancernet.learning.pipeline import evaluation_batches, naming_bad_files
 
+_AT_ONCE = 4096  # images whose features a head is given at a time
 BATCH = 64  # images at a time; more is no faster on a CPU and takes more memory
 
 
@@ -100,9 +101,13 @@ def score_features(head: keras.Model, features: np.ndarray) -> np.ndarray:
     Raises:
         InputError: an output of the head is not a number.
     """
-    n, views, size = features.shape
-    answers = head.predict(features.reshape(n * views, size), verbose=0)
-    return log_scores(answers.reshape(n, views, -1).mean(axis=1))
+    answers = np.concatenate(
+        [
+            keras.ops.convert_to_numpy(head(features[start : start + _AT_ONCE].reshape(-1, features.shape[2])))
+            for start in range(0, len(features), _AT_ONCE)
+        ]
+    )
+    return log_scores(answers.reshape(*features.shape[:2], -1).mean(axis=1))
 
 
 def _answer_views(model: keras.Model, views: str) -> keras.Model:
