@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
             f"{len(seen)} patient(s) of {arguments.dataset}, or single images, were in the run's own training or "
             f"validation, first {seen[0]}: this is no test. Give other patients, or --allow-seen-patients."
         )
-    store = pipeline.open_stores(arguments.dataset, {arguments.split: patches}, experiment)[arguments.split]
+    store = pipeline.open_store(arguments.dataset, patches, experiment)
     name = arguments.run.resolve().name
     shown = {key: value for key, value in dataclasses.asdict(settings).items() if key != "seen"}
     subject = content.Subject(

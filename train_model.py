@@ -1,5 +1,6 @@
 """Train a network on a built dataset, then report on patients it has never seen."""
 
+import argparse
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -7,15 +8,17 @@ from pathlib import Path
 
 from cancernet import InputError
 from cancernet.command_line import Parser, at_least, positive_number, prevalence, quiet_import, run_script, seed
-from cancernet.config import DATASET, DEFAULT_RECIPE, RECIPES, RUNS, SPLITS, Experiment
-from cancernet.learning.models import MODELS, check_architecture
+from cancernet.config import DATASET, DEFAULT_RECIPE, RECIPES, RUNS, Augmentation, Experiment
+from cancernet.learning.models import MODELS, check_architecture, list_kinds
+
+LEAST_VALIDATION_PATIENTS = 10  # below it the decision is mostly the luck of who they are: see docs/recipes.md
 
 
 def parse_arguments(argv: Sequence[str]):
     parser = Parser(prog="train_model.py", description=__doc__)
     parser.add_argument("--dataset", type=Path, default=DATASET, help="made by build_dataset.py (%(default)s)")
     parser.add_argument("--output", type=Path, help="folder of the run (runs/MODEL)")
-    parser.add_argument("--model", choices=tuple(MODELS), default="cancernet", help="(%(default)s)")
+    parser.add_argument("--model", type=model_names, help=f"{', '.join(MODELS)}; or several joined by + (cancernet)")
     parser.add_argument("--recipe", choices=tuple(RECIPES), help="all settings at once; see config.py")
     parser.add_argument("--epochs", type=at_least(1))
     parser.add_argument("--batch-size", type=at_least(1))
@@ -39,6 +42,11 @@ def parse_arguments(argv: Sequence[str]):
     parser.add_argument("--mixed-precision", action="store_true", help="train in bfloat16 if a step is faster that way")
     parser.add_argument("--cache-limit", type=positive_number, help="GB for decoded images (half of free memory)")
     parser.add_argument(
+        "--members",
+        type=at_least(1),
+        help="networks that each leave other patients out and answer together (5 for a frozen backbone, otherwise 1)",
+    )
+    parser.add_argument(
         "--folds", type=at_least(2), help="cross-validate by patient: as many runs and one pooled report"
     )
     parser.add_argument(
@@ -52,30 +60,63 @@ def parse_arguments(argv: Sequence[str]):
     return parser.parse_args(argv)
 
 
+def model_names(text: str) -> str:
+    """Argument type: one of MODELS, or several joined by +."""
+    unknown = [name for name in text.split("+") if name not in MODELS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"takes {', '.join(MODELS)}, or several joined by +, not {unknown[0]!r}")
+    return text
+
+
 def choose_experiment(arguments) -> Experiment:
     """The recipe with what the command line changes of it."""
-    architecture = MODELS[arguments.model]
-    recipe = arguments.recipe or ("transfer" if architecture.family == "transfer" else DEFAULT_RECIPE)
+    model = arguments.model or (RECIPES[arguments.recipe].model if arguments.recipe else "cancernet")
+    architectures = [MODELS[name] for name in model.split("+")]
+    families = {architecture.family for architecture in architectures}
+    recipe = arguments.recipe or DEFAULT_RECIPE
+    if "transfer" in families and not arguments.recipe:
+        recipe = "transfer" if len(architectures) == 1 else "strong"
+    own = {"model": model, "weights": "imagenet" if "transfer" in families else "none"}
+    if len(architectures) == 1:
+        own |= {"image_size": architectures[0].image_size, "channels": architectures[0].channels}
     settings = {field.name for field in dataclasses.fields(Experiment)}
     given = {name: value for name, value in vars(arguments).items() if name in settings and value is not None}
-    own = {"image_size": architecture.image_size, "channels": architecture.channels}
-    own["weights"] = "imagenet" if architecture.family == "transfer" else "none"
     experiment = dataclasses.replace(RECIPES[recipe], **(own | given))
+    if "transfer" not in families and experiment.strategy != "all":
+        raise InputError(f"--strategy {experiment.strategy} needs a backbone; {model} is trained from scratch.")
+    if len(architectures) == 1 and experiment.strategy == "frozen":
+        for name in ("epochs", "batch_size", "learning_rate"):
+            if vars(arguments)[name]:
+                raise InputError(
+                    f"--{name.replace('_', '-')} is for networks that are trained in epochs; the head of a frozen "
+                    "backbone is fitted until it converges. Leave it out, or give --strategy finetune or two-phase."
+                )
+        experiment = dataclasses.replace(experiment, augmentation=Augmentation())  # features are computed once
+    elif "transfer" in families and not arguments.members and len(architectures) == 1:
+        experiment = dataclasses.replace(experiment, members=1)  # each would be a backbone of its own
     if experiment.strategy == "finetune" and not arguments.learning_rate:
         experiment = dataclasses.replace(experiment, learning_rate=experiment.learning_rate / 10)
-    if architecture.family != "transfer" and experiment.strategy != "all":
-        raise InputError(
-            f"--strategy {experiment.strategy} needs a backbone; {arguments.model} is trained from scratch."
-        )
-    check_architecture(experiment)
+    for kind in list_kinds(experiment):
+        check_architecture(kind)
     return experiment
+
+
+def keep_upright(experiment: Experiment, *, views: str | None) -> Experiment:
+    """The same experiment for images with an upright, such as X-rays: never turned, never upside down.
+
+    Args:
+        views: what the command line asks for.
+    """
+    changes = dataclasses.replace(experiment.augmentation, upend=False, quarter_turns=False)
+    kept = "mirror" if experiment.views == "eight" else experiment.views
+    return dataclasses.replace(experiment, augmentation=changes, views=views or kept)
 
 
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
     experiment = choose_experiment(arguments)
     judged_folds = choose_folds(arguments)
-    folder = arguments.output or RUNS / experiment.model
+    folder = arguments.output or RUNS / experiment.model.replace("+", "_")
     from cancernet import run
     from cancernet.data import dataset
     from cancernet.judging import decision
@@ -84,6 +125,9 @@ def main(argv: Sequence[str]) -> None:
     patches, summary = dataset.read_manifest(arguments.dataset), dataset.read_summary(arguments.dataset)
     if summary.split != "image":
         dataset.check_patients(patches)
+    if summary.are_grey:
+        print("The images are grey, so they are taken to have an upright: never turned, never upside down.")
+        experiment = keep_upright(experiment, views=arguments.views)
     dataset.check_trainable(patches)
     plan = Plan(
         experiment=experiment,
@@ -93,6 +137,7 @@ def main(argv: Sequence[str]) -> None:
         operating_point=arguments.operating_point,
         neighbours=not arguments.no_neighbours,
         prevalence=arguments.prevalence,
+        split_by=summary.split,
         cache_limit=arguments.cache_limit and int(arguments.cache_limit * 2**30),
         manifest_sha256=dataset.hash_manifest(arguments.dataset),
     )
@@ -100,7 +145,7 @@ def main(argv: Sequence[str]) -> None:
     if arguments.folds:
         text = train_folds(plan, arguments.folds, judged_folds, patches, summary, work)
     else:
-        text = train_run(plan, patches, summary, work)
+        text = train_run(plan, open_material(plan, patches), patches, summary, work)
     run.finish_folder(work, folder)
     print(f"\n{text}\nThe report with its pictures: {folder / run.REPORT_PAGE}")
 
@@ -116,6 +161,7 @@ class Plan:
     operating_point: str
     neighbours: bool  # whether smoothing over a slide's neighbours may be chosen
     prevalence: float | None
+    split_by: str  # patient, image, file or given
     cache_limit: int | None  # bytes for decoded images
     manifest_sha256: str
 
@@ -155,7 +201,7 @@ def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary,
     from cancernet.data import dataset, splits
     from cancernet.reporting import content, report
 
-    groups = splits.list_groups(patches, by_patient=summary.split != "image")
+    groups = splits.list_groups(patches, by_patient=plan.split_by != "image")
     labels = [patch.label for patch in patches]
     assigned = splits.assign_folds(labels, groups, folds=folds, seed=plan.experiment.seed)
     assigned = [assigned[number - 1] for number in judged]
@@ -163,13 +209,14 @@ def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary,
     dealt = [[patch._replace(split=split) for patch, split in zip(patches, fold, strict=True)] for fold in assigned]
     for own in dealt:
         dataset.check_trainable(own)
+    material = open_material(plan, patches)
     for folder, own in zip(folders, dealt, strict=True):
         if (folder / run.REPORT).is_file():
             print(f"{folder.name} is finished already.")
             continue
         print(f"\n{folder.name} of {folds}:")
         folder.mkdir(exist_ok=True)
-        train_run(plan, own, summary, folder)
+        train_run(plan, material, own, summary, folder)
     which = "all folds" if len(judged) == folds else f"folds {', '.join(map(str, judged))} of {folds}"
     subject = content.Subject(plan.name, which, content.describe_data(patches, summary), prevalence=plan.prevalence)
     assessment = content.pool_folds(folders, patches, subject)
@@ -181,40 +228,46 @@ def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary,
     return report.report_text(described)
 
 
-def train_run(plan: Plan, patches, summary, folder: Path) -> str:
+def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
     """One run: train on training, fix the decision on validation, report on testing. Returns the report's text."""
-    print("Loading TensorFlow ...", flush=True)
-    with quiet_import():
-        import keras
+    import numpy as np
+
     from cancernet import run
+    from cancernet.data import splits
     from cancernet.judging import smoothing
-    from cancernet.learning import models, phases, pipeline, training
+    from cancernet.learning import pipeline, training
+    from cancernet.learning.members import fit_members
     from cancernet.reporting import content, illustration, report
 
     experiment = plan.experiment
     settings = describe_settings(plan, patches, summary)
-    splits, material = gather_material(plan, patches, settings)
+    by_patient = plan.split_by != "image"
+    members = splits.deal_members(patches, experiment.members, by_patient=by_patient, seed=experiment.seed)
+    trained_on = np.unique(np.concatenate([member["training"] for member in members]))
+    weights = training.class_weights(material.labels[trained_on], len(settings.classes), experiment.class_weight)
+    material = material._replace(weights=weights)
     device = settings.hardware["device"]
-    print(f"Training {experiment.model} on {len(splits['training']):,} images of {plan.dataset}, on the {device}.")
+    print(f"Training {experiment.model} on {len(trained_on):,} images of {plan.dataset}, on the {device}.")
     if plan.positive:
         print(f"The positive class, to be found, is {plan.positive}.")
 
-    keras.utils.set_random_seed(experiment.seed)
-    model = models.build_model(experiment, len(settings.classes))
-    with pipeline.naming_bad_files(*material.stores.values()):
-        trained, score = phases.fit_phases(model, experiment, material, describe_training(settings), folder)
+    with pipeline.naming_bad_files(material.images):
+        fitted = fit_members(experiment, material, members, describe_training(settings), folder)
+        trained = fitted.training
     settings = dataclasses.replace(settings, training_precision=trained.precision)
 
+    left_out = [patches[row] for member in members for row in member["validation"]]
     decision = smoothing.fit_on_validation(
-        splits["validation"],
-        score("validation"),
+        left_out,
+        fitted.left_out,
         classes=settings.classes,
         positive=plan.positive,
         operating_point=plan.operating_point,
         neighbours=plan.neighbours,
         log_class_weight=log_weight_of_positive(plan, settings.classes, material.weights),
     )
-    judged = "testing" if splits["testing"] else "validation"
+    testing = np.flatnonzero([patch.split == "testing" for patch in patches])
+    judged = "testing" if len(testing) else "validation"
     subject = content.Subject(
         plan.name,
         judged,
@@ -225,10 +278,16 @@ def train_run(plan: Plan, patches, summary, folder: Path) -> str:
             "settings": content.flatten(describe_training(settings)),
         },
         chose_model=judged == "validation",
+        warnings=warn_of_few(left_out),
         prevalence=plan.prevalence,
     )
-    assessment = content.assess(splits[judged], score(judged), decision, subject)
-    finished = run.Run(model, decision, settings, folder)
+    if len(testing):
+        with pipeline.naming_bad_files(material.images):
+            scores = fitted.score(testing)
+        assessment = content.assess([patches[row] for row in testing], scores, decision, subject)
+    else:
+        assessment = content.assess(left_out, fitted.left_out, decision, subject)
+    finished = run.Run(fitted.model, decision, settings, folder)
     run.save_run(finished, trained.history, assessment.predictions)
     described = assessment.report | illustration.illustrate(finished, assessment, plan.dataset, folder)
     errors = content.read_worst_errors(described, assessment.predictions, plan.dataset)
@@ -245,19 +304,21 @@ def log_weight_of_positive(plan: Plan, classes: Sequence[str], weights: dict[int
     return math.log(weights[index] / weights[1 - index])
 
 
-def gather_material(plan: Plan, patches, settings):
-    """The patches of each split, and what a network is trained on: their images, labels and class weights."""
+def open_material(plan: Plan, patches):
+    """What networks are trained on: images and labels of all splits. Features of a backbone are added when computed."""
+    print("Loading TensorFlow ...", flush=True)
+    with quiet_import():
+        import keras  # noqa: F401
     import numpy as np
 
-    from cancernet.learning import phases, pipeline, training
+    from cancernet.data import dataset
+    from cancernet.learning import pipeline
+    from cancernet.learning.members import Material
 
-    splits = {split: [patch for patch in patches if patch.split == split] for split in SPLITS}
-    labels = {
-        split: np.array([settings.classes.index(patch.label) for patch in rows]) for split, rows in splits.items()
-    }
-    weights = training.class_weights(labels["training"], len(settings.classes), plan.experiment.class_weight)
-    stores = pipeline.open_stores(plan.dataset, splits, plan.experiment, cache_limit=plan.cache_limit)
-    return splits, phases.Material(stores, labels, weights)
+    classes = dataset.list_classes(patches)
+    labels = np.array([classes.index(patch.label) for patch in patches])
+    images = pipeline.open_store(plan.dataset, patches, plan.experiment, cache_limit=plan.cache_limit)
+    return Material(images, labels, {}, {})
 
 
 def describe_settings(plan: Plan, patches, summary):
@@ -281,6 +342,17 @@ def describe_settings(plan: Plan, patches, summary):
         class_names=content.name_classes(patches),
         seen=run.describe_seen(patches),
     )
+
+
+def warn_of_few(validation) -> list[str]:
+    """A warning where so few patients fixed the decision that others would have given another."""
+    patients = {patch.patient for patch in validation if patch.patient}
+    if not 0 < len(patients) < LEAST_VALIDATION_PATIENTS:
+        return []
+    return [
+        f"Calibration and threshold were fitted on {len(patients)} validation patient(s); other patients would have "
+        "given others. Train with --members 5: then all patients of training and validation are used for it."
+    ]
 
 
 def describe_training(settings) -> dict:

@@ -30,7 +30,8 @@ class Augmentation:
     zoom: float = 0.0  # share of the side: 0.05 scales by 0.95 to 1.05
     shift: float = 0.0  # share of the side
     shear_degrees: float = 0.0
-    flips: bool = False  # horizontal and vertical, each with probability 1/2
+    mirror: bool = False  # left to right, with probability 1/2
+    upend: bool = False  # top to bottom, with probability 1/2
     quarter_turns: bool = False
     stain_jitter: float = 0.0  # relative change of the haematoxylin, eosin and residual densities
 
@@ -57,11 +58,14 @@ class Experiment:
     views: Literal["one", "mirror", "eight"] = "one"  # of an image: predictions are the mean over them
     kept_weights: Literal["best", "mean"] = "best"  # epoch of least validation loss; mean of the last half
     early_stopping_patience: int = 0  # epochs without a better validation loss; 0 is off
+    members: int = 1  # networks, each trained without other patients, whose mean logits answer
     mixed_precision: bool = False  # train in bfloat16 where a measured step is faster
     seed: int = 42
 
 
-TUTORIAL_AUGMENTATION = Augmentation(rotation_degrees=20, zoom=0.05, shift=0.1, shear_degrees=0.05, flips=True)
+TUTORIAL_AUGMENTATION = Augmentation(
+    rotation_degrees=20, zoom=0.05, shift=0.1, shear_degrees=0.05, mirror=True, upend=True
+)
 STANDARD_AUGMENTATION = replace(TUTORIAL_AUGMENTATION, shear_degrees=0.0, quarter_turns=True)
 
 DEFAULT_RECIPE = "standard"
@@ -73,13 +77,29 @@ RECIPES = {
     # CancerNet with Adagrad and class weights, and with what was measured to help: see docs/recipes.md.
     "standard": Experiment(
         recipe="standard",
-        epochs=16,
+        epochs=24,
         learning_rate=0.05,
         schedule="constant",
-        augmentation=STANDARD_AUGMENTATION,
+        augmentation=replace(STANDARD_AUGMENTATION, stain_jitter=0.1),
         statistics_momentum=0.9,  # at this rate weights change too fast for statistics over a hundred steps
         views="eight",
         kept_weights="mean",
+    ),
+    # CancerNet and a linear head on a frozen backbone, which err on different patients: their mean logits answer.
+    "strong": Experiment(
+        recipe="strong",
+        model="cancernet+densenet121",
+        image_size=96,
+        weights="imagenet",
+        strategy="frozen",
+        epochs=24,
+        learning_rate=0.05,
+        schedule="constant",
+        augmentation=replace(STANDARD_AUGMENTATION, stain_jitter=0.1),
+        statistics_momentum=0.9,
+        views="eight",
+        kept_weights="mean",
+        members=3,
     ),
     # Transfer learning from a keras.applications backbone. The learning rate is for the head on fixed features: at
     # 1e-4 it has not converged after 40 epochs. Where the backbone is trained too, a tenth of it is used.
@@ -92,7 +112,8 @@ RECIPES = {
         schedule="plateau",
         class_weight="balanced",
         statistics_momentum=0.9,  # an epoch of a few hundred images has five steps: 0.99 is too slow
-        augmentation=Augmentation(flips=True),
+        augmentation=Augmentation(mirror=True, upend=True),
+        members=5,  # of a frozen backbone: seconds each
         views="mirror",  # an X-ray must stay upright
         early_stopping_patience=10,
     ),

@@ -1,5 +1,6 @@
 """The only image decoder: bytes of a file to an array, and many files to batches of one size."""
 
+import copy
 import functools
 import hashlib
 import io
@@ -219,21 +220,33 @@ class ImageStore:
         sha256: Sequence[str] | None = None,
         cache: bool = True,
     ):
-        self.files = files
         self.image_size = image_size
         self.channels = channels
-        self.sha256 = sha256
-        self.problem: InputError | None = None  # the first file that could not be used
+        self._files = files
+        self._sha256 = sha256
+        self._rows = np.arange(len(files))
         self._images = np.empty((len(files), *self.shape), np.uint8) if cache else None
         self._ready = np.zeros(len(files), bool)
+        self._problems: list[InputError] = []
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self._rows)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width and channels of every image."""
         return (self.image_size, self.image_size, self.channels)
+
+    @property
+    def problem(self) -> InputError | None:
+        """The first file that could not be used, here or in a selection."""
+        return self._problems[0] if self._problems else None
+
+    def select(self, rows: np.ndarray) -> "ImageStore":
+        """Return a store of some of the images, in the order of `rows` [m]; what is decoded is kept once for both."""
+        selected = copy.copy(self)
+        selected._rows = self._rows[rows]
+        return selected
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
         """Return the images of `indices` [n] in that order: uint8 [n, size, size, channels].
@@ -241,21 +254,22 @@ class ImageStore:
         Raises:
             InputError: a file is missing, damaged, or has another hash than `sha256`.
         """
+        rows = self._rows[indices]
         if self._images is None:
-            images = np.empty((len(indices), *self.shape), np.uint8)
-            for row, index in enumerate(indices):
-                images[row] = self._read(index)
+            images = np.empty((len(rows), *self.shape), np.uint8)
+            for place, row in enumerate(rows):
+                images[place] = self._read(row)
             return images
-        for index in indices[~self._ready[indices]]:
-            self._images[index] = self._read(index)
-            self._ready[index] = True
-        return self._images[indices]
+        for row in rows[~self._ready[rows]]:
+            self._images[row] = self._read(row)
+            self._ready[row] = True
+        return self._images[rows]
 
-    def _read(self, index: int) -> np.ndarray:
-        sha256 = None if self.sha256 is None else self.sha256[index]
+    def _read(self, row: int) -> np.ndarray:
+        sha256 = None if self._sha256 is None else self._sha256[row]
         try:
-            image = read_image(self.files[index], channels=self.channels, sha256=sha256)
+            image = read_image(self._files[row], channels=self.channels, sha256=sha256)
         except InputError as error:
-            self.problem = error
+            self._problems.append(error)
             raise
         return fit_image(image, self.image_size)

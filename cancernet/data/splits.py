@@ -83,22 +83,62 @@ def assign_folds(labels: Sequence[str], groups: Sequence[str], *, folds: int, se
         InputError: fewer groups than folds, or too few images of a class.
     """
     labels, groups = np.asarray(labels), np.asarray(groups)
-    label, count = Counter(labels.tolist()).most_common()[-1]
-    if min(count, len(set(groups))) < folds:
-        raise InputError(
-            f"{len(set(groups))} patient(s) and {count} images of class {label} cannot fill {folds} folds. Use fewer."
-        )
-    if len(set(groups)) == len(groups):
-        parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels)
-    else:
-        parts = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, groups)
     assigned = []
-    for rest, testing in parts:
+    for rest, testing in deal_parts(labels, groups, parts=folds, seed=seed, called="folds"):
         splits = np.full(len(labels), SPLITS[0], dtype=object)
         splits[testing] = "testing"
         splits[rest[_choose_share(labels[rest], groups[rest], VALIDATION_SHARE, seed)]] = "validation"
         assigned.append(splits.tolist())
     return assigned
+
+
+def deal_members(patches: Sequence[Patch], members: int, *, by_patient: bool, seed: int) -> list[dict[str, np.ndarray]]:
+    """Choose what each member is trained on and validated on.
+
+    One member takes the dataset's own splits. Several deal the patients of training and validation into as many parts,
+    and each leaves its own part out.
+
+    Returns:
+        Of each member, the rows of `patches` that are its `training` and its `validation`.
+
+    Raises:
+        InputError: as `deal_parts`.
+    """
+    rows = {split: np.flatnonzero([patch.split == split for patch in patches]) for split in SPLITS}
+    if members == 1:
+        return [{split: rows[split] for split in ("training", "validation")}]
+    known = np.sort(np.concatenate([rows["training"], rows["validation"]]))
+    labels = [patches[row].label for row in known]
+    groups = list_groups([patches[row] for row in known], by_patient=by_patient)
+    dealt = deal_parts(labels, groups, parts=members, seed=seed, called="members")
+    return [{"training": known[rest], "validation": known[own]} for rest, own in dealt]
+
+
+def deal_parts(
+    labels: Sequence[str], groups: Sequence[str], *, parts: int, seed: int, called: str
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Deal images into parts, whole groups at a time, with the classes in proportion.
+
+    Args:
+        labels, groups: class and patient of each image [n].
+        called: what the parts are, for the error.
+
+    Returns:
+        Of each part, the positions of all other images and those of its own.
+
+    Raises:
+        InputError: fewer groups, or images of a class, than parts.
+    """
+    labels, groups = np.asarray(labels), np.asarray(groups)
+    label, count = Counter(labels.tolist()).most_common()[-1]
+    n_groups = len(set(groups))
+    if min(count, n_groups) < parts:
+        raise InputError(
+            f"{n_groups} patient(s) and {count} images of class {label} cannot fill {parts} {called}. Use fewer."
+        )
+    if n_groups == len(groups):
+        return list(StratifiedKFold(parts, shuffle=True, random_state=seed).split(labels, labels))
+    return list(StratifiedGroupKFold(parts, shuffle=True, random_state=seed).split(labels, labels, groups))
 
 
 def _choose_share(labels: np.ndarray, groups: np.ndarray, share: float, seed: int) -> np.ndarray:

@@ -63,11 +63,6 @@ def fit_calibration(
     return 1 / inverse, (0.0, float(shift - inverse * log_class_weight))
 
 
-def least_log_loss(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The mean log-loss of scores `[n, k]` at the calibration of their own that makes it least; labels: `[n]`."""
-    return _log_loss(_minimise_log_loss(scores, labels), scores, labels)[0]
-
-
 def _improbability(
     parameters: np.ndarray, log_odds: np.ndarray, labels: np.ndarray, worth: float
 ) -> tuple[float, np.ndarray]:
@@ -91,16 +86,16 @@ def _fit_where_it_helps(scores: np.ndarray, labels: np.ndarray) -> tuple[float, 
     gain, folds = 0.0, min(FOLDS, np.unique(labels, return_counts=True)[1].min())
     if folds > 1:
         for rest, left_out in StratifiedKFold(folds, shuffle=True, random_state=0).split(scores, labels):
-            best = _minimise_log_loss(scores[rest], labels[rest])
-            before, after = (_log_loss(each, scores[left_out], labels[left_out])[0] for each in (unchanged, best))
+            best = minimise_log_loss(scores[rest], labels[rest])
+            before, after = (log_loss(each, scores[left_out], labels[left_out])[0] for each in (unchanged, best))
             gain += len(left_out) * (before - after)
-    best = _minimise_log_loss(scores, labels)
+    best = minimise_log_loss(scores, labels)
     all_right = (apply_calibration(scores, 1 / best[0], [0.0, *best[1:]]).argmax(axis=1) == labels).all()
     inverse, *bias = (best if gain > 0 and not all_right else unchanged).tolist()
     return 1 / inverse, (0.0, *bias)
 
 
-def _minimise_log_loss(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def minimise_log_loss(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """One over the temperature, and the biases but the first."""
     # convex in these, so there is one minimum
     classes = scores.shape[1]
@@ -108,11 +103,11 @@ def _minimise_log_loss(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     bounds = [(1 / TEMPERATURES[1], 1 / TEMPERATURES[0]), *[(-widest, widest)] * (classes - 1)]
     start = np.append(1.0, np.zeros(classes - 1))
     given = {"args": (scores, labels), "jac": True, "bounds": bounds, "options": {"ftol": 1e-12}}
-    return minimize(_log_loss, start, method="L-BFGS-B", **given).x
+    return minimize(log_loss, start, method="L-BFGS-B", **given).x
 
 
-def _log_loss(parameters: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
-    """The mean log-loss of scores calibrated by parameters as of `_minimise_log_loss`, and its gradient by them."""
+def log_loss(parameters: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
+    """The mean log-loss of scores calibrated by parameters as of `minimise_log_loss`, and its gradient by them."""
     calibrated = scores * parameters[0] + np.append(0.0, parameters[1:])
     loss = np.mean(logsumexp(calibrated, axis=1) - calibrated[np.arange(len(labels)), labels])
     error = (softmax(calibrated, axis=1) - np.eye(scores.shape[1])[labels]) / len(labels)

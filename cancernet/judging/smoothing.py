@@ -13,12 +13,13 @@ from scipy.special import log_softmax
 
 from cancernet import InputError
 from cancernet.data.dataset import Patch
-from cancernet.data.grid import LEAST_NEIGHBOURS, Layout, SlideGrid, lay_out_patches
-from cancernet.judging.calibration import least_log_loss
+from cancernet.data.grid import Layout, SlideGrid, lay_out_patches
+from cancernet.judging.calibration import log_loss, minimise_log_loss
 from cancernet.judging.decision import Decision, calibrate, decide, fit_decision
 
-SIGMAS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)  # patches; 0 is no smoothing
-TIE = 1e-6  # log losses that differ by less are equal
+SIGMA = 1.0  # patches: what helps on every complete slide that was tried (docs/recipes.md)
+SIGMAS = (0.0, SIGMA, 1.5, 2.0, 3.0)  # what may be chosen; 0 is no smoothing
+LEAST_SLIDES = 6  # complete ones, for a calibration and a threshold of smoothed scores
 KERNEL_REACH = 4.0  # the Gaussian is cut off at so many sigma
 
 
@@ -63,28 +64,38 @@ def smooth_scores(scores: np.ndarray, slides: Sequence[SlideGrid], sigma: float)
     return smoothed
 
 
-def choose_sigma(scores: np.ndarray, labels: np.ndarray, layout: Layout) -> float:
-    """Width of the smoothing that fits the validation slides best, one of SIGMAS; 0 where none helps.
+def choose_sigma(scores: np.ndarray, labels: np.ndarray, slides: Sequence[SlideGrid]) -> float:
+    """Choose the width of the smoothing for slides like these: SIGMA, or another that is clearly better.
 
-    The criterion is the log loss of the placed patches after each candidate has had its own best calibration, a
-    temperature and biases as in `cancernet.judging.decision`: smoothing draws scores together, and without that it
-    would be praised or blamed for the calibration it happens to bring. Of equals the narrowest wins. 0 is also the
-    answer where the patches have fewer than LEAST_NEIGHBOURS neighbours on average: with gaps that large the slides
-    say nothing of complete ones.
+    Each slide is left out in turn: a temperature and biases are fitted to the other slides, smoothed likewise, and the
+    left-out slide's log-loss is taken at these. Another width is chosen where its log-loss is lower than SIGMA's by
+    more than one standard error of the difference over the slides (the rule of one standard error, Breiman et al.
+    1984, section 3.4.3). Fitted and judged on the same slides a wide smoothing looks better than it is on the next one.
 
     Args:
         scores: [n, k] log-probabilities of validation patches.
         labels: [n] index of the true class.
+        slides: the complete ones among them; SIGMA for fewer than two.
+
+    Returns:
+        The standard deviation in patches; 0 is no smoothing.
     """
-    if layout.mean_neighbours < LEAST_NEIGHBOURS:
-        return 0.0
-    placed = np.sort(np.concatenate([slide.members for slide in layout.slides]))
-    best, least = 0.0, np.inf
-    for sigma in SIGMAS:
-        loss = least_log_loss(smooth_scores(scores, layout.slides, sigma)[placed], labels[placed])
-        if loss < least - TIE:
-            best, least = sigma, loss
-    return best
+    if len(slides) < 2:
+        return SIGMA
+    losses = {sigma: _left_out_losses(smooth_scores(scores, slides, sigma), labels, slides) for sigma in SIGMAS}
+    gains = {sigma: losses[SIGMA] - of_slides for sigma, of_slides in losses.items()}
+    clear = {s: g.mean() for s, g in gains.items() if g.mean() > g.std(ddof=1) / np.sqrt(len(slides))}
+    return max(clear, key=clear.get, default=SIGMA)
+
+
+def _left_out_losses(scores: np.ndarray, labels: np.ndarray, slides: Sequence[SlideGrid]) -> np.ndarray:
+    """Mean log-loss of each slide [slides] at the calibration of the others."""
+    losses = []
+    for left_out in slides:
+        rest = np.concatenate([slide.members for slide in slides if slide is not left_out])
+        calibration = minimise_log_loss(scores[rest], labels[rest])
+        losses.append(log_loss(calibration, scores[left_out.members], labels[left_out.members])[0])
+    return np.array(losses)
 
 
 def fit_on_validation(
@@ -97,9 +108,12 @@ def fit_on_validation(
     neighbours: bool,
     log_class_weight: float = 0.0,
 ) -> Decision:
-    """Fix the decision on the validation split: width of the smoothing, calibration and threshold.
+    """Fix the decision on the validation split: calibration and threshold, and the smoothing over neighbours.
 
-    Where neighbours are used the decision also holds the one without them.
+    Where patches have places, complete slides are smoothed, also where validation itself has none: a width of SIGMA
+    needs no fitting, and the calibration and the threshold are then those of patches judged alone. With LEAST_SLIDES
+    complete slides smoothed scores get a calibration and a threshold of their own. Where neighbours are used the
+    decision also holds the one without them.
 
     Args:
         scores: log-probabilities [n, classes] in the order of `patches`.
@@ -109,23 +123,30 @@ def fit_on_validation(
         log_class_weight: of two classes, as `decision.fit_decision` takes it.
     """
     labels = np.array([classes.index(patch.label) for patch in patches], dtype=int)
-    layout = lay_out_patches(patches)
+    slides = lay_out_patches(patches).slides
 
-    def fit(sigma: float) -> Decision:
+    def fit(rows: np.ndarray, smoothed: np.ndarray) -> Decision:
         return fit_decision(
-            smooth_scores(scores, layout.slides, sigma),
-            labels,
-            [patch.patient for patch in patches],
+            smoothed[rows],
+            labels[rows],
+            [patches[row].patient for row in rows],
             classes=classes,
             positive=positive,
             operating_point=operating_point,
-            neighbour_sigma=sigma,
             log_class_weight=log_class_weight,
         )
 
-    sigma = choose_sigma(scores, labels, layout) if neighbours else 0.0
-    alone = fit(0.0)
-    return dataclasses.replace(fit(sigma), without_neighbours=alone) if sigma else alone
+    alone = fit(np.arange(len(patches)), scores)
+    if not (neighbours and slides):
+        return alone
+    complete = [slide for slide in slides if slide.is_complete]
+    sigma = choose_sigma(scores, labels, complete)
+    if not sigma:
+        return alone
+    together = alone
+    if len(complete) >= LEAST_SLIDES:
+        together = fit(np.concatenate([slide.members for slide in complete]), smooth_scores(scores, complete, sigma))
+    return dataclasses.replace(together, neighbour_sigma=sigma, without_neighbours=alone)
 
 
 def predict_split(decision: Decision, patches: Sequence[Patch], scores: np.ndarray, layout: Layout) -> Predictions:

@@ -79,11 +79,14 @@ def find_maps_layers(model: keras.Model) -> list[keras.Layer]:
 
     Returns:
         The one layer whose output is the last maps; or, where maps of several sizes are averaged into features, these
-        poolings, whose inputs are the maps.
+        poolings, whose inputs are the maps. Of several members, the layers of all.
 
     Raises:
         InputError: there is none.
     """
+    members = [layer for layer in model.layers if layer.name.startswith("member_")]
+    if members:
+        return [layer for member in members for layer in find_maps_layers(member)]
     found, pooling = None, []
     for layer in reversed(list(_iterate_layers(model))):
         if found is None and isinstance(layer, layers.GlobalAveragePooling2D) and _has_places(layer.input.shape):

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,34 +19,25 @@ _PREFETCH = 4  # batches made ahead of the step
 _AT_ONCE = os.cpu_count() or 1  # batches made at the same time
 
 
-def open_stores(
-    dataset: Path,
-    splits: Mapping[str, Sequence[Patch]],
-    experiment: Experiment,
-    *,
-    cache_limit: int | None = None,
-) -> dict[str, ImageStore]:
-    """Open a store for each split, which decodes and checks a file when it is first needed.
+def open_store(
+    dataset: Path, patches: Sequence[Patch], experiment: Experiment, *, cache_limit: int | None = None
+) -> ImageStore:
+    """Open the images of patches as a store, which decodes and checks a file when it is first needed.
 
     Args:
         dataset: folder of the built dataset.
-        splits: patches of each split.
         experiment: its image size and channels count.
         cache_limit: bytes that decoded images may take in memory, one for each value; half of what is free if None.
             Where they need more, nothing is kept and every epoch reads the files.
     """
     limit = psutil.virtual_memory().available // 2 if cache_limit is None else cache_limit
-    needed = sum(map(len, splits.values())) * experiment.image_size**2 * experiment.channels
-    return {
-        split: ImageStore(
-            [f"{dataset}/{patch.file}" for patch in patches],
-            image_size=experiment.image_size,
-            channels=experiment.channels,
-            sha256=[patch.sha256 for patch in patches],
-            cache=needed <= limit,
-        )
-        for split, patches in splits.items()
-    }
+    return ImageStore(
+        [f"{dataset}/{patch.file}" for patch in patches],
+        image_size=experiment.image_size,
+        channels=experiment.channels,
+        sha256=[patch.sha256 for patch in patches],
+        cache=len(patches) * experiment.image_size**2 * experiment.channels <= limit,
+    )
 
 
 def steps_per_epoch(n_images: int, batch_size: int) -> int:
@@ -55,7 +46,7 @@ def steps_per_epoch(n_images: int, batch_size: int) -> int:
 
 
 def training_batches(
-    rows: ImageStore | np.ndarray, targets: np.ndarray, experiment: Experiment, *, first_epoch: int = 0
+    store: ImageStore, targets: np.ndarray, experiment: Experiment, *, first_epoch: int = 0
 ) -> tf.data.Dataset:
     """Make shuffled, augmented batches of all epochs from `first_epoch` on, without a pause between epochs.
 
@@ -63,51 +54,48 @@ def training_batches(
     goes on after a crash gets the batches that it would have had.
 
     Args:
-        rows: n images, or their features [n, f] float32, which are not augmented.
+        store: n images.
         targets: one row for each image [n, classes], float32.
         experiment: its batch size, epochs, seed and augmentation count.
 
     Returns:
-        Dataset of (images float32 [batch, size, size, channels] in 0 to 255, targets [batch, classes]), or of features
-        in the place of images; `steps_per_epoch` batches are an epoch.
+        Dataset of (images float32 [batch, size, size, channels] in 0 to 255, targets [batch, classes]);
+        `steps_per_epoch` batches are an epoch.
     """
 
     def batches_of(epoch):
         key = tf.stack([tf.constant(experiment.seed, tf.int64), epoch])
-        order = tf.argsort(tf.random.stateless_uniform([len(rows)], key), stable=True)
+        order = tf.argsort(tf.random.stateless_uniform([len(store)], key), stable=True)
         batches = tf.data.Dataset.from_tensor_slices(order).batch(experiment.batch_size).enumerate()
         return batches.map(lambda step, indices: (epoch, step, indices))
 
     def load(epoch, step, indices):
-        batch = _fetch(rows, indices)
-        if isinstance(rows, ImageStore):
-            batch = augment_batch(batch, experiment.augmentation, seed=experiment.seed, epoch=epoch, step=step)
-        return batch, tf.gather(targets, indices)
+        images = _fetch(store, indices)
+        images = augment_batch(images, experiment.augmentation, seed=experiment.seed, epoch=epoch, step=step)
+        return images, tf.gather(targets, indices)
 
     batches = tf.data.Dataset.range(first_epoch, experiment.epochs).flat_map(batches_of)
     return _make_ahead(batches, load)
 
 
-def evaluation_batches(
-    rows: ImageStore | np.ndarray, *, batch_size: int, targets: np.ndarray | None = None
-) -> tf.data.Dataset:
+def evaluation_batches(store: ImageStore, *, batch_size: int, targets: np.ndarray | None = None) -> tf.data.Dataset:
     """Make batches of every image once, in order and unchanged.
 
     Args:
-        rows: n images, or their features [n, f] float32.
+        store: n images.
         batch_size: the last batch may be smaller, none is dropped.
         targets: one row for each image [n, classes], float32.
 
     Returns:
-        Dataset of images uint8 [batch, size, size, channels], or of features [batch, f]; with `targets`, of pairs of
-        these and targets [batch, classes].
+        Dataset of images uint8 [batch, size, size, channels]; with `targets`, of pairs of these and targets [batch,
+        classes].
     """
 
     def load(indices):
-        images = _fetch(rows, indices)
+        images = _fetch(store, indices)
         return images if targets is None else (images, tf.gather(targets, indices))
 
-    batches = tf.data.Dataset.range(len(rows)).batch(batch_size)
+    batches = tf.data.Dataset.range(len(store)).batch(batch_size)
     return _make_ahead(batches, load)
 
 
@@ -120,24 +108,20 @@ def _make_ahead(indices: tf.data.Dataset, load: Callable) -> tf.data.Dataset:
     return batches.with_options(options)
 
 
-def _fetch(rows: ImageStore | np.ndarray, indices: tf.Tensor) -> tf.Tensor:
-    if isinstance(rows, np.ndarray):
-        return tf.gather(rows, indices)
-    store = rows
+def _fetch(store: ImageStore, indices: tf.Tensor) -> tf.Tensor:
     images = tf.numpy_function(store.fetch, [indices], tf.uint8, stateful=False)
     return tf.ensure_shape(images, (None, *store.shape))
 
 
 @contextlib.contextmanager
-def naming_bad_files(*stores: ImageStore) -> Iterator[None]:
+def naming_bad_files(store: ImageStore) -> Iterator[None]:
     """Raise the InputError of a file that a store cannot use, in the place of TensorFlow's error about its graph."""
     try:
         yield
     except tf.errors.OpError as error:
-        problem = next((store.problem for store in stores if store.problem), None)
-        if problem is None:
+        if store.problem is None:
             raise
-        raise problem from error
+        raise store.problem from error
 
 
 def describe_device() -> str:

@@ -1,7 +1,6 @@
 """Scores of images: log-probabilities, the mean over views of an image, and features of a frozen backbone."""
 
 import sys
-from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -10,6 +9,7 @@ from cancernet import InputError
 from cancernet.data.images import ImageStore
 from cancernet.learning.pipeline import evaluation_batches, naming_bad_files
 
+_AT_ONCE = 4096  # images whose features a head is given at a time
 BATCH = 64  # images at a time; more is no faster on a CPU and takes more memory
 
 
@@ -69,24 +69,23 @@ def average_over_views(model: keras.Model, views: str) -> keras.Model:
     return keras.Model(network.inputs[0], keras.ops.mean(network.outputs[0], axis=0))
 
 
-def extract_features(extractor: keras.Model, stores: Mapping[str, ImageStore], *, views: str) -> dict[str, np.ndarray]:
+def extract_features(extractor: keras.Model, store: ImageStore, *, views: str) -> np.ndarray:
     """Compute the features of every view of every image; shows progress in a terminal.
 
     Args:
         extractor: raw images to features [n, f].
-        stores: of each split.
+        store: n images.
         views: of each image, as `average_over_views`.
 
     Returns:
-        float32 [n, views, f], in the store's order, of each split that has images.
+        float32 [n, views, f], in the store's order.
 
     Raises:
         InputError: a file cannot be used.
     """
     network = _answer_views(extractor, views)
     network = keras.Model(network.inputs[0], keras.ops.transpose(network.outputs[0], (1, 0, 2)))
-    verbose = 1 if sys.stdout.isatty() else 0
-    return {name: predict(network, store, verbose=verbose) for name, store in stores.items() if len(store)}
+    return predict(network, store, verbose=1 if sys.stdout.isatty() else 0)
 
 
 def score_features(head: keras.Model, features: np.ndarray) -> np.ndarray:
@@ -102,9 +101,13 @@ def score_features(head: keras.Model, features: np.ndarray) -> np.ndarray:
     Raises:
         InputError: an output of the head is not a number.
     """
-    n, views, size = features.shape
-    answers = head.predict(features.reshape(n * views, size), verbose=0)
-    return log_scores(answers.reshape(n, views, -1).mean(axis=1))
+    answers = np.concatenate(
+        [
+            keras.ops.convert_to_numpy(head(features[start : start + _AT_ONCE].reshape(-1, features.shape[2])))
+            for start in range(0, len(features), _AT_ONCE)
+        ]
+    )
+    return log_scores(answers.reshape(*features.shape[:2], -1).mean(axis=1))
 
 
 def _answer_views(model: keras.Model, views: str) -> keras.Model:

@@ -25,10 +25,11 @@ class Training(NamedTuple):
     """What came of a training, beside the model's weights."""
 
     history: dict[str, list[float]]  # one value for each epoch
-    kept_epochs: tuple[int, int]  # first and last (from 0) of the epochs whose mean weights the model has
+    kept_epochs: tuple[int, int] | None  # first and last (from 0) of the epochs whose mean weights the model has
     seconds: float  # of fitting, validation included
-    images_per_second: float  # of the steady state: training images over the time of all epochs but the first
+    images_per_second: float | None  # of the steady state: training images over the time of all epochs but the first
     precision: str = "float32"  # that the network computed in while it trained
+    strength: float | None = None  # of the penalty on a linear head's coefficients; None where there is no such head
 
 
 class Batches(NamedTuple):
@@ -305,24 +306,41 @@ def _read_state(checkpoint: Path) -> dict:
     return state
 
 
-def join(first: Training, second: Training) -> Training:
-    """Join two phases to one training.
+def average(trainings: Sequence[Training]) -> Training:
+    """Sum up the trainings of several members as one; the seconds are of all.
 
-    History and seconds are of both. The kept epochs, counted from the start of the first phase, the speed and the
-    precision are the second's, whose weights the model has.
+    A value of the history is the mean over the members that trained so long. The kept epochs are from the first that
+    any member kept to the last; the speed is the mean.
     """
-    history = {key: [*first.history[key], *values] for key, values in second.history.items()}
-    before = len(first.history["loss"])
-    kept = (before + second.kept_epochs[0], before + second.kept_epochs[1])
-    return second._replace(history=history, kept_epochs=kept, seconds=first.seconds + second.seconds)
+    longest = max((each.history for each in trainings), key=lambda history: len(history["loss"]))
+    history = {
+        key: [
+            float(np.mean([each.history[key][epoch] for each in trainings if epoch < len(each.history[key])]))
+            for epoch in range(len(values))
+        ]
+        for key, values in longest.items()
+    }
+    firsts, lasts = zip(*(each.kept_epochs for each in trainings), strict=True)
+    return trainings[0]._replace(
+        history=history,
+        kept_epochs=(min(firsts), max(lasts)),
+        seconds=sum(each.seconds for each in trainings),
+        images_per_second=float(np.mean([each.images_per_second for each in trainings])),
+    )
 
 
 def describe(trained: Training, device: str) -> dict:
-    """Describe a training for the report; `kept_epochs`, the first and last of those whose mean is judged, from 1."""
-    return {
-        "epochs": len(trained.history["loss"]),
-        "kept_epochs": [epoch + 1 for epoch in trained.kept_epochs],
-        "seconds": trained.seconds,
-        "images_per_second": trained.images_per_second,
-        "device": device,
-    }
+    """Describe a training for the report; `kept_epochs`, the first and last of those whose mean is judged, from 1.
+
+    Of a linear head alone, which is not fitted by epochs, there is only its strength.
+    """
+    described = {"seconds": trained.seconds, "device": device}
+    if trained.strength is not None:
+        described["head_strength"] = trained.strength
+    if trained.history:
+        described |= {
+            "epochs": len(trained.history["loss"]),
+            "kept_epochs": [epoch + 1 for epoch in trained.kept_epochs],
+            "images_per_second": trained.images_per_second,
+        }
+    return described

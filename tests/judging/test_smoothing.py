@@ -11,6 +11,8 @@ from cancernet.data.dataset import Patch
 from cancernet.data.grid import lay_out
 from cancernet.judging import decision
 from cancernet.judging.smoothing import (
+    LEAST_SLIDES,
+    SIGMA,
     apply_decision,
     choose_sigma,
     fit_on_validation,
@@ -28,7 +30,7 @@ def smooth(scores, patients, x, y, sigma):
 
 
 def choose(scores, labels, patients, x, y):
-    return choose_sigma(scores, np.asarray(labels), layout_of(patients, x, y))
+    return choose_sigma(scores, np.asarray(labels), layout_of(patients, x, y).slides)
 
 
 def full_slide(rows, columns, first=1):
@@ -120,53 +122,41 @@ def blob_slides(noise, patients=3, side=20):
     return log_softmax(np.column_stack([-logits / 2, logits / 2]), axis=1), labels, names, x, y
 
 
-def test_a_width_is_chosen_where_neighbours_help():
-    scores, labels, patients, x, y = blob_slides(noise=2.0)
-    assert choose(scores, labels, patients, x, y) in (1.0, 1.5, 2.0)
+def test_the_usual_width_is_kept_where_no_other_is_clearly_better():
+    assert choose(*blob_slides(noise=0.5)) == SIGMA
 
 
-def test_no_width_is_chosen_where_none_is_better():
-    """A tumour in every second place: a network without errors needs no neighbours, and they only mislead."""
+def test_a_wider_one_is_chosen_where_slides_left_out_agree():
+    assert choose(*blob_slides(noise=6.0, patients=6)) in (1.5, 2.0, 3.0)
+
+
+def test_one_slide_cannot_tell_a_width():
+    assert choose(*blob_slides(noise=6.0, patients=1)) == SIGMA
+
+
+def test_no_smoothing_is_chosen_where_neighbours_mislead():
+    """A tumour in every second place: a network with few errors needs no neighbours."""
     x, y = full_slide(10, 10)
-    labels = (x // 50 + y // 50) % 2
+    labels = np.tile((x // 50 + y // 50) % 2, 3)
     scores = np.log(np.column_stack([0.8 - 0.6 * labels, 0.2 + 0.6 * labels]))
-    assert choose(scores, labels, ["p"] * 100, x, y) == 0.0
-
-
-def test_no_width_is_chosen_where_validation_slides_are_sparse():
-    scores, labels, patients, x, y = blob_slides(noise=2.0)
-    kept = np.random.default_rng(0).random(len(labels)) < 0.2
-    assert choose(scores[kept], labels[kept], patients[kept], x[kept], y[kept]) == 0.0
-
-
-def test_no_width_is_chosen_without_coordinates():
-    scores, labels, patients, _, _ = blob_slides(noise=2.0)
-    nowhere = [None] * len(labels)
-    assert choose(scores, labels, patients, nowhere, nowhere) == 0.0
+    scores[::17] = scores[::17, ::-1]
+    assert choose(scores, labels, np.repeat(["p", "q", "r"], 100), np.tile(x, 3), np.tile(y, 3)) == 0.0
 
 
 def test_smoothing_is_not_praised_for_curing_overconfidence():
     """Classes without any order in space: smoothing only pulls overconfident scores together."""
     rng = np.random.default_rng(2)
     x, y = full_slide(20, 20)
-    labels = rng.integers(0, 2, 400)
-    logits = 40 * (labels - 0.5) + rng.normal(0, 30, 400)  # right in three of four, and always sure
+    labels = rng.integers(0, 2, 1200)
+    logits = 40 * (labels - 0.5) + rng.normal(0, 30, 1200)  # right in three of four, and always sure
     scores = log_softmax(np.column_stack([-logits / 2, logits / 2]), axis=1)
+    placed = np.repeat(["p", "q", "r"], 400), np.tile(x, 3), np.tile(y, 3)
 
     def log_loss(sigma):
-        smoothed = smooth(scores, ["p"] * 400, x, y, sigma)
-        return -smoothed[np.arange(400), labels].mean()
+        return -smooth(scores, *placed, sigma)[np.arange(1200), labels].mean()
 
     assert log_loss(1.0) < log_loss(0)  # so that log loss alone would choose it
-    assert choose(scores, labels, ["p"] * 400, x, y) == 0.0
-
-
-def test_unplaced_patches_do_not_vote_on_the_width():
-    scores, labels, patients, x, y = blob_slides(noise=2.0)
-    chosen = choose(scores, labels, patients, x, y)
-    wrong = np.log([[1e-9, 1 - 1e-9]] * 500)
-    more = (np.vstack([scores, wrong]), np.append(labels, [0] * 500), [*patients, *["p0"] * 500])
-    assert choose(*more, [*x, *[None] * 500], [*y, *[None] * 500]) == chosen
+    assert choose(scores, labels, *placed) == 0.0
 
 
 def fit(scores, labels, patients, x, y, **options):
@@ -179,16 +169,37 @@ def fit(scores, labels, patients, x, y, **options):
 
 
 def test_the_decision_with_neighbours_holds_the_one_without():
-    smoothed, _ = fit(*blob_slides(noise=2.0))
-    alone, _ = fit(*blob_slides(noise=2.0), neighbours=False)
-    assert smoothed.neighbour_sigma in (1.0, 1.5, 2.0)
+    smoothed, _ = fit(*blob_slides(noise=2.0, patients=LEAST_SLIDES))
+    alone, _ = fit(*blob_slides(noise=2.0, patients=LEAST_SLIDES), neighbours=False)
+    assert smoothed.neighbour_sigma >= SIGMA
     assert smoothed.without_neighbours == alone
+    assert smoothed.temperature != alone.temperature  # a calibration of its own
     assert alone.neighbour_sigma == 0
     assert alone.without_neighbours is None
 
 
-def test_a_complete_slide_is_smoothed_and_a_sample_is_judged_alone():
+def test_few_slides_are_smoothed_by_the_calibration_of_patches_alone():
+    few, _ = fit(*blob_slides(noise=2.0, patients=LEAST_SLIDES - 1))
+    assert few.neighbour_sigma >= SIGMA
+    assert (few.temperature, few.threshold) == (few.without_neighbours.temperature, few.without_neighbours.threshold)
+
+
+def test_slides_are_smoothed_where_validation_has_only_a_sample_of_each():
     scores, labels, patients, x, y = blob_slides(noise=2.0)
+    kept = np.random.default_rng(0).random(len(labels)) < 0.2
+    sampled, _ = fit(scores[kept], labels[kept], patients[kept], x[kept], y[kept])
+    assert sampled.neighbour_sigma == SIGMA
+
+
+def test_patches_without_places_are_never_smoothed():
+    scores, labels, patients, _, _ = blob_slides(noise=2.0)
+    patches = [Patch("", str(label), patient, None, None, "", "") for label, patient in zip(labels, patients)]
+    given = {"classes": ("0", "1"), "positive": "1", "operating_point": "balanced", "neighbours": True}
+    assert fit_on_validation(patches, scores, **given).neighbour_sigma == 0
+
+
+def test_a_complete_slide_is_smoothed_and_a_sample_is_judged_alone():
+    scores, labels, patients, x, y = blob_slides(noise=2.0, patients=6)
     fitted, _ = fit(scores, labels, patients, x, y)
     alone = fitted.without_neighbours
     sparse = np.flatnonzero(patients == "p1")[::7]
@@ -203,7 +214,7 @@ def test_a_complete_slide_is_smoothed_and_a_sample_is_judged_alone():
 
 
 def test_a_threshold_given_replaces_both_of_the_decisions():
-    scores, labels, patients, x, y = blob_slides(noise=2.0)
+    scores, labels, patients, x, y = blob_slides(noise=2.0, patients=6)
     fitted, _ = fit(scores, labels, patients, x, y)
     probabilities, predicted = apply_decision(fitted, scores, layout_of(patients, x, y).slides, threshold=0.9)
     np.testing.assert_array_equal(predicted, probabilities[:, 1] >= 0.9)
@@ -217,11 +228,11 @@ def test_a_threshold_for_several_classes_is_refused():
 
 
 def test_predictions_of_a_split_stand_beside_its_true_classes():
-    scores, labels, patients, x, y = blob_slides(noise=2.0)
+    scores, labels, patients, x, y = blob_slides(noise=2.0, patients=6)
     fitted, patches = fit(scores, labels, patients, x, y)
     layout = layout_of(patients, x, y)
     found = predict_split(fitted, patches, scores, layout)
     np.testing.assert_array_equal(found.labels, labels)
     np.testing.assert_array_equal(found.predicted, apply_decision(fitted, scores, layout.slides)[1])
-    with pytest.raises(ValueError, match="1200 patches but 3 scores"):
+    with pytest.raises(ValueError, match="2400 patches but 3 scores"):
         predict_split(fitted, patches, scores[:3], layout)

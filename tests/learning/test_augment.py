@@ -103,9 +103,13 @@ def test_images_are_warped_before_they_are_flipped_and_turned(images):
 @pytest.mark.parametrize(
     ("augmentation", "expected"),
     [
-        (Augmentation(flips=True), {(0, 0), (0, 2), (1, 0), (1, 2)}),
+        (Augmentation(mirror=True), {(0, 0), (1, 0)}),
+        (Augmentation(mirror=True, upend=True), {(0, 0), (0, 2), (1, 0), (1, 2)}),
         (Augmentation(quarter_turns=True), {(0, 0), (0, 1), (0, 2), (0, 3)}),
-        (Augmentation(flips=True, quarter_turns=True), {(mirror, turns) for mirror in (0, 1) for turns in range(4)}),
+        (
+            Augmentation(mirror=True, upend=True, quarter_turns=True),
+            {(mirror, turns) for mirror in (0, 1) for turns in range(4)},
+        ),
     ],
 )
 def test_flips_and_turns_come_equally_often_and_no_others_come(augmentation, expected):
@@ -240,7 +244,9 @@ def test_the_stains_do_not_share_the_geometrys_numbers():
     image = np.float32([[weak, strong], [weak, strong]])[None]
     mirrored, factors = [], []
     for step in range(200):
-        left, right = -np.log(change(image, Augmentation(flips=True, stain_jitter=0.3), step=step)[0, 0] / 255)
+        left, right = -np.log(
+            change(image, Augmentation(mirror=True, upend=True, stain_jitter=0.3), step=step)[0, 0] / 255
+        )
         mirrored.append(left[0] > right[0])
         factors.append(np.abs(right - left) @ np.linalg.inv(augment.STAIN_DENSITIES))
     follows = np.corrcoef(np.column_stack([mirrored, factors]).T)[0, 1:]
@@ -254,7 +260,7 @@ def test_the_stains_do_not_share_the_geometrys_numbers():
         Augmentation(zoom=0.1),
         Augmentation(shift=0.1),
         Augmentation(shear_degrees=5),
-        Augmentation(flips=True),
+        Augmentation(mirror=True, upend=True),
         Augmentation(quarter_turns=True),
         Augmentation(stain_jitter=0.2),
         Augmentation(),

@@ -9,7 +9,7 @@ from cancernet import InputError
 from cancernet.config import Augmentation, Experiment
 from cancernet.learning import pipeline, training
 
-EXPERIMENT = Experiment(epochs=4, batch_size=8, image_size=8, augmentation=Augmentation(flips=True))
+EXPERIMENT = Experiment(epochs=4, batch_size=8, image_size=8, augmentation=Augmentation(mirror=True, upend=True))
 
 
 def make_model(seed=1):

@@ -6,6 +6,7 @@ it, in Keras' own layers only, so that a saved model file answers images without
 Importing this package does not import Keras; building a model does.
 """
 
+import dataclasses
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,23 @@ def build_model(experiment: Experiment, classes: int) -> "keras.Model":
     from cancernet.learning.models.transfer import build_transfer_model
 
     return build_transfer_model(architecture, size, classes, experiment.weights)
+
+
+def list_kinds(experiment: Experiment) -> list[Experiment]:
+    """List the experiment of each kind of network in one: of `cancernet+densenet121` two.
+
+    Beside a backbone, a network that is trained from scratch keeps its own image size and shrinks what it is given.
+    """
+    names = experiment.model.split("+")
+    if len(names) == 1:
+        return [experiment]
+    kinds = []
+    for name in names:
+        own = {"model": name}
+        if MODELS[name].family != "transfer":
+            own |= {"strategy": "all", "weights": "none", "image_size": MODELS[name].image_size}
+        kinds.append(dataclasses.replace(experiment, **own))
+    return kinds
 
 
 def check_architecture(experiment: Experiment) -> Architecture:

@@ -1,0 +1,81 @@
+"""Several networks as one: the softmax of their mean logits."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from cancernet.learning.explain import grad_cam
+from cancernet.learning.models.joining import join_members, renew_head
+from cancernet.learning.models.simple_cnn import build_simple_cnn
+from cancernet.learning.models.structure import has_backbone, split_model
+from cancernet.learning.models.transfer import build_head
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, 22, 22, 3)).astype(np.float32)
+
+
+def build_backbone(seed):
+    """A transfer model of one convolution, whose head has seen other features than 0 and 1."""
+    keras.utils.set_random_seed(seed)
+    image = keras.Input((22, 22, 3))
+    maps = layers.Conv2D(5, 3, activation="relu")(layers.Rescaling(1 / 255)(image))
+    extractor = keras.Model(image, layers.GlobalAveragePooling2D()(maps), name="extractor")
+    inputs = keras.Input((22, 22, 3), name="image")
+    model = keras.Model(inputs, build_head(5, 3)(extractor(inputs)), name="small")
+    return scramble(model, seed)
+
+
+def scramble(model, seed):
+    """Give the head statistics, scales and biases that matter."""
+    random = np.random.default_rng(seed)
+    head = split_model(model)[1]
+    head.set_weights([random.uniform(0.5, 1.5, weight.shape) for weight in head.get_weights()])
+    return model
+
+
+def build_members():
+    keras.utils.set_random_seed(3)
+    return [build_simple_cnn(22, 3, 3) for _ in range(3)]
+
+
+def build_heads():
+    first = build_backbone(1)
+    return [first, scramble(renew_head(first, 3), 2), scramble(renew_head(first, 3), 5)]
+
+
+@pytest.mark.parametrize("networks", [build_members, build_heads, lambda: [build_backbone(1), build_backbone(2)]])
+def test_the_joined_network_answers_the_mean_of_the_logits_also_from_its_file(networks, tmp_path):
+    networks = networks()
+    joined = join_members(networks)
+    expected = np.exp(np.mean([np.log(network(IMAGES)) for network in networks], axis=0))
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(joined(IMAGES), expected, rtol=1e-4)
+    joined.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(IMAGES), joined(IMAGES))
+
+
+def test_heads_on_one_extractor_become_one_head():
+    joined = join_members(build_heads())
+    assert has_backbone(joined)
+    assert joined.count_params() == build_backbone(1).count_params()
+
+
+def test_one_network_stays_itself():
+    (network,) = networks = [build_backbone(1)]
+    assert join_members(networks) is network
+
+
+def test_a_new_head_shares_the_extractor_and_nothing_else():
+    first = build_backbone(1)
+    second = renew_head(first, 3)
+    assert split_model(second)[0] is split_model(first)[0]
+    assert not np.allclose(second(IMAGES), first(IMAGES))
+
+
+def test_the_regions_that_members_rest_on_are_added():
+    networks = build_members()
+    heat = grad_cam(join_members(networks), IMAGES, 1)
+    assert heat.shape == (4, 22, 22)
+    assert heat.max(axis=(1, 2)).tolist() == pytest.approx([1] * 4)
+    one, *_ = (grad_cam(network, IMAGES, 1) for network in networks)
+    assert not np.allclose(heat, one)
