@@ -1,3 +1,5 @@
+"""Batch normalisation as one operation: the outputs, statistics and gradients are those of Keras."""
+
 import keras
 import numpy as np
 import pytest

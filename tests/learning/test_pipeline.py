@@ -1,3 +1,5 @@
+"""Files to batches: their order, what they hold, and which file cannot be used."""
+
 import numpy as np
 import pytest
 from conftest import write_image

@@ -1,3 +1,5 @@
+"""Mixed precision: what computes in bfloat16, when it is chosen, and how near the trained weights are."""
+
 import keras
 import numpy as np
 import pytest
@@ -54,13 +56,23 @@ def test_mixed_precision_is_for_steps_that_are_a_tenth_faster(monkeypatch, mixed
         assert np.array_equal(one, two)
 
 
-def test_a_step_takes_time():
-    model = make_model()
-    prepare(model)
-    assert 0 < precision._time_step(model, IMAGES, TARGETS) < 60
+def test_the_time_of_a_step_is_the_median_without_the_first_two(monkeypatch):
+    class Network:
+        steps = 0
+
+        def train_on_batch(self, images, targets):
+            clock.append(clock[-1] + (50, 60, 1, 9, 2, 3, 7)[self.steps])  # seconds of each step
+            self.steps += 1
+
+    clock = [0]
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: clock[-1])
+    assert precision._time_step(Network(), IMAGES, TARGETS) == 3  # of 1, 2, 3, 7 and 9
 
 
 def test_training_is_alike_and_the_saved_model_is_single(tmp_path):
+    def join(weights):
+        return np.concatenate([weight.ravel() for weight in weights])
+
     trained = []
     for policy in (precision.SINGLE, precision.MIXED):
         model = make_model()
@@ -70,11 +82,10 @@ def test_training_is_alike_and_the_saved_model_is_single(tmp_path):
         model.fit(IMAGES, TARGETS, batch_size=8, epochs=3, shuffle=False, verbose=0)
         precision.set_precision(model, precision.SINGLE)
         trained.append(model)
-    single, mixed = (model.get_weights() for model in trained)
-    assert not all(np.array_equal(one, two) for one, two in zip(single, mixed, strict=True))
-    for one, two in zip(single, mixed, strict=True):
-        np.testing.assert_allclose(one, two, atol=0.03, rtol=0.03)
+    first, single, mixed = (join(model.get_weights()) for model in (make_model(), *trained))
+    difference = np.linalg.norm(mixed - single) / np.linalg.norm(single - first)  # as a share of what training changed
+    assert 1e-4 < difference < 0.02
     trained[1].save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", compile=False)
     assert set(precisions(loaded)) == {"float32"}
-    assert np.array_equal(loaded.predict(IMAGES, verbose=0), trained[1].predict(IMAGES, verbose=0))
+    np.testing.assert_array_equal(loaded.predict(IMAGES, verbose=0), trained[1].predict(IMAGES, verbose=0))

@@ -1,3 +1,5 @@
+"""Fitting: class weights, schedules, the weights that are kept, and resuming after a crash."""
+
 import dataclasses
 import functools
 
