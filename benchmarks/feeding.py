@@ -8,17 +8,21 @@ import dataclasses
 import itertools
 import statistics
 import time
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.table import Row, measure_in_turn
 
+if typing.TYPE_CHECKING:  # imported where it is needed, which takes seconds
+    import keras
+
 STAIN_JITTER = 0.1
-IMAGES_A_TURN = 1024  # in a round of feeding: about two seconds on two cores
+IMAGES_A_TURN = 1024  # of a row in a round: about two seconds on two cores
 
 
-def time_steps(model, batches: Iterator, steps: int) -> tuple[float, float]:
-    """Seconds of training steps, and of those, the seconds that the step waited for its batch."""
+def time_steps(model: "keras.Model", batches: Iterator, steps: int) -> tuple[float, float]:
+    """Time training steps: seconds in all, and of these the seconds that a step waited for its batch."""
     waited, started = 0.0, time.perf_counter()
     for _ in range(steps):
         asked = time.perf_counter()
@@ -29,11 +33,16 @@ def time_steps(model, batches: Iterator, steps: int) -> tuple[float, float]:
 
 
 def compare_feeding(files: list[Path], batch_size: int, steps: int, rounds: int) -> dict[str, list[tuple]]:
-    """`time_steps` in each round: on one batch in `memory`, fed with the `tutorial`'s changes, and `stain` jitter."""
+    """Time steps in each round, as `time_steps`.
+
+    Returns:
+        Seconds and seconds waited, one pair for each round: of `memory`, one batch given again and again; of `tutorial`,
+        batches with the tutorial's changes; of `stain`, batches with stain jitter as well.
+    """
     import keras
     import numpy as np
 
-    from cancernet.config import RECIPES, TUTORIAL_AUGMENTATION
+    from cancernet.config import RECIPES, TUTORIAL_AUGMENTATION, Augmentation
     from cancernet.data.images import ImageStore
     from cancernet.learning import fused, models, pipeline, training
 
@@ -45,20 +54,22 @@ def compare_feeding(files: list[Path], batch_size: int, steps: int, rounds: int)
     fused.fuse_batch_normalization(model)
     training.compile_model(model, RECIPES["tutorial"], classes=2, steps_per_epoch=len(files) // batch_size)
 
-    def feed(augmentation) -> Iterator:
-        options = {"batch_size": batch_size, "epochs": 1_000_000, "seed": 1, "augmentation": augmentation}
-        return iter(pipeline.training_batches(store, targets, **options))
+    def feed(augmentation: Augmentation) -> Iterator:
+        experiment = dataclasses.replace(
+            RECIPES["tutorial"], augmentation=augmentation, batch_size=batch_size, epochs=1_000_000
+        )
+        return iter(pipeline.training_batches(store, targets, experiment))
 
     stain = dataclasses.replace(TUTORIAL_AUGMENTATION, stain_jitter=STAIN_JITTER)
     feeds = {"tutorial": feed(TUTORIAL_AUGMENTATION), "stain": feed(stain)}
     feeds["memory"] = itertools.repeat(next(feeds["tutorial"]))
     for batches in feeds.values():
-        time_steps(model, batches, 3)  # traces
+        time_steps(model, batches, 3)  # builds the graph
     return measure_in_turn({name: lambda b=b: time_steps(model, b, steps) for name, b in feeds.items()}, rounds)
 
 
 def feeding_rows(files: list[Path], rounds: int) -> list[Row]:
-    """Rows of feeding, on a GPU with the share of time that a step waits for its batch."""
+    """Measure the rows of feeding; on a GPU also the share of time that a step waits for its batch."""
     from cancernet.learning import pipeline
 
     rows = []
@@ -76,7 +87,7 @@ def feeding_rows(files: list[Path], rounds: int) -> list[Row]:
 
 
 def prediction_rows(files: list[Path], run: Path, rounds: int) -> list[Row]:
-    """Rows of answering files that nobody has read yet, as evaluate_model.py and predict_images.py do."""
+    """Measure the rows of scoring files that were not read before, as evaluate_model.py and predict_images.py do."""
     import numpy as np
 
     from cancernet.data.images import ImageStore, decode_image
@@ -111,7 +122,7 @@ def prediction_rows(files: list[Path], run: Path, rounds: int) -> list[Row]:
         "prediction, decoding": lambda: exhaust(read()),
     }
     for work in works.values():
-        work()  # traces
+        work()  # builds the graph
     speeds = measure_in_turn({name: lambda work=work: speed(work) for name, work in works.items()}, rounds)
     rows = []
     for name in ("evaluation", "prediction"):
@@ -124,7 +135,7 @@ def prediction_rows(files: list[Path], run: Path, rounds: int) -> list[Row]:
 
 
 def cache_row(files: list[Path]) -> Row:
-    """What the memory grows by when every image is decoded and kept."""
+    """Measure by how much the memory grows when every image is decoded and kept."""
     import numpy as np
     import psutil
 

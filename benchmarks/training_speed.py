@@ -1,8 +1,9 @@
 """How fast training, feeding, prediction and start are, and what memory they take: one table with a ratio a row.
 
-The rows of a comparison are measured in one run and in turn, for the machine's speed drifts; a ratio is that of one
-round, quoted as the median of all rounds with the least and the greatest. Training is measured against the tutorial's
-way (benchmarks/tutorial_way.py), without the first epoch, slowed by tracing and reading; the rest in feeding.py.
+The rows of a comparison are measured in one run and in turn, because the machine's speed drifts. A ratio is taken
+within a round; the table gives the median of all rounds with the least and the greatest. Training is measured against
+the tutorial's way (benchmarks/tutorial_way.py), without the first epoch, which decoding and building the graph slow
+down. The rest is in feeding.py.
 
     python benchmarks/training_speed.py --dataset datasets/idc --rounds 3 --json training_speed.json
 """
@@ -29,7 +30,7 @@ SCRIPTS = ("build_dataset.py", "train_model.py", "evaluate_model.py", "predict_i
 
 
 def train_tutorials_way(dataset: Path, epochs: int) -> float:
-    """Images a second."""
+    """Train in a process of its own; return images per second."""
     command = [sys.executable, str(ROOT / "benchmarks/tutorial_way.py"), "--dataset", str(dataset), "--json"]
     done = subprocess.run([*command, "--epochs", str(epochs)], capture_output=True, text=True)
     stop_if_failed(done, "The tutorial's way")
@@ -37,7 +38,11 @@ def train_tutorials_way(dataset: Path, epochs: int) -> float:
 
 
 def train_recipe(dataset: Path, epochs: int, recipe: str, run: Path, *options: str) -> dict[str, float]:
-    """`rate` in images a second; memory in MB: its `peak`, `early` where epoch 2 begins, `late` where the last does."""
+    """Train in a process of its own.
+
+    Returns:
+        `rate` in images per second; memory in MB: its `peak`, `early` when epoch 2 begins, `late` when the last does.
+    """
     import psutil
 
     command = [sys.executable, str(ROOT / "train_model.py"), "--dataset", str(dataset), "--recipe", recipe, "--force"]
@@ -46,27 +51,27 @@ def train_recipe(dataset: Path, epochs: int, recipe: str, run: Path, *options: s
     child = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
     )
-    process, peak, beginnings, said = psutil.Process(child.pid), 0.0, [], []
+    process, peak, beginnings, printed = psutil.Process(child.pid), 0.0, [], []
 
-    def listen() -> None:
+    def read_output() -> None:
         for line in child.stdout:
-            said.append(line)
+            printed.append(line)
             if line.startswith("Epoch "):
                 beginnings.append(process.memory_info().rss / 1e6)
 
-    listener = threading.Thread(target=listen)
-    listener.start()
+    reader = threading.Thread(target=read_output)
+    reader.start()
     while child.poll() is None:
         peak = max(peak, process.memory_info().rss / 1e6)
         time.sleep(0.05)
-    listener.join()
-    stop_if_failed(subprocess.CompletedProcess(command, child.returncode, "".join(said), ""), f"Recipe {recipe}")
+    reader.join()
+    stop_if_failed(subprocess.CompletedProcess(command, child.returncode, "".join(printed), ""), f"Recipe {recipe}")
     rate = json.loads((run / "report.json").read_text())["training"]["images_per_second"]
     return {"rate": rate, "peak": peak, "early": beginnings[1], "late": beginnings[-1]}
 
 
 def compare_trainings(dataset: Path, epochs: int, rounds: int, runs: Path) -> list[Row]:
-    """Rows of whole trainings; leaves runs of the recipes in the folder `runs`."""
+    """Measure the rows of whole trainings; leaves a run of each recipe in the folder `runs`."""
     recipes: dict[str, list[str]] = {"tutorial": [], "standard": [], "standard, streaming": ["--cache-limit", "1e-6"]}
     trained: dict[str, list[dict]] = {name: [] for name in recipes}
 
@@ -100,7 +105,7 @@ def compare_trainings(dataset: Path, epochs: int, rounds: int, runs: Path) -> li
 
 
 def start_row(rounds: int) -> Row:
-    """Seconds of --help of the slowest script."""
+    """Measure the seconds of --help of the slowest script."""
 
     def ask(script: str) -> float:
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How the tutorial trains CancerNet, in plain form, as the yardstick for this project. Imports nothing of it.
+"""How the tutorial trains CancerNet: what this project is measured against. Imports nothing of the project.
 
 Images are read from class folders by Keras' legacy `ImageDataGenerator` (deprecated, still in Keras 3 as
 `tf.keras.preprocessing.image.ImageDataGenerator`): one worker opens each file in every epoch with Pillow, changes it
@@ -14,15 +14,20 @@ import json
 import os
 import sys
 import time
+import typing
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
+
+if typing.TYPE_CHECKING:  # imported where it is needed, which takes seconds
+    import keras
 
 SIDE = 48  # pixels
 BATCH_SIZE = 32
 LEARNING_RATE = 0.01
 
 
-def parse_arguments():
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", type=Path, default=Path("datasets/idc"), help="folder that build_dataset.py made")
     parser.add_argument("--epochs", type=int, default=40)
@@ -38,8 +43,8 @@ def parse_arguments():
     return arguments
 
 
-def open_splits(dataset: Path, seed: int):
-    """Generators of (images [32, 48, 48, 3] in 0 to 1, one-hot labels) of training (random), validation and testing."""
+def open_splits(dataset: Path, seed: int) -> tuple[Iterable, Iterable, Iterable]:
+    """Open training (shuffled), validation and testing: (images [32, 48, 48, 3] of 0 to 1, one-hot labels)."""
     from tensorflow.keras.preprocessing.image import ImageDataGenerator
 
     changing = ImageDataGenerator(
@@ -73,8 +78,8 @@ def open_splits(dataset: Path, seed: int):
     )
 
 
-def build_cancernet(classes: int):
-    """The tutorial's network: blocks of one, two and three separable convolutions, and two dense layers."""
+def build_cancernet(classes: int) -> "keras.Sequential":
+    """Build the tutorial's network: blocks of one, two and three separable convolutions, and two dense layers."""
     from keras import Input, Sequential, layers
 
     model = Sequential([Input((SIDE, SIDE, 3))])
@@ -94,8 +99,8 @@ def build_cancernet(classes: int):
     return model
 
 
-def make_clock():
-    """Callback with `epochs`, the seconds of each epoch without its validation, and `first_step`, of the very first."""
+def make_clock() -> "keras.callbacks.Callback":
+    """Make a callback with `epochs`, the seconds of each without its validation, and `first_step`, of the first."""
     import keras
 
     class Clock(keras.callbacks.Callback):
@@ -116,8 +121,8 @@ def make_clock():
     return Clock()
 
 
-def train(training, validation, epochs: int):
-    """The trained model and the clock of its epochs."""
+def train(training: Iterable, validation: Iterable, epochs: int) -> tuple["keras.Model", "keras.callbacks.Callback"]:
+    """Train; return the model and the clock of its epochs."""
     import keras
     import numpy as np
 
@@ -138,14 +143,14 @@ def train(training, validation, epochs: int):
     return model, clock
 
 
-def images_per_second(clock, images: int) -> float:
-    """Rate over the epochs after the first, which builds the graph; of one epoch, over its steps after the first."""
+def images_per_second(clock: "keras.callbacks.Callback", images: int) -> float:
+    """Compute the rate after the first epoch, which builds the graph; of one epoch, the rate after its first step."""
     if len(clock.epochs) > 1:
         return images * (len(clock.epochs) - 1) / sum(clock.epochs[1:])
     return (images - BATCH_SIZE) / (clock.epochs[0] - clock.first_step)
 
 
-def main():
+def main() -> None:
     arguments = parse_arguments()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.filterwarnings("ignore", message="Please import `affine_transform`", category=DeprecationWarning)
