@@ -36,7 +36,7 @@ def compare_feeding(files: list[Path], batch_size: int, steps: int, rounds: int)
     """Time steps in each round, as `time_steps`.
 
     Returns:
-        Seconds and seconds waited, one pair for each round: of `memory`, one batch given again and again; of `tutorial`,
+        Seconds and seconds waited, a pair for each round: of `memory`, one batch given again and again; of `tutorial`,
         batches with the tutorial's changes; of `stain`, batches with stain jitter as well.
     """
     import keras
