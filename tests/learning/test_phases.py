@@ -1,5 +1,7 @@
 """Trainings in phases, on a small model with the parts of a transfer model."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -70,32 +72,42 @@ def kernels(model):
     return extractor.get_layer("maps").get_weights()[0], head.layers[-1].get_weights()[0]
 
 
+@pytest.fixture(scope="module")
+def trained_by(tmp_path_factory):
+    """Of a strategy the model, its kernels before, the training and the function that scores a split."""
+
+    @functools.cache
+    def train(strategy):
+        model = make_model()
+        before = kernels(model)
+        return model, before, *fit(tmp_path_factory.mktemp("work"), model, strategy=strategy)
+
+    return train
+
+
 @pytest.mark.parametrize(
     ("strategy", "epochs", "maps_change", "head_changes"),
     [("all", EPOCHS, True, True), ("frozen", EPOCHS, False, True), ("two-phase", 2 * EPOCHS, True, True)],
 )
-def test_a_strategy_trains_its_parts_for_its_epochs(tmp_path, strategy, epochs, maps_change, head_changes):
-    model = make_model()
-    before = kernels(model)
-    trained, score = fit(tmp_path, model, strategy=strategy)
-    assert {key: len(values) for key, values in trained.history.items()}["loss"] == epochs
+def test_a_strategy_trains_its_parts_for_its_epochs(trained_by, strategy, epochs, maps_change, head_changes):
+    model, before, trained, score = trained_by(strategy)
+    assert len(trained.history["loss"]) == epochs
     changes = [not np.array_equal(old, new) for old, new in zip(before, kernels(model), strict=True)]
     assert changes == [maps_change, head_changes]
     assert trained.history["loss"][-1] < trained.history["loss"][0]
+    assert trained.precision == "float32"
     scores = score("validation")
     assert scores.shape == (6, 2)
     expected = predict_scores(model, make_material().stores["validation"], views="mirror")
     np.testing.assert_allclose(scores, expected, rtol=1e-4)  # the model has the weights that were judged
 
 
-def test_the_second_phase_begins_where_the_first_ended_and_is_slower(tmp_path):
-    first, both = make_model(), make_model()
-    trained, _ = fit(tmp_path / "frozen", first, strategy="frozen")
-    joined, _ = fit(tmp_path / "both", both, strategy="two-phase")
-    assert joined.history["val_loss"][:EPOCHS] == trained.history["val_loss"]
-    assert EPOCHS <= joined.kept_epochs[0] <= joined.kept_epochs[1] < 2 * EPOCHS
-    assert rate_of(split_model(first)[1]) == pytest.approx(RATE)
-    assert rate_of(both) == pytest.approx(RATE / 10)
+def test_the_second_phase_begins_where_the_first_ended_and_is_slower(trained_by):
+    (head_only, _, first, _), (model, _, both, _) = trained_by("frozen"), trained_by("two-phase")
+    assert both.history["val_loss"][:EPOCHS] == first.history["val_loss"]
+    assert EPOCHS <= both.kept_epochs[0] <= both.kept_epochs[1] < 2 * EPOCHS
+    assert rate_of(split_model(head_only)[1]) == pytest.approx(RATE)
+    assert rate_of(model) == pytest.approx(RATE / 10)
 
 
 def test_a_view_is_trained_on_with_the_label_of_its_image(tmp_path, monkeypatch):
@@ -125,5 +137,3 @@ def test_the_precision_of_the_training_is_told_and_the_model_answers_in_single(t
     trained, _ = fit(tmp_path, model, strategy="two-phase", epochs=1, mixed_precision=True)
     assert trained.precision == "mixed_bfloat16"
     assert {layer.compute_dtype for part in split_model(model) for layer in part.layers} == {"float32"}
-    plain, _ = fit(tmp_path / "plain", make_model(), strategy="two-phase", epochs=1)
-    assert plain.precision == "float32"
