@@ -94,6 +94,9 @@ def choose_experiment(arguments) -> Experiment:
         experiment = dataclasses.replace(experiment, augmentation=Augmentation())  # features are computed once
     elif "transfer" in families and not arguments.members and len(architectures) == 1:
         experiment = dataclasses.replace(experiment, members=1)  # each would be a backbone of its own
+    if experiment.channels == 1:
+        without_stains = dataclasses.replace(experiment.augmentation, stain_jitter=0.0)
+        experiment = dataclasses.replace(experiment, augmentation=without_stains)
     if experiment.strategy == "finetune" and not arguments.learning_rate:
         experiment = dataclasses.replace(experiment, learning_rate=experiment.learning_rate / 10)
     for kind in list_kinds(experiment):
@@ -101,13 +104,13 @@ def choose_experiment(arguments) -> Experiment:
     return experiment
 
 
-def keep_upright(experiment: Experiment, *, views: str | None) -> Experiment:
-    """The same experiment for images with an upright, such as X-rays: never turned, never upside down.
+def fit_to_grey(experiment: Experiment, *, views: str | None) -> Experiment:
+    """The same experiment for grey images, such as X-rays: with an upright, so never turned or upside down; no stains.
 
     Args:
         views: what the command line asks for.
     """
-    changes = dataclasses.replace(experiment.augmentation, upend=False, quarter_turns=False)
+    changes = dataclasses.replace(experiment.augmentation, upend=False, quarter_turns=False, stain_jitter=0.0)
     kept = "mirror" if experiment.views == "eight" else experiment.views
     return dataclasses.replace(experiment, augmentation=changes, views=views or kept)
 
@@ -127,7 +130,7 @@ def main(argv: Sequence[str]) -> None:
         dataset.check_patients(patches)
     if summary.are_grey:
         print("The images are grey, so they are taken to have an upright: never turned, never upside down.")
-        experiment = keep_upright(experiment, views=arguments.views)
+        experiment = fit_to_grey(experiment, views=arguments.views)
     dataset.check_trainable(patches)
     plan = Plan(
         experiment=experiment,

@@ -241,16 +241,14 @@ def test_a_checkpoint_tells_what_it_was_begun_with(tmp_path):
         training.read_checkpoint_settings(checkpoint)
 
 
-def test_two_phases_are_joined_by_hand():
-    first = training.Training({"loss": [3.0, 2.0], "val_loss": [2.5, 2.0]}, (1, 1), 10.0, 500.0)
-    second = training.Training({"loss": [1.5, 1.0, 0.5], "val_loss": [1.8, 1.7, 1.9]}, (0, 1), 90.0, 20.0, "mixed")
-    assert training.join(first, second) == training.Training(
-        history={"loss": [3.0, 2.0, 1.5, 1.0, 0.5], "val_loss": [2.5, 2.0, 1.8, 1.7, 1.9]},
-        kept_epochs=(2, 3),
-        seconds=100.0,
-        images_per_second=20.0,
-        precision="mixed",
-    )
-    described = training.describe(training.join(first, second), "CPU")
-    assert described["kept_epochs"] == [3, 4]  # from 1
-    assert described["epochs"] == 5
+def test_the_trainings_of_members_are_averaged_by_hand():
+    first = training.Training({"loss": [4.0, 2.0], "val_loss": [3.0, 1.0]}, (1, 1), 10.0, 100.0)
+    second = training.Training({"loss": [2.0, 1.0, 0.5], "val_loss": [1.0, 2.0, 3.0]}, (0, 2), 5.0, 300.0)
+    both = training.average([first, second])
+    assert both.history == {"loss": [3.0, 1.5, 0.5], "val_loss": [2.0, 1.5, 3.0]}
+    assert (both.kept_epochs, both.seconds, both.images_per_second) == ((0, 2), 15.0, 200.0)
+
+
+def test_a_head_without_epochs_is_described_by_its_strength():
+    fitted = training.Training({}, None, 5.0, None, strength=0.001)
+    assert training.describe(fitted, "CPU") == {"seconds": 5.0, "device": "CPU", "head_strength": 0.001}

@@ -78,6 +78,8 @@ def _answer_logits(network: keras.Model, name: str) -> keras.Model:
         extractor, head = split_model(network)
         return _attach(extractor, _answer_logits(head, "head"), name)
     *_, before, last = network.layers
+    if isinstance(last, layers.Softmax):  # joined already
+        return keras.Model(network.inputs[0], before.output, name=name)
     logits = layers.Dense(last.units, name="logits")
     outputs = logits(before.output)
     logits.set_weights(last.get_weights())
