@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import TextIO
 
-_RUN = "=+-@＝＋－＠\t\r\n"  # what a spreadsheet takes for the beginning of a formula, by OWASP's "CSV Injection"
+_RUN = set("=+-@＝＋－＠\t\r\n")  # what a spreadsheet takes for the beginning of a formula, by OWASP's "CSV Injection"
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 
 
@@ -28,6 +28,6 @@ def read_rows(file: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _escape(cell: object) -> object:
-    if not isinstance(cell, str) or cell[:1] not in _RUN + "'" or _NUMBER.fullmatch(cell):
+    if not isinstance(cell, str) or cell[:1] not in _RUN | {"'"} or _NUMBER.fullmatch(cell):
         return cell
     return f"'{cell}" if cell.lstrip("'")[:1] in _RUN else cell

@@ -21,9 +21,9 @@ def test_a_text_that_a_spreadsheet_would_run_gets_an_apostrophe(text):
     assert next(csv.reader(io.StringIO(written(text), newline=""))) == [f"'{text}"]
 
 
-@pytest.mark.parametrize("cell", ["-1", "+1", "-0.5e-3", -1, 0.25, "a=1", "training/0/=x.png", "'quoted'"])
+@pytest.mark.parametrize("cell", ["-1", "+1", "-0.5e-3", -1, 0.25, "", "'", "a=1", "training/0/=x.png", "'quoted'"])
 def test_numbers_and_plain_texts_stay_as_they_are(cell):
-    assert written(cell) == f"{cell}\n"
+    assert written("x", cell) == f"x,{cell}\n"
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8") | st.sampled_from("'=+-@,\t\r\n\"0")), min_size=1))
