@@ -17,7 +17,8 @@ import build_dataset
 import evaluate_model
 import train_model
 from cancernet import InputError
-from cancernet.data.dataset import read_manifest
+from cancernet.config import Augmentation
+from cancernet.data.dataset import Patch, read_manifest
 from cancernet.reporting.wording import METRICS
 from cancernet.run import BEGUN
 
@@ -284,13 +285,15 @@ def test_a_changed_image_is_found(folder, tmp_path):
         (["--batch-size", "-3"], "argument --batch-size: takes a whole number of at least 1"),
         (["--learning-rate", "0"], "argument --learning-rate: takes a number above 0"),
         (["--prevalence", "2"], "argument --prevalence: takes a share below 1"),
-        (["--model", "vgg"], "argument --model: invalid choice: 'vgg'"),
+        (["--model", "vgg"], "argument --model: takes cancernet, simple_cnn, resnet50"),
         (["--dataset", "nowhere"], "nowhere has no manifest.csv"),
         (["--operating-point", "0.9x"], "Unknown operating point '0.9x'"),
         (["--image-size", "4"], "cancernet takes images of at least 8 pixels"),
         (["--output", "."], "--output . is the folder you are in"),
         (["--positive", "IDC"], "--positive takes one of the classes, 0 or 1; got IDC"),
         (["--strategy", "frozen"], "--strategy frozen needs a backbone"),
+        (["--model", "densenet121", "--weights", "none", "--epochs", "3"], "--epochs is for networks that are trained"),
+        (["--members", "40"], "16 patient(s) and"),
         (["--model", "resnet50", "--weights", "nowhere.h5"], "No weights file nowhere.h5"),
     ],
 )
@@ -305,15 +308,19 @@ def test_what_is_wrong_is_said_at_once(folder, tmp_path, options, message):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ([], {"recipe": "standard", "image_size": 48, "epochs": 16, "views": "eight"}),
+        ([], {"recipe": "standard", "image_size": 48, "epochs": 24, "views": "eight"}),
         (["--views", "one", "--epochs", "3"], {"epochs": 3, "views": "one"}),
         (["--model", "densenet121", "--recipe", "standard"], {"weights": "imagenet", "strategy": "all"}),
         (["--recipe", "tutorial", "--seed", "7"], {"recipe": "tutorial", "epochs": 40, "seed": 7}),
         (["--model", "simple_cnn", "--image-size", "64"], {"model": "simple_cnn", "image_size": 64, "channels": 1}),
         (
             ["--model", "densenet121", "--weights", "none", "--views", "eight", "--strategy", "finetune"],
-            {"recipe": "transfer", "weights": "none", "views": "eight", "learning_rate": 1e-4},
+            {"recipe": "transfer", "weights": "none", "views": "eight", "learning_rate": 1e-4, "members": 1},
         ),
+        (["--model", "densenet121"], {"strategy": "frozen", "members": 5, "augmentation": Augmentation()}),
+        (["--model", "densenet121", "--members", "2"], {"members": 2}),
+        (["--recipe", "strong"], {"model": "cancernet+densenet121", "image_size": 96, "strategy": "frozen"}),
+        (["--model", "simple_cnn+resnet50", "--image-size", "64"], {"recipe": "strong", "image_size": 64}),
     ],
 )
 def test_the_command_line_changes_its_recipe(options, expected):
@@ -325,6 +332,24 @@ def test_the_command_line_changes_its_recipe(options, expected):
 def test_what_needs_two_classes_is_refused_of_three(option):
     with pytest.raises(InputError, match=f"^{option[0]} is for two classes; datasets/idc has 3"):
         train_model.choose_positive(train_model.parse_arguments(option), ["a", "b", "c"])
+
+
+def test_grey_images_are_never_turned_or_upside_down():
+    experiment = train_model.choose_experiment(train_model.parse_arguments(["--model", "simple_cnn"]))
+    assert experiment.augmentation.stain_jitter == 0
+    changed = train_model.fit_to_grey(train_model.choose_experiment(train_model.parse_arguments([])), views=None)
+    assert changed.views == "mirror"
+    assert changed.augmentation.mirror
+    assert not (changed.augmentation.upend or changed.augmentation.quarter_turns or changed.augmentation.stain_jitter)
+    assert train_model.fit_to_grey(experiment, views="eight").views == "eight"
+
+
+def test_few_validation_patients_are_warned_of():
+    patches = [Patch(f"{n}.png", "0", f"p{n}", None, None, "validation", "") for n in range(10)]
+    assert train_model.warn_of_few(patches) == []
+    (warning,) = train_model.warn_of_few(patches[:9])
+    assert warning.startswith("Calibration and threshold were fitted on 9 validation patient(s)")
+    assert train_model.warn_of_few([patch._replace(patient="") for patch in patches]) == []
 
 
 def test_a_patient_in_two_splits_is_refused(folder, tmp_path):

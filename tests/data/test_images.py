@@ -262,3 +262,17 @@ def test_a_damaged_file_is_an_image_or_refused(data, changes):
 @settings(max_examples=20_000, deadline=None)
 def test_no_damaged_file_ends_in_a_traceback(data, changes):
     decode_damaged(data, changes)
+
+
+def test_a_selection_has_its_rows_in_order_and_what_it_decodes_is_kept_for_all(tmp_path):
+    files = [write_image(tmp_path / f"{number}.png", number, (8, 8, 3)) for number in range(4)]
+    store = ImageStore(files, image_size=8, channels=3)
+    chosen = store.select(np.array([3, 1]))
+    assert len(chosen) == 2
+    np.testing.assert_array_equal(chosen.fetch(np.array([1, 0])), store.fetch(np.array([1, 3])))
+    for file in files:
+        file.unlink()
+    np.testing.assert_array_equal(store.fetch(np.array([3])), chosen.fetch(np.array([0])))
+    with pytest.raises(InputError, match=r"2\.png"):
+        store.select(np.array([2])).fetch(np.array([0]))
+    assert "2.png" in str(store.problem)

@@ -61,12 +61,6 @@ def test_the_seed_decides_the_order(tmp_path):
     assert orders[0] == orders[1] != orders[2]
 
 
-def test_features_are_batched_like_images():
-    features = np.arange(10, dtype=np.float32)[:, None]
-    for rows, answers in run_epochs(features, augmentation=Augmentation(stain_jitter=0.5)):
-        assert np.array_equal(rows[:, 0], answers)
-
-
 @pytest.mark.parametrize("cache", [True, False])
 def test_evaluation_keeps_the_order_and_drops_nothing(tmp_path, cache):
     store = make_store(tmp_path, cache=cache)
@@ -85,14 +79,9 @@ def test_evaluation_with_targets_pairs_them(tmp_path):
 def test_stores_keep_images_only_within_the_limit(tmp_path):
     patches = [Patch(f"{n}.png", "0", "", None, None, "training", "") for n in range(10)]
     for limit, kept in ((10 * 8 * 8 * 3, True), (10 * 8 * 8 * 3 - 1, False), (None, True)):
-        stores = pipeline.open_stores(
-            tmp_path,
-            {"training": patches[:7], "testing": patches[7:]},
-            Experiment(image_size=8),
-            cache_limit=limit,
-        )
-        assert [len(store) for store in stores.values()] == [7, 3]
-        assert all((store._images is not None) == kept for store in stores.values())
+        store = pipeline.open_store(tmp_path, patches, Experiment(image_size=8), cache_limit=limit)
+        assert len(store) == 10
+        assert (store._images is not None) == kept
 
 
 def test_a_bad_file_is_named_not_tensorflows_graph(tmp_path):
