@@ -176,7 +176,7 @@ def make_sample(folder: Path, seed: int) -> None:
 def save_overview(folder: Path, built: Built) -> None:
     """Draw counts, sizes and eight images of each class as overview.png."""
     from cancernet.data.images import read_image
-    from cancernet.reporting import plots
+    from cancernet.reporting import montages
 
     counts = {split: Counter(patch.label for patch in built.patches if patch.split == split) for split in SPLITS}
     examples: dict[str, list] = {}
@@ -185,7 +185,7 @@ def save_overview(folder: Path, built: Built) -> None:
         if len(shown) < 8:
             shown.append(read_image(folder / patch.file, channels=3, sha256=patch.sha256))
     sizes = [(check.width, check.height) for check in built.checks]
-    plots.plot_dataset(counts=counts, sizes=sizes, samples=examples).savefig(folder / "overview.png", dpi=120)
+    montages.plot_dataset(counts=counts, sizes=sizes, samples=examples).savefig(folder / "overview.png", dpi=120)
 
 
 def print_table(summary: Summary) -> None:

@@ -17,9 +17,10 @@ from cancernet.judging.decision import Decision, decide_otherwise, expected_rate
 from cancernet.judging.metrics import evaluate
 from cancernet.judging.operating_points import judge_points
 from cancernet.judging.smoothing import Predictions, predict_split
+from cancernet.reporting.montages import FALSE_ALARM, MISSED, WRONG
 from cancernet.run import read_predictions, read_report
 
-_WORST_ERRORS = 12
+_WORST_ERRORS = 6  # of each kind
 
 
 class Metric(TypedDict):
@@ -135,7 +136,7 @@ def assess(patches: Sequence[Patch], scores: np.ndarray, decision: Decision, sub
         "expected_on_validation": decision.expected_on_validation,
         "neighbours": neighbours,
         "operating_points": _compare_points(decision, predictions, scores, layout),
-        "worst_errors": find_worst_errors(predictions, decision.classes),
+        "worst_errors": find_worst_errors(predictions, decision.classes, decision.positive),
         **subject.made,
     }
     return Assessment(report, predictions, layout)
@@ -176,7 +177,7 @@ def pool_folds(folders: Sequence[Path], patches: Sequence[Patch], subject: Subje
         "cross_validation": _describe_folds(folders, reports, figures["metrics"]),
         "class_weights": None,
         "settings": reports[0]["settings"],
-        "worst_errors": find_worst_errors(pooled, classes),
+        "worst_errors": find_worst_errors(pooled, classes, positive),
     }
     return Assessment(report, pooled, layout)
 
@@ -304,20 +305,35 @@ def _describe_decision(decision: Decision) -> dict:
     return {key: value for key, value in dataclasses.asdict(decision).items() if key not in left_out}
 
 
-def find_worst_errors(predictions: Predictions, classes: Sequence[str]) -> list[dict]:
-    """The wrong answers that give the class they say the highest probability, the highest first."""
-    rows = np.arange(len(predictions.labels))
-    sureness = predictions.probabilities[rows, predictions.predicted]
-    wrong = rows[predictions.predicted != predictions.labels]
-    worst = wrong[np.argsort(-sureness[wrong], kind="stable")][:_WORST_ERRORS]
+def find_worst_errors(predictions: Predictions, classes: Sequence[str], positive: str | None) -> list[dict]:
+    """The surest wrong answers: of two classes six that were missed, then six false alarms; of more classes twelve.
+
+    `probability` is that of the positive class, whatever was said; of more than two classes that of the class said.
+    """
+    labels, probabilities, predicted = predictions.labels, predictions.probabilities, predictions.predicted
+    sureness = probabilities[np.arange(len(labels)), predicted]
+    order = np.argsort(-sureness, kind="stable")
+    wrong = order[(predicted != labels)[order]]
+    if positive is None:
+        kinds = {WRONG: wrong[: 2 * _WORST_ERRORS]}
+        shown = sureness
+    else:
+        index = classes.index(positive)
+        kinds = {
+            MISSED: wrong[labels[wrong] == index][:_WORST_ERRORS],
+            FALSE_ALARM: wrong[labels[wrong] != index][:_WORST_ERRORS],
+        }
+        shown = probabilities[:, index]
     return [
         {
             "file": predictions.patches[row].file,
-            "label": classes[predictions.labels[row]],
-            "predicted": classes[predictions.predicted[row]],
-            "probability": float(sureness[row]),
+            "kind": kind,
+            "label": classes[labels[row]],
+            "predicted": classes[predicted[row]],
+            "probability": float(shown[row]),
         }
-        for row in worst
+        for kind, rows in kinds.items()
+        for row in rows
     ]
 
 

@@ -4,13 +4,10 @@ Classes are given by the names to print. A *metric* is `{"value", "low", "high"}
 where it is undefined. Colours are Okabe and Ito's (2008), which stay apart for colour-blind readers.
 """
 
-import math
 import re
 from typing import NamedTuple
 
-import cv2
 import numpy as np
-from imutils import build_montages
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -22,9 +19,6 @@ BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY, AMBER, GREY = "#56B4E9", "#E69F00", "#6B6B6B"
 COLOURS = (BLUE, ORANGE, GREEN, PINK, AMBER, SKY)
 STYLES = [{"color": colour, "linestyle": dash} for dash in ("-", "--", ":") for colour in COLOURS]
-SPLIT_COLOURS = {"training": BLUE, "validation": AMBER, "testing": GREEN}
-TILE_PIXELS = 200  # side of one picture of a montage
-TILE_INCHES = 2.3
 TITLE_SIZE, TEXT_SIZE, NOTE_SIZE = 11, 10, 9  # points
 
 
@@ -205,116 +199,6 @@ def plot_patients(*, patients: list[dict]) -> Figure:
     panels[0].set_ylim(-0.04, 1.04)
     panels[0].yaxis.set_major_formatter(PercentFormatter(1))
     return figure
-
-
-def plot_errors(*, images: list[np.ndarray], errors: list[dict], columns: int = 4) -> Figure:
-    """Montage of wrongly classified images, each with its file, true and predicted class and probability.
-
-    images: uint8 [h, w, 3] RGB, or grey [h, w] or [h, w, 1], of any sizes, in the order of `errors`, which are dicts
-    with `file`, `label`, `predicted` and `probability` (of the predicted class, 0..1), the worst first.
-    """
-    if len(images) != len(errors):
-        raise ValueError(f"plot_errors: {len(images)} images for {len(errors)} errors; they must be the same number.")
-    if not errors:
-        figure, (axes,) = new_figure(5.2, 1.6)
-        axes.axis("off")
-        axes.text(0.5, 0.5, "No errors: every image got its own class.", ha="center", va="center", fontsize=TITLE_SIZE)
-        return figure
-    captions = [_error_caption(error) for error in errors]
-    rows = math.ceil(len(errors) / columns)
-    strip = 10 + 15 * max(caption.count("\n") + 1 for caption in captions)  # white pixels for the caption
-    cell = TILE_PIXELS + strip
-    head = 0.4  # inches above the montage for the title
-    width, height = columns * TILE_INCHES, rows * cell / TILE_PIXELS * TILE_INCHES
-    figure = Figure(figsize=(width, height + head))
-    figure.text(0.5, 1 - 0.2 / (height + head), "Worst errors: the surest wrong answer first", ha="center", va="center")
-    axes = figure.add_axes((0, 0, 1, height / (height + head)))
-    axes.imshow(_montage(images, columns=columns, rows=rows, strip=strip), aspect="auto")
-    axes.axis("off")
-    for index, caption in enumerate(captions):
-        left, top = index % columns * TILE_PIXELS + 6, index // columns * cell + TILE_PIXELS + 3
-        axes.text(left, top, caption, va="top", fontsize=NOTE_SIZE, linespacing=1.15)
-    return figure
-
-
-def plot_dataset(*, counts: dict[str, dict[str, int]], sizes: np.ndarray, samples: dict[str, list]) -> Figure:
-    """A built dataset at a glance: images per class and split, image sizes, and samples of each class.
-
-    counts: split -> class -> images. sizes [n, 2]: width and height of every image, pixels. samples: class -> up to
-    eight images, uint8, as for plot_errors.
-    """
-    classes, columns = sorted(samples), 8
-    heights = (1.1 + 0.17 * len(classes) * max(3, len(counts)), 0.5 + 1.05 * len(classes))
-    figure = Figure(figsize=(9.6, sum(heights)), layout="constrained")
-    grid = figure.add_gridspec(2, 2, height_ratios=heights, width_ratios=(3, 2))
-    _draw_counts(figure.add_subplot(grid[0, 0]), counts, classes)
-    figure.legend(loc="outside upper left", ncols=len(counts), fontsize=TEXT_SIZE, frameon=False)
-    _draw_sizes(figure.add_subplot(grid[0, 1]), np.asarray(sizes))
-    axes = figure.add_subplot(grid[1, :])
-    blank = np.full((1, 1), 255, np.uint8)
-    padded = [image for name in classes for image in [*samples[name][:columns], *[blank] * columns][:columns]]
-    axes.imshow(_montage(padded, columns=columns, rows=len(classes)))
-    axes.set_yticks(
-        (np.arange(len(classes)) + 0.5) * TILE_PIXELS, [break_lines(name, 16, limit=32) for name in classes]
-    )
-    axes.set_xticks([])
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    axes.set_title("Samples of each class", fontsize=TITLE_SIZE)
-    return figure
-
-
-def _draw_counts(axes: Axes, counts: dict[str, dict[str, int]], classes: list[str]) -> None:
-    height = 0.8 / len(counts)
-    for index, (split, by_class) in enumerate(counts.items()):
-        values = [by_class.get(name, 0) for name in classes]
-        places = np.arange(len(classes)) + (index - (len(counts) - 1) / 2) * height
-        bars = axes.barh(places, values, height, label=split, color=SPLIT_COLOURS.get(split, GREY))
-        axes.bar_label(bars, [f"{value:,}" for value in values], padding=3, fontsize=NOTE_SIZE)
-    axes.set_yticks(range(len(classes)), [break_lines(name, 16, limit=32) for name in classes])
-    axes.invert_yaxis()
-    axes.margins(x=0.18)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-    axes.set_title("Images per class and split", fontsize=TITLE_SIZE)
-
-
-def _draw_sizes(axes: Axes, sizes: np.ndarray) -> None:
-    pairs, images = np.unique(sizes, axis=0, return_counts=True)
-    (width, height), share = pairs[images.argmax()], images.max() / len(sizes)
-    edges = np.linspace(0, 1.1 * sizes.max(), 25)
-    axes.hist(sizes[:, 0], bins=edges, color=SKY, label="width")
-    axes.hist(sizes[:, 1], bins=edges, histtype="step", color="black", linewidth=1.5, linestyle="--", label="height")
-    rare = share > 0.5  # then the sizes worth seeing are the few others
-    axes.set_yscale("symlog" if rare else "linear", **({"linthresh": 1} if rare else {}))
-    axes.set_ylim(0, axes.get_ylim()[1] * (20 if rare else 1.3))  # room for the legend
-    axes.set(xlabel="pixels", ylabel="images (log scale)" if rare else "images")
-    axes.set_title(f"Sizes: most often {width} x {height} ({share:.1%})", fontsize=TITLE_SIZE)
-    axes.legend(loc="upper left", fontsize=NOTE_SIZE)
-
-
-def _montage(images: list[np.ndarray], *, columns: int, rows: int, strip: int = 0) -> np.ndarray:
-    """uint8 RGB [rows*(TILE_PIXELS+strip), columns*TILE_PIXELS, 3]; imutils copies channels, so RGB stays RGB."""
-    blank = np.full((TILE_PIXELS + strip, TILE_PIXELS, 3), 255, np.uint8)
-    tiles = [_tile(image, strip) for image in images]
-    tiles += [blank] * (columns * rows - len(tiles))
-    return build_montages(tiles, (TILE_PIXELS, TILE_PIXELS + strip), (columns, rows))[0]
-
-
-def _tile(image: np.ndarray, strip: int) -> np.ndarray:
-    """The image as RGB, its proportions kept, in the middle of a white square with `strip` white rows below."""
-    rgb = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2) if image.ndim == 2 or image.shape[2] == 1 else image
-    scale = (TILE_PIXELS - 8) / max(rgb.shape[:2])
-    height, width = (max(1, round(side * scale)) for side in rgb.shape[:2])
-    rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    tile = np.full((TILE_PIXELS + strip, TILE_PIXELS, 3), 255, np.uint8)
-    top, left = (TILE_PIXELS - height) // 2, (TILE_PIXELS - width) // 2
-    tile[top : top + height, left : left + width] = rgb
-    return tile
-
-
-def _error_caption(error: dict) -> str:
-    names = error["file"].replace("\\", "/").split("/")[-1], f"true: {error['label']}", f"said: {error['predicted']}"
-    return "\n".join([break_lines(name, 26, limit=52) for name in names] + [f"probability {error['probability']:.3f}"])
 
 
 def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1, **grid) -> tuple[Figure, list[Axes]]:

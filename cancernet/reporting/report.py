@@ -18,9 +18,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 
 from cancernet.judging.smoothing import Predictions
-from cancernet.reporting import plots, wording
+from cancernet.reporting import montages, plots, wording
 from cancernet.reporting.content import Report
-from cancernet.reporting.wording import all_warnings, class_label, report_text
+from cancernet.reporting.wording import all_warnings, class_label, class_word, report_text
 from cancernet.run import REPORT, REPORT_PAGE, REPORT_TEXT
 
 PICTURE_DPI = 144
@@ -84,7 +84,8 @@ def draw_figures(
             each | {key: class_label(report, each[key]) for key in ("label", "predicted")}
             for each in report["worst_errors"]
         ]
-        figures["worst_errors"] = plots.plot_errors(images=error_images, errors=said)
+        words = None if index is None else tuple(class_word(report, classes[i]) for i in (index, 1 - index))
+        figures["worst_errors"] = montages.plot_errors(images=error_images, errors=said, classes=words)
     if history:
         figures["history"] = plots.plot_history(history=history, kept_epochs=report["training"]["kept_epochs"])
     return figures
@@ -164,6 +165,7 @@ def _render_html(report: Report, *, pictures: dict[str, bytes], folder: Path) ->
         metrics=wording.shown_metrics(report["metrics"]),
         metric_names={name: label for name, (label, _) in wording.METRICS.items()},
         interval_words=wording.interval_words(report),
+        flaws=wording.possible_flaws(report),
         held_fixed=wording.HELD_FIXED,
         split_words=wording.split_words(report["data"]),
         twice=wording.TWICE,

@@ -131,6 +131,13 @@ def class_word(report: dict, name: str) -> str:
     return f"class {meaning}" if meaning.isdigit() else meaning
 
 
+def possible_flaws(report: dict) -> str:
+    """What to look for among the worst errors: of grey images, which are not of stained tissue, other things."""
+    settings = report.get("settings") or {}
+    grey = settings.get("images_are_grey") or settings.get("of the run.images_are_grey")
+    return "blur, borders, marks or writing in the picture" if grey else "blurred or torn tissue, folds"
+
+
 def number(value: float | None) -> str:
     """Three decimals, fewer above 10; n/a for None."""
     if value is None:

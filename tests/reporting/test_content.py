@@ -115,12 +115,37 @@ def test_folds_claim_of_patients_what_is_true(tmp_path, patients, split_by, endi
     assert [fold["fold"] for fold in some["cross_validation"]["folds"]] == [1, 3]
 
 
-def test_the_worst_error_is_the_surest_wrong_answer_not_the_one_that_leaves_the_truth_least():
+def test_the_worst_error_of_several_classes_is_the_surest_wrong_answer_not_the_one_that_leaves_the_truth_least():
     patches = [Patch(f"{name}.png", "a", "", None, None, "testing", "") for name in "xyz"]
     probabilities = np.array([[0.05, 0.5, 0.45], [0.1, 0.9, 0.0], [0.8, 0.1, 0.1]])
     predictions = Predictions(patches, np.array([0, 0, 0]), probabilities, np.array([1, 1, 0]))
-    errors = find_worst_errors(predictions, ["a", "b", "c"])
-    assert [(error["file"], error["probability"]) for error in errors] == [("y.png", 0.9), ("x.png", 0.5)]
+    errors = find_worst_errors(predictions, ["a", "b", "c"], None)
+    assert [(error["file"], error["kind"], error["probability"]) for error in errors] == [
+        ("y.png", "wrong", 0.9),
+        ("x.png", "wrong", 0.5),
+    ]
+
+
+def test_the_worst_errors_of_two_classes_are_six_of_each_kind_with_the_probability_of_the_positive_one():
+    """Most errors are false alarms near a low threshold; misses, of which the model is surer, do not crowd them out."""
+    truth = np.array([1] * 8 + [0] * 8 + [1])
+    of_positive = np.array([*np.arange(8) / 100, *(0.3 + np.arange(8) / 100), 0.9])
+    patches = [Patch(f"{row}.png", str(label), "", None, None, "testing", "") for row, label in enumerate(truth)]
+    predictions = Predictions(
+        patches, truth, np.stack([1 - of_positive, of_positive], axis=1), (of_positive >= 0.2).astype(int)
+    )
+    errors = find_worst_errors(predictions, ["0", "1"], "1")
+    assert [(error["kind"], error["file"]) for error in errors] == [
+        *(("missed", f"{row}.png") for row in range(6)),
+        *(("false alarm", f"{row}.png") for row in range(15, 9, -1)),
+    ]
+    assert [error["probability"] for error in errors] == pytest.approx(
+        [0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.37, 0.36, 0.35, 0.34, 0.33, 0.32]
+    )
+    mirrored = find_worst_errors(predictions, ["0", "1"], "0")
+    assert [error["probability"] for error in mirrored[:6]] == pytest.approx(
+        [1 - p for p in (0.37, 0.36, 0.35, 0.34, 0.33, 0.32)]
+    )
 
 
 def test_a_file_that_is_not_the_one_that_was_judged_is_no_picture_of_an_error(tmp_path):

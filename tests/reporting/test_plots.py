@@ -30,9 +30,7 @@ def patient(name: str, tp: int, fn: int, tn: int, fp: int) -> dict:
 
 
 def every_figure() -> dict[str, Figure]:
-    image = np.zeros((5, 5, 3), np.uint8)
     curve = plots.Curve(TRUTH, SCORES, DEFINED)
-    error = {"file": "a/b.png", "label": "a", "predicted": "b", "probability": 0.9}
     return {
         "history": plots.plot_history(history={"loss": [2, 1], "accuracy": [0, 1]}, kept_epochs=(2, 2)),
         "confusion": plots.plot_confusion_matrix(matrix=[[2, 1], [0, 3]], classes=["a", "b"]),
@@ -41,8 +39,6 @@ def every_figure() -> dict[str, Figure]:
         "reliability": plots.plot_reliability(bins=[], probabilities=SCORES, ece=DEFINED, event="b"),
         "threshold": plots.plot_threshold(positive=TRUTH, probabilities=SCORES, threshold=0.4, name="b"),
         "patients": plots.plot_patients(patients=[patient("p", 1, 1, 1, 1)]),
-        "errors": plots.plot_errors(images=[image], errors=[error]),
-        "dataset": plots.plot_dataset(counts={"training": {"a": 1}}, sizes=np.array([[5, 5]]), samples={"a": [image]}),
     }
 
 
@@ -195,65 +191,6 @@ def test_many_patients_are_dots_without_names_and_many_classes_have_accuracy_onl
     assert not axes.get_xticklabels()
     with pytest.raises(ValueError, match="none of the patients has"):
         plots.plot_patients(patients=[])
-
-
-def test_errors_keep_their_colours_and_carry_file_truth_prediction_and_probability():
-    red = np.zeros((50, 42, 3), np.uint8)
-    red[..., 0] = 255
-    grey = np.full((300, 400, 1), 77, np.uint8)
-    edge = np.full((50, 1), 33, np.uint8)
-    errors = [
-        {
-            "file": "testing/0/10253_idx5_x1_y1_class0.png",
-            "label": "benign",
-            "predicted": "IDC",
-            "probability": 0.98765,
-        },
-        {"file": "b.png", "label": "IDC", "predicted": "benign", "probability": 0.9},
-        {"file": "cost_$5_$6.png", "label": "IDC", "predicted": "benign", "probability": 0.8},
-    ]
-    figure = plots.plot_errors(images=[red, grey, edge], errors=errors)
-    (axes,) = figure.axes
-    montage, side = np.asarray(axes.images[0].get_array()), plots.TILE_PIXELS
-    assert montage[side // 2, side // 2].tolist() == [255, 0, 0]
-    assert montage[side // 2, side + side // 2].tolist() == [77, 77, 77]
-    assert montage[side // 2, 2 * side + side // 2].tolist() == [33, 33, 33]
-    assert montage[side // 2, 3 * side + side // 2].tolist() == [255, 255, 255]
-    assert montage[side + 2 :].min() == 255  # the caption's strip
-    assert axes.texts[0].get_text() == "10253_idx5_x1_y1_\nclass0.png\ntrue: benign\nsaid: IDC\nprobability 0.988"
-    assert r"cost_\$5_\$6.png" in axes.texts[2].get_text()
-
-
-def test_no_errors_is_said_and_a_wrong_number_of_images_refused():
-    assert "No errors" in words(plots.plot_errors(images=[], errors=[]))
-    with pytest.raises(ValueError, match="0 images for 1 errors"):
-        plots.plot_errors(images=[], errors=[{}])
-
-
-@pytest.mark.parametrize("n_classes", [2, 10])
-def test_dataset_shows_counts_sizes_and_samples_of_every_class(n_classes):
-    classes = [f"class{i}" for i in range(n_classes)]
-    counts = {"training": {name: 10 * (i + 1) for i, name in enumerate(classes)}, "testing": {"class0": 3}}
-    samples = {name: [np.full((50, 50, 3), 20 * i, np.uint8)] * (8 if i else 3) for i, name in enumerate(classes)}
-    sizes = np.array([[50, 50]] * 8 + [[50, 42], [7, 50]])
-    bars, histogram, grid = plots.plot_dataset(counts=counts, sizes=sizes, samples=samples).axes
-    training, testing = bars.containers
-    assert [bar.get_width() for bar in training] == [10 * (i + 1) for i in range(n_classes)]
-    assert [bar.get_width() for bar in testing] == [3] + [0] * (n_classes - 1)
-    assert histogram.get_title() == "Sizes: most often 50 x 50 (80.0%)"
-    assert sum(bar.get_height() for bar in histogram.patches[:24]) == 10
-    montage, side = np.asarray(grid.images[0].get_array()), plots.TILE_PIXELS
-    assert montage.shape == (n_classes * side, 8 * side, 3)
-    assert montage[side // 2, 2 * side + side // 2].tolist() == [0, 0, 0]
-    assert montage[side // 2, 3 * side + side // 2].tolist() == [255, 255, 255]
-    assert montage[-side // 2, -side // 2].tolist() == [20 * (n_classes - 1)] * 3
-
-
-def test_dataset_shows_the_classes_in_the_order_of_every_table_whatever_that_of_the_samples():
-    samples = {name: [np.zeros((5, 5, 3), np.uint8)] for name in ("b", "c", "a")}
-    bars, _, grid = plots.plot_dataset(counts={"training": {}}, sizes=np.array([[5, 5]]), samples=samples).axes
-    for axes in (bars, grid):
-        assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
 
 
 def test_a_long_word_is_not_broken_in_the_confusion_matrix():

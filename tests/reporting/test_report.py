@@ -96,8 +96,8 @@ def report() -> dict:
         "training": {"epochs": 2, "kept_epochs": [1, 1], "seconds": 3.2} | {"images_per_second": 12.6, "device": "CPU"},
         "settings": {"model": "cancernet", "weights": None, "seed": 42},
         "worst_errors": [
-            {"file": "testing/0/<b>.png", "label": "0", "predicted": "1", "probability": 0.7},
-            {"file": "testing/1/d.png", "label": "1", "predicted": "0", "probability": 0.6},
+            {"file": "testing/1/d.png", "kind": "missed", "label": "1", "predicted": "0", "probability": 0.4},
+            {"file": "testing/0/<b>.png", "kind": "false alarm", "label": "0", "predicted": "1", "probability": 0.7},
         ],
     }
 
@@ -402,6 +402,21 @@ def test_probabilities_that_were_left_as_they_are_are_not_called_calibrated(repo
     assert "(temperature" not in own
 
 
+def test_worst_errors_name_their_kind_and_whose_the_probability_is(report, many, tmp_path):
+    picture = {"worst_errors": plot_confusion_matrix(matrix=[[2, 1], [1, 1]], classes=["0", "1"])}
+    html = page(tmp_path, report, picture)
+    assert '<td class="left">missed</td><td class="left">1 (IDC)</td>' in html
+    assert "<th>probability of IDC</th>" in html
+    assert "always that of IDC. Look for a pattern: blurred or torn tissue" in html
+    many["worst_errors"] = [
+        {"file": "a", "kind": "wrong", "label": "normal", "predicted": "benign", "probability": 0.9}
+    ]
+    many["settings"] = {"images_are_grey": True}
+    html = page(tmp_path, many, picture)
+    assert "<th>probability of the class predicted</th>" in html
+    assert "tissue" not in html.partition("Where it is wrong")[2].partition("What this may not")[0]
+
+
 def test_draws_every_picture_that_the_numbers_allow(report, many):
     images = [np.zeros((4, 4, 3), np.uint8)] * 2
     history = {"loss": [2.0, 1.0], "val_loss": [1.0, 2.0]}
@@ -411,7 +426,7 @@ def test_draws_every_picture_that_the_numbers_allow(report, many):
     roc = figures["roc"].axes[0].lines
     assert roc[1].get_label() == "1 (IDC): AUROC 0.833 (0.500 to 1.000)"
     np.testing.assert_allclose(roc[2].get_xydata(), [[1 / 3, 0.5]])  # the decision: 1 - specificity, sensitivity
-    assert "said: 1 (IDC)" in figures["worst_errors"].axes[0].texts[0].get_text()
+    assert figures["worst_errors"].texts[0].get_text().startswith("Missed: IDC, called benign; the lowest probability")
     bare = draw_figures(many, predictions_of(np.array([0, 1]), np.full((2, 3), 1 / 3)), error_images=[])
     assert set(bare) == expected - {"threshold"} | {"worst_errors"}
 

@@ -1,0 +1,164 @@
+"""Pictures made of many images: the worst errors, and a dataset at a glance. As in `plots`: numbers in, figure out."""
+
+import math
+
+import cv2
+import numpy as np
+from imutils import build_montages
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from cancernet.reporting.captions import break_lines, cut
+from cancernet.reporting.plots import AMBER, BLUE, GREEN, GREY, NOTE_SIZE, SKY, TEXT_SIZE, TITLE_SIZE, new_figure
+
+SPLIT_COLOURS = {"training": BLUE, "validation": AMBER, "testing": GREEN}
+TILE_PIXELS = 200  # side of one picture of a montage
+ERROR_INCHES, ERRORS_ACROSS = 1.6, 6  # one picture among the worst errors, and how many stand side by side
+MISSED, FALSE_ALARM, WRONG = "missed", "false alarm", "wrong"  # kinds of errors; the last of more than two classes
+HEADING = 100  # characters that fit across a group's heading
+_SAID = {"true": "label", "said": "predicted"}
+
+
+def plot_errors(*, images: list[np.ndarray], errors: list[dict], classes: tuple[str, str] | None) -> Figure:
+    """Wrongly classified images, a group for each kind of error, each with its file and probability.
+
+    images: uint8 [h, w, 3] RGB, or grey [h, w] or [h, w, 1], of any sizes, in the order of `errors`, which are dicts
+    with `file`, `kind`, `label`, `predicted` and `probability`, the worst of each kind first. classes: what the
+    positive class, which the probability is of, and the other are called; None of more than two classes.
+    """
+    if len(images) != len(errors):
+        raise ValueError(f"plot_errors: {len(images)} images for {len(errors)} errors; they must be the same number.")
+    if not errors:
+        figure, (axes,) = new_figure(5.2, 1.6)
+        axes.axis("off")
+        axes.text(0.5, 0.5, "No errors: every image got its own class.", ha="center", va="center", fontsize=TITLE_SIZE)
+        return figure
+    groups = {WRONG: "The surest wrong answers; the probability is of the class that was said"}
+    if classes:
+        positive, negative = (cut(name, 60) for name in classes)
+        groups = {
+            MISSED: f"Missed: {positive}, called {negative}; the lowest probability of {positive} first",
+            FALSE_ALARM: f"False alarms: {negative}, called {positive}; the highest probability of {positive} first",
+        }
+    members = [[i for i, error in enumerate(errors) if error["kind"] == kind] for kind in groups]
+    captions = [[_error_caption(errors[i]) for i in group] for group in members]
+    headings = [
+        break_lines(heading if group else f"{heading.partition(';')[0]}: none", HEADING)
+        for heading, group in zip(groups.values(), members, strict=True)
+    ]
+    heads = [0.2 + 0.2 * (heading.count("\n") + 1) for heading in headings]  # inches
+    heights = [head + _errors_height(group) for head, group in zip(heads, captions, strict=True)]
+    figure = Figure(figsize=(ERRORS_ACROSS * ERROR_INCHES, sum(heights)))
+    top = sum(heights)
+    for heading, head, group, below, height in zip(headings, heads, members, captions, heights, strict=True):
+        figure.text(0.01, (top - 0.1) / sum(heights), heading, fontsize=TITLE_SIZE, va="top")
+        top -= height
+        if group:
+            axes = figure.add_axes((0, top / sum(heights), 1, (height - head) / sum(heights)))
+            _draw_errors(axes, [images[i] for i in group], below)
+    return figure
+
+
+def plot_dataset(*, counts: dict[str, dict[str, int]], sizes: np.ndarray, samples: dict[str, list]) -> Figure:
+    """A built dataset at a glance: images per class and split, image sizes, and samples of each class.
+
+    counts: split -> class -> images. sizes [n, 2]: width and height of every image, pixels. samples: class -> up to
+    eight images, uint8, as for plot_errors.
+    """
+    classes, columns = sorted(samples), 8
+    heights = (1.1 + 0.17 * len(classes) * max(3, len(counts)), 0.5 + 1.05 * len(classes))
+    figure = Figure(figsize=(9.6, sum(heights)), layout="constrained")
+    grid = figure.add_gridspec(2, 2, height_ratios=heights, width_ratios=(3, 2))
+    _draw_counts(figure.add_subplot(grid[0, 0]), counts, classes)
+    figure.legend(loc="outside upper left", ncols=len(counts), fontsize=TEXT_SIZE, frameon=False)
+    _draw_sizes(figure.add_subplot(grid[0, 1]), np.asarray(sizes))
+    axes = figure.add_subplot(grid[1, :])
+    blank = np.full((1, 1), 255, np.uint8)
+    padded = [image for name in classes for image in [*samples[name][:columns], *[blank] * columns][:columns]]
+    axes.imshow(_montage(padded, columns=columns, rows=len(classes)))
+    axes.set_yticks(
+        (np.arange(len(classes)) + 0.5) * TILE_PIXELS, [break_lines(name, 16, limit=32) for name in classes]
+    )
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title("Samples of each class", fontsize=TITLE_SIZE)
+    return figure
+
+
+def _draw_counts(axes: Axes, counts: dict[str, dict[str, int]], classes: list[str]) -> None:
+    height = 0.8 / len(counts)
+    for index, (split, by_class) in enumerate(counts.items()):
+        values = [by_class.get(name, 0) for name in classes]
+        places = np.arange(len(classes)) + (index - (len(counts) - 1) / 2) * height
+        bars = axes.barh(places, values, height, label=split, color=SPLIT_COLOURS.get(split, GREY))
+        axes.bar_label(bars, [f"{value:,}" for value in values], padding=3, fontsize=NOTE_SIZE)
+    axes.set_yticks(range(len(classes)), [break_lines(name, 16, limit=32) for name in classes])
+    axes.invert_yaxis()
+    axes.margins(x=0.18)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    axes.set_title("Images per class and split", fontsize=TITLE_SIZE)
+
+
+def _draw_sizes(axes: Axes, sizes: np.ndarray) -> None:
+    pairs, images = np.unique(sizes, axis=0, return_counts=True)
+    (width, height), share = pairs[images.argmax()], images.max() / len(sizes)
+    edges = np.linspace(0, 1.1 * sizes.max(), 25)
+    axes.hist(sizes[:, 0], bins=edges, color=SKY, label="width")
+    axes.hist(sizes[:, 1], bins=edges, histtype="step", color="black", linewidth=1.5, linestyle="--", label="height")
+    rare = share > 0.5  # then the sizes worth seeing are the few others
+    axes.set_yscale("symlog" if rare else "linear", **({"linthresh": 1} if rare else {}))
+    axes.set_ylim(0, axes.get_ylim()[1] * (20 if rare else 1.3))  # room for the legend
+    axes.set(xlabel="pixels", ylabel="images (log scale)" if rare else "images")
+    axes.set_title(f"Sizes: most often {width} x {height} ({share:.1%})", fontsize=TITLE_SIZE)
+    axes.legend(loc="upper left", fontsize=NOTE_SIZE)
+
+
+def _montage(images: list[np.ndarray], *, columns: int, rows: int, strip: int = 0) -> np.ndarray:
+    """uint8 RGB [rows*(TILE_PIXELS+strip), columns*TILE_PIXELS, 3]; imutils copies channels, so RGB stays RGB."""
+    blank = np.full((TILE_PIXELS + strip, TILE_PIXELS, 3), 255, np.uint8)
+    tiles = [_tile(image, strip) for image in images]
+    tiles += [blank] * (columns * rows - len(tiles))
+    return build_montages(tiles, (TILE_PIXELS, TILE_PIXELS + strip), (columns, rows))[0]
+
+
+def _tile(image: np.ndarray, strip: int) -> np.ndarray:
+    """The image as RGB, its proportions kept, in the middle of a white square with `strip` white rows below."""
+    rgb = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2) if image.ndim == 2 or image.shape[2] == 1 else image
+    scale = (TILE_PIXELS - 8) / max(rgb.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in rgb.shape[:2])
+    rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    tile = np.full((TILE_PIXELS + strip, TILE_PIXELS, 3), 255, np.uint8)
+    top, left = (TILE_PIXELS - height) // 2, (TILE_PIXELS - width) // 2
+    tile[top : top + height, left : left + width] = rgb
+    return tile
+
+
+def _errors_height(captions: list[str]) -> float:
+    """Inches of a group of the worst errors with these captions, without its heading."""
+    rows = math.ceil(len(captions) / ERRORS_ACROSS)
+    return rows * ERROR_INCHES * (1 + _caption_pixels(captions) / TILE_PIXELS)
+
+
+def _caption_pixels(captions: list[str]) -> int:
+    """White pixels below each picture of a montage for its caption."""
+    return 12 + 20 * max((caption.count("\n") + 1 for caption in captions), default=0)
+
+
+def _draw_errors(axes: Axes, images: list[np.ndarray], captions: list[str]) -> None:
+    strip = _caption_pixels(captions)
+    rows = math.ceil(len(images) / ERRORS_ACROSS)
+    axes.imshow(_montage(images, columns=ERRORS_ACROSS, rows=rows, strip=strip), aspect="auto")
+    axes.axis("off")
+    for index, caption in enumerate(captions):
+        row, column = divmod(index, ERRORS_ACROSS)
+        left, top = column * TILE_PIXELS + 6, row * (TILE_PIXELS + strip) + TILE_PIXELS + 3
+        axes.text(left, top, caption, va="top", fontsize=NOTE_SIZE, linespacing=1.15)
+
+
+def _error_caption(error: dict) -> str:
+    lines = [break_lines(error["file"].replace("\\", "/").split("/")[-1], 18, limit=54)]
+    if error["kind"] == WRONG:
+        lines += [break_lines(f"{word}: {error[key]}", 18, limit=36) for word, key in _SAID.items()]
+    return "\n".join([*lines, f"probability {error['probability']:.3f}"])
