@@ -228,6 +228,7 @@ class ImageStore:
         self._images = np.empty((len(files), *self.shape), np.uint8) if cache else None
         self._ready = np.zeros(len(files), bool)
         self._problems: list[InputError] = []
+        self._original: ImageStore | None = None  # that the images are scaled from, in the place of files
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -248,6 +249,17 @@ class ImageStore:
         selected._rows = self._rows[rows]
         return selected
 
+    def scale(self, image_size: int) -> "ImageStore":
+        """Return a store of the same images scaled from this one's, as `fit_image`, to [image_size, image_size]."""
+        if image_size == self.image_size:
+            return self
+        scaled = copy.copy(self)
+        scaled._original, scaled.image_size = self, image_size
+        scaled._images = None if self._images is None else np.empty((len(self._files), *scaled.shape), np.uint8)
+        scaled._ready = np.zeros(len(self._files), bool)
+        scaled._rows = np.arange(len(self._rows))
+        return scaled
+
     def fetch(self, indices: np.ndarray) -> np.ndarray:
         """Return the images of `indices` [n] in that order: uint8 [n, size, size, channels].
 
@@ -266,6 +278,8 @@ class ImageStore:
         return self._images[rows]
 
     def _read(self, row: int) -> np.ndarray:
+        if self._original is not None:
+            return fit_image(self._original.fetch(np.array([row]))[0], self.image_size)
         sha256 = None if self._sha256 is None else self._sha256[row]
         try:
             image = read_image(self._files[row], channels=self.channels, sha256=sha256)

@@ -89,15 +89,15 @@ def _fit_kind(
         rate = experiment.learning_rate / (10 if fitted_heads else 1)  # a fitted head must not be lost again
         own = dataclasses.replace(experiment, seed=experiment.seed + number, learning_rate=rate)
         keras.utils.set_random_seed(own.seed)
-        network = shrink_first(build_model(own, classes), material.images.image_size)
+        network, images = build_model(own, classes), material.images.scale(own.image_size)
         if fitted_heads:
             heads.set_head(network, fitted_heads.fitted[number])
         if len(members) > 1:
             print(f"{experiment.model}, member {number + 1} of {len(members)}:", flush=True)
         folder = work / f"checkpoint_{experiment.model}_{number + 1}"
-        data = {split: (material.images.select(of), material.labels[of]) for split, of in rows.items()}
+        data = {split: (images.select(of), material.labels[of]) for split, of in rows.items()}
         trainings.append(fitting.fit_network(network, own, data, material.weights, settings, folder))
-        networks.append(network)
+        networks.append(shrink_first(network, material.images.image_size))
     trained = training.average(trainings) if trainings else training.Training({}, None, 0.0, None)
     if fitted_heads:
         trained = trained._replace(strength=fitted_heads.strength, seconds=trained.seconds + fitted_heads.seconds)

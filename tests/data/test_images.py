@@ -276,3 +276,13 @@ def test_a_selection_has_its_rows_in_order_and_what_it_decodes_is_kept_for_all(t
     with pytest.raises(InputError, match=r"2\.png"):
         store.select(np.array([2])).fetch(np.array([0]))
     assert "2.png" in str(store.problem)
+
+
+def test_a_scaled_store_has_the_means_of_four_pixels(tmp_path):
+    files = [write_image(tmp_path / f"{number}.png", number, (8, 8, 3)) for number in range(3)]
+    store = ImageStore(files, image_size=8, channels=3)
+    half = store.scale(4).select(np.array([2, 0]))
+    assert half.shape == (4, 4, 3)
+    by_hand = store.fetch(np.array([0]))[0].reshape(4, 2, 4, 2, 3).mean(axis=(1, 3))
+    assert np.abs(half.fetch(np.array([1]))[0] - by_hand).max() <= 0.5
+    assert store.scale(8) is store
