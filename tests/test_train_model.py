@@ -340,7 +340,7 @@ def test_grey_images_are_never_turned_or_upside_down():
     changed = train_model.fit_to_grey(train_model.choose_experiment(train_model.parse_arguments([])), views=None)
     assert changed.views == "mirror"
     assert changed.augmentation.mirror
-    assert not (changed.augmentation.upend or changed.augmentation.quarter_turns or changed.augmentation.stain_jitter)
+    assert not any((changed.augmentation.upend, changed.augmentation.quarter_turns, changed.augmentation.stain_jitter))
     assert train_model.fit_to_grey(experiment, views="eight").views == "eight"
 
 
