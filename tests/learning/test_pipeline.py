@@ -23,11 +23,11 @@ def make_store(folder, n=10, size=8, cache=True):
     return ImageStore(files, image_size=size, channels=3, cache=cache)
 
 
-def run_epochs(rows, first_epoch=0, **changes):
-    """Images and targets of each batch, epoch after epoch; the target of row number i is i."""
+def run_epochs(store, first_epoch=0, **changes):
+    """Images and targets of each batch, epoch after epoch; the target of image number i is i."""
     experiment = Experiment(**({"epochs": 2, "batch_size": 4, "seed": 1} | changes))
-    targets = np.arange(len(rows), dtype=np.float32)[:, None]
-    batches = pipeline.training_batches(rows, targets, experiment, first_epoch=first_epoch)
+    targets = np.arange(len(store), dtype=np.float32)[:, None]
+    batches = pipeline.training_batches(store, targets, experiment, first_epoch=first_epoch)
     return [(images.numpy(), answers.numpy()[:, 0]) for images, answers in batches]
 
 
@@ -61,12 +61,6 @@ def test_the_seed_decides_the_order(tmp_path):
     assert orders[0] == orders[1] != orders[2]
 
 
-def test_features_are_batched_like_images():
-    features = np.arange(10, dtype=np.float32)[:, None]
-    for rows, answers in run_epochs(features, augmentation=Augmentation(stain_jitter=0.5)):
-        assert np.array_equal(rows[:, 0], answers)
-
-
 @pytest.mark.parametrize("cache", [True, False])
 def test_evaluation_keeps_the_order_and_drops_nothing(tmp_path, cache):
     store = make_store(tmp_path, cache=cache)
@@ -82,17 +76,12 @@ def test_evaluation_with_targets_pairs_them(tmp_path):
         assert np.array_equal(answers.numpy().argmax(1), images.numpy()[:, 0, 0, 0])
 
 
-def test_stores_keep_images_only_within_the_limit(tmp_path):
+def test_a_store_keeps_images_only_within_the_limit(tmp_path):
     patches = [Patch(f"{n}.png", "0", "", None, None, "training", "") for n in range(10)]
     for limit, kept in ((10 * 8 * 8 * 3, True), (10 * 8 * 8 * 3 - 1, False), (None, True)):
-        stores = pipeline.open_stores(
-            tmp_path,
-            {"training": patches[:7], "testing": patches[7:]},
-            Experiment(image_size=8),
-            cache_limit=limit,
-        )
-        assert [len(store) for store in stores.values()] == [7, 3]
-        assert all((store._images is not None) == kept for store in stores.values())
+        store = pipeline.open_store(tmp_path, patches, Experiment(image_size=8), cache_limit=limit)
+        assert len(store) == 10
+        assert (store._images is not None) == kept
 
 
 def test_a_bad_file_is_named_not_tensorflows_graph(tmp_path):
