@@ -23,11 +23,11 @@ def make_store(folder, n=10, size=8, cache=True):
     return ImageStore(files, image_size=size, channels=3, cache=cache)
 
 
-def run_epochs(rows, first_epoch=0, **changes):
-    """Images and targets of each batch, epoch after epoch; the target of row number i is i."""
+def run_epochs(store, first_epoch=0, **changes):
+    """Images and targets of each batch, epoch after epoch; the target of image number i is i."""
     experiment = Experiment(**({"epochs": 2, "batch_size": 4, "seed": 1} | changes))
-    targets = np.arange(len(rows), dtype=np.float32)[:, None]
-    batches = pipeline.training_batches(rows, targets, experiment, first_epoch=first_epoch)
+    targets = np.arange(len(store), dtype=np.float32)[:, None]
+    batches = pipeline.training_batches(store, targets, experiment, first_epoch=first_epoch)
     return [(images.numpy(), answers.numpy()[:, 0]) for images, answers in batches]
 
 
@@ -76,7 +76,7 @@ def test_evaluation_with_targets_pairs_them(tmp_path):
         assert np.array_equal(answers.numpy().argmax(1), images.numpy()[:, 0, 0, 0])
 
 
-def test_stores_keep_images_only_within_the_limit(tmp_path):
+def test_a_store_keeps_images_only_within_the_limit(tmp_path):
     patches = [Patch(f"{n}.png", "0", "", None, None, "training", "") for n in range(10)]
     for limit, kept in ((10 * 8 * 8 * 3, True), (10 * 8 * 8 * 3 - 1, False), (None, True)):
         store = pipeline.open_store(tmp_path, patches, Experiment(image_size=8), cache_limit=limit)

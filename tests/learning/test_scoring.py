@@ -8,6 +8,7 @@ from keras import layers
 
 from cancernet import InputError
 from cancernet.data.images import ImageStore
+from cancernet.learning import scoring
 from cancernet.learning.scoring import (
     average_over_views,
     extract_features,
@@ -80,16 +81,22 @@ def test_features_of_views_are_scored_as_their_images_are(views, model, images, 
     features = layers.Flatten()
     extractor = keras.Model(model.input, features(model.layers[1].output))
     head = keras.Sequential([keras.Input((3 * SIDE**2,)), model.layers[-1]])
-    empty = ImageStore([], image_size=SIDE, channels=3)
-    found = extract_features(extractor, {"training": store, "testing": empty}, views=views)
-    assert list(found) == ["training"]
-    assert found["training"].shape == (5, len(views_of(views, images)), 3 * SIDE**2)
-    np.testing.assert_allclose(found["training"][:, 0], images.reshape(5, -1) / 255, rtol=1e-5)
-    scores = score_features(head, found["training"])
+    found = extract_features(extractor, store, views=views)
+    assert found.shape == (5, len(views_of(views, images)), 3 * SIDE**2)
+    np.testing.assert_allclose(found[:, 0], images.reshape(5, -1) / 255, rtol=1e-5)
+    scores = score_features(head, found)
     np.testing.assert_allclose(scores, predict_scores(model, store, views=views), rtol=1e-5)
 
 
-def test_a_file_that_cannot_be_used_is_named(model, store):
-    store.files[3].write_bytes(b"broken")
+def test_features_are_scored_alike_in_pieces_of_any_size(model, monkeypatch):
+    features = np.random.default_rng(3).random((7, 2, 3 * SIDE**2), dtype=np.float32)
+    head = keras.Sequential([keras.Input((3 * SIDE**2,)), model.layers[-1]])
+    whole = score_features(head, features)
+    monkeypatch.setattr(scoring, "_AT_ONCE", 3)
+    np.testing.assert_allclose(score_features(head, features), whole, rtol=1e-6)
+
+
+def test_a_file_that_cannot_be_used_is_named(model, store, tmp_path):
+    (tmp_path / "3.png").write_bytes(b"broken")
     with pytest.raises(InputError, match=r"3\.png: cannot be decoded"):
         predict_scores(model, store, views="one")
