@@ -254,7 +254,7 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
     from cancernet.judging import smoothing
     from cancernet.learning import pipeline, training
     from cancernet.learning.members import fit_members
-    from cancernet.reporting import content, illustration, report
+    from cancernet.reporting import content
 
     experiment = plan.experiment
     settings = describe_settings(plan, patches, summary)
@@ -302,14 +302,22 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
         with pipeline.naming_bad_files(material.images):
             scores = fitted.score(testing)
         assessment = content.assess([patches[row] for row in testing], scores, decision, subject)
-    else:
-        assessment = content.assess(left_out, fitted.left_out, decision, subject)
+    else:  # the dataset's own validation split, each image by the member that left it out
+        rows = np.flatnonzero([patch.split == "validation" for patch in left_out])
+        assessment = content.assess([left_out[row] for row in rows], fitted.left_out[rows], decision, subject)
     finished = run.Run(fitted.model, decision, settings, folder)
     run.save_run(finished, trained.history, assessment.predictions)
-    described = assessment.report | illustration.illustrate(finished, assessment, plan.dataset, folder)
+    return write_report(plan, finished, assessment, trained.history)
+
+
+def write_report(plan: Plan, finished, assessment, history) -> str:
+    """The report of a run with its pictures. Returns its text."""
+    from cancernet.reporting import content, illustration, report
+
+    described = assessment.report | illustration.illustrate(finished, assessment, plan.dataset, finished.folder)
     errors = content.read_worst_errors(described, assessment.predictions, plan.dataset)
-    figures = report.draw_figures(described, assessment.predictions, history=trained.history, error_images=errors)
-    report.write_report(folder, described, figures)
+    figures = report.draw_figures(described, assessment.predictions, history=history, error_images=errors)
+    report.write_report(finished.folder, described, figures)
     return report.report_text(described)
 
 
