@@ -150,8 +150,7 @@ def score_once(run: Run, lock: threading.Lock, files: list, key: tuple) -> list[
     mpp = SCALES.get(state.get("scale"))
     if state.get("scored_key") != (key, mpp):
         bar = st.progress(0.0, "Reading the images")
-        with lock:
-            state.scored, state.problems = page.score_uploads(run, files, mpp=mpp, tell=bar.progress)
+        state.scored, state.problems = page.score_uploads(run, files, mpp=mpp, lock=lock, tell=bar.progress)
         bar.empty()
         state.scored_key, state.pictures = (key, mpp), {}
     if mpp is not None or any("micrometres" in problem.reason for problem in state.problems):

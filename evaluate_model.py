@@ -1,11 +1,12 @@
 """Apply a finished run, with its frozen decision, to the images of any built dataset and report on them."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from cancernet import InputError
-from cancernet.command_line import Parser, check_replaceable, prevalence, quiet_import, run_script
+from cancernet.command_line import Parser, check_output, check_replaceable, prevalence, quiet_import, run_script
 from cancernet.config import DATASET, SPLITS
 
 
@@ -26,11 +27,21 @@ def parse_arguments(argv: Sequence[str]):
 
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
-    from cancernet.data import dataset
+    from cancernet.folders import lock_folder
 
     output = arguments.output
     if output:
-        check_replaceable(output, holds="report.json", called="a report", force=arguments.force)
+        check_output(output)
+    with lock_folder(output, "evaluation") if output else contextlib.nullcontext():
+        if output:
+            check_replaceable(output, holds="report.json", called="a report", force=arguments.force)
+        evaluate(arguments)
+
+
+def evaluate(arguments) -> None:
+    from cancernet.data import dataset
+
+    output = arguments.output
     everything, summary = dataset.read_manifest(arguments.dataset), dataset.read_summary(arguments.dataset)
     patches = [patch for patch in everything if patch.split == arguments.split]
     if not patches:

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cancernet import InputError
-from cancernet.command_line import Parser, check_replaceable, positive_number, prevalence, quiet_import, run_script
+from cancernet.command_line import (
+    Parser,
+    check_output,
+    check_replaceable,
+    positive_number,
+    prevalence,
+    quiet_import,
+    run_script,
+)
 
 OUTPUT = Path("predictions")
 
@@ -49,9 +57,20 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
+    from cancernet.folders import lock_folder
     from cancernet.using import parts
 
-    output = choose_output(arguments, holds=parts.PREDICTIONS)
+    output = name_output(arguments)
+    check_output(output)
+    with lock_folder(output, "prediction"):
+        check_replaceable(output, holds=parts.PREDICTIONS, called="predictions", force=arguments.force)
+        predict_all(arguments, output)
+
+
+def predict_all(arguments: argparse.Namespace, output: Path) -> None:
+    """Find the images, score and decide them all, and write what comes of it."""
+    from cancernet.using import parts
+
     files, others = parts.find_files(arguments.paths)
 
     with quiet_import():
@@ -76,17 +95,12 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"No image could be used, first {parts.printable(': '.join(rejected[0]))}")
 
 
-def choose_output(arguments: argparse.Namespace, *, holds: str) -> Path:
-    """The folder for the results; a shard has its own within it.
-
-    Raises:
-        InputError: as `check_replaceable`.
-    """
+def name_output(arguments: argparse.Namespace) -> Path:
+    """The folder for the results; a shard has its own within it."""
     output = arguments.output
     if arguments.shard:
         number, of = arguments.shard
         output = output / f"shard_{number:0{len(str(of))}d}_of_{of}"
-    check_replaceable(output, holds=holds, called="predictions", force=arguments.force)
     return output
 
 

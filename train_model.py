@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cancernet import InputError
-from cancernet.command_line import Parser, at_least, positive_number, prevalence, quiet_import, run_script, seed
+from cancernet.command_line import (
+    Parser,
+    at_least,
+    check_output,
+    positive_number,
+    prevalence,
+    quiet_import,
+    run_script,
+    seed,
+)
 from cancernet.config import DATASET, DEFAULT_RECIPE, RECIPES, RUNS, Augmentation, Experiment
 from cancernet.learning.models import MODELS, check_architecture, list_kinds
 
@@ -122,6 +131,7 @@ def main(argv: Sequence[str]) -> None:
     folder = arguments.output or RUNS / experiment.model.replace("+", "_")
     from cancernet import run
     from cancernet.data import dataset
+    from cancernet.folders import lock_folder
     from cancernet.judging import decision
 
     decision.parse_operating_point(arguments.operating_point)
@@ -144,12 +154,16 @@ def main(argv: Sequence[str]) -> None:
         cache_limit=arguments.cache_limit and int(arguments.cache_limit * 2**30),
         manifest_sha256=dataset.hash_manifest(arguments.dataset),
     )
-    work = run.prepare_folder(folder, describe_request(plan, arguments), force=arguments.force)
-    if arguments.folds:
-        text = train_folds(plan, arguments.folds, judged_folds, patches, summary, work)
-    else:
-        text = train_run(plan, open_material(plan, patches), patches, summary, work)
-    run.finish_folder(work, folder)
+    check_output(folder)
+    with lock_folder(folder, "training"):
+        work = run.prepare_folder(folder, describe_request(plan, arguments), force=arguments.force)
+        if run.is_finished(work):
+            text = (work / run.REPORT_TEXT).read_text(encoding="utf-8")
+        elif arguments.folds:
+            text = train_folds(plan, arguments.folds, judged_folds, patches, summary, work)
+        else:
+            text = train_run(plan, open_material(plan, patches), patches, summary, work)
+        run.finish_folder(work, folder)
     print(f"\n{text}\nThe report with its pictures: {folder / run.REPORT_PAGE}")
 
 
@@ -214,7 +228,7 @@ def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary,
         dataset.check_trainable(own)
     material = open_material(plan, patches)
     for folder, own in zip(folders, dealt, strict=True):
-        if (folder / run.REPORT).is_file():
+        if run.is_finished(folder):
             print(f"{folder.name} is finished already.")
             continue
         print(f"\n{folder.name} of {folds}:")

@@ -2,12 +2,12 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import platform
 import shutil
 import sys
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cancernet import InputError, __version__
+from cancernet import InputError, __version__, tables
 from cancernet.command_line import check_output
 from cancernet.config import Experiment
 from cancernet.data.dataset import Patch
-from cancernet.folders import read_json
+from cancernet.folders import read_json, replace_folder
 from cancernet.judging.decision import Decision, load_decision, save_decision
 from cancernet.judging.smoothing import Predictions
 
@@ -89,12 +89,12 @@ def prepare_folder(folder: Path, asked: Mapping, *, force: bool) -> Path:
     """Make the folder where a training works until it is finished; what was asked for the same goes on from there.
 
     Args:
-        folder: of the run.
+        folder: of the run; the caller has its lock.
         asked: for what, as JSON takes it but for paths.
 
     Raises:
-        InputError: `folder` is something that must not be overwritten, or the unfinished one was asked for something
-            else.
+        InputError: `folder` is something that must not or cannot be replaced, or the unfinished one was asked for
+            something else.
     """
     check_output(folder)
     work = folder.with_name(folder.name + ".unfinished")
@@ -106,22 +106,38 @@ def prepare_folder(folder: Path, asked: Mapping, *, force: bool) -> Path:
         if not force:
             raise InputError(f"{folder} holds a finished run. Choose another --output, or --force to replace it.")
     begun, text = work / BEGUN, json.dumps(asked, indent=1, default=str)
+    partial = begun.with_name(f".{BEGUN}.partial")
     if work.exists() and not (begun.is_file() and begun.read_text(encoding="utf-8") == text):
-        if begun.is_file() and not force:
+        if {path.name for path in work.iterdir()} - {begun.name, partial.name} and not force:
             raise InputError(f"{work} was begun with other settings. Start again with --force, or finish it first.")
         shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
-    begun.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, begun)
     return work
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a whole run: its report is the last file that is written."""
+    return (folder / REPORT).is_file()
+
+
 def finish_folder(work: Path, folder: Path) -> None:
-    """Give a finished run its name."""
-    for checkpoint in [*work.glob("checkpoint*"), *work.glob("fold_*/checkpoint*")]:
+    """Give a finished run its name; what only an unfinished one needs is deleted afterwards.
+
+    Raises:
+        InputError: the system refused; nothing is lost.
+    """
+    try:
+        replace_folder(work, folder)
+    except OSError as error:
+        raise InputError(
+            f"{error.strerror}: {folder} cannot be replaced. The run is finished and lies in {work}; the same command "
+            "gives it its name."
+        ) from error
+    for checkpoint in [*folder.glob("checkpoint*"), *folder.glob("fold_*/checkpoint*")]:
         shutil.rmtree(checkpoint)
-    (work / BEGUN).unlink()
-    shutil.rmtree(folder, ignore_errors=True)
-    work.rename(folder)
+    (folder / BEGUN).unlink(missing_ok=True)
 
 
 def save_run(run: Run, history: Mapping[str, Sequence[float]], predictions: Predictions) -> None:
@@ -163,13 +179,7 @@ def read_report(folder: Path) -> dict | None:
     Raises:
         InputError: a damaged file.
     """
-    path = folder / REPORT
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged. {_AGAIN}") from error
+    return read_json(folder / REPORT, dict, again=_AGAIN) if (folder / REPORT).is_file() else None
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -192,8 +202,10 @@ def load_run(folder: Path) -> Run:
     path = folder / MODEL
     try:
         model = keras.models.load_model(path, compile=False)
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError, zipfile.BadZipFile) as error:
+    except Exception as error:  # what others put into the file decides what Keras raises
         raise InputError(f"{path} is missing or damaged. {_AGAIN}") from error
+    if not isinstance(model, keras.Model):
+        raise InputError(f"{path} is missing or damaged: it holds no network. {_AGAIN}")
     difference = _find_difference(model, decision, settings)
     if difference:
         raise InputError(f"The files of {folder} are not of one run: {difference}. Copy the whole run folder.")
@@ -265,11 +277,10 @@ def compare_sizes(settings: Settings, usual_size: str) -> list[str]:
 def write_predictions(folder: Path, predictions: Predictions, classes: Sequence[str]) -> None:
     """Write predictions.csv: file, label, patient, x, y, probability of each class at full precision, predicted."""
     with (folder / PREDICTIONS).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*Patch._fields[:5], *(f"probability_{name}" for name in classes), "predicted"])
+        header = [*Patch._fields[:5], *(f"probability_{name}" for name in classes), "predicted"]
         rows = zip(predictions.patches, predictions.probabilities.tolist(), predictions.predicted, strict=True)
-        for patch, probabilities, index in rows:
-            writer.writerow([*patch[:5], *probabilities, classes[index]])
+        lines = ([*patch[:5], *shares, classes[index]] for patch, shares, index in rows)
+        tables.write_rows(file, itertools.chain([header], lines))
 
 
 def read_predictions(folder: Path, classes: Sequence[str]) -> Predictions:
@@ -281,8 +292,9 @@ def read_predictions(folder: Path, classes: Sequence[str]) -> Predictions:
     path = folder / PREDICTIONS
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return _read_rows(list(csv.DictReader(file)), classes)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            header, *lines = tables.read_rows(file)
+        return _read_rows([dict(zip(header, line, strict=True)) for line in lines], classes)
+    except (OSError, ValueError, KeyError, csv.Error) as error:
         raise InputError(f"{path} is missing or damaged. {_AGAIN}") from error
 
 

@@ -70,7 +70,10 @@ def test_a_folder_becomes_a_table_maps_and_regions(pictures, whole):
     placed = next(row for row in rows if row[0].endswith("5_idx5_x101_y151_class0.png"))
     assert placed[1:3] == ["101", "151"]
     assert read_rows(output / "rejected.csv")[1:] == [
-        [str(pictures / "lose" / "kaputt.png"), "cannot be decoded: not an image, damaged or cut off"]
+        [
+            str(pictures / "lose" / "kaputt.png"),
+            "cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)",
+        ]
     ]
     called = sum(row[-1] == "1" for row in rows if "/5_idx5" in row[0])
     regions = json.loads((output / "5.geojson").read_text())["features"]

@@ -1,6 +1,7 @@
 """A run folder: written, loaded, or refused with what is wrong."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -9,7 +10,16 @@ import pytest
 from cancernet import InputError
 from cancernet.data.dataset import Patch
 from cancernet.judging.smoothing import Predictions
-from cancernet.run import load_run, name_class, read_predictions, read_settings, write_predictions
+from cancernet.run import (
+    finish_folder,
+    is_finished,
+    load_run,
+    name_class,
+    prepare_folder,
+    read_predictions,
+    read_settings,
+    write_predictions,
+)
 
 
 def edit(path, change):
@@ -96,3 +106,65 @@ def test_predictions_come_back_to_the_last_digit(tmp_path):
     assert read.patches == patches
     for before, after in zip(written[1:], read[1:], strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+ASKED = {"epochs": 3}
+
+
+def begin(run, asked=ASKED, *, force=False):
+    return prepare_folder(run, asked, force=force)
+
+
+def finish(work):
+    """Leave what a finished training does, its checkpoints among it."""
+    for file in ("report.json", "checkpoint/state.json", "checkpoint_head/state.json", "fold_1/checkpoint/state.json"):
+        (work / file).parent.mkdir(parents=True, exist_ok=True)
+        (work / file).write_text("{}")
+
+
+def test_a_run_that_cannot_be_replaced_is_finished_by_the_next_call(tmp_path, monkeypatch):
+    run, rename = tmp_path / "run", type(tmp_path).rename
+    (run / "old").mkdir(parents=True)
+    (run / "report.json").write_text("{}")
+    work = begin(run, force=True)
+    finish(work)
+    monkeypatch.setattr(type(tmp_path), "rename", lambda path, to: rename(path, to if path != work else "/proc/x"))
+    with pytest.raises(InputError, match=f"The run is finished and lies in {work}; the same command gives it its name"):
+        finish_folder(work, run)
+    assert (run / "old").is_dir()
+    monkeypatch.setattr(type(tmp_path), "rename", rename)
+    assert begin(run, force=True) == work
+    assert is_finished(work)
+    finish_folder(work, run)
+    assert sorted(path.name for path in run.iterdir()) == ["fold_1", "report.json"]
+    assert os.listdir(tmp_path) == ["run"]
+
+
+def test_what_is_unfinished_is_deleted_with_force_only(tmp_path):
+    run = tmp_path / "run"
+    work = begin(run)
+    assert begin(run, {"epochs": 4}) == work  # nothing was done yet that could be lost
+    for lost in (lambda: None, (work / "begun.json").unlink):  # of other settings; of unknown ones
+        finish(work)
+        lost()
+        with pytest.raises(InputError, match=r"run.unfinished was begun with other settings. Start again with --force"):
+            begin(run)
+        assert is_finished(work)
+    begin(run, force=True)
+    assert not is_finished(work)
+
+
+def test_a_training_killed_as_it_began_begins_again(tmp_path):
+    (tmp_path / "run.unfinished").mkdir()
+    (tmp_path / "run.unfinished/.begun.json.partial").write_text("{")
+    work = begin(tmp_path / "run")
+    assert os.listdir(work) == ["begun.json"]
+
+
+def test_a_run_in_a_link_or_a_mount_point_is_refused_before_training(tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="is a link"):
+        begin(tmp_path / "link")
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "volume")
+    with pytest.raises(InputError, match="is a mount point"):
+        begin(tmp_path / "volume")

@@ -54,7 +54,7 @@ def read_size(data: bytes) -> tuple[int, int]:
     """Width and height that an image file declares; nothing is decoded.
 
     Raises:
-        InputError: it is no PNG, JPEG, TIFF, BMP or PGM, whatever its name says.
+        InputError: it is not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM).
     """
     if not data:
         raise InputError("the file is empty")
@@ -72,7 +72,7 @@ def read_size(data: bytes) -> tuple[int, int]:
                 return header(io.BytesIO(data)).size
     except (OSError, ValueError, SyntaxError, LookupError, ArithmeticError, TypeError, struct.error) as error:
         raise InputError(_NO_IMAGE) from error
-    raise InputError("cannot be decoded: no PNG, JPEG, TIFF, BMP or PGM, whatever its name says")
+    raise InputError("cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)")
 
 
 def decode_image(data: bytes, channels: int, *, megapixels: float | None = MOST_MEGAPIXELS) -> np.ndarray:

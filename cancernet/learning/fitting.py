@@ -8,7 +8,7 @@ import numpy as np
 
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
-from cancernet.learning import fused, pipeline, precision, training
+from cancernet.learning import checkpoints, fused, pipeline, precision, training
 
 
 def fit_network(
@@ -36,8 +36,10 @@ def fit_network(
     steps = pipeline.steps_per_epoch(len(images), experiment.batch_size)
     targets = {split: keras.utils.to_categorical(of, len(weights)) for split, (_, of) in data.items()}
 
-    def make_batches(first_epoch: int) -> Iterable:
-        return pipeline.training_batches(images, targets["training"], experiment, first_epoch=first_epoch)
+    def make_batches(first_epoch: int, first_step: int = 0) -> Iterable:
+        return pipeline.training_batches(
+            images, targets["training"], experiment, first_epoch=first_epoch, first_step=first_step
+        )
 
     def prepare() -> None:
         training.compile_model(model, experiment, classes=len(weights), steps_per_epoch=steps)
@@ -65,7 +67,7 @@ def fit_network(
 
 def _choose_precision(model: keras.Model, prepare: Callable[[], None], make_batches: Callable, checkpoint: Path) -> str:
     """Set the model to the faster precision, or to the one its checkpoint was begun in; return and print which."""
-    begun = training.read_checkpoint_settings(checkpoint)
+    begun = checkpoints.read_checkpoint_settings(checkpoint)
     if begun:
         precision.set_precision(model, begun["training_precision"])
         return begun["training_precision"]

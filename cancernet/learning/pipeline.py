@@ -46,9 +46,14 @@ def steps_per_epoch(n_images: int, batch_size: int) -> int:
 
 
 def training_batches(
-    store: ImageStore, targets: np.ndarray, experiment: Experiment, *, first_epoch: int = 0
+    store: ImageStore,
+    targets: np.ndarray,
+    experiment: Experiment,
+    *,
+    first_epoch: int = 0,
+    first_step: int = 0,
 ) -> tf.data.Dataset:
-    """Make shuffled, augmented batches of all epochs from `first_epoch` on, without a pause between epochs.
+    """Make shuffled, augmented batches from a step of `first_epoch` on to the last epoch, without a pause between them.
 
     The order is a pure function of (seed, epoch), the random changes are one of (seed, epoch, step). So a training that
     goes on after a crash gets the batches that it would have had.
@@ -67,6 +72,7 @@ def training_batches(
         key = tf.stack([tf.constant(experiment.seed, tf.int64), epoch])
         order = tf.argsort(tf.random.stateless_uniform([len(store)], key), stable=True)
         batches = tf.data.Dataset.from_tensor_slices(order).batch(experiment.batch_size).enumerate()
+        batches = batches.skip(tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0))
         return batches.map(lambda step, indices: (epoch, step, indices))
 
     def load(epoch, step, indices):

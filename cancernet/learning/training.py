@@ -1,8 +1,6 @@
 """Class weights, compiling, fitting, the weights that are kept, and resuming after a crash."""
 
 import itertools
-import json
-import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,10 +12,10 @@ import numpy as np
 
 from cancernet import InputError
 from cancernet.config import Experiment
-from cancernet.folders import fresh_folder
+from cancernet.folders import check_space, recover_folder
+from cancernet.learning.checkpoints import Recorder, signals_wait_for
 
-_LAST, _KEPT, _STATE = "last.keras", "kept.npz", "state.json"
-_SECONDS_BETWEEN_CHECKPOINTS = 60
+_REPORT_BYTES = 20 * 10**6  # with its pictures and predictions.csv, roughly
 _STATISTICS_BATCHES = 50  # that the last epoch's statistics are taken over: 1,600 images at a batch size of 32
 
 
@@ -35,7 +33,7 @@ class Training(NamedTuple):
 class Batches(NamedTuple):
     """The batches of a training."""
 
-    make: Callable[[int], Iterable]  # first epoch -> batches of that epoch and all after it
+    make: Callable[..., Iterable]  # first epoch and, of it, first step (0 if not given) -> all batches from there on
     validation: Iterable  # batches of validation images and targets
     images: int  # in an epoch of training
     steps_per_epoch: int
@@ -147,7 +145,7 @@ def fit_model(
     They are `best`, of the epoch with the lowest validation loss, or `mean`, over the second half of the epochs, with
     new statistics of batch normalisation: stochastic weight averaging (Izmailov et al. 2018).
 
-    A crash loses little more than a minute. If the folder `checkpoint` exists, the training resumes from it and ends
+    A crash loses two minutes at most. If the folder `checkpoint` exists, the training resumes from it and ends
     with the same numbers as without the crash.
 
     Args:
@@ -159,30 +157,57 @@ def fit_model(
         settings: of the training, as JSON takes them; a checkpoint with others is refused.
 
     Raises:
-        InputError: the checkpoint is damaged or has other settings; a loss is not a number.
+        InputError: the checkpoint is damaged or has other settings; the loss diverges.
     """
     recorder = Recorder(checkpoint, experiment, settings, batches.steps_per_epoch)
     callbacks = _callbacks(experiment)
+    check_space(checkpoint, estimate_size(model, experiment))
+    recover_folder(checkpoint)
     if checkpoint.exists():
         recorder.restore(model)
     recorder.others = callbacks
     started = time.perf_counter()
-    model.fit(
-        batches.make(len(recorder.epochs)),
-        validation_data=batches.validation,
-        epochs=experiment.epochs,
-        initial_epoch=len(recorder.epochs),
-        steps_per_epoch=batches.steps_per_epoch,
-        class_weight=weights,
-        shuffle=False,  # the batches are shuffled already
-        callbacks=[*callbacks, recorder],
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
+
+    def fit(epochs: int) -> None:
+        """Train from where the recorder is to the end of so many epochs."""
+        model.fit(
+            batches.make(len(recorder.epochs), recorder.first_step),
+            validation_data=batches.validation,
+            epochs=epochs,
+            initial_epoch=len(recorder.epochs),
+            steps_per_epoch=batches.steps_per_epoch - recorder.first_step,
+            class_weight=weights,
+            shuffle=False,  # the batches are shuffled already
+            callbacks=[*callbacks, recorder],
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+
+    with signals_wait_for(recorder):
+        if recorder.first_step:  # Keras gives all epochs of one call the same number of steps
+            model.test_on_batch(*next(iter(batches.validation)))  # makes the metrics, whose values are restored
+            fit(len(recorder.epochs) + 1)
+        if len(recorder.epochs) < experiment.epochs and not (recorder.epochs and model.stop_training):
+            fit(experiment.epochs)
     model.set_weights(recorder.kept)
     if experiment.kept_weights == "mean":
         last_epoch = batches.make(experiment.epochs - 1)
         settle_statistics(model, itertools.islice(last_epoch, min(batches.steps_per_epoch, _STATISTICS_BATCHES)))
-    return recorder.summarise(batches.images, time.perf_counter() - started)
+    return _summarise(recorder, batches.images, time.perf_counter() - started)
+
+
+def _summarise(recorder: Recorder, n_images: int, seconds: float) -> Training:
+    """Sum up a training. Its speed is that after the first epoch, which decoding and tracing slow down."""
+    steady = recorder.epochs[1:] or recorder.epochs
+    rate = n_images * len(steady) / max(sum(epoch["seconds"] for epoch in steady), 1e-9)
+    history = {key: [epoch.get(key) for epoch in recorder.epochs] for key in recorder.epochs[0]}
+    return Training(history, recorder.kept_epochs, seconds, rate)
+
+
+def estimate_size(model: keras.Model, experiment: Experiment) -> int:
+    """Estimate the bytes of a run while it trains: its checkpoint, twice while it is replaced, model and report."""
+    slots = {"adagrad": 1}.get(experiment.optimizer, 2)  # values that the optimizer keeps of a weight
+    copies = 1 + 2 * (2 + slots)
+    return copies * 4 * model.count_params() + _REPORT_BYTES
 
 
 def _callbacks(experiment: Experiment) -> list[keras.callbacks.Callback]:
@@ -192,118 +217,6 @@ def _callbacks(experiment: Experiment) -> list[keras.callbacks.Callback]:
     if experiment.early_stopping_patience:
         callbacks.append(keras.callbacks.EarlyStopping(patience=experiment.early_stopping_patience))
     return callbacks
-
-
-class Recorder(keras.callbacks.Callback):
-    """Keeps the history, the best or mean weights and a checkpoint; makes dropout a function of seed and epoch."""
-
-    def __init__(self, folder: Path, experiment: Experiment, settings: Mapping, steps_per_epoch: int):
-        super().__init__()
-        self.folder = folder
-        self.seed = experiment.seed
-        self.first_averaged = experiment.epochs // 2 if experiment.kept_weights == "mean" else None
-        self.settings = settings
-        self.steps_per_epoch = steps_per_epoch
-        self.epochs: list[dict[str, float]] = []
-        self.kept_epochs = (0, 0)
-        self.kept: list[np.ndarray] = []
-        self.others: Sequence[keras.callbacks.Callback] = ()  # of the same training
-        self._saved = time.monotonic()
-        self._epoch_started = self._fitted = 0.0
-
-    def on_train_begin(self, logs=None) -> None:
-        # The state of early stopping and of the plateau is a function of the history: replay it to them.
-        rate = float(self.model.optimizer.learning_rate)
-        for epoch, past in enumerate(self.epochs):
-            for other in self.others:
-                other.on_epoch_end(epoch, dict(past))
-        if any(isinstance(other, keras.callbacks.ReduceLROnPlateau) for other in self.others):
-            self.model.optimizer.learning_rate = rate
-
-    def on_epoch_begin(self, epoch: int, logs=None) -> None:
-        if self.epochs and time.monotonic() - self._saved > _SECONDS_BETWEEN_CHECKPOINTS:
-            self.save()
-        states = [v for v in self.model.non_trainable_variables if v.path.endswith("seed_generator_state")]
-        for index, state in enumerate(states):
-            state.assign([self.seed + index, epoch * self.steps_per_epoch])
-        self._epoch_started = time.perf_counter()
-
-    def on_test_begin(self, logs=None) -> None:
-        self._fitted = time.perf_counter()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        record = {key: float(value) for key, value in (logs or {}).items()}
-        self.epochs.append(record | {"seconds": self._fitted - self._epoch_started})
-        losses = [past["val_loss"] for past in self.epochs]
-        if not math.isfinite(losses[-1]):
-            raise InputError(f"The validation loss of epoch {epoch + 1} is {losses[-1]}. Lower --learning-rate.")
-        if self.first_averaged is None:
-            if epoch == 0 or losses[-1] < min(losses[:-1]):
-                self.kept_epochs, self.kept = (epoch, epoch), self.model.get_weights()
-        elif epoch <= self.first_averaged:
-            self.kept_epochs, self.kept = (epoch, epoch), self.model.get_weights()
-        else:
-            number = epoch - self.first_averaged + 1
-            pairs = zip(self.kept, self.model.get_weights(), strict=True)
-            self.kept = [mean + (weight - mean) / number for mean, weight in pairs]
-            self.kept_epochs = (self.first_averaged, epoch)
-
-    def save(self) -> None:
-        """Write the checkpoint: the model with its optimizer, the weights kept so far and the history."""
-        with fresh_folder(self.folder) as folder:
-            self.model.save(folder / _LAST)
-            np.savez(folder / _KEPT, *self.kept)
-            state = {"settings": dict(self.settings), "kept_epochs": self.kept_epochs, "epochs": self.epochs}
-            (folder / _STATE).write_text(json.dumps(state), encoding="utf-8")
-        self._saved = time.monotonic()
-
-    def restore(self, model: keras.Model) -> None:
-        """Put the checkpoint's state into a compiled model and its optimizer.
-
-        Raises:
-            InputError: the checkpoint is missing, damaged, or has other settings.
-        """
-        state = _read_state(self.folder)
-        if state["settings"] != json.loads(json.dumps(dict(self.settings))):
-            raise InputError(
-                f"{self.folder} was made with other settings, versions or hardware. Delete it and start again."
-            )
-        try:
-            last = keras.models.load_model(self.folder / _LAST)
-            with np.load(self.folder / _KEPT) as kept:
-                self.kept = [kept[name] for name in kept.files]
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{self.folder} is a damaged checkpoint. Delete it and start again.") from error
-        model.set_weights(last.get_weights())
-        model.optimizer.build(model.trainable_variables)
-        for mine, saved in zip(model.optimizer.variables, last.optimizer.variables, strict=True):
-            mine.assign(saved)
-        self.kept_epochs, self.epochs = tuple(state["kept_epochs"]), state["epochs"]
-
-    def summarise(self, n_images: int, seconds: float) -> Training:
-        """Sum up the training. Its speed is that after the first epoch, which decoding and tracing slow down."""
-        steady = self.epochs[1:] or self.epochs
-        rate = n_images * len(steady) / max(sum(epoch["seconds"] for epoch in steady), 1e-9)
-        history = {key: [epoch.get(key) for epoch in self.epochs] for key in self.epochs[0]}
-        return Training(history, self.kept_epochs, seconds, rate)
-
-
-def read_checkpoint_settings(checkpoint: Path) -> dict | None:
-    """Return the settings that an unfinished training was begun with; None where there is no checkpoint.
-
-    Raises:
-        InputError: the checkpoint is damaged.
-    """
-    return _read_state(checkpoint)["settings"] if checkpoint.exists() else None
-
-
-def _read_state(checkpoint: Path) -> dict:
-    try:
-        state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
-        state["settings"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{checkpoint} is a damaged checkpoint. Delete it and start again.") from error
-    return state
 
 
 def average(trainings: Sequence[Training]) -> Training:

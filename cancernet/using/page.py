@@ -1,7 +1,9 @@
 """The work of the page without the page: uploaded images are scored, decided, mapped and explained, all in memory."""
 
+import contextlib
 import io
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +23,8 @@ from cancernet.using.parts import is_large
 from cancernet.using.prediction import DecidedPatches, ScoredPatches
 
 CARD_METRICS = ("sensitivity", "specificity", "ppv", "npv", "auroc", "accuracy", "macro_f1", "ece")
+_NOBODY_ELSE = contextlib.nullcontext()
+MOST_PICTURES = 120  # with Grad-CAM that are kept of a visitor's: 42 MB
 LEAST_ON_A_MAP = 4  # patches of a slide
 ORDERS = ("Highest probability first", "Closest to the threshold first", "In the order sent")
 SCALE_LABEL = "Micrometres per pixel of large images"  # the page asks for it, where predict_images.py has --mpp
@@ -70,13 +74,19 @@ def describe_run(run: Run, report: Report) -> Card:
 
 
 def score_uploads(
-    run: Run, files: Sequence[tuple[str, bytes]], *, mpp: float | None = None, tell: Tell = lambda *_: None
+    run: Run,
+    files: Sequence[tuple[str, bytes]],
+    *,
+    mpp: float | None = None,
+    lock: AbstractContextManager = _NOBODY_ELSE,
+    tell: Tell = lambda *_: None,
 ) -> tuple[list[ScoredPatches], list[uploads.Problem]]:
     """Score uploaded files; see cancernet.using.uploads for those that are accepted.
 
     Args:
         files: name and bytes of each.
         mpp: micrometres a pixel of large pictures that do not say so themselves.
+        lock: under which the run answers; the files are decoded before, so that nobody waits for that.
 
     Returns:
         The patches of each slide, those without a slide, and those of each large picture, with their images; and the
@@ -95,13 +105,14 @@ def score_uploads(
         else:
             place = (patient, x, y) if has_place else ("", None, None)
             slides.setdefault(place[0], []).append(Tile(picture.image, picture.name, *place))
-    scored = [_score_tiles(run, tiles, tell) for tiles in slides.values()]
-    for picture in large:
-        try:
-            scored.append(_score_large(run, picture, mpp, tell))
-        except InputError as error:
-            reason = str(error).removeprefix(f"{picture.name}: ").replace("--mpp", f'"{SCALE_LABEL}"')
-            problems.append(uploads.Problem(picture.name, reason))
+    with lock:
+        scored = [_score_tiles(run, tiles, tell) for tiles in slides.values()]
+        for picture in large:
+            try:
+                scored.append(_score_large(run, picture, mpp, tell))
+            except InputError as error:
+                reason = str(error).removeprefix(f"{picture.name}: ").replace("--mpp", f'"{SCALE_LABEL}"')
+                problems.append(uploads.Problem(picture.name, reason))
     return scored, problems
 
 
@@ -167,7 +178,7 @@ def explain_patches(
     """Each patch with Grad-CAM over it to its right: uint8 [SHOWN_PIXELS, w, 3].
 
     Args:
-        made: pictures that were made before, by patch and class; new ones are added.
+        made: pictures that were made before, by patch and class; new ones are added, and the oldest of many go.
     """
     keys = [(id(patch.decided.scored.images), patch.row, class_index) for patch in patches]
     new = [(key, patch) for key, patch in zip(keys, patches, strict=True) if key not in made]
@@ -177,7 +188,10 @@ def explain_patches(
         heat = explain.grad_cam(run.model, fitted, class_index)
         for (key, _), image, small, warm in zip(new, images, fitted, heat, strict=True):
             made[key] = _side_by_side(image, explain.overlay(small, warm))
-    return [made[key] for key in keys]
+    shown = [made[key] for key in keys]
+    while len(made) > MOST_PICTURES:
+        del made[next(iter(made))]
+    return shown
 
 
 def predictions_csv(run: Run, decided: Sequence[DecidedPatches]) -> str:

@@ -1,6 +1,5 @@
 """What predict_images.py writes: a table of all patches, and the map and the regions of each slide."""
 
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import NamedTuple, TextIO
 import numpy as np
 from tqdm import tqdm
 
-from cancernet import InputError
+from cancernet import InputError, tables
 from cancernet.data.grid import PATCH_STEP, paint_grid
 from cancernet.reporting import illustration
 from cancernet.run import Run, name_class
@@ -62,15 +61,13 @@ def predict_parts(
             if part.kind != LOOSE and scored.files:
                 bar.write(write_slide(run, part, decided, folder))
     with _open_table(folder / REJECTED) as table:
-        csv.writer(table, lineterminator="\n").writerows([("file", "reason"), *rejected])
+        tables.write_rows(table, [("file", "reason"), *rejected])
     return count, rejected
 
 
 def write_header(table: TextIO, classes: Sequence[str]) -> None:
     """Write the first line of predictions.csv: file, x, y, probability of each class, predicted."""
-    csv.writer(table, lineterminator="\n").writerow(
-        ["file", "x", "y", *(f"probability_{name}" for name in classes), "predicted"]
-    )
+    tables.write_rows(table, [["file", "x", "y", *(f"probability_{name}" for name in classes), "predicted"]])
 
 
 def write_rows(table: TextIO, decided: DecidedPatches, classes: Sequence[str]) -> None:
@@ -79,11 +76,12 @@ def write_rows(table: TextIO, decided: DecidedPatches, classes: Sequence[str]) -
     x and y are the left and top pixel of the patch: in a large image in the file's own pixels (level 0), for a patch as
     its name says; empty where there is no place.
     """
-    writer, scored = csv.writer(table, lineterminator="\n"), decided.scored
+    scored, lines = decided.scored, []
     rows = zip(scored.files, scored.x, scored.y, decided.probabilities.tolist(), decided.predicted, strict=True)
     for file, x, y, probabilities, index in rows:
         place = ["" if value is None else round(value * scored.file_scale) for value in (x, y)]
-        writer.writerow([file, *place, *probabilities, classes[index]])
+        lines.append([file, *place, *probabilities, classes[index]])
+    tables.write_rows(table, lines)
 
 
 def write_slide(run: Run, part: Part, decided: DecidedPatches, folder: Path) -> str:

@@ -112,7 +112,7 @@ def test_a_webp_is_refused_whatever_its_name_says(slides, tmp_path):
     done, data = cv2.imencode(".webp", np.zeros((50, 50, 3), np.uint8))
     assert done
     (slides / "100/0/x.png").write_bytes(data.tobytes())
-    told = "cannot be decoded: no PNG, JPEG, TIFF, BMP or PGM, whatever its name says"
+    told = "cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)"
     assert build(slides, tmp_path / "built") == {"x.png": told}
 
 

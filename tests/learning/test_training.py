@@ -1,7 +1,10 @@
 """Fitting: class weights, schedules, the weights that are kept, and resuming after a crash."""
 
+import contextlib
 import dataclasses
 import functools
+import json
+import signal
 
 import keras
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 
 from cancernet import InputError
 from cancernet.config import Augmentation, Experiment
-from cancernet.learning import pipeline, training
+from cancernet.learning import checkpoints, pipeline, training
 
 EXPERIMENT = Experiment(epochs=4, batch_size=8, image_size=8, augmentation=Augmentation(mirror=True, upend=True))
 
@@ -49,8 +52,8 @@ def fit(model, checkpoint, experiment=EXPERIMENT):
     steps = pipeline.steps_per_epoch(len(store), experiment.batch_size)
     training.compile_model(model, experiment, classes=2, steps_per_epoch=steps)
 
-    def make_batches(first_epoch):
-        return pipeline.training_batches(store, targets, experiment, first_epoch=first_epoch)
+    def make_batches(first_epoch, first_step=0):
+        return pipeline.training_batches(store, targets, experiment, first_epoch=first_epoch, first_step=first_step)
 
     validation = pipeline.evaluation_batches(store, batch_size=16, targets=targets)
     return training.fit_model(
@@ -185,32 +188,133 @@ def test_another_seed_gives_other_numbers(whole, tmp_path):
     assert fit(make_model(2), tmp_path / "c", experiment).history["loss"] != expected.history["loss"]
 
 
-@pytest.mark.parametrize("row", range(len(CHANGES)))
-def test_a_training_that_crashed_goes_on_to_the_same_numbers(whole, tmp_path, monkeypatch, row):
-    experiment, undisturbed, expected = whole(row)
-    monkeypatch.setattr(training, "_SECONDS_BETWEEN_CHECKPOINTS", -1)
+def crash_at(monkeypatch, epoch, step, how):
+    """Do `how` before a step of an epoch, once."""
+    begin, crashed = training.Recorder.on_train_batch_begin, []
 
-    recorder_begin = training.Recorder.on_epoch_begin
+    def crash(self, batch, logs=None):
+        if (len(self.epochs), self.first_step + batch) == (epoch, step) and not crashed:
+            crashed.append(True)
+            how()
+        begin(self, batch, logs)
 
-    def crash_after_saving(self, epoch, logs=None):
-        recorder_begin(self, epoch, logs)
-        if epoch == 2 and not (tmp_path / "crashed").exists():
-            (tmp_path / "crashed").touch()
-            raise KeyboardInterrupt
+    monkeypatch.setattr(training.Recorder, "on_train_batch_begin", crash)
 
-    monkeypatch.setattr(training.Recorder, "on_epoch_begin", crash_after_saving)
-    with pytest.raises(KeyboardInterrupt):
-        fit(make_model(), tmp_path / "checkpoint", experiment)
+
+def crash():
+    raise ZeroDivisionError
+
+
+def press_ctrl_c():
+    signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """A checkpoint before every step."""
+    monkeypatch.setattr(checkpoints, "_SECONDS_BETWEEN_CHECKPOINTS", -1)
+    monkeypatch.setattr(checkpoints, "_MOST_SECONDS_BETWEEN", -1)
+
+
+def check_resumed(folder, whole):
+    experiment, undisturbed, expected = whole
     resumed = make_model(seed=99)  # its weights come from the checkpoint
-    trained = fit(resumed, tmp_path / "checkpoint", experiment)
-    for key in ("loss", "val_loss"):
+    trained = fit(resumed, folder, experiment)
+    for key in ("loss", "accuracy", "val_loss"):
         assert trained.history[key] == expected.history[key]
+    assert trained.kept_epochs == expected.kept_epochs
     for one, two in zip(resumed.get_weights(), undisturbed.get_weights(), strict=True):
         assert np.array_equal(one, two)
 
 
-def test_a_checkpoint_with_other_settings_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "_SECONDS_BETWEEN_CHECKPOINTS", -1)
+@pytest.mark.parametrize(
+    ("row", "epoch", "step"),
+    [
+        *((row, *place) for row, place in enumerate([(1, 4), (0, 2), (2, 0)])),
+        *(
+            pytest.param(row, *place, marks=pytest.mark.slow)
+            for row in range(3)
+            for place in [(0, 1), (0, 4), (2, 2), (3, 1)]
+        ),
+    ],
+)
+def test_a_training_that_crashed_goes_on_to_the_same_numbers(whole, tmp_path, monkeypatch, eager, row, epoch, step):
+    crash_at(monkeypatch, epoch, step, crash)
+    with pytest.raises(ZeroDivisionError):
+        fit(make_model(), tmp_path / "checkpoint", whole(row)[0])
+    saved = max(step - 1, 0) if epoch or step else 0  # before the step that the crash came before
+    assert json.loads((tmp_path / "checkpoint/state.json").read_text())["step"] == saved
+    check_resumed(tmp_path / "checkpoint", whole(row))
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(0, 3), (2, 4)])
+def test_a_signal_waits_until_the_checkpoint_is_written(whole, tmp_path, monkeypatch, epoch, step):
+    crash_at(monkeypatch, epoch, step, press_ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_model(), tmp_path / "checkpoint", whole(0)[0])
+    state = json.loads((tmp_path / "checkpoint/state.json").read_text())
+    assert (len(state["epochs"]), state["step"]) == (epoch, step)
+    check_resumed(tmp_path / "checkpoint", whole(0))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_in_the_validation_waits_for_its_end(whole, tmp_path, monkeypatch):
+    begun = []
+
+    def begin(self, logs=None):
+        begun.append(len(self.epochs))
+        if begun == [0, 1]:
+            press_ctrl_c()
+
+    monkeypatch.setattr(training.Recorder, "on_test_begin", begin)
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_model(), tmp_path / "checkpoint", whole(0)[0])
+    state = json.loads((tmp_path / "checkpoint/state.json").read_text())
+    assert (len(state["epochs"]), state["step"]) == (2, 0)
+    check_resumed(tmp_path / "checkpoint", whole(0))
+
+
+def test_a_second_signal_is_answered_at_once(tmp_path, monkeypatch):
+    crash_at(monkeypatch, 0, 0, lambda: (press_ctrl_c(), press_ctrl_c()))
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_model(), tmp_path / "checkpoint")
+    assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.slow
+def test_a_training_that_had_stopped_early_does_not_go_on(tmp_path, monkeypatch):
+    changes = {"epochs": 30, "early_stopping_patience": 2, "learning_rate": 1e-12, "optimizer": "adam"}
+    experiment = dataclasses.replace(EXPERIMENT, **changes)
+    expected = fit(make_model(), tmp_path / "c", experiment)
+    last = len(expected.history["loss"]) - 1
+    crash_at(monkeypatch, last, 2, press_ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_model(), tmp_path / "checkpoint", experiment)
+    trained = fit(make_model(99), tmp_path / "checkpoint", experiment)
+    assert trained.history["val_loss"] == expected.history["val_loss"]
+
+
+def test_the_pause_between_checkpoints_follows_from_their_cost(tmp_path, monkeypatch):
+    recorder = training.Recorder(tmp_path / "checkpoint", EXPERIMENT, {}, 5)
+    recorder.set_model(make_model())
+    for seconds, pause in ((0.1, 60), (2.0, 100), (30, 120)):
+        times = iter((0.0, seconds))
+        monkeypatch.setattr(checkpoints.time, "monotonic", lambda times=times: next(times))
+        recorder.save()
+        assert recorder._pause == pytest.approx(pause)
+
+
+def test_a_checkpoint_that_was_being_replaced_is_found(whole, tmp_path, monkeypatch, eager):
+    crash_at(monkeypatch, 2, 3, crash)
+    with pytest.raises(ZeroDivisionError):
+        fit(make_model(), tmp_path / "checkpoint", whole(0)[0])
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.replaced")
+    (tmp_path / "checkpoint.partial-1").mkdir()
+    check_resumed(tmp_path / "checkpoint", whole(0))
+    assert json.loads((tmp_path / "checkpoint/state.json").read_text())["epochs"]
+
+
+def test_a_checkpoint_with_other_settings_is_refused(tmp_path, eager):
     fit(make_model(), tmp_path / "checkpoint")
     with pytest.raises(InputError, match="was made with other settings, versions or hardware"):
         fit(make_model(), tmp_path / "checkpoint", dataclasses.replace(EXPERIMENT, seed=7))
@@ -220,8 +324,36 @@ def test_a_checkpoint_with_other_settings_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
-    with pytest.raises(InputError, match="validation loss of epoch 1 is nan. Lower --learning-rate"):
+    with pytest.raises(
+        InputError, match="has diverged: the validation loss of epoch 1 is nan, that of an untrained network about 0.69"
+    ):
         fit(make_model(), tmp_path / "c", dataclasses.replace(EXPERIMENT, learning_rate=1e38, optimizer="adam"))
+
+
+@pytest.mark.parametrize(("loss", "ends"), [(13.8, False), (13.9, True), (1.5e31, True)])  # 20 times log 2 is 13.86
+def test_a_validation_loss_far_above_that_of_chance_ends_the_training(tmp_path, loss, ends):
+    recorder = training.Recorder(tmp_path / "checkpoint", EXPERIMENT, {}, 5)
+    recorder.set_model(make_model())
+    said = rf"epoch 1 is {loss:.3g}, .* about 0.69. Start again with a smaller --learning-rate, such as 0.001.".replace(
+        "+", "[+]"
+    )
+    with pytest.raises(InputError, match=said) if ends else contextlib.nullcontext():
+        recorder.on_epoch_end(0, {"loss": 0.7, "val_loss": loss})
+
+
+def test_a_loss_that_is_no_number_is_not_saved_within_an_epoch(tmp_path, eager):
+    diverging = dataclasses.replace(EXPERIMENT, learning_rate=1e38, optimizer="adam")
+    with pytest.raises(InputError, match=r"the loss after \d of 5 steps of epoch 1 is nan"):
+        fit(make_model(), tmp_path / "checkpoint", diverging)
+
+
+def test_the_size_is_that_of_all_copies():
+    model = make_model()
+    model.compile("adam", "mse")
+    # The model; and twice in a checkpoint its weights, what the optimizer keeps of each, and the weights kept.
+    for optimizer, copies in (("adagrad", 7), ("adam", 9)):
+        size = training.estimate_size(model, dataclasses.replace(EXPERIMENT, optimizer=optimizer))
+        assert size == copies * 4 * model.count_params() + 20_000_000
 
 
 def test_early_stopping_stops(tmp_path):
@@ -232,13 +364,13 @@ def test_early_stopping_stops(tmp_path):
 
 def test_a_checkpoint_tells_what_it_was_begun_with(tmp_path):
     checkpoint = tmp_path / "checkpoint"
-    assert training.read_checkpoint_settings(checkpoint) is None
+    assert checkpoints.read_checkpoint_settings(checkpoint) is None
     checkpoint.mkdir()
     (checkpoint / "state.json").write_text('{"settings": {"epochs": 4}}')
-    assert training.read_checkpoint_settings(checkpoint) == {"epochs": 4}
+    assert checkpoints.read_checkpoint_settings(checkpoint) == {"epochs": 4}
     (checkpoint / "state.json").write_text('{"settings"')
     with pytest.raises(InputError, match="damaged checkpoint. Delete it and start again"):
-        training.read_checkpoint_settings(checkpoint)
+        checkpoints.read_checkpoint_settings(checkpoint)
 
 
 def test_the_trainings_of_members_are_averaged_by_hand():

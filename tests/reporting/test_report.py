@@ -247,7 +247,10 @@ def test_warnings_follow_from_the_data_and_come_once(report, many):
     assert "flatters these figures" in flattered
     assert duplicates == "2 images appear, byte for byte, under two patients."
     assert all_warnings(report | {"warnings": all_warnings(report)}) == [seen, flattered, duplicates]
-    no_testing, unknown = all_warnings(many)
+    one_answer, no_testing, unknown = all_warnings(many)
+    assert one_answer.startswith("The network answers normal for every image: it tells no class from another.")
+    assert one_answer not in all_warnings(many | {"confusion_matrix": [[5, 0, 0], [0, 0, 0], [0, 0, 0]]})
+    assert one_answer not in all_warnings(many | {"confusion_matrix": [[5, 0, 0], [0, 1, 0], [0, 0, 0]]})
     assert "the images that chose the model" in no_testing
     assert "patients are unknown" in unknown
     assert report_text(many).index("WARNING: There is no testing split") < report_text(many).index("DATA")
@@ -417,7 +420,7 @@ def test_the_report_is_not_changed_by_writing_it(many, tmp_path):
     before = copy.deepcopy(many)
     page(tmp_path, many)
     assert many == before
-    assert len(json.loads((tmp_path / "report.json").read_bytes())["warnings"]) == 2
+    assert len(json.loads((tmp_path / "report.json").read_bytes())["warnings"]) == 3
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 

@@ -118,7 +118,7 @@ def test_a_part_is_scored_without_its_broken_files(run, tmp_path):
     assert scored.files == [files[0], files[2]]
     np.testing.assert_allclose(log_odds(scored.scores), [1, -1], atol=1e-4)
     assert refused == [
-        ([files[1]], f"{files[1]}: cannot be decoded: no PNG, JPEG, TIFF, BMP or PGM, whatever its name says")
+        ([files[1]], f"{files[1]}: cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)")
     ]
 
 

@@ -1,5 +1,6 @@
 """Uploads: which files are accepted, and which are refused without losing the others."""
 
+import re
 import struct
 import tracemalloc
 import zipfile
@@ -60,7 +61,7 @@ def test_a_broken_image_is_named_and_the_others_stay(broken):
     files = [("a.png", encode(patch(1))), ("broken.png", broken), ("c.png", encode(patch(2)))]
     pictures, problems = read_uploads(files)
     assert [picture.name for picture in pictures] == ["a.png", "c.png"]
-    is_png, no_kind = b"PNG" in broken[:4], "no PNG, JPEG, TIFF, BMP or PGM, whatever its name says"
+    is_png, no_kind = b"PNG" in broken[:4], "not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)"
     why = "not an image, damaged or cut off" if is_png else no_kind
     assert reasons(problems) == {"broken.png": f"cannot be decoded: {why}"}
 
@@ -73,7 +74,7 @@ def test_files_that_the_build_supports_are_supported_and_no_others(ending, dtype
     if supported:
         assert pictures[0].image.shape == (50, 50, 3)
     else:
-        with pytest.raises(InputError, match=problems[0].reason):
+        with pytest.raises(InputError, match=re.escape(problems[0].reason)):
             decode_image(data, 3)
 
 

@@ -1,0 +1,114 @@
+"""Run folders that were tampered with: one line that says what is wrong, never a traceback."""
+
+import contextlib
+import json
+import pickle
+import shutil
+import zipfile
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cancernet import InputError
+from cancernet.judging.decision import load_decision
+from cancernet.run import load_run, read_report, read_settings
+
+NESTED = b"[" * 100_000 + b"]" * 100_000
+HUGE = b'{"temperature": 1' + b"0" * 400 + b"}"
+WRONG = [b"", b"null", b"[]", b"{}", b'"x"', b"1e400", b"NaN", NESTED, HUGE, b"\xff\xfe\x00", b"{" * 10]
+
+
+@pytest.fixture
+def run(tiny_run, tmp_path):
+    return shutil.copytree(tiny_run, tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", WRONG, ids=range(len(WRONG)))
+@pytest.mark.parametrize("name", ["config.json", "decision.json", "report.json", "model.keras"])
+def test_a_file_of_something_else_is_named(run, name, content):
+    (run / name).write_bytes(content)
+    if name == "report.json" and content in (b"{}", HUGE):
+        return  # an object, whose fields are read one by one
+    with pytest.raises(InputError, match=name.replace(".", r"\.")):
+        read_report(run) if name == "report.json" else load_run(run)
+
+
+def places(value, path=()):
+    """All paths into a JSON value."""
+    yield path
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from places(child, (*path, key))
+
+
+def put(content, path, value):
+    for key in path[:-1]:
+        content = content[key]
+    content[path[-1]] = value
+
+
+OTHERS = [None, "x", -1, 10**400, 1e308, True, [], {}, [[]], {"": None}, "9" * 5000]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "read"), [("config.json", read_settings), ("decision.json", None)])
+def test_each_value_of_a_wrong_type_is_refused_or_of_no_consequence(run, name, read):
+    """What is read has the types that the code relies on, whichever value was changed to whatever."""
+    whole = json.loads((run / name).read_text())
+    for path in list(places(whole))[1:200]:
+        for other in OTHERS:
+            content = json.loads(json.dumps(whole))
+            put(content, path, other)
+            (run / name).write_text(json.dumps(content))
+            with contextlib.suppress(InputError):
+                read_settings(run) if read else load_decision(run / name)
+
+
+def test_unknown_views_are_refused(run):
+    config = json.loads((run / "config.json").read_text())
+    config["experiment"]["views"] = "x"
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"config\.json is damaged: experiment\.views: .* not 'x'"):
+        read_settings(run)
+
+
+def test_a_model_that_is_a_wrapper_of_another_library_is_refused(run):
+    with zipfile.ZipFile(run / "model.keras") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    for module, name in (
+        ("torch.nn", "Module"),
+        ("keras.src.utils.torch_utils", "TorchModuleWrapper"),
+        ("os", "system"),
+    ):
+        config = {"module": module, "class_name": name, "config": {"module": pickle.dumps(1).hex()}}
+        with zipfile.ZipFile(run / "model.keras", "w") as archive:
+            for part, data in (parts | {"config.json": json.dumps(config)}).items():
+                archive.writestr(part, data)
+        with pytest.raises(InputError, match=r"model\.keras is missing or damaged"):
+            load_run(run)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
+    max_leaves=20,
+)
+
+
+def change_config(run, place, value):
+    content = json.loads((run / "config.json").read_text())
+    paths = list(places(content))[1:]
+    put(content, paths[place % len(paths)], value)
+    changed = run.parent / "changed"
+    changed.mkdir(exist_ok=True)
+    (changed / "config.json").write_text(json.dumps(content))
+    with contextlib.suppress(InputError):
+        read_settings(changed)
+
+
+@pytest.mark.slow
+@given(st.integers(0, 1000), JSON)
+@settings(max_examples=5000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_config_ends_in_a_traceback(run, place, value):
+    change_config(run, place, value)
