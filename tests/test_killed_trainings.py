@@ -1,5 +1,6 @@
 """Trainings killed, ended by signals and started twice: nothing is lost, and the figures are those of a quiet one."""
 
+import json
 import os
 import random
 import signal
@@ -43,8 +44,8 @@ def dataset(tmp_path_factory):
     return folder / "dataset"
 
 
-def start(dataset, output, options):
-    command = [sys.executable, "-c", EAGER, "--dataset", dataset, "--output", output, *options]
+def start(dataset, output, options, *, code=EAGER):
+    command = [sys.executable, "-u", "-c", code, "--dataset", dataset, "--output", output, *options]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(
         list(map(str, command)), cwd=ROOT, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}, **streams
@@ -101,16 +102,19 @@ def test_a_training_killed_at_any_moment_ends_with_the_same_figures(dataset, tmp
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_training_that_is_ended_writes_its_checkpoint_and_a_second_one_is_refused(dataset, tmp_path, number):
-    options = [*SMALL, "--epochs", "500"]
-    process = start(dataset, tmp_path / "run", options)
-    assert wait_for(process, tmp_path, "state.json")
+    options = [*SMALL, "--epochs", "3000"]
+    process = start(dataset, tmp_path / "run", options, code=EAGER.replace("= -1", "= 600"))
+    for line in process.stdout:
+        if line.startswith("Epoch 3/"):
+            break
     second = start(dataset, tmp_path / "run", options)
     said = second.communicate()[0]
     assert second.returncode == 2
     assert f"error: Another training is working on {tmp_path / 'run'} (process {process.pid})." in said
-    before = (tmp_path / "run.unfinished/checkpoint/state.json").read_bytes()
+    assert os.listdir(tmp_path / "run.unfinished") == ["begun.json"]
     process.send_signal(number)
     assert process.communicate(timeout=60)[0].splitlines()[-1] in ("error: ended by SIGTERM.", "error: interrupted.")
     assert process.returncode == 128 + number
-    assert (tmp_path / "run.unfinished/checkpoint/state.json").read_bytes() != before
+    (checkpoint,) = (tmp_path / "run.unfinished").glob("checkpoint*")
+    assert len(json.loads((checkpoint / "state.json").read_text())["epochs"]) >= 2
     assert os.listdir(tmp_path) == ["run.unfinished"]
