@@ -254,7 +254,7 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
     from cancernet.judging import smoothing
     from cancernet.learning import pipeline, training
     from cancernet.learning.members import fit_members
-    from cancernet.reporting import content
+    from cancernet.reporting import content, wording
 
     experiment = plan.experiment
     settings = describe_settings(plan, patches, summary)
@@ -266,7 +266,13 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
     device = settings.hardware["device"]
     print(f"Training {experiment.model} on {len(trained_on):,} images of {plan.dataset}, on the {device}.")
     if plan.positive:
-        print(f"The positive class, to be found, is {plan.positive}.")
+        named = {"class_names": settings.class_names}
+        print(f"The positive class, to be found, is {wording.class_label(named, plan.positive)}.")
+    if experiment.kept_weights == "mean" and experiment.strategy != "frozen":
+        print(
+            f"Judged is the mean of the weights of epochs {experiment.epochs // 2 + 1} to {experiment.epochs}. The "
+            "val_accuracy of a single epoch, which may jump up and down, is not."
+        )
 
     with pipeline.naming_bad_files(material.images):
         fitted = fit_members(experiment, material, members, describe_training(settings), folder)

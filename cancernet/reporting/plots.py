@@ -19,6 +19,7 @@ BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY, AMBER, GREY = "#56B4E9", "#E69F00", "#6B6B6B"
 COLOURS = (BLUE, ORANGE, GREEN, PINK, AMBER, SKY)
 STYLES = [{"color": colour, "linestyle": dash} for dash in ("-", "--", ":") for colour in COLOURS]
+CURVE_STYLES = {"training": (BLUE, "--"), "validation": (ORANGE, "-")}
 TITLE_SIZE, TEXT_SIZE, NOTE_SIZE = 11, 10, 9  # points
 
 
@@ -34,28 +35,55 @@ def plot_history(*, history: dict[str, list[float]], kept_epochs: tuple[int, int
     """Loss and accuracy by epoch; `history` maps Keras' names (`loss`, `val_loss`, ...) to one value an epoch.
 
     `kept_epochs`, first and last of those whose mean weights are judged, count from 1 and are marked in every panel.
-    Where there is no accuracy there is no panel of it.
+    Where there is no accuracy there is no panel of it. A loss far above the others is cut off, marked and told, so that
+    one epoch does not flatten all others.
     """
     first, last = kept_epochs
     names = [name for name in ("loss", "accuracy") if name in history]
     figure, panels = new_figure(5.2, 0.8 + 2.2 * len(names), rows=len(names))
     for name, axes in zip(names, panels, strict=True):
-        for key, label, colour, dash in ((name, "training", BLUE, "--"), (f"val_{name}", "validation", ORANGE, "-")):
-            if key in history:
-                epochs = range(1, len(history[key]) + 1)
-                axes.plot(
-                    epochs, np.array(history[key], float), dash, color=colour, label=label, marker="o", markersize=3
-                )
+        curves = {"training": history.get(name), "validation": history.get(f"val_{name}")}
+        curves = {label: np.array(values, float) for label, values in curves.items() if values is not None}
+        ceiling = _robust_ceiling(np.concatenate(list(curves.values()))) if name == "loss" else None
+        for label, values in curves.items():
+            colour, dash = CURVE_STYLES[label]
+            epochs = np.arange(1, len(values) + 1)
+            axes.plot(epochs, values, dash, color=colour, label=label, marker="o", markersize=3)
+            if ceiling is not None:
+                _mark_cut(axes, epochs, values, ceiling, colour)
         if first == last:
-            axes.axvline(first, color=GREY, linestyle=":", label=f"epoch judged: {first}")
+            axes.axvline(first, color=GREY, linestyle=":", label=f"epoch {first} is judged")
         else:
-            axes.axvspan(first, last, color=GREY, alpha=0.18, label=f"mean judged: {first} to {last}")
+            axes.axvspan(first, last, color=GREY, alpha=0.18, label=f"mean of epochs {first} to {last} is judged")
         axes.set_ylabel(name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
     panels[0].set_title("Training and validation by epoch", fontsize=TITLE_SIZE)
     panels[-1].set_xlabel("epoch")
     return _legend_below(figure, panels[0], columns=3)
+
+
+def _robust_ceiling(values: np.ndarray) -> float | None:
+    """Where to cut an axis that single values would stretch; None where none lies far above the others."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return None
+    ceiling = known.min() + 4 * (np.quantile(known, 0.9) - known.min())
+    return float(ceiling) if known.max() > ceiling > known.min() else None
+
+
+def _mark_cut(axes: Axes, epochs: np.ndarray, values: np.ndarray, ceiling: float, colour: str) -> None:
+    """Cut the axis at the ceiling; an arrow for each value above it, and the highest of them as a number."""
+    axes.set_ylim(top=ceiling)
+    above = np.flatnonzero(values > ceiling)
+    if not len(above):
+        return
+    axes.plot(epochs[above], np.full(len(above), ceiling), "^", color=colour, markersize=7, clip_on=False)
+    early = above[0] < len(epochs) / 2  # then there is room to the right
+    at = (epochs[above[-1 if early else 0]], ceiling)
+    place = {"xytext": (10 if early else -10, 0), "ha": "left" if early else "right"}
+    said = f"cut off: {values[above].max():.3g}"
+    axes.annotate(said, at, **place, textcoords="offset points", va="top", fontsize=NOTE_SIZE, color=colour)
 
 
 def plot_confusion_matrix(*, matrix: list[list[int]], classes: list[str]) -> Figure:

@@ -10,16 +10,25 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap, to_rgba
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch as Swatch
+from matplotlib.transforms import ScaledTranslation
 
 from cancernet.reporting.captions import break_lines, shorten
 from cancernet.reporting.plots import BLUE, GREY, NOTE_SIZE, ORANGE, TEXT_SIZE, TITLE_SIZE
 
-PALE, YELLOW = "#D9D9D9", "#F0E442"
+PALE, YELLOW, DARK = "#D9D9D9", "#F0E442", "#111111"
+SURE = 0.65  # opacity of a probability of 1 over the tissue; one of 0 is not seen
+PROBABILITY = LinearSegmentedColormap.from_list("probability", [to_rgba(ORANGE, 0), to_rgba(ORANGE, SURE)])
+PAPER = LinearSegmentedColormap.from_list(
+    "probability on white", ["white", tuple(SURE * np.array(to_rgba(ORANGE)[:3]) + 1 - SURE)]
+)
 WIDTH = 9.6  # inches
 HEADING, LEGEND = 104, 50  # characters that fit across the figure in a title, and across a panel in a legend
+UNDER_MAP = 0.17  # inches below the map of probabilities around its legend
 CAPTION, LINE = 11.5, 0.17  # of text of NOTE_SIZE: characters an inch, and inches a line
 PROPORTIONS = (0.45, 1.6)  # height by width of a panel; a slide beyond them gets white margins
 FOUND, MISSED, FALSE_ALARM, CLEARED = range(4)
@@ -53,20 +62,23 @@ def plot_slide(
     title: str,
     patch_micrometres: float | None = None,
 ) -> Figure:
-    """Draw one slide: its tissue and the map of probabilities; with a truth also that and the errors.
+    """Draw one slide: its tissue, and over it the probabilities and the outline of what is called; with a truth also
+    that and the errors.
 
     Args:
         threshold: at or above it the positive class is said; marked in the colour bar.
         positive, negative: names of the classes.
         patch_micrometres: side of a patch, for the scale bar; without it the bar is told in patches.
     """
-    tissue, tile_pixels, probabilities, predicted, truth = maps
+    _, _, probabilities, predicted, truth = maps
     names = ["tissue", f"probability of {positive}"] + (["truth", "errors"] if truth is not None else [])
     rows, columns = probabilities.shape
     panel_rows = len(names) // 2
     width, height = max(columns, rows / PROPORTIONS[1]), max(rows, columns * PROPORTIONS[0])  # of a panel, in patches
     left, top = (columns - width) / 2, (rows - height) / 2
-    figure = Figure(figsize=(WIDTH, 0.4 + panel_rows * (WIDTH / 2 * height / width + 1.0)), layout="constrained")
+    figure = Figure(
+        figsize=(WIDTH, 0.4 + 2 * UNDER_MAP + panel_rows * (WIDTH / 2 * height / width + 1.0)), layout="constrained"
+    )
     figure.suptitle(break_lines(title, HEADING), fontsize=TITLE_SIZE + 1)
     panels = dict(zip(names, figure.subplots(panel_rows, 2, squeeze=False).flat, strict=True))
     for name, axes in panels.items():
@@ -75,9 +87,11 @@ def plot_slide(
         axes.set_yticks([])
         axes.spines[:].set_color(PALE)
     first, second = list(panels.values())[:2]
-    first.imshow(tissue, extent=(0, tissue.shape[1] / tile_pixels, tissue.shape[0] / tile_pixels, 0))
+    for axes in (first, second):
+        _draw_tissue(axes, maps)
     _draw_scale_bar(first, left, width, patch_micrometres)
-    _draw_probabilities(second, probabilities, threshold)
+    lines = _outline_called(second, predicted == 1, f"called {positive}", points=72 * WIDTH / 2 / width)
+    _draw_probabilities(second, probabilities, threshold, drop=UNDER_MAP + LINE * lines)
     if truth is not None:
         _draw_kinds(panels["truth"], truth, [(negative, PALE), (positive, BLUE)])
         kinds = (f"found: {positive}, called {positive}", f"missed: {positive}, called {negative}")
@@ -135,18 +149,59 @@ def _row_height(heading: str, captions: list[str], image: float) -> float:
     return 0.25 + 0.2 * (heading.count("\n") + 1) + (image if captions else 0.2) + LINE * lines
 
 
-def _draw_probabilities(axes: Axes, probabilities: np.ndarray, threshold: float) -> None:
+def _draw_tissue(axes: Axes, maps: SlideMaps) -> None:
+    height, width = (side / maps.tile_pixels for side in maps.tissue.shape[:2])
+    axes.imshow(maps.tissue, extent=(0, width, height, 0))
+
+
+def _draw_probabilities(axes: Axes, probabilities: np.ndarray, threshold: float, *, drop: float) -> None:
+    """From transparent to orange over the tissue, with a bar of the colours so many inches below it."""
     rows, columns = probabilities.shape
-    drawn = axes.imshow(
-        probabilities, vmin=0, vmax=1, cmap="viridis", extent=(0, columns, rows, 0), interpolation="none"
-    )
-    below = axes.inset_axes((0, -0.07, 1, 0.035))  # an inset, so that the panel stays as large as its neighbour
-    bar = axes.figure.colorbar(drawn, cax=below, orientation="horizontal")
+    extent = (0, columns, rows, 0)
+    axes.imshow(probabilities, vmin=0, vmax=1, cmap=PROBABILITY, extent=extent, interpolation="none")
+    lower = ScaledTranslation(0, -drop, axes.figure.dpi_scale_trans)
+    place = {"bounds": (0, -0.035, 1, 0.035), "transform": axes.transAxes + lower}
+    below = axes.inset_axes(**place)  # an inset, so that the panel stays as large as its neighbour
+    bar = axes.figure.colorbar(ScalarMappable(cmap=PAPER), cax=below, orientation="horizontal")
     bar.ax.tick_params(labelsize=NOTE_SIZE)
     if 0 <= threshold <= 1:
         bar.ax.axvline(threshold, color="white", linewidth=3.5)
         bar.ax.axvline(threshold, color="black", linewidth=1.5)
     bar.set_label(f"probability; line: threshold {threshold:.3f}", fontsize=NOTE_SIZE)
+
+
+def _outline_called(axes: Axes, called: np.ndarray, name: str, *, points: float) -> int:
+    """Draw a dark line around the called patches, and their number in the legend; return the legend's lines.
+
+    Args:
+        called: bool [rows, columns].
+        points: width of a patch on paper.
+    """
+    lines = _edges(called)
+    thin = float(np.clip(0.2 * points, 0.5, 1.3))
+    for colour, width in (("white", 2.2 * thin), (DARK, thin)):
+        axes.add_collection(
+            LineCollection(lines, colors=colour, linewidths=width, capstyle="projecting"), autolim=False
+        )
+    label = break_lines(f"{name}: {called.sum():,} patches", LEGEND)
+    axes.legend(
+        handles=[Line2D([], [], color=DARK, linewidth=1.3, label=label)],
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        fontsize=NOTE_SIZE,
+        frameon=False,
+    )
+    return label.count("\n") + 1
+
+
+def _edges(mask: np.ndarray) -> np.ndarray:
+    """Sides of the mask's cells, of length 1, beyond which the mask is not: [n, 2 ends, x and y]."""
+    padded = np.pad(mask, 1)
+    rows, columns = np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1])
+    across = np.stack([np.stack([columns, rows], axis=1), np.stack([columns + 1, rows], axis=1)], axis=1)
+    rows, columns = np.nonzero(padded[1:-1, 1:] != padded[1:-1, :-1])
+    down = np.stack([np.stack([columns, rows], axis=1), np.stack([columns, rows + 1], axis=1)], axis=1)
+    return np.concatenate([across, down])
 
 
 def _draw_kinds(axes: Axes, kinds: np.ndarray, names: list[tuple[str, str]]) -> None:

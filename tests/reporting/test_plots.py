@@ -68,19 +68,32 @@ def test_history_draws_both_curves_and_marks_the_best_epoch():
     assert line(loss, "training").get_xydata().tolist() == [[1, 3], [2, 2], [3, 1]]
     np.testing.assert_array_equal(line(loss, "validation").get_ydata(), [3, 1, np.nan])
     assert line(accuracy, "validation").get_ydata().tolist() == [0.3, 0.2, 0.1]
-    assert line(loss, "epoch judged: 2").get_xdata() == [2, 2]
-    assert line(accuracy, "epoch judged: 2").get_xdata() == [2, 2]
+    assert line(loss, "epoch 2 is judged").get_xdata() == [2, 2]
+    assert line(accuracy, "epoch 2 is judged").get_xdata() == [2, 2]
 
 
 def test_history_without_accuracy_or_validation_has_one_panel():
     (axes,) = plots.plot_history(history={"loss": [1.0]}, kept_epochs=(1, 1)).axes
-    assert [each.get_label() for each in axes.lines] == ["training", "epoch judged: 1"]
+    assert [each.get_label() for each in axes.lines] == ["training", "epoch 1 is judged"]
 
 
 def test_history_shades_the_epochs_whose_mean_is_judged():
     (axes,) = plots.plot_history(history={"loss": [3.0, 2.0, 1.0, 1.0]}, kept_epochs=(3, 4)).axes
     (span,) = axes.patches
-    assert (span.get_x(), span.get_width(), span.get_label()) == (3, 1, "mean judged: 3 to 4")
+    assert (span.get_x(), span.get_width(), span.get_label()) == (3, 1, "mean of epochs 3 to 4 is judged")
+
+
+def test_history_cuts_off_a_loss_that_would_flatten_all_others_and_says_so():
+    quiet = [0.7, *[0.5] * 18, 0.4]
+    (axes,) = plots.plot_history(history={"loss": quiet, "val_loss": quiet}, kept_epochs=(1, 1)).axes
+    assert not [text for text in axes.texts if "cut off" in text.get_text()]
+    spiked = [*quiet[:7], 14.2, *quiet[8:]]
+    (axes,) = plots.plot_history(history={"loss": quiet, "val_loss": spiked}, kept_epochs=(1, 1)).axes
+    assert axes.get_ylim()[1] == pytest.approx(0.4 + 4 * 0.1)  # the lowest, and four times from it to 9 in 10
+    cut = [text.get_text() for text in axes.texts]
+    assert cut == ["cut off: 14.2"]
+    (arrows,) = [each for each in axes.lines if each.get_marker() == "^" and each.get_color() == plots.ORANGE]
+    assert arrows.get_xdata().tolist() == [8]
 
 
 def test_confusion_matrix_gives_counts_and_row_percentages():

@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cbook import is_math_text
+from matplotlib.colors import to_rgba
 from matplotlib.text import Text
 
 from cancernet.reporting import slide_plots
+from cancernet.reporting.plots import ORANGE
 from cancernet.reporting.slide_plots import (
     CLEARED,
     FALSE_ALARM,
     FOUND,
     MISSED,
+    SURE,
     Explained,
     SlideMaps,
     plot_explained,
@@ -50,7 +53,7 @@ def panels(figure):
 
 
 def drawn(axes):
-    return np.ma.filled(axes.images[0].get_array().astype(float), NAN)
+    return np.ma.filled(axes.images[-1].get_array().astype(float), NAN)
 
 
 def written(figure):
@@ -98,11 +101,30 @@ def test_panels_cover_the_same_places():
     assert named["tissue"].images[0].get_extent() == [0, 3, 2, 0]
 
 
+def test_what_is_called_is_outlined_over_the_tissue_and_counted():
+    axes = panels(draw())["probability of IDC"]
+    assert axes.images[0].get_array().shape == (20, 30, 3)  # the tissue, below the probabilities
+    assert legend(axes) == ["called IDC: 2 patches"]
+    around = {tuple(sorted(map(tuple, ends.astype(int).tolist()))) for ends in axes.collections[-1].get_segments()}
+    assert around == {  # the two patches of the first column: a line around both, none between them
+        *(((0, 0), (1, 0)), ((0, 2), (1, 2))),
+        *(((0, 0), (0, 1)), ((0, 1), (0, 2)), ((1, 0), (1, 1)), ((1, 1), (1, 2))),
+    }
+    assert panels(draw(predicted=np.zeros((2, 3))))["probability of IDC"].collections[-1].get_segments() == []
+
+
+def test_a_probability_of_0_shows_the_tissue_and_one_of_1_is_orange():
+    image = panels(draw())["probability of IDC"].images[-1]
+    nothing, sure, none = image.to_rgba(np.ma.masked_invalid([[0.0, 1.0, NAN]]))[0]
+    assert nothing[3] == none[3] == 0
+    np.testing.assert_allclose(sure, to_rgba(ORANGE, SURE), atol=0.01)
+
+
 def test_colours_of_the_map_mean_the_same_on_every_slide_and_the_threshold_is_marked():
     figure = draw()
-    image = panels(figure)["probability of IDC"].images[0]
-    assert image.get_clim() == (0, 1)
-    bar = image.colorbar.ax
+    named = panels(figure)["probability of IDC"]
+    assert named.images[-1].get_clim() == (0, 1)
+    (bar,) = named.child_axes
     assert [line.get_xdata()[0] for line in bar.lines if line.get_color() == "black"] == [0.4]
     assert bar.get_xlabel() == "probability; line: threshold 0.400"
 
@@ -127,7 +149,7 @@ def test_names_that_look_like_formulas_are_printed_as_they_are():
     assert not [text for text in shown if is_math_text(text)]
     as_read = {text.replace(r"\$", "$") for text in shown if "$" in text}
     assert as_read == {
-        *("a $x$ b", "probability of $p$", "$n$: 3", "$p$: 2", "group $g$", "$c$.png"),
+        *("a $x$ b", "probability of $p$", "called $p$: 2 patches", "$n$: 3", "$p$: 2", "group $g$", "$c$.png"),
         *("found: $p$, called $p$: 1", "missed: $p$, called $n$: 1"),
         *("false alarm: $n$, called $p$: 1", "cleared: $n$, called $n$: 2"),
     }
@@ -144,6 +166,9 @@ def test_no_text_overlaps_whatever_the_slides_shape(shape, name):
     named = panels(figure)
     boxes = [axes.title.get_window_extent(renderer) for axes in named.values()]
     boxes += [named[name].get_legend().get_window_extent(renderer) for name in ("truth", "errors")]
+    map_of_probabilities = list(named.values())[1]
+    boxes += [map_of_probabilities.get_legend().get_window_extent(renderer)]
+    boxes += [axes.get_tightbbox(renderer) for axes in map_of_probabilities.child_axes]
     boxes += [named["tissue"].texts[0].get_window_extent(renderer)]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
