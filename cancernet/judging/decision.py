@@ -96,7 +96,7 @@ def fit_decision(
       expect (the share seen only where validation alone made the bias). A patch of probability p adds p / share to the
       expected sensitivity when it is called positive, else (1 - p) / (1 - share) to the specificity, and the first is
       more where p is above the share: no threshold expects a higher balanced accuracy. The one that happens to have the
-      highest on a dozen validation patients travels worse (docs/recipes.md).
+      highest on a dozen validation patients does worse on others (docs/recipes.md).
     - `sensitivity=s`: the highest threshold whose sensitivity is at least s. `specificity=s`: the lowest threshold
       whose specificity is at least s. Both lie midway between neighbouring probabilities (0 and 1 count as neighbours),
       not on an image's own.

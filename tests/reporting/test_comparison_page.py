@@ -9,16 +9,6 @@ from judged_runs import make_predictions, write_run
 from cancernet.reporting import comparison, comparison_plots
 
 
-@pytest.fixture
-def folders(tmp_path):
-    warned = {"warnings": ["Beware of the dog."]}
-    return [
-        write_run(tmp_path / "weak", make_predictions(1, 0.5), **warned),
-        write_run(tmp_path / "strong", make_predictions(2, 2.5), **warned, decision=None),
-        write_run(tmp_path / "$mine", make_predictions(5, 0.5), warnings=["Only here."]),
-    ]
-
-
 def test_runs_are_told_apart_by_as_much_of_their_path_as_that_needs(tmp_path):
     assert comparison.name_runs([tmp_path / "one", tmp_path / "two"]) == ["one", "two"]
     assert comparison.name_runs([tmp_path / "a/fold_1", tmp_path / "b/fold_1"]) == ["a/fold_1", "b/fold_1"]

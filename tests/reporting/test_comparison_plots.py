@@ -8,16 +8,6 @@ from matplotlib.text import Text
 from cancernet.reporting import comparison, comparison_plots
 
 
-@pytest.fixture
-def folders(tmp_path):
-    warned = {"warnings": ["Beware of the dog."]}
-    return [
-        write_run(tmp_path / "weak", make_predictions(1, 0.5), **warned),
-        write_run(tmp_path / "strong", make_predictions(2, 2.5), **warned, decision=None),
-        write_run(tmp_path / "$mine", make_predictions(5, 0.5), warnings=["Only here."]),
-    ]
-
-
 def test_one_picture_lays_the_runs_over_each_other(folders):
     compared, predictions = comparison.compare_runs(folders)
     figures = comparison_plots.draw_figures(compared, predictions)
