@@ -68,9 +68,15 @@ def describe_run(run: Run, report: Report) -> Card:
         ],
         f"{training['images']:,} images{of_patients}",
         [f"{wording.class_label(report, name)}: {count:,}" for name, count in training["classes"].items()],
-        f"{experiment.model}, {experiment.image_size} pixels, {experiment.epochs} epochs, {report['created']}.",
+        f"{experiment.model}, {experiment.image_size} pixels, {_describe_length(report)}{report['created']}.",
         wording.all_warnings(report),
     )
+
+
+def _describe_length(report: dict) -> str:
+    """For how many epochs a run was trained; nothing for a head that was not fitted by epochs."""
+    epochs = (report.get("training") or {}).get("epochs")
+    return f"{epochs} epochs, " if epochs else ""
 
 
 def score_uploads(
