@@ -51,7 +51,7 @@ def evaluate(arguments) -> None:
         import keras  # noqa: F401
     from cancernet import folders, run
     from cancernet.learning import pipeline, scoring
-    from cancernet.reporting import content, illustration, report
+    from cancernet.reporting import content, illustration, printed, report
 
     judge = run.load_run(arguments.run)
     if arguments.no_neighbours and judge.decision.without_neighbours:
@@ -86,7 +86,7 @@ def evaluate(arguments) -> None:
             run.write_predictions(folder, predictions, judge.decision.classes)
             described = described | illustration.illustrate(judge, assessment, arguments.dataset, folder)
             report.write_report(folder, described, figures)
-    print(report.report_text(described))
+    print(printed.report_text(described))
     if output:
         print(f"The report with its pictures: {output / run.REPORT_PAGE}")
 

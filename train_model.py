@@ -164,7 +164,9 @@ def main(argv: Sequence[str]) -> None:
         else:
             text = train_run(plan, open_material(plan, patches), patches, summary, work)
         run.finish_folder(work, folder)
-    print(f"\n{text}\nThe report with its pictures: {folder / run.REPORT_PAGE}")
+    from cancernet.reporting import printed
+
+    print(f"\n{text}\nThe report with its pictures: {folder / run.REPORT_PAGE}\n{printed.suggest_next(str(folder))}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +218,7 @@ def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary,
     """Cross-validation: a run for each fold judged, then one report on all their test images together."""
     from cancernet import run
     from cancernet.data import dataset, splits
-    from cancernet.reporting import content, report
+    from cancernet.reporting import content, printed, report
 
     groups = splits.list_groups(patches, by_patient=plan.split_by != "image")
     labels = [patch.label for patch in patches]
@@ -242,7 +244,7 @@ def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary,
     figures = report.draw_figures(described, predictions, error_images=errors)
     run.write_predictions(work, predictions, described["classes"])
     report.write_report(work, described, figures)
-    return report.report_text(described)
+    return printed.report_text(described)
 
 
 def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
@@ -318,13 +320,13 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
 
 def write_report(plan: Plan, finished, assessment, history) -> str:
     """The report of a run with its pictures. Returns its text."""
-    from cancernet.reporting import content, illustration, report
+    from cancernet.reporting import content, illustration, printed, report
 
     described = assessment.report | illustration.illustrate(finished, assessment, plan.dataset, finished.folder)
     errors = content.read_worst_errors(described, assessment.predictions, plan.dataset)
     figures = report.draw_figures(described, assessment.predictions, history=history, error_images=errors)
     report.write_report(finished.folder, described, figures)
-    return report.report_text(described)
+    return printed.report_text(described)
 
 
 def log_weight_of_positive(plan: Plan, classes: Sequence[str], weights: dict[int, float]) -> float:

@@ -14,8 +14,8 @@ from cancernet import InputError
 from cancernet.judging.comparison import LOWER_IS_BETTER, align_predictions, compare_figures, compare_patients
 from cancernet.judging.metrics import evaluate
 from cancernet.judging.smoothing import Predictions
+from cancernet.reporting import printed, wording
 from cancernet.reporting import report as pages
-from cancernet.reporting import wording
 from cancernet.reporting.content import Metric, Report
 from cancernet.run import PREDICTIONS, read_predictions, read_report
 
@@ -243,15 +243,15 @@ def _tell_patients(pair: Pair) -> str:
 
 def comparison_text(comparison: Comparison) -> str:
     """What compare_runs.py prints and comparison.txt holds."""
-    parts = [wording.wrap(comparison["statement"])]
-    parts += [wording.wrap(f"WARNING: {warning}") for warning in comparison["warnings"]]
+    parts = [printed.wrap(comparison["statement"])]
+    parts += [printed.wrap(f"WARNING: {warning}") for warning in comparison["warnings"]]
     for answer in answers(comparison):
         lines = [f"{line['verdict']}: {line['text']}" if line["verdict"] else line["text"] for line in answer["lines"]]
-        parts.append("\n".join(wording.wrap(line) for line in lines))
+        parts.append("\n".join(printed.wrap(line) for line in lines))
     for run, pair in zip(comparison["runs"][1:], comparison["differences"], strict=True):
         parts.append(_describe_figures(comparison, run, pair))
         parts.append(_describe_patients(pair))
-    parts.append(wording.wrap(explain(comparison)))
+    parts.append(printed.wrap(explain(comparison)))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -274,7 +274,7 @@ def _describe_figures(comparison: Comparison, run: Judge, pair: Pair) -> str:
         bounds = wording.signed_interval(difference) if difference["low"] is not None else "none"
         verdict = "" if difference["verdict"] == "unclear" else difference["verdict"]
         rows.append([wording.METRICS[key][0], *values, wording.signed(difference["value"]), bounds, verdict])
-    return wording.table(rows)
+    return printed.table(rows)
 
 
 def _describe_patients(pair: Pair) -> str:
@@ -285,7 +285,7 @@ def _describe_patients(pair: Pair) -> str:
         for row in pair["patients"][:NAMED_PATIENTS]
         if row["difference"]
     ]
-    return wording.table(rows) if len(rows) > 1 else ""
+    return printed.table(rows) if len(rows) > 1 else ""
 
 
 def write_comparison(folder: Path, comparison: Comparison, figures: dict[str, Figure]) -> None:

@@ -18,6 +18,7 @@ from cancernet.judging.metrics import evaluate
 from cancernet.judging.operating_points import judge_points
 from cancernet.judging.smoothing import Predictions, predict_split
 from cancernet.reporting.montages import FALSE_ALARM, MISSED, WRONG
+from cancernet.reporting.wording import counted
 from cancernet.run import read_predictions, read_report
 
 _WORST_ERRORS = 6  # of each kind
@@ -43,7 +44,7 @@ class Data(TypedDict):
     split_by: str
     images_without_patient: int
     patients_known: bool
-    splits: dict[str, dict]  # the fields of `dataset.Counts`
+    splits: dict[str, dict]  # the fields of `dataset.Counts`, and images_without_patient
 
 
 class Report(TypedDict):
@@ -236,7 +237,11 @@ def describe_data(patches: Sequence[Patch], summary: Summary) -> Data:
         "split_by": summary.split,
         "images_without_patient": sum(not patch.patient for patch in patches),
         "patients_known": any(patch.patient for patch in patches),
-        "splits": {split: dataclasses.asdict(counts) for split, counts in parts.items()},
+        "splits": {
+            split: dataclasses.asdict(counts)
+            | {"images_without_patient": sum(each.split == split and not each.patient for each in patches)}
+            for split, counts in parts.items()
+        },
     }
 
 
@@ -254,15 +259,18 @@ def _evaluate(predictions: Predictions, classes: Sequence[str], positive: str | 
 
 def _state(subject: Subject) -> str:
     data, split = subject.data, subject.data["splits"][subject.evaluated_on]
-    of_whom = f"{split['images']:,} images" + (f" of {split['patients']:,} patients" if split["patients"] else "")
+    unknown, of_whom = split["images_without_patient"], counted(split)
     if subject.chose_model:
-        return f"There is no testing split: these figures come from the {of_whom} that chose the model, and flatter it."
+        chose = f"{of_whom}, that chose" if unknown and split["patients"] else f"{of_whom} that chose"
+        return f"There is no testing split: these figures come from the {chose} the model, and flatter it."
     if subject.seen:
         return (
             f"No test: {len(subject.seen):,} of these patients or images were in the run's own training or validation."
         )
     if not split["patients"] or data["split_by"] == "image":
         return f"Tested on {split['images']:,} images that were not trained on."
+    if unknown:
+        return f"Tested on {of_whom}; the model has never seen these patients, nor the other images."
     return f"Tested on {of_whom} that the model has never seen."
 
 
@@ -271,9 +279,12 @@ def _state_unseen(data: Data, patches: Sequence[Patch]) -> str:
     images, judged = f"{len(patches):,} images", "was judged by a model that had not seen"
     if data["split_by"] == "image" or not data["patients_known"]:
         return f"{images} {judged} it in training"
-    if data["images_without_patient"]:
-        return f"{images} {judged} it in training, nor its patient where that is known"
-    return f"{images} of {len({patch.patient for patch in patches}):,} patients {judged} its patient"
+    unknown = sum(not patch.patient for patch in patches)
+    patients = len({patch.patient for patch in patches if patch.patient})
+    of_whom = counted({"images": len(patches), "patients": patients, "images_without_patient": unknown})
+    if unknown:
+        return f"{of_whom}, {judged} it in training, nor its patient where that is known"
+    return f"{of_whom} {judged} its patient"
 
 
 def _warn(data: Data, layout: Layout) -> list[str]:

@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from cancernet.judging.smoothing import Predictions
 from cancernet.reporting import montages, plots, wording
 from cancernet.reporting.content import Report
-from cancernet.reporting.wording import all_warnings, class_label, class_word, report_text
+from cancernet.reporting.printed import report_text
+from cancernet.reporting.wording import all_warnings, class_label, class_word
 from cancernet.run import REPORT, REPORT_PAGE, REPORT_TEXT
 
 PICTURE_DPI = 144
@@ -36,7 +37,8 @@ PICTURES = (  # that the page has a place for; others come at its end
 )
 SPELLED = (
     *(wording.number, wording.signed, wording.share, wording.count),
-    *(wording.interval, wording.signed_interval, wording.of_hundred),
+    *(wording.interval, wording.short_interval, wording.short_signed_interval, wording.of_hundred),
+    *(wording.missing_reasons, wording.counted, wording.patches),
 )
 
 
@@ -157,6 +159,9 @@ def _render_html(report: Report, *, pictures: dict[str, bytes], folder: Path) ->
             for each in report.get(gallery) or []
         ]
         taken |= {_file_name(each["picture"]) for each in report.get(gallery) or []}
+    patients = sorted(report.get("patients") or [], key=lambda each: each["accuracy"])
+    patient_rates = ("accuracy",) if report["positive"] is None else wording.PATIENT_RATES
+    rates_of_points = ("sensitivity", "specificity", "ppv", "f1", "balanced_accuracy")
     return open_template("report.html").render(
         report=report,
         answers=wording.answers(report),
@@ -171,7 +176,13 @@ def _render_html(report: Report, *, pictures: dict[str, bytes], folder: Path) ->
         twice=wording.TWICE,
         pictures={name.removesuffix(".png"): embed(content) for name, content in pictures.items()},
         others=[name.removesuffix(".png") for name in pictures if name not in taken],
-        patients=sorted(report.get("patients") or [], key=lambda each: each["accuracy"]),
+        class_rates=wording.CLASS_RATES,
+        class_metrics=[each[rate] for each in report["per_class"].values() for rate in wording.CLASS_RATES],
+        point_metrics=[each[rate] for each in report.get("operating_points") or [] for rate in rates_of_points],
+        patients=patients,
+        patient_rates=patient_rates,
+        some_undefined=any(each.get(rate) is None for each in patients for rate in patient_rates),
+        without_patient=wording.count_without_patient(report),
         optional=lambda name: report.get(name) or None,
         **galleries,
     )

@@ -1,12 +1,9 @@
-"""A run's report in words: what its figures are called, what they say, what to beware of, and the printed text."""
+"""A run's report in words: what its figures are called, what they say, and what to beware of."""
 
-import textwrap
 from collections.abc import Sequence
 
 from cancernet.judging.bootstrap import FEW_GROUPS, LEAST_GROUPS
-from cancernet.reporting.captions import cut
 
-COLUMNS = 100  # widest line of the printed text
 METRICS = {  # name in the report -> what it is called, what it says
     "accuracy": ("accuracy", "share of all images that are given their own class"),
     "sensitivity": ("sensitivity (recall)", "share of the positive images that are found"),
@@ -37,24 +34,17 @@ METRICS = {  # name in the report -> what it is called, what it says
     ),
     "log_loss": ("log-loss", "what sure but wrong probabilities cost: 0 is perfect"),
 }
+CLASS_RATES = {  # of each class, and what its column is called
+    **{"precision": "precision", "sensitivity": "sensitivity", "specificity": "specificity"},
+    **{"f1": "F1", "auroc": "AUROC"},
+}
+PATIENT_RATES = ("accuracy", "sensitivity", "specificity", "auroc")
 TWICE = {"precision"}  # the same figure as ppv: shown once, as ppv
 HELD_FIXED = (
     "The intervals hold the model and its threshold fixed: what another training, or other validation patients, would "
     "change comes on top."
 )
-FOLD_COLUMNS = ("accuracy", "sensitivity", "specificity", "ppv", "macro_sensitivity", "macro_f1", "auroc")
 SPLIT_WORDS = {"file": "a given list", "given": "the source's own folders"}  # others are as they are called
-
-
-def report_text(report: dict) -> str:
-    """What train_model.py prints and report.txt holds: at most 100 columns, unless a single name is wider."""
-    parts = [wrap(report["statement"])]
-    parts += [wrap(f"WARNING: {warning}") for warning in all_warnings(report)]
-    parts += [_describe_data(report), _describe_classes(report), _describe_confusion(report), _describe_metrics(report)]
-    parts.append(_describe_points(report))
-    parts += [_describe_patients(report), _describe_neighbours(report), _describe_folds(report)]
-    parts.append("\n".join(wrap(answer["text"]) for answer in answers(report)))
-    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def all_warnings(report: dict) -> list[str]:
@@ -167,6 +157,50 @@ def interval(metric: dict) -> str:
     return f"{number(metric['low'])} to {number(metric['high'])}"
 
 
+def short_interval(metric: dict) -> str:
+    """As `interval`, with a dash where there is none: for narrow cells, above `missing_reasons`."""
+    return interval(metric) if metric["high"] is not None else "–"
+
+
+def short_signed_interval(metric: dict) -> str:
+    """As `signed_interval`, with a dash where there is none."""
+    return signed_interval(metric) if metric["high"] is not None else "–"
+
+
+def missing_reasons(metrics: Sequence[dict]) -> list[str]:
+    """Why some of the metrics have no interval or are undefined, each reason once."""
+    found = [metric["reason"] for metric in metrics if metric["high"] is None and metric.get("reason")]
+    return list(dict.fromkeys(found))
+
+
+def patches(value: float) -> str:
+    """A width in patches: `1 patch`, `0.5 patches`."""
+    return f"{value:g} patch" + ("" if value == 1 else "es")
+
+
+def counted(split: dict) -> str:
+    """`60 images of 16 patients`, or `60 images, 29 of them of 16 known patients`, or only the images."""
+    images = _several(split["images"], "image")
+    if not split["patients"]:
+        return images
+    unknown = split.get("images_without_patient", 0)
+    if unknown:
+        known = _several(split["patients"], "known patient")
+        return f"{images}, {split['images'] - unknown:,} of them of {known}"
+    return f"{images} of {_several(split['patients'], 'patient')}"
+
+
+def _several(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def count_without_patient(report: dict) -> tuple[int, int] | None:
+    """Of the images that were judged, those whose patient is unknown, and all; None where there are none such."""
+    images = sum(each["images"] for each in report["per_class"].values())
+    unknown = images - sum(each["images"] for each in report.get("patients") or [])
+    return (unknown, images) if unknown and report["data"]["patients_known"] else None
+
+
 def signed_interval(metric: dict) -> str:
     """Of a difference: `+0.004 to +0.027`, or why there is none."""
     if metric["low"] is None or metric["high"] is None:
@@ -234,137 +268,3 @@ def _best_and_worst(report: dict) -> list[dict]:
 def _share(report: dict) -> str:
     images = {name: report["per_class"][name]["images"] for name in report["classes"]}
     return of_hundred(images[report["positive"]] / sum(images.values()))
-
-
-def _describe_data(report: dict) -> str:
-    splits, positive = report["data"]["splits"], report["positive"]
-    rows = [["", *splits]]
-    rows.append(["images", *(count(split["images"]) for split in splits.values())])
-    known = report["data"]["patients_known"]
-    rows.append(["patients", *(count(split["patients"] if known else None) for split in splits.values())])
-    for name in report["classes"]:
-        rows.append(
-            [f"class {class_label(report, name)}", *(count(each["classes"].get(name, 0)) for each in splits.values())]
-        )
-    if positive is not None:
-        shares = [
-            each["classes"].get(positive, 0) / each["images"] if each["images"] else None for each in splits.values()
-        ]
-        rows.append([f"share of {class_label(report, positive)}", *map(share, shares)])
-    data, weights = report["data"], report.get("class_weights")
-    lines = [table(rows)]
-    lines.append(
-        f"Source images {count(data['source_images'])}: rejected {count(data['rejected'])}, left out "
-        f"{count(data['left_out'])}; split by {split_words(data)}."
-    )
-    if weights:
-        each = ", ".join(f"{class_label(report, name)} {number(weight)}" for name, weight in weights.items())
-        lines.append(wrap(f"Class weights in training: {each}"))
-    return "DATA\n" + "\n".join(lines)
-
-
-def _describe_classes(report: dict) -> str:
-    rates = ("precision", "sensitivity", "specificity", "f1")
-    rows = [[f"on {report['evaluated_on']}", "precision", "sensitivity (recall)", "specificity", "F1", "images"]]
-    for name, figures in report["per_class"].items():
-        cells = [number(figures[rate]["value"]) for rate in rates]
-        rows.append([f"class {class_label(report, name)}", *cells, count(figures["images"])])
-    undefined = {
-        f"n/a: {figures[rate]['reason']}"
-        for figures in report["per_class"].values()
-        for rate in rates
-        if figures[rate]["value"] is None
-    }
-    return "\n".join(["CLASSIFICATION REPORT", table(rows), *map(wrap, sorted(undefined))])
-
-
-def _describe_confusion(report: dict) -> str:
-    labels = [cut(class_label(report, name), 16) for name in report["classes"]]
-    matrix, width = report["confusion_matrix"], max(map(len, labels))
-    across = max(1, (COLUMNS - width - 7) // (max(width, 6) + 2))  # columns that fit beside the rows' names
-    blocks = []
-    for start in range(0, len(labels), across):
-        rows = [["true", *labels[start : start + across]]]
-        rows += [[label, *map(count, row[start : start + across])] for label, row in zip(labels, matrix, strict=True)]
-        blocks.append(table(rows))
-    return "CONFUSION MATRIX (rows: true class, columns: predicted class)\n" + "\n\n".join(blocks)
-
-
-def _describe_metrics(report: dict) -> str:
-    shown = [(label, metric) for label, _, metric in shown_metrics(report["metrics"])]
-    prevalence = report.get("prevalence")
-    if prevalence:
-        at = f"at prevalence {prevalence['value']:g}"
-        shown += [(f"{rate.upper()} {at}", prevalence[rate]) for rate in ("ppv", "npv")]
-    lines = [f"{'FIGURES':<28}{'value':>8}  {interval_words(report)}"]
-    for label, metric in shown:
-        head = f"{label:<28}{number(metric['value']):>8}  "
-        lines += textwrap.wrap(head + interval(metric), COLUMNS, subsequent_indent=" " * 38, drop_whitespace=True)
-    return "\n".join([*lines, wrap(HELD_FIXED)])
-
-
-def _describe_points(report: dict) -> str:
-    points = report.get("operating_points")
-    if not points:
-        return ""
-    rows = [["THRESHOLDS OF VALIDATION", "threshold", "sensitivity", "specificity", "PPV"]]
-    for each in points:
-        rates = [_with_bounds(each[rate]) for rate in ("sensitivity", "specificity", "ppv")]
-        rows.append([each["name"], number(each["threshold"]), *rates])
-    return table(rows)
-
-
-def _with_bounds(metric: dict) -> str:
-    bounds = "" if metric["low"] is None else f" ({metric['low']:.2f}-{metric['high']:.2f})"
-    return number(metric["value"]) + bounds
-
-
-def _describe_patients(report: dict) -> str:
-    spread = {name: each for name, each in (report.get("patient_spread") or {}).items() if each["median"] is not None}
-    if not spread:
-        return ""
-    rows = [
-        [f"PER PATIENT ({len(report['patients'])})", "median", "lower quartile", "upper quartile", "lowest", "highest"]
-    ]
-    keys = ("median", "q1", "q3", "min", "max")
-    return table(rows + [[METRICS[name][0], *(number(each[key]) for key in keys)] for name, each in spread.items()])
-
-
-def _describe_neighbours(report: dict) -> str:
-    neighbours = report.get("neighbours")
-    if not neighbours:
-        return ""
-    rows = [["NEIGHBOURS ON THE SLIDE", "without", "with", "difference", "95% interval"]]
-    for name in shown_names(neighbours["difference"]):
-        values = [number(neighbours[key][name]["value"]) for key in ("without", "with")]
-        difference = neighbours["difference"][name]
-        bounds = "none" if difference["low"] is None else signed_interval(difference)
-        rows.append([METRICS[name][0], *values, signed(difference["value"]), bounds])
-    return table(rows)
-
-
-def _describe_folds(report: dict) -> str:
-    folds = report.get("cross_validation")
-    if not folds:
-        return ""
-    names = [name for name in FOLD_COLUMNS if name in folds["mean"]]
-    rows = [["CROSS-VALIDATION", *(METRICS.get(name, (name,))[0] for name in names)]]
-    rows += [[f"fold {each['fold']}", *(number(each["metrics"][name]) for name in names)] for each in folds["folds"]]
-    rows += [[end, *(number(folds[end][name]) for name in names)] for end in ("mean", "spread")]
-    return table(rows)
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """The first column to the left, at most 32 wide; the others to the right."""
-    rows = [[cut(first, 32), *others] for first, *others in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
-    return "\n".join(lines)
-
-
-def wrap(text: str) -> str:
-    """In lines of at most COLUMNS characters."""
-    return textwrap.fill(text, COLUMNS, subsequent_indent="  ", break_on_hyphens=False)

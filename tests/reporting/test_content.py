@@ -89,8 +89,8 @@ def test_an_image_that_was_trained_on_is_known_whatever_its_patient_is_called():
         (
             ["a", ""],
             "patient",
-            "each of the 50 images was judged by a model that had not seen it in training, nor its patient where that "
-            "is known.",
+            "each of the 50 images, 25 of them of 1 known patient, was judged by a model that had not seen it in "
+            "training, nor its patient where that is known.",
         ),
     ],
 )
