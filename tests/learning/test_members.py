@@ -11,6 +11,7 @@ from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
 from cancernet.learning import members, scoring
 from cancernet.learning.members import Material, fit_members
+from cancernet.learning.models import MODELS
 from cancernet.learning.models.joining import join_members
 from cancernet.learning.models.structure import has_backbone, split_model
 from cancernet.learning.models.transfer import build_head
@@ -59,6 +60,7 @@ def make_network(experiment, classes):
 @pytest.fixture
 def fit(tmp_path, monkeypatch):
     monkeypatch.setattr(members, "build_model", make_network)
+    monkeypatch.setitem(MODELS, "cancernet", dataclasses.replace(MODELS["cancernet"], image_size=SIDE))
 
     def run(dealt=MEMBERS, **changes):
         experiment = Experiment(model="densenet121", strategy="frozen", image_size=SIDE, epochs=2, views="mirror")
