@@ -27,9 +27,11 @@ from cancernet.config import RUNS
 from cancernet.data.images import EXTENSIONS
 from cancernet.judging.decision import Decision, expected_rates
 from cancernet.learning import explain
+from cancernet.reporting.content import Report
 from cancernet.run import MODEL, Run, find_runs, load_run, name_class, read_report
 from cancernet.using import page, prediction, results, slide_map, uploads
 from cancernet.using.prediction import DecidedPatches, ScoredPatches
+from cancernet.using.shelf import Shelf
 
 PURPOSE = "For research and teaching, not for diagnosis."
 KEPT = "Images stay in this computer's memory until the page is closed; nothing is written to disk."
@@ -38,6 +40,7 @@ WELCOME = (
     "decision and Grad-CAM, a slide also with a map. The run's own figures are in the bar on the left (» opens it)."
 )
 CARDS_A_PAGE, CARDS_A_ROW = 6, 3
+MOST_KEPT_BYTES = 2**30  # of the images of all visitors together; those of one have at most 450 MB
 OPERATING_POINTS = {"balanced": "where sensitivity and specificity together should be highest"}
 SCALES = {"0.25 (a scan at 40x)": 0.25, "0.5 (20x)": 0.5, "1 (10x)": 1.0, "2 (5x)": 2.0, "4 (IDC patches)": 4.0}
 
@@ -96,9 +99,15 @@ def open_run(folder: str, changed: int) -> tuple[Run, threading.Lock]:
     return run, threading.Lock()
 
 
+@st.cache_resource
+def open_shelf() -> Shelf[page.Answer]:
+    """What is kept of all visitors; whose answer was given up is answered again at the next click."""
+    return Shelf(MOST_KEPT_BYTES)
+
+
 def show_card(run: Run) -> None:
     st.warning(PURPOSE, icon=":material/school:")
-    report = read_report(run.folder)
+    report = read_report(run.folder, Report)
     if not report:
         st.info("This run has no report.json, so nothing is known of how good it is.")
         return
@@ -146,14 +155,18 @@ def ask_for_images() -> tuple[list | None, tuple]:
 
 def score_once(run: Run, lock: threading.Lock, files: list, key: tuple) -> list[ScoredPatches]:
     """Score the visitor's images; the scores are kept while the images and their scale are the same."""
-    state = st.session_state
+    state, shelf = st.session_state, open_shelf()
     mpp = SCALES.get(state.get("scale"))
-    if state.get("scored_key") != (key, mpp):
+    if "visitor" not in state:
+        state.visitor = object()
+    answer = shelf.get(state.visitor, (key, mpp))
+    if answer is None:
         bar = st.progress(0.0, "Reading the images")
-        state.scored, state.problems = page.score_uploads(run, files, mpp=mpp, lock=lock, tell=bar.progress)
+        answer = page.Answer(*page.score_uploads(run, files, mpp=mpp, lock=lock, tell=bar.progress), {})
         bar.empty()
-        state.scored_key, state.pictures = (key, mpp), {}
-    if mpp is not None or any("micrometres" in problem.reason for problem in state.problems):
+        shelf.put(state.visitor, (key, mpp), answer, page.count_bytes(answer))
+    scored, problems, state.pictures = answer
+    if mpp is not None or any("micrometres" in problem.reason for problem in problems):
         st.selectbox(
             page.SCALE_LABEL,
             list(SCALES),
@@ -162,18 +175,18 @@ def score_once(run: Run, lock: threading.Lock, files: list, key: tuple) -> list[
             key="scale",
             help="For images that do not say it themselves. It is needed to cut them into patches.",
         )
-    if state.problems:
-        label = f"{len(state.problems):,} file{'s' * (len(state.problems) > 1)} could not be used"
-        with st.expander(label, icon=":material/error:", expanded=not state.scored or len(state.problems) < 4):
+    if problems:
+        label = f"{len(problems):,} file{'s' * (len(problems) > 1)} could not be used"
+        with st.expander(label, icon=":material/error:", expanded=not scored or len(problems) < 4):
             st.table(
                 {
-                    "file": [plain(each.name) for each in state.problems],
-                    "why": [plain(each.reason) for each in state.problems],
+                    "file": [plain(each.name) for each in problems],
+                    "why": [plain(each.reason) for each in problems],
                 }
             )
-    if not state.scored:
+    if not scored:
         st.info("No image is left to look at. Send other files, or try the sample.")
-    return state.scored
+    return scored
 
 
 def show_results(run: Run, lock: threading.Lock, scored: list[ScoredPatches]) -> None:

@@ -79,7 +79,7 @@ def train(recipe: Recipe, dataset: Path, run: Path) -> None:
 def read_judged(recipe: Recipe, run: Path) -> Judged:
     """What the folds of a finished cross-validation answered."""
     folders = {int(path.parent.name.rpartition("_")[2]): path.parent for path in run.glob(f"fold_*/{REPORT}")}
-    reports = [read_report(folder) for _, folder in sorted(folders.items())]
+    reports = [read_report(folder, dict) for _, folder in sorted(folders.items())]
     classes = reports[0]["classes"]
     folds = {number: read_predictions(folder, classes) for number, folder in sorted(folders.items())}
     seconds = float(np.mean([report["training"]["seconds"] for report in reports]))

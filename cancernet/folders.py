@@ -82,7 +82,7 @@ def describe_unsupported(others: Counter) -> str:
 
 
 def read_json(path: Path, kind: type[Kind], *, again: str) -> Kind:
-    """Read a JSON file as a dataclass, every value of the type that its field has; fields beside them are not read.
+    """Read a JSON file as a dataclass or a TypedDict, every value of the type that its field has.
 
     Args:
         again: what to do about a damaged file, for the error.

@@ -19,7 +19,7 @@ from cancernet import InputError, __version__, tables
 from cancernet.command_line import check_output
 from cancernet.config import Experiment
 from cancernet.data.dataset import Patch
-from cancernet.folders import read_json, replace_folder
+from cancernet.folders import Kind, read_json, replace_folder
 from cancernet.judging.decision import Decision, load_decision, save_decision
 from cancernet.judging.smoothing import Predictions
 
@@ -173,13 +173,16 @@ def read_settings(folder: Path) -> Settings:
     return read_json(folder / CONFIG, Settings, again=_AGAIN)
 
 
-def read_report(folder: Path) -> dict | None:
+def read_report(folder: Path, kind: type[Kind]) -> Kind | None:
     """The run's report.json; None where it has none.
+
+    Args:
+        kind: what it must hold, `reporting.content.Report`.
 
     Raises:
         InputError: a damaged file.
     """
-    return read_json(folder / REPORT, dict, again=_AGAIN) if (folder / REPORT).is_file() else None
+    return read_json(folder / REPORT, kind, again=_AGAIN) if (folder / REPORT).is_file() else None
 
 
 def find_runs(folder: Path) -> list[Path]:

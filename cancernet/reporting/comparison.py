@@ -127,7 +127,7 @@ def name_runs(folders: Sequence[Path]) -> list[str]:
 def _read_report(folder: Path) -> Report:
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}. Make one with train_model.py or evaluate_model.py --output.")
-    report = read_report(folder)
+    report = read_report(folder, Report)
     if report is None or not (folder / PREDICTIONS).is_file():
         raise InputError(
             f"{folder} has no report.json with a predictions.csv. Give folders that train_model.py, its --folds, or "

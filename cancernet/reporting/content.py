@@ -4,9 +4,10 @@ import dataclasses
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import NamedTuple, NotRequired
 
 import numpy as np
+from typing_extensions import TypedDict  # of which pydantic can read a field's types before Python 3.12
 
 from cancernet.config import SPLITS
 from cancernet.data.dataset import Patch, Summary, count_patches, is_idc
@@ -21,6 +22,7 @@ from cancernet.reporting.montages import FALSE_ALARM, MISSED, WRONG
 from cancernet.reporting.wording import counted
 from cancernet.run import read_predictions, read_report
 
+OTHERS_TOO = {"extra": "allow"}  # a report of another version may have fields that this one does not know
 _WORST_ERRORS = 6  # of each kind
 
 
@@ -31,6 +33,35 @@ class Metric(TypedDict):
     low: float | None
     high: float | None
     reason: NotRequired[str]  # why something is None
+    __pydantic_config__ = OTHERS_TOO
+
+
+class Interval(TypedDict):
+    """Which intervals the figures have."""
+
+    level: float  # share of such intervals that hold the true value
+    over: str  # what is left out in turn: patients or images
+    groups: int  # how many of those
+    __pydantic_config__ = OTHERS_TOO
+
+
+class Split(TypedDict):
+    """The fields of `dataset.Counts`."""
+
+    images: int
+    patients: int
+    classes: dict[str, int]
+    images_without_patient: NotRequired[int]
+    __pydantic_config__ = OTHERS_TOO
+
+
+class Splits(TypedDict):
+    """What is in each split."""
+
+    training: Split
+    validation: Split
+    testing: Split
+    __pydantic_config__ = OTHERS_TOO
 
 
 class Data(TypedDict):
@@ -44,7 +75,8 @@ class Data(TypedDict):
     split_by: str
     images_without_patient: int
     patients_known: bool
-    splits: dict[str, dict]  # the fields of `dataset.Counts`, and images_without_patient
+    splits: Splits
+    __pydantic_config__ = OTHERS_TOO
 
 
 class Report(TypedDict):
@@ -64,7 +96,7 @@ class Report(TypedDict):
     per_class: dict[str, dict]
     confusion_matrix: list[list[int]]
     calibration: dict
-    interval: dict
+    interval: Interval
     prevalence: dict | None
     patients: list[dict]
     patient_spread: dict
@@ -79,6 +111,7 @@ class Report(TypedDict):
     settings: NotRequired[dict]
     slides: NotRequired[list[dict[str, str]]]
     gradcam: NotRequired[list[dict[str, str]]]
+    __pydantic_config__ = OTHERS_TOO
 
 
 class Subject(NamedTuple):
@@ -150,7 +183,7 @@ def pool_folds(folders: Sequence[Path], patches: Sequence[Patch], subject: Subje
         folders: of the folds' runs, `fold_1` and so on.
         patches: all rows of the manifest.
     """
-    reports = [read_report(folder) for folder in folders]
+    reports = [read_report(folder, Report) for folder in folders]
     classes, positive = reports[0]["classes"], reports[0]["positive"]
     parts = [read_predictions(folder, classes) for folder in folders]
     row_of = {patch.file: patch for patch in patches}

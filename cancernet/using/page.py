@@ -40,6 +40,14 @@ class Shown(NamedTuple):
     row: int  # of the patch in it
 
 
+class Answer(NamedTuple):
+    """What the page keeps of a visitor's images."""
+
+    scored: list[ScoredPatches]
+    problems: list[uploads.Problem]
+    pictures: dict[tuple, np.ndarray]  # with Grad-CAM, as `explain_patches` keeps them
+
+
 class Card(NamedTuple):
     """How good a run is and what it was trained on, in words."""
 
@@ -120,6 +128,12 @@ def score_uploads(
                 reason = str(error).removeprefix(f"{picture.name}: ").replace("--mpp", f'"{SCALE_LABEL}"')
                 problems.append(uploads.Problem(picture.name, reason))
     return scored, problems
+
+
+def count_bytes(answer: Answer) -> int:
+    """Bytes of an answer: its patches and their thumbnails, and as many pictures as it may come to have."""
+    images = sum(image.nbytes for scored in answer.scored for image in (*scored.images, *scored.thumbnails))
+    return images + MOST_PICTURES * SHOWN_PIXELS * (2 * SHOWN_PIXELS + GAP) * 3
 
 
 def has_map(decided: DecidedPatches) -> bool:
