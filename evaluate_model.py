@@ -75,6 +75,7 @@ def evaluate(arguments) -> None:
         seen=seen,
         warnings=run.compare_sizes(settings, summary.usual_size),
         prevalence=arguments.prevalence,
+        dataset=arguments.dataset.resolve().name,
     )
     scores = scoring.predict_scores(judge.model, store, views=experiment.views)
     assessment = content.assess(patches, scores, judge.decision, subject)

@@ -98,3 +98,16 @@ def tiny_run(tmp_path_factory):
     from tiny_run import make_run
 
     return make_run(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Three runs on the same images, to be compared."""
+    from judged_runs import make_predictions, write_run
+
+    warned = {"warnings": ["Beware of the dog."]}
+    return [
+        write_run(tmp_path / "weak", make_predictions(1, 0.5), **warned),
+        write_run(tmp_path / "strong", make_predictions(2, 2.5), **warned, decision=None),
+        write_run(tmp_path / "$mine", make_predictions(5, 0.5), warnings=["Only here."]),
+    ]

@@ -238,7 +238,9 @@ def test_patients_that_the_run_has_seen_are_refused(folder, capsys):
     with pytest.raises(InputError, match=r"14 patient\(s\) of .* were in the run's own training"):
         evaluate_model.main(arguments)
     evaluate_model.main([*arguments, "--allow-seen-patients"])
-    assert capsys.readouterr().out.startswith("No test: 14 of these patients or images were in the run's own training")
+    title, first = capsys.readouterr().out.splitlines()[:3:2]
+    assert title.startswith("Evaluation of one on ")
+    assert first.startswith("No test: 14 of these patients or images were in the run's own training")
 
 
 def test_patients_that_the_run_has_seen_are_known_under_other_names(folder, tmp_path):

@@ -19,7 +19,7 @@ from cancernet.judging.metrics import evaluate
 from cancernet.judging.operating_points import judge_points
 from cancernet.judging.smoothing import Predictions, predict_split
 from cancernet.reporting.montages import FALSE_ALARM, MISSED, WRONG
-from cancernet.reporting.wording import counted
+from cancernet.reporting.wording import counted, warn_of_change
 from cancernet.run import read_predictions, read_report
 
 OTHERS_TOO = {"extra": "allow"}  # a report of another version may have fields that this one does not know
@@ -83,6 +83,7 @@ class Report(TypedDict):
     """report.json; see docs/reporting.md. What not every report has may be missing."""
 
     name: str
+    title: NotRequired[str]  # of an evaluation
     created: str  # a date
     statement: str
     chose_model: NotRequired[bool]
@@ -125,6 +126,7 @@ class Subject(NamedTuple):
     seen: Sequence[str] = ()  # what `run.find_seen` found
     warnings: Sequence[str] = ()
     prevalence: float | None = None
+    dataset: str = ""  # of an evaluation: what the run is applied to
 
 
 class Assessment(NamedTuple):
@@ -160,7 +162,11 @@ def assess(patches: Sequence[Patch], scores: np.ndarray, decision: Decision, sub
         "statement": _state(subject),
         "chose_model": subject.chose_model,
         "evaluated_on": subject.evaluated_on,
-        "warnings": [*subject.warnings, *_warn(subject.data, layout)],
+        "warnings": [
+            *(warn_of_change(figures["metrics"], decision.expected_on_validation) if subject.dataset else ()),
+            *subject.warnings,
+            *_warn(subject.data, layout),
+        ],
         "classes": list(decision.classes),
         "class_names": name_classes(patches),
         "positive": decision.positive,
@@ -173,6 +179,8 @@ def assess(patches: Sequence[Patch], scores: np.ndarray, decision: Decision, sub
         "worst_errors": find_worst_errors(predictions, decision.classes, decision.positive),
         **subject.made,
     }
+    if subject.dataset:
+        report["title"] = f"Evaluation of {subject.name} on {subject.dataset}"
     return Assessment(report, predictions, layout)
 
 

@@ -31,7 +31,8 @@ def report_text(report: dict) -> str:
     The answer in sentences, the confusion matrix and the main figures come first, then how they came about. All other
     figures are in report.json and report.html.
     """
-    said = [wrap(report["statement"]), *(wrap(f"WARNING: {warning}") for warning in all_warnings(report))]
+    said = [wrap(report["title"])] if report.get("title") else []
+    said += [wrap(report["statement"]), *(wrap(f"WARNING: {warning}") for warning in all_warnings(report))]
     said.append("\n".join(wrap(answer["text"]) for answer in answers(report)))
     said += [_describe_confusion(report), _describe_metrics(report), _describe_classes(report), _describe_folds(report)]
     made = [_describe_decision(report), _describe_training(report), _describe_data(report), HELD_FIXED]

@@ -1,6 +1,6 @@
 """A run's report in words: what its figures are called, what they say, and what to beware of."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cancernet.judging.bootstrap import FEW_GROUPS, LEAST_GROUPS
 
@@ -76,6 +76,30 @@ def all_warnings(report: dict) -> list[str]:
     if data.get("duplicates_across_patients"):
         found.append(f"{data['duplicates_across_patients']:,} images appear, byte for byte, under two patients.")
     return list(dict.fromkeys(found))
+
+
+def warn_of_change(metrics: Mapping[str, dict], expected: Mapping[str, float] | None) -> list[str]:
+    """Where an evaluation's figures leave what validation led to expect: its rates, and calibrated probabilities.
+
+    Args:
+        expected: sensitivity and specificity on validation; None of more than two classes.
+    """
+    due = {"calibration_slope": 1.0, "calibration_intercept": 0.0, **(expected or {})}
+    meaning = {
+        "sensitivity": "the threshold finds another share of these images",
+        "specificity": "the threshold clears another share of these images",
+        "calibration_slope": "probabilities are too sure below 1, too modest above it",
+        "calibration_intercept": "probabilities are too high on the whole below 0, too low above it",
+    }
+    warnings = []
+    for name, words in meaning.items():
+        low, high = (metrics.get(name, {}).get(end) for end in ("low", "high"))
+        if name in due and low is not None and high is not None and not low <= due[name] <= high:
+            warnings.append(
+                f"Not as validation led to expect: {METRICS[name][0]} is {number(metrics[name]['value'])} (interval "
+                f"{interval(metrics[name])}), expected was {number(due[name])}; {words}."
+            )
+    return warnings
 
 
 def answers(report: dict) -> list[dict]:

@@ -9,7 +9,15 @@ from conftest import make_summary
 from cancernet import InputError
 from cancernet.data.dataset import Patch
 from cancernet.judging.smoothing import Predictions, fit_on_validation
-from cancernet.reporting.content import Subject, assess, describe_data, find_worst_errors, pool_folds, read_worst_errors
+from cancernet.reporting.content import (
+    Subject,
+    assess,
+    describe_data,
+    find_worst_errors,
+    pool_folds,
+    read_worst_errors,
+)
+from cancernet.reporting.wording import warn_of_change
 from cancernet.run import describe_seen, find_seen, write_predictions
 
 RIGHT = np.log([[0.8, 0.2], [0.3, 0.7]])
@@ -67,6 +75,26 @@ def test_neighbours_are_told_by_the_difference_that_they_make_to_each_patient():
     assert accuracy["difference"] == pytest.approx(accuracy["with"] - accuracy["without"])
     assert told["difference"]["accuracy"]["verdict"] == "better"
     assert tuple(told["difference"]) == tuple(told["with"])
+
+
+def test_an_evaluation_has_a_title_and_warns_where_figures_leave_what_validation_led_to_expect():
+    patches, scores = make_slide("a")
+    assert judge(patches, scores, dataset="elsewhere")[1]["title"] == "Evaluation of run on elsewhere"
+    assert "title" not in judge(patches, scores)[1]
+    sure = {"value": 0.6, "low": 0.5, "high": 0.7}
+    metrics = {
+        "sensitivity": sure,
+        "specificity": sure | {"low": None, "high": None},
+        "calibration_slope": sure,
+        "calibration_intercept": {"value": 0.1, "low": -0.1, "high": 0.3},
+    }
+    first, second = warn_of_change(metrics, {"sensitivity": 0.8, "specificity": 0.9})
+    assert first.startswith(
+        "Not as validation led to expect: sensitivity (recall) is 0.600 (interval 0.500 to 0.700), expected was 0.800;"
+    )
+    assert "calibration slope is 0.600 (interval 0.500 to 0.700), expected was 1.000" in second
+    assert warn_of_change(metrics, {"sensitivity": 0.7, "specificity": 0.0}) == [second]
+    assert warn_of_change({}, None) == []
 
 
 def test_an_image_that_was_trained_on_is_known_whatever_its_patient_is_called():

@@ -246,6 +246,13 @@ def test_page_begins_with_the_answer_and_says_what_it_may_not_be_used_for(report
     assert "sensitivity 0.750 and specificity 0.800" in html
 
 
+def test_an_evaluation_bears_its_title(report, tmp_path):
+    assert "<h1>a_run</h1>" in page(tmp_path, report)
+    report["title"] = "Evaluation of a_run on elsewhere"
+    assert "<h1>Evaluation of a_run on elsewhere</h1>" in page(tmp_path, report)
+    assert report_text(report).startswith("Evaluation of a_run on elsewhere\n")
+
+
 def test_optional_sections_come_only_with_their_data(report, many, tmp_path):
     titles = {"Slides", "What it looked at", "With and without neighbours", "Cross-validation", "More pictures"}
 
