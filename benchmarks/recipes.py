@@ -70,10 +70,13 @@ def train(recipe: Recipe, dataset: Path, run: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "train_model.py"), *fixed, *recipe.options], capture_output=True, text=True
     )
+    stop_if_failed(done, f"Training {recipe.name!r}")
+
+
+def stop_if_failed(done: subprocess.CompletedProcess, what: str) -> None:
+    """End the program with what a child process printed last, if it failed."""
     if done.returncode:
-        sys.exit(
-            f"{done.stdout[-2000:]}{done.stderr}Training {recipe.name!r} failed with exit status {done.returncode}."
-        )
+        sys.exit(f"{done.stdout[-2000:]}{done.stderr}{what} failed with exit status {done.returncode}.")
 
 
 def read_judged(recipe: Recipe, run: Path) -> Judged:

@@ -1,6 +1,7 @@
 """Small synthetic slides, and where the real images are."""
 
 import io
+import signal
 import sys
 import zipfile
 from dataclasses import replace
@@ -9,6 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
+# A shell that starts a program in the background lets it ignore these, and all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

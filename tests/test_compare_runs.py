@@ -64,7 +64,7 @@ def test_what_is_no_run_is_refused(pair, tmp_path):
     (pair[1] / "predictions.csv").write_text("file,label\na.png,0\n")
     assert complaint(*pair).startswith(f"{pair[1]}/predictions.csv is missing or damaged. ")
     (pair[1] / "report.json").write_text("{")
-    assert complaint(*pair).startswith(f"{pair[1]}/report.json is damaged. ")
+    assert complaint(*pair).startswith(f"{pair[1]}/report.json is damaged: ")
 
 
 def test_other_classes_or_another_positive_class_are_refused_in_one_line(pair, tmp_path):
