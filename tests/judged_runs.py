@@ -28,7 +28,14 @@ def make_predictions(seed, strength, classes=("0", "1")) -> Predictions:
 def write_run(folder, predictions, classes=("0", "1"), **changes):
     folder.mkdir(parents=True)
     write_predictions(folder, predictions, classes)
-    report = {"created": "2026-01-02", "statement": "Tested.", "warnings": [], "classes": list(classes)}
+    split = {"images": 120, "patients": PATIENTS, "classes": {}}
+    data = {"source_images": 120, "rejected": 0, "duplicates_across_patients": 0, "duplicates_across_splits": 0}
+    data |= {"left_out": 0, "split_by": "patient", "images_without_patient": 0, "patients_known": True}
+    data |= {"splits": dict.fromkeys(("training", "validation", "testing"), split)}
+    report = {"name": folder.name, "evaluated_on": "testing", "data": data, "metrics": {}, "per_class": {}}
+    report |= {"confusion_matrix": [], "calibration": {}, "prevalence": None, "patients": [], "patient_spread": {}}
+    report |= {"interval": {"level": 0.95, "over": "patients", "groups": PATIENTS}, "worst_errors": []}
+    report |= {"created": "2026-01-02", "statement": "Tested.", "warnings": [], "classes": list(classes)}
     report |= {"class_names": {"0": "benign", "1": "IDC"} if len(classes) == 2 else None}
     report |= {"positive": "1" if len(classes) == 2 else None, "decision": {"threshold": 0.5}} | changes
     (folder / "report.json").write_text(json.dumps(report))

@@ -239,19 +239,22 @@ def check_resumed(folder, whole):
     ],
 )
 def test_a_training_that_crashed_goes_on_to_the_same_numbers(whole, tmp_path, monkeypatch, eager, row, epoch, step):
+    experiment, *_ = whole(row)  # before anything crashes
     crash_at(monkeypatch, epoch, step, crash)
     with pytest.raises(ZeroDivisionError):
-        fit(make_model(), tmp_path / "checkpoint", whole(row)[0])
-    saved = max(step - 1, 0) if epoch or step else 0  # before the step that the crash came before
-    assert json.loads((tmp_path / "checkpoint/state.json").read_text())["step"] == saved
+        fit(make_model(), tmp_path / "checkpoint", experiment)
+    if (epoch, step) != (0, 1):  # nothing is saved before the first step
+        saved = max(step - 1, 0)  # before the step that the crash came before
+        assert json.loads((tmp_path / "checkpoint/state.json").read_text())["step"] == saved
     check_resumed(tmp_path / "checkpoint", whole(row))
 
 
 @pytest.mark.parametrize(("epoch", "step"), [(0, 3), (2, 4)])
 def test_a_signal_waits_until_the_checkpoint_is_written(whole, tmp_path, monkeypatch, epoch, step):
+    experiment, *_ = whole(0)
     crash_at(monkeypatch, epoch, step, press_ctrl_c)
     with pytest.raises(KeyboardInterrupt):
-        fit(make_model(), tmp_path / "checkpoint", whole(0)[0])
+        fit(make_model(), tmp_path / "checkpoint", experiment)
     state = json.loads((tmp_path / "checkpoint/state.json").read_text())
     assert (len(state["epochs"]), state["step"]) == (epoch, step)
     check_resumed(tmp_path / "checkpoint", whole(0))
@@ -266,9 +269,10 @@ def test_a_signal_in_the_validation_waits_for_its_end(whole, tmp_path, monkeypat
         if begun == [0, 1]:
             press_ctrl_c()
 
+    experiment, *_ = whole(0)
     monkeypatch.setattr(training.Recorder, "on_test_begin", begin)
     with pytest.raises(KeyboardInterrupt):
-        fit(make_model(), tmp_path / "checkpoint", whole(0)[0])
+        fit(make_model(), tmp_path / "checkpoint", experiment)
     state = json.loads((tmp_path / "checkpoint/state.json").read_text())
     assert (len(state["epochs"]), state["step"]) == (2, 0)
     check_resumed(tmp_path / "checkpoint", whole(0))
@@ -305,9 +309,10 @@ def test_the_pause_between_checkpoints_follows_from_their_cost(tmp_path, monkeyp
 
 
 def test_a_checkpoint_that_was_being_replaced_is_found(whole, tmp_path, monkeypatch, eager):
+    experiment, *_ = whole(0)
     crash_at(monkeypatch, 2, 3, crash)
     with pytest.raises(ZeroDivisionError):
-        fit(make_model(), tmp_path / "checkpoint", whole(0)[0])
+        fit(make_model(), tmp_path / "checkpoint", experiment)
     (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.replaced")
     (tmp_path / "checkpoint.partial-1").mkdir()
     check_resumed(tmp_path / "checkpoint", whole(0))
