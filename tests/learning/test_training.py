@@ -234,7 +234,7 @@ def check_resumed(folder, whole):
         *(
             pytest.param(row, *place, marks=pytest.mark.slow)
             for row in range(3)
-            for place in [(0, 1), (0, 4), (2, 2), (3, 1)]
+            for place in [(0, 4), (2, 2), (3, 1)]
         ),
     ],
 )
@@ -243,9 +243,8 @@ def test_a_training_that_crashed_goes_on_to_the_same_numbers(whole, tmp_path, mo
     crash_at(monkeypatch, epoch, step, crash)
     with pytest.raises(ZeroDivisionError):
         fit(make_model(), tmp_path / "checkpoint", experiment)
-    if (epoch, step) != (0, 1):  # nothing is saved before the first step
-        saved = max(step - 1, 0)  # before the step that the crash came before
-        assert json.loads((tmp_path / "checkpoint/state.json").read_text())["step"] == saved
+    saved = max(step - 1, 0)  # before the step that the crash came before
+    assert json.loads((tmp_path / "checkpoint/state.json").read_text())["step"] == saved
     check_resumed(tmp_path / "checkpoint", whole(row))
 
 
