@@ -231,11 +231,7 @@ def check_resumed(folder, whole):
     ("row", "epoch", "step"),
     [
         *((row, *place) for row, place in enumerate([(1, 4), (0, 2), (2, 0)])),
-        *(
-            pytest.param(row, *place, marks=pytest.mark.slow)
-            for row in range(3)
-            for place in [(0, 4), (2, 2), (3, 1)]
-        ),
+        *(pytest.param(row, *place, marks=pytest.mark.slow) for row in range(3) for place in [(0, 4), (2, 2), (3, 1)]),
     ],
 )
 def test_a_training_that_crashed_goes_on_to_the_same_numbers(whole, tmp_path, monkeypatch, eager, row, epoch, step):
