@@ -6,7 +6,8 @@ import pytest
 from keras import layers
 
 from cancernet.learning.explain import grad_cam
-from cancernet.learning.models.joining import join_members, renew_head
+from cancernet.learning.models.cancernet import CancerNet
+from cancernet.learning.models.joining import join_members, renew_head, shrink_first
 from cancernet.learning.models.simple_cnn import build_simple_cnn
 from cancernet.learning.models.structure import has_backbone, split_model
 from cancernet.learning.models.transfer import build_head
@@ -43,7 +44,14 @@ def build_heads():
     return [first, scramble(renew_head(first, 3), 2), scramble(renew_head(first, 3), 5)]
 
 
-@pytest.mark.parametrize("networks", [build_members, build_heads, lambda: [build_backbone(1), build_backbone(2)]])
+def build_two_kinds():
+    """A network from scratch that shrinks its images first, beside a backbone."""
+    return [shrink_first(CancerNet.build(width=16, height=16, depth=3, classes=3), 22), build_backbone(1)]
+
+
+@pytest.mark.parametrize(
+    "networks", [build_members, build_heads, build_two_kinds, lambda: [build_backbone(1), build_backbone(2)]]
+)
 def test_the_joined_network_answers_the_mean_of_the_logits_also_from_its_file(networks, tmp_path):
     networks = networks()
     joined = join_members(networks)

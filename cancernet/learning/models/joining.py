@@ -77,10 +77,10 @@ def _answer_logits(network: keras.Model, name: str) -> keras.Model:
     if has_backbone(network):
         extractor, head = split_model(network)
         return _attach(extractor, _answer_logits(head, "head"), name)
-    *_, before, last = network.layers
+    *others, last = network.layers
     if isinstance(last, layers.Softmax):  # joined already
-        return keras.Model(network.inputs[0], before.output, name=name)
+        return keras.Model(network.inputs[0], others[-1].output, name=name)
     logits = layers.Dense(last.units, name="logits")
-    outputs = logits(before.output)
+    answering = keras.Sequential([keras.Input(network.input_shape[1:]), *others, logits], name=name)
     logits.set_weights(last.get_weights())
-    return keras.Model(network.inputs[0], outputs, name=name)
+    return answering
