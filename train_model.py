@@ -162,7 +162,7 @@ def main(argv: Sequence[str]) -> None:
         elif arguments.folds:
             text = train_folds(plan, arguments.folds, judged_folds, patches, summary, work)
         else:
-            text = train_run(plan, open_material(plan, patches), patches, summary, work)
+            text = train_run(plan, open_material(plan, patches, work), patches, summary, work)
         run.finish_folder(work, folder)
     from cancernet.reporting import printed
 
@@ -228,7 +228,7 @@ def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary,
     dealt = [[patch._replace(split=split) for patch, split in zip(patches, fold, strict=True)] for fold in assigned]
     for own in dealt:
         dataset.check_trainable(own)
-    material = open_material(plan, patches)
+    material = open_material(plan, patches, work)
     for folder, own in zip(folders, dealt, strict=True):
         if run.is_finished(folder):
             print(f"{folder.name} is finished already.")
@@ -337,21 +337,25 @@ def log_weight_of_positive(plan: Plan, classes: Sequence[str], weights: dict[int
     return math.log(weights[index] / weights[1 - index])
 
 
-def open_material(plan: Plan, patches):
-    """What networks are trained on: images and labels of all splits. Features of a backbone are added when computed."""
+def open_material(plan: Plan, patches, work: Path):
+    """What networks are trained on: images and labels of all splits, and where features of them are kept."""
     print("Loading TensorFlow ...", flush=True)
     with quiet_import():
         import keras  # noqa: F401
     import numpy as np
 
+    from cancernet import run
     from cancernet.data import dataset
-    from cancernet.learning import pipeline
+    from cancernet.learning import features, pipeline
     from cancernet.learning.members import Material
 
     classes = dataset.list_classes(patches)
     labels = np.array([classes.index(patch.label) for patch in patches])
-    images = pipeline.open_store(plan.dataset, patches, plan.experiment, cache_limit=plan.cache_limit)
-    return Material(images, labels, {}, {})
+    is_read_once = all(kind.strategy == "frozen" for kind in list_kinds(plan.experiment))
+    cache_limit = 0 if is_read_once else plan.cache_limit
+    images = pipeline.open_store(plan.dataset, patches, plan.experiment, cache_limit=cache_limit)
+    place = features.Place(features.name_folder(plan.dataset), work / run.FEATURES, plan.manifest_sha256)
+    return Material(images, labels, {}, place)
 
 
 def describe_settings(plan: Plan, patches, summary):

@@ -106,7 +106,7 @@ def read_json(path: Path, kind: type[Kind], *, again: str) -> Kind:
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path, work: str) -> Iterator[None]:
+def lock_folder(folder: Path, work: str, *, wait: bool = False) -> Iterator[None]:
     """Let no other process make or replace a folder meanwhile; what a killed one left of it is put right first.
 
     The lock is the file `.NAME.lock` beside the folder. The system frees it when its process ends, however it ends; on
@@ -115,9 +115,10 @@ def lock_folder(folder: Path, work: str) -> Iterator[None]:
     Args:
         folder: which need not be there.
         work: what the caller does, such as `build`, for the message.
+        wait: until another process that has the lock is ready.
 
     Raises:
-        InputError: another process has the lock.
+        InputError: another process has the lock, and `wait` is false.
     """
     import filelock
 
@@ -128,9 +129,11 @@ def lock_folder(folder: Path, work: str) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout as error:
-        raise InputError(
-            f"Another {work} is working on {folder} ({_read_holder(path)}). Wait for it, or give another --output."
-        ) from error
+        at_work = f"Another {work} is working on {folder} ({_read_holder(path)})."
+        if not wait:
+            raise InputError(f"{at_work} Wait for it, or give another --output.") from error
+        print(f"{at_work} Waiting for it ...", flush=True)
+        lock.acquire()
     try:
         if isinstance(lock, filelock.UnixFileLock):
             path.write_text(f"{os.getpid()}\n{platform.node()}\n", encoding="utf-8")
