@@ -81,14 +81,16 @@ def describe_unsupported(others: Counter) -> str:
     return f"Skipped, unsupported file type: {counts}."
 
 
-def read_json(path: Path, kind: type[Kind], *, again: str) -> Kind:
+def read_json(path: Path, kind: type[Kind], *, again: str, fault: str = "is damaged") -> Kind:
     """Read a JSON file as a dataclass or a TypedDict, every value of the type that its field has.
 
     Args:
         again: what to do about a damaged file, for the error.
+        fault: what is said of such a file.
 
     Raises:
-        InputError: the file is missing, cannot be read, is not JSON, or has a field that is missing or of a wrong type.
+        InputError: the file is missing, cannot be read, is not JSON, or has a field that is missing, of a wrong type or
+            out of its range.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -101,8 +103,9 @@ def read_json(path: Path, kind: type[Kind], *, again: str) -> Kind:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        came = "" if first["type"] in ("missing", "json_invalid") else f", not {str(first['input'])[:40]!r}"
-        raise InputError(f"{path} is damaged: {place and place + ': '}{first['msg']}{came}. {again}") from None
+        says_all = first["type"] in ("missing", "json_invalid", "unexpected_keyword_argument")
+        came = "" if says_all else f", not {str(first['input'])[:40]!r}"
+        raise InputError(f"{path} {fault}: {place and place + ': '}{first['msg']}{came}. {again}") from None
 
 
 @contextlib.contextmanager
