@@ -143,7 +143,7 @@ def read_recipe(path: Path) -> dict[str, object]:
     """
     from cancernet.folders import read_json
 
-    read_json(path, Experiment, fault="is no recipe", again="See Experiment in cancernet/config.py for what can be set.")
+    read_json(path, Experiment, fault="is no recipe", again="See Experiment in cancernet/config.py.")
     given = json.loads(path.read_bytes())
     if given.get("recipe", DEFAULT_RECIPE) not in RECIPES:
         raise InputError(f"{path} is no recipe: recipe is {given['recipe']!r}; choose one of {', '.join(RECIPES)}.")

@@ -102,13 +102,18 @@ def score_features(head: keras.Model, features: np.ndarray, rows: np.ndarray) ->
 def _answer_views(model: keras.Model, views: str) -> keras.Model:
     """Return a network that shares the model's weights and answers each view on its own: [views, n, outputs]."""
     inputs = keras.Input(model.input_shape[1:])
-    images = [inputs]
+    return keras.Model(inputs, keras.ops.map(model, keras.ops.stack(list_views(inputs, views))))
+
+
+def list_views(images: keras.KerasTensor, views: str) -> list[keras.KerasTensor]:
+    """The views, as of `average_over_views`, of square images [n, s, s, c]; the images themselves first."""
+    listed = [images]
     if views != "one":
-        images.append(keras.ops.flip(inputs, 2))
+        listed.append(keras.ops.flip(images, 2))
     if views == "eight":
-        images += [keras.ops.flip(view, 1) for view in images]
-        images += [keras.ops.transpose(view, (0, 2, 1, 3)) for view in images]
-    return keras.Model(inputs, keras.ops.map(model, keras.ops.stack(images)))
+        listed += [keras.ops.flip(view, 1) for view in listed]
+        listed += [keras.ops.transpose(view, (0, 2, 1, 3)) for view in listed]
+    return listed
 
 
 def predict(model: keras.Model, store: ImageStore) -> np.ndarray:
