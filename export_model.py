@@ -43,9 +43,8 @@ def main(argv: Sequence[str]) -> None:
     with lock_folder(arguments.run / arguments.format, "export"), quiet_import():  # the converters talk, too
         folder, difference = export.export_run(judge, arguments.format, images)
     print(f"No probability differs by more than {difference:.1g} from the run's on {len(rows)} images.")
-    print(
-        f"{folder / export.FORMATS[arguments.format].file}, with classes and threshold in {export.DESCRIPTION} beside it."
-    )
+    file = folder / export.FORMATS[arguments.format].file
+    print(f"The export: {file}, with classes and threshold in {export.DESCRIPTION} beside it.")
 
 
 if __name__ == "__main__":
