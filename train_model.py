@@ -17,9 +17,13 @@ from cancernet.command_line import (
     run_script,
     seed,
 )
-from cancernet.config import DATASET, DEFAULT_RECIPE, RECIPES, RUNS, Augmentation, Experiment
+from cancernet.config import DATASET, DEFAULT_RECIPE, RECIPES, RUNS, Augmentation, Experiment, read_recipe
 from cancernet.learning.models import MODELS, check_architecture, list_kinds
 
+OF_EPOCHS = (  # settings of networks that are trained in epochs; the head of a frozen backbone has none of them
+    *("epochs", "batch_size", "optimizer", "learning_rate", "schedule", "weight_decay", "augmentation"),
+    *("statistics_momentum", "kept_weights", "early_stopping_patience"),
+)
 LEAST_VALIDATION_PATIENTS = 10  # below it the decision is mostly the luck of who they are: see docs/recipes.md
 
 
@@ -28,7 +32,9 @@ def parse_arguments(argv: Sequence[str]):
     parser.add_argument("--dataset", type=Path, default=DATASET, help="made by build_dataset.py (%(default)s)")
     parser.add_argument("--output", type=Path, help="folder of the run (runs/MODEL)")
     parser.add_argument("--model", type=model_names, help=f"{', '.join(MODELS)}; or several joined by + (cancernet)")
-    parser.add_argument("--recipe", choices=tuple(RECIPES), help="all settings at once; see config.py")
+    parser.add_argument(
+        "--recipe", type=recipe_name, help=f"all settings at once: {', '.join(RECIPES)}, or a JSON file of settings"
+    )
     parser.add_argument("--epochs", type=at_least(1))
     parser.add_argument("--batch-size", type=at_least(1))
     parser.add_argument("--learning-rate", type=positive_number)
@@ -69,6 +75,13 @@ def parse_arguments(argv: Sequence[str]):
     return parser.parse_args(argv)
 
 
+def recipe_name(text: str) -> str:
+    """Argument type: one of RECIPES, or a JSON file."""
+    if text not in RECIPES and not text.endswith(".json"):
+        raise argparse.ArgumentTypeError(f"takes {', '.join(RECIPES)}, or a file .json of settings, not {text!r}")
+    return text
+
+
 def model_names(text: str) -> str:
     """Argument type: one of MODELS, or several joined by +."""
     unknown = [name for name in text.split("+") if name not in MODELS]
@@ -78,39 +91,69 @@ def model_names(text: str) -> str:
 
 
 def choose_experiment(arguments) -> Experiment:
-    """The recipe with what the command line changes of it."""
-    model = arguments.model or (RECIPES[arguments.recipe].model if arguments.recipe else "cancernet")
+    """The recipe with what its file and the command line change of it."""
+    given = gather_settings(arguments)
+    named = given.get("recipe")
+    model = given.get("model") or (RECIPES[named].model if named else "cancernet")
     architectures = [MODELS[name] for name in model.split("+")]
     families = {architecture.family for architecture in architectures}
-    recipe = arguments.recipe or DEFAULT_RECIPE
-    if "transfer" in families and not arguments.recipe:
+    recipe = named or DEFAULT_RECIPE
+    if "transfer" in families and not named:
         recipe = "transfer" if len(architectures) == 1 else "strong"
+    base = RECIPES[recipe]
     own = {"model": model, "weights": "imagenet" if "transfer" in families else "none"}
     if len(architectures) == 1:
         own |= {"image_size": architectures[0].image_size, "channels": architectures[0].channels}
-    settings = {field.name for field in dataclasses.fields(Experiment)}
-    given = {name: value for name, value in vars(arguments).items() if name in settings and value is not None}
-    experiment = dataclasses.replace(RECIPES[recipe], **(own | given))
+    if "augmentation" in given:
+        given["augmentation"] = dataclasses.replace(base.augmentation, **given["augmentation"])
+    experiment = dataclasses.replace(base, **(own | given))
     if "transfer" not in families and experiment.strategy != "all":
         raise InputError(f"--strategy {experiment.strategy} needs a backbone; {model} is trained from scratch.")
     if len(architectures) == 1 and experiment.strategy == "frozen":
-        for name in ("epochs", "batch_size", "learning_rate"):
-            if vars(arguments)[name]:
-                raise InputError(
-                    f"--{name.replace('_', '-')} is for networks that are trained in epochs; the head of a frozen "
-                    "backbone is fitted until it converges. Leave it out, or give --strategy finetune or two-phase."
-                )
+        check_frozen(arguments, experiment, base)
         experiment = dataclasses.replace(experiment, augmentation=Augmentation())  # features are computed once
-    elif "transfer" in families and not arguments.members and len(architectures) == 1:
+    elif "transfer" in families and "members" not in given and len(architectures) == 1:
         experiment = dataclasses.replace(experiment, members=1)  # each would be a backbone of its own
     if experiment.channels == 1:
         without_stains = dataclasses.replace(experiment.augmentation, stain_jitter=0.0)
         experiment = dataclasses.replace(experiment, augmentation=without_stains)
-    if experiment.strategy == "finetune" and not arguments.learning_rate:
+    if experiment.strategy == "finetune" and "learning_rate" not in given:
         experiment = dataclasses.replace(experiment, learning_rate=experiment.learning_rate / 10)
     for kind in list_kinds(experiment):
         check_architecture(kind)
     return experiment
+
+
+def gather_settings(arguments) -> dict:
+    """The settings that are given: those of the recipe file, and over them those of the command line."""
+    settings = {field.name for field in dataclasses.fields(Experiment)}
+    asked = {name: value for name, value in vars(arguments).items() if name in settings}
+    given = {name: value for name, value in asked.items() if value is not None and value is not False}
+    if arguments.recipe in (None, *RECIPES):
+        return given
+    del given["recipe"]
+    read = read_recipe(Path(arguments.recipe))
+    try:
+        model_names(read.get("model", "cancernet"))
+    except argparse.ArgumentTypeError as error:
+        raise InputError(f"{arguments.recipe} is no recipe: model {error}.") from None
+    return read | given
+
+
+def check_frozen(arguments, experiment: Experiment, base: Experiment) -> None:
+    """See that nothing is asked of the head of a frozen backbone that it does not do.
+
+    Raises:
+        InputError: a setting of networks that are trained in epochs differs from its recipe's.
+    """
+    for name in OF_EPOCHS:
+        usual = [getattr(base, name), Augmentation()] if name == "augmentation" else [getattr(base, name)]
+        if getattr(experiment, name) not in usual:
+            said = f"--{name.replace('_', '-')}" if vars(arguments).get(name) else name
+            raise InputError(
+                f"{said} is for networks that are trained in epochs; the head of a frozen backbone is fitted until it "
+                "converges. Leave it out, or give --strategy finetune or two-phase."
+            )
 
 
 def fit_to_grey(experiment: Experiment, *, views: str | None) -> Experiment:
@@ -162,7 +205,7 @@ def main(argv: Sequence[str]) -> None:
         elif arguments.folds:
             text = train_folds(plan, arguments.folds, judged_folds, patches, summary, work)
         else:
-            text = train_run(plan, open_material(plan, patches), patches, summary, work)
+            text = train_run(plan, open_material(plan, patches, work), patches, summary, work)
         run.finish_folder(work, folder)
     from cancernet.reporting import printed
 
@@ -228,7 +271,7 @@ def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary,
     dealt = [[patch._replace(split=split) for patch, split in zip(patches, fold, strict=True)] for fold in assigned]
     for own in dealt:
         dataset.check_trainable(own)
-    material = open_material(plan, patches)
+    material = open_material(plan, patches, work)
     for folder, own in zip(folders, dealt, strict=True):
         if run.is_finished(folder):
             print(f"{folder.name} is finished already.")
@@ -337,21 +380,25 @@ def log_weight_of_positive(plan: Plan, classes: Sequence[str], weights: dict[int
     return math.log(weights[index] / weights[1 - index])
 
 
-def open_material(plan: Plan, patches):
-    """What networks are trained on: images and labels of all splits. Features of a backbone are added when computed."""
+def open_material(plan: Plan, patches, work: Path):
+    """What networks are trained on: images and labels of all splits, and where features of them are kept."""
     print("Loading TensorFlow ...", flush=True)
     with quiet_import():
         import keras  # noqa: F401
     import numpy as np
 
+    from cancernet import run
     from cancernet.data import dataset
-    from cancernet.learning import pipeline
+    from cancernet.learning import features, pipeline
     from cancernet.learning.members import Material
 
     classes = dataset.list_classes(patches)
     labels = np.array([classes.index(patch.label) for patch in patches])
-    images = pipeline.open_store(plan.dataset, patches, plan.experiment, cache_limit=plan.cache_limit)
-    return Material(images, labels, {}, {})
+    is_read_once = all(kind.strategy == "frozen" for kind in list_kinds(plan.experiment))
+    cache_limit = 0 if is_read_once else plan.cache_limit
+    images = pipeline.open_store(plan.dataset, patches, plan.experiment, cache_limit=cache_limit)
+    place = features.Place(features.name_folder(plan.dataset), work / run.FEATURES, plan.manifest_sha256)
+    return Material(images, labels, {}, place)
 
 
 def describe_settings(plan: Plan, patches, summary):

@@ -25,6 +25,7 @@ from cancernet.judging.smoothing import Predictions
 
 MODEL, DECISION, CONFIG, HISTORY = "model.keras", "decision.json", "config.json", "history.csv"
 REPORT, REPORT_TEXT, REPORT_PAGE, PREDICTIONS = "report.json", "report.txt", "report.html", "predictions.csv"
+FEATURES = "features"  # of an unfinished run whose dataset's folder cannot be written
 BEGUN = "begun.json"  # what an unfinished run was asked for
 PACKAGES = ("tensorflow", "keras", "numpy", "sklearn", "scipy", "cv2", "imutils", "matplotlib")
 _HASH_DIGITS = 16  # of SHA-256 that tell images apart
@@ -135,8 +136,8 @@ def finish_folder(work: Path, folder: Path) -> None:
             f"{error.strerror}: {folder} cannot be replaced. The run is finished and lies in {work}; the same command "
             "gives it its name."
         ) from error
-    for checkpoint in [*folder.glob("checkpoint*"), *folder.glob("fold_*/checkpoint*")]:
-        shutil.rmtree(checkpoint)
+    for left in [*folder.glob("checkpoint*"), *folder.glob("fold_*/checkpoint*"), *folder.glob(FEATURES)]:
+        shutil.rmtree(left)
     (folder / BEGUN).unlink(missing_ok=True)
 
 

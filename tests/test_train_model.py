@@ -1,6 +1,7 @@
 """The training script as a user meets it: one run, made once, whose every figure is worked out again."""
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -289,6 +290,8 @@ def test_a_changed_image_is_found(folder, tmp_path):
         (["--batch-size", "-3"], "argument --batch-size: takes a whole number of at least 1"),
         (["--learning-rate", "0"], "argument --learning-rate: takes a number above 0"),
         (["--prevalence", "2"], "argument --prevalence: takes a share below 1"),
+        (["--recipe", "best"], "argument --recipe: takes tutorial, standard, strong, transfer, or a file .json of"),
+        (["--recipe", "no.json"], "There is no no.json"),
         (["--model", "vgg"], "argument --model: takes cancernet, simple_cnn, resnet50"),
         (["--dataset", "nowhere"], "nowhere has no manifest.csv"),
         (["--operating-point", "0.9x"], "Unknown operating point '0.9x'"),
@@ -327,9 +330,40 @@ def test_what_is_wrong_is_said_at_once(folder, tmp_path, options, message):
         (["--model", "simple_cnn+resnet50", "--image-size", "64"], {"recipe": "strong", "image_size": 64}),
     ],
 )
-def test_the_command_line_changes_its_recipe(options, expected):
+def test_the_command_line_changes_its_recipe(options, expected, tmp_path):
     experiment = train_model.choose_experiment(train_model.parse_arguments(options))
     assert {name: getattr(experiment, name) for name in expected} == expected
+    (tmp_path / "all.json").write_text(json.dumps(dataclasses.asdict(experiment)))
+    assert choose(tmp_path / "all.json") == experiment
+
+
+def choose(recipe, *options):
+    return train_model.choose_experiment(train_model.parse_arguments(["--recipe", str(recipe), *options]))
+
+
+def test_a_recipe_file_changes_the_default_and_the_command_line_changes_the_file(tmp_path):
+    recipe = tmp_path / "mine.json"
+    recipe.write_text(json.dumps({"epochs": 7, "augmentation": {"zoom": 0.2}, "mixed_precision": True}))
+    usual = train_model.choose_experiment(train_model.parse_arguments([]))
+    changes = {"epochs": 9, "seed": 0, "mixed_precision": True}
+    expected = dataclasses.replace(usual, **changes, augmentation=dataclasses.replace(usual.augmentation, zoom=0.2))
+    assert choose(recipe, "--epochs", "9", "--seed", "0") == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"model": "vgg"}, "mine.json is no recipe: model takes cancernet, simple_cnn, resnet50"),
+        ({"model": "resnet50", "weights": "none", "optimizer": "adamw"}, "optimizer is for networks that are trained"),
+        ({"model": "resnet50", "weights": "none", "augmentation": {"zoom": 0.1}}, "augmentation is for networks"),
+        ({"image_size": 4}, "cancernet takes images of at least 8 pixels"),
+        ({"strategy": "frozen"}, "--strategy frozen needs a backbone"),
+    ],
+)
+def test_a_recipe_file_that_cannot_be_is_refused(tmp_path, given, message):
+    (tmp_path / "mine.json").write_text(json.dumps(given))
+    with pytest.raises(InputError, match=message):
+        choose(tmp_path / "mine.json")
 
 
 @pytest.mark.parametrize("option", [["--positive", "a"], ["--prevalence", "0.1"], ["--operating-point", "0.3"]])

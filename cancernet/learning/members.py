@@ -12,6 +12,7 @@ from scipy.special import log_softmax
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
 from cancernet.learning import fitting, heads, scoring, training
+from cancernet.learning.features import Place, find_features
 from cancernet.learning.models import build_model, list_kinds
 from cancernet.learning.models.joining import join_members, renew_head, shrink_first
 from cancernet.learning.models.structure import split_model
@@ -25,7 +26,7 @@ class Material(NamedTuple):
     images: ImageStore
     labels: np.ndarray  # class index [n]
     weights: dict[int, float]  # class index -> weight in the loss
-    features: dict[str, np.ndarray]  # backbone -> [n, views, f] float32; filled when they are first needed
+    place: Place  # where the features of these images are kept
 
 
 class Fitted(NamedTuple):
@@ -76,9 +77,9 @@ def _fit_kind(
     if experiment.strategy in ("frozen", "two-phase"):
         keras.utils.set_random_seed(experiment.seed)
         backbone = build_model(experiment, classes)
-        features = _find_features(backbone, experiment, material)
+        features = find_features(split_model(backbone)[0], experiment, material.images, material.place)
         print("Fitting linear heads on the features ...", flush=True)
-        fitted_heads = heads.fit_heads(features.mean(axis=1), material.labels, members, material.weights)
+        fitted_heads = heads.fit_heads(features, material.labels, members, material.weights, scratch=work)
     networks, trainings = [], []
     for number, rows in enumerate(members):
         if experiment.strategy == "frozen":
@@ -105,18 +106,8 @@ def _fit_kind(
 
     def score(network: keras.Model, rows: np.ndarray) -> np.ndarray:
         if experiment.strategy == "frozen":
-            return scoring.score_features(split_model(network)[1], features[rows])
+            return scoring.score_features(split_model(network)[1], features, rows)
         return scoring.predict_scores(network, material.images.select(rows), views=experiment.views)
 
     left_out = [score(network, rows["validation"]) for network, rows in zip(networks, members, strict=True)]
     return Fitted(model, trained, np.concatenate(left_out), lambda rows: score(model, rows))
-
-
-def _find_features(backbone: keras.Model, experiment: Experiment, material: Material) -> np.ndarray:
-    """Features [n, views, f] of all images, computed where they are not there yet."""
-    if experiment.model not in material.features:
-        print(f"Computing the features of {len(material.images):,} images, once ...", flush=True)
-        material.features[experiment.model] = scoring.extract_features(
-            split_model(backbone)[0], material.images, views=experiment.views
-        )
-    return material.features[experiment.model]
