@@ -1,6 +1,7 @@
 """What a script may replace: results of its own kind, and never a trained run; what a seed is."""
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import evaluate_model
 import predict_images
 from cancernet import InputError
 from cancernet.command_line import at_least, check_output, positive_number, seed
+from cancernet.folders import lock_folder
 
 SCRIPTS = {
     "evaluate": (evaluate_model, ["no run"], "report.json", "a report"),
@@ -161,3 +163,12 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path):
     script = f"from cancernet.command_line import run_script\ndef main(_):\n    {code}\nrun_script(main)"
     command = ["bash", "-c", 'trap "" HUP; exec "$0" -c "$1"', sys.executable, script]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout == "lived\n"
+
+
+@pytest.mark.parametrize(("name", "work"), [("evaluate", "evaluation"), ("predict", "prediction")])
+def test_two_at_once_are_told_of_each_other(tmp_path, name, work):
+    script, arguments, _, _ = SCRIPTS[name]
+    with lock_folder(tmp_path / "out", work):
+        said = complaint(script, arguments, tmp_path / "out")
+    told = f"Another {work} is working on {tmp_path / 'out'} (process {os.getpid()}). "
+    assert said == told + "Wait for it, or give another --output."

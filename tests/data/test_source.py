@@ -176,6 +176,6 @@ def test_every_name_is_placed_or_misplaced(names):
 
 @pytest.mark.slow
 @given(NAMES)
-@settings(max_examples=5000, deadline=None)
+@settings(max_examples=2000, deadline=None)
 def test_no_name_ends_in_a_traceback(names):
     find(names)

@@ -272,6 +272,6 @@ def test_a_damaged_archive_costs_itself_only(changes):
 
 @pytest.mark.slow
 @given(CHANGES)
-@settings(max_examples=10_000, deadline=None)
+@settings(max_examples=5000, deadline=None)
 def test_no_damaged_archive_ends_in_a_traceback(changes):
     read_damaged(changes)
