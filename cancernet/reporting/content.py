@@ -79,19 +79,26 @@ class Data(TypedDict):
     __pydantic_config__ = OTHERS_TOO
 
 
-class Report(TypedDict):
-    """report.json; see docs/reporting.md. What not every report has may be missing."""
+class Heading(TypedDict):
+    """What of a report is needed to set it beside others."""
 
-    name: str
-    title: NotRequired[str]  # of an evaluation
     created: str  # a date
     statement: str
-    chose_model: NotRequired[bool]
-    evaluated_on: str
     warnings: list[str]
     classes: list[str]
     class_names: dict[str, str] | None
     positive: str | None
+    decision: dict | None
+    __pydantic_config__ = OTHERS_TOO
+
+
+class Report(Heading):
+    """report.json; see docs/reporting.md. What not every report has may be missing."""
+
+    name: str
+    title: NotRequired[str]  # of an evaluation
+    chose_model: NotRequired[bool]
+    evaluated_on: str
     data: Data
     metrics: dict[str, Metric]
     per_class: dict[str, dict]
@@ -101,7 +108,6 @@ class Report(TypedDict):
     prevalence: dict | None
     patients: list[dict]
     patient_spread: dict
-    decision: dict | None
     expected_on_validation: NotRequired[dict[str, float] | None]
     neighbours: NotRequired[dict | None]
     operating_points: NotRequired[list[dict] | None]
