@@ -1,5 +1,6 @@
 """Trainings killed, ended by signals and started twice: nothing is lost, and the figures are those of a quiet one."""
 
+import csv
 import json
 import os
 import random
@@ -57,9 +58,9 @@ def read_figures(run):
     files = sorted(file for name in ("predictions.csv", "decision.json") for file in run.rglob(name))
     figures = {file.relative_to(run).as_posix(): file.read_bytes() for file in files}
     for file in run.rglob("history.csv"):
-        lines = [line.split(",") for line in file.read_text().splitlines()]
-        seconds = lines[0].index("seconds")
-        figures[file.relative_to(run).as_posix()] = [line[:seconds] + line[seconds + 1 :] for line in lines]
+        with file.open(newline="") as opened:
+            rows = [row | {"seconds": None} for row in csv.DictReader(opened)]  # a head without epochs has no row
+        figures[file.relative_to(run).as_posix()] = rows
     return figures
 
 
