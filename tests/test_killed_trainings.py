@@ -32,7 +32,7 @@ BACKBONE = ["--model", "densenet121", "--weights", "none", "--image-size", "32",
 KINDS = {  # how often each is killed, and its options
     "scratch": (8, [*SMALL, "--epochs", "10"]),
     "frozen": (2, [*BACKBONE, "--strategy", "frozen"]),
-    "two-phase": (2, [*BACKBONE, "--strategy", "two-phase", "--epochs", "2", "--batch-size", "16"]),
+    "two-phase": (2, [*BACKBONE, "--strategy", "two-phase", "--epochs", "1", "--batch-size", "16"]),
     "folds": (8, [*SMALL, "--folds", "2", "--epochs", "6"]),
 }
 
