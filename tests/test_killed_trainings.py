@@ -30,9 +30,9 @@ run_script(main)
 SMALL = ["--model", "simple_cnn", "--image-size", "24", "--views", "one", "--batch-size", "8"]
 BACKBONE = ["--model", "densenet121", "--weights", "none", "--image-size", "32", "--views", "one"]
 KINDS = {  # how often each is killed, and its options
-    "scratch": (8, [*SMALL, "--epochs", "10"]),
+    "scratch": (9, [*SMALL, "--epochs", "10"]),
     "frozen": (2, [*BACKBONE, "--strategy", "frozen"]),
-    "two-phase": (2, [*BACKBONE, "--strategy", "two-phase", "--epochs", "1", "--batch-size", "16"]),
+    "two-phase": (1, [*BACKBONE, "--strategy", "two-phase", "--epochs", "1", "--batch-size", "16"]),
     "folds": (8, [*SMALL, "--folds", "2", "--epochs", "6"]),
 }
 
