@@ -48,7 +48,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def parse_shard(text: str) -> tuple[int, int]:
     """Argument type: which part, counted from 1, of how many."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    found = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
     number, of = (int(found[1]), int(found[2])) if found else (0, 0)
     if not 1 <= number <= of:
         raise argparse.ArgumentTypeError(f"takes a part of a number of parts such as 3/16, not {text!r}")

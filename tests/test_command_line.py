@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 
 import build_dataset
+import compare_runs
 import evaluate_model
 import predict_images
 from cancernet import InputError
@@ -21,6 +22,7 @@ from cancernet.folders import lock_folder
 SCRIPTS = {
     "evaluate": (evaluate_model, ["no run"], "report.json", "a report"),
     "predict": (predict_images, ["no run", "no image"], "predictions.csv", "predictions"),
+    "compare": (compare_runs, ["no run", "no other"], "comparison.json", "a comparison"),
 }
 
 
@@ -165,7 +167,9 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path):
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout == "lived\n"
 
 
-@pytest.mark.parametrize(("name", "work"), [("evaluate", "evaluation"), ("predict", "prediction")])
+@pytest.mark.parametrize(
+    ("name", "work"), [("evaluate", "evaluation"), ("predict", "prediction"), ("compare", "comparison")]
+)
 def test_two_at_once_are_told_of_each_other(tmp_path, name, work):
     script, arguments, _, _ = SCRIPTS[name]
     with lock_folder(tmp_path / "out", work):

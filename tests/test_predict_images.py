@@ -144,6 +144,8 @@ def test_bad_input_is_refused_before_anything_heavy(tmp_path):
         ("run", ".", "--shard", "0/3"): "takes a part of a number of parts such as 3/16, not '0/3'",
         ("run", ".", "--shard", "4/3"): "not '4/3'",
         ("run", ".", "--shard", "three"): "not 'three'",
+        ("run", ".", "--shard", "１/3"): "not '１/3'",
+        ("run", ".", "--shard", "1/" + "9" * 5000): "takes a part of a number of parts",
         ("run", ".", "--mpp", "0"): "takes a number above 0",
         ("run", ".", "--threshold", "1"): "takes a share below 1",
     }.items():

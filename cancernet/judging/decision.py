@@ -59,7 +59,7 @@ def parse_operating_point(text: str) -> OperatingPoint:
     if rule == "balanced" and not equals:
         return OperatingPoint("balanced", None)
     try:
-        value = float(number if equals else rule)
+        value = float(number if equals else rule) if str(text).isascii() else math.nan  # float takes every script's digits
     except ValueError:
         value = math.nan
     if equals and rule in ("sensitivity", "specificity") and 0 < value <= 1:

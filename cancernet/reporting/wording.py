@@ -48,15 +48,16 @@ SPLIT_WORDS = {"file": "a given list", "given": "the source's own folders"}  # o
 
 
 def all_warnings(report: dict) -> list[str]:
-    """The report's own warnings, and those that follow from how its data came about, none twice."""
+    """That it answers one class for everything, its own warnings, and those that its data call for; none twice."""
     data = report["data"]
-    found = list(report["warnings"])
+    found = []
     answered = [name for name, column in zip(report["classes"], zip(*report["confusion_matrix"])) if any(column)]
     if len(answered) == 1 and sum(map(any, report["confusion_matrix"])) > 1:
         found.append(
             f"The network answers {class_word(report, answered[0])} for every image: it tells no class from another. "
             "Train again with a smaller --learning-rate, more epochs or more images."
         )
+    found += report["warnings"]
     if report.get("chose_model"):
         found.append(
             "There is no testing split: these figures come from the images that chose the model, and flatter it."
