@@ -59,7 +59,7 @@ def parse_operating_point(text: str) -> OperatingPoint:
     if rule == "balanced" and not equals:
         return OperatingPoint("balanced", None)
     try:
-        value = float(number if equals else rule) if str(text).isascii() else math.nan  # float takes every script's digits
+        value = float(number if equals else rule) if text.isascii() else math.nan  # float takes digits of all scripts
     except ValueError:
         value = math.nan
     if equals and rule in ("sensitivity", "specificity") and 0 < value <= 1:

@@ -1,5 +1,8 @@
 """A run applied to images without a known truth. The network goes by the mean red: log-odds (150 - red) / 10."""
 
+import os
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -120,6 +123,29 @@ def test_a_part_is_scored_without_its_broken_files(run, tmp_path):
     assert refused == [
         ([files[1]], f"{files[1]}: cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)")
     ]
+
+
+def test_what_is_no_file_no_image_or_too_large_costs_itself_only(run, tmp_path):
+    names = ("pipe.png", "endless.png", "webp.png", "bomb.png", "good.png")
+    pipe, endless, webp, bomb, good = files = [str(tmp_path / name) for name in names]
+    os.mkfifo(pipe)
+    os.symlink("/dev/zero", endless)
+    (tmp_path / "webp.png").write_bytes(cv2.imencode(".webp", patch(150))[1].tobytes())
+    cv2.imwrite(bomb, np.zeros((7200, 7200), np.uint8))
+    cv2.imwrite(good, patch(150)[..., ::-1])
+    refused = {}
+    part = Part(LOOSE, "", "", files)
+    scored = prediction.score_part(run, part, mpp=None, refuse=lambda names, why: refused.update({names[0]: why}))
+    assert scored.files == [good]
+    assert refused == {
+        pipe: f"{pipe}: is no regular file but a pipe or a device",
+        endless: f"{endless}: is no regular file but a pipe or a device",
+        webp: f"{webp}: cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)",
+        bomb: f"{bomb}: declares 7,200 x 7,200 pixels; images of up to 50 megapixels are taken",
+    }
+    for file in (pipe, endless, webp):
+        with pytest.raises(InputError, match=re.escape(file)):
+            prediction.score_large_image(run, file, mpp=4.0)
 
 
 def test_patches_that_overlap_are_refused_before_they_are_read(run):
