@@ -108,7 +108,7 @@ def prepare_folder(folder: Path, asked: Mapping, *, force: bool) -> Path:
             raise InputError(f"{folder} holds a finished run. Choose another --output, or --force to replace it.")
     begun, text = work / BEGUN, json.dumps(asked, indent=1, default=str)
     partial = begun.with_name(f".{BEGUN}.partial")
-    if work.exists() and not (begun.is_file() and begun.read_text(encoding="utf-8") == text):
+    if work.exists() and not (begun.is_file() and begun.read_bytes() == text.encode()):
         if {path.name for path in work.iterdir()} - {begun.name, partial.name} and not force:
             raise InputError(f"{work} was begun with other settings. Start again with --force, or finish it first.")
         shutil.rmtree(work)

@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, write_slides
+from conftest import KILLS, ROOT, write_slides
 
 import build_dataset
 
@@ -43,7 +43,6 @@ KINDS = {
     "two-phase": [*BACKBONE, "--strategy", "two-phase", "--epochs", "4", "--batch-size", "16"],
     "folds": [*CNN, "--folds", "2", "--epochs", "3"],
 }
-KILLS = int(os.environ.get("KILLS", "2"))  # of each kind; 5 make 20
 
 
 @pytest.fixture(scope="module")
