@@ -119,6 +119,7 @@ def test_a_training_killed_at_any_moment_ends_with_the_same_figures(dataset, tmp
     options, moment, counts = KINDS[kind], random.Random(kind), []
     whole, output, work = tmp_path / "whole", tmp_path / "run", tmp_path / "run.unfinished"
     took = finish(dataset, whole, options)
+    shutil.rmtree(f"{dataset}.features", ignore_errors=True)  # so that these are computed again, and killed meanwhile
     for number in range(KILLS):
         while_writing = number % 2 and kind != "frozen"  # heads that are fitted at once have no checkpoint
         process, seconds = start(dataset, output, options), moment.uniform(0.3, 0.9) * took
