@@ -42,6 +42,7 @@ def parse_arguments(argv: Sequence[str]):
     parser.add_argument("--image-size", type=at_least(1), help="pixels; the model's own by default")
     parser.add_argument("--weights", help="of a backbone: imagenet, none or a file (imagenet)")
     parser.add_argument("--strategy", choices=("frozen", "finetune", "two-phase"), help="of a backbone (frozen)")
+    parser.add_argument("--head", choices=("linear", "kernel", "hidden"), help="of a frozen backbone (linear)")
     parser.add_argument("--class-weight", choices=("ratio", "balanced", "none"))
     parser.add_argument(
         "--views",
@@ -109,6 +110,10 @@ def choose_experiment(arguments) -> Experiment:
     experiment = dataclasses.replace(base, **(own | given))
     if "transfer" not in families and experiment.strategy != "all":
         raise InputError(f"--strategy {experiment.strategy} needs a backbone; {model} is trained from scratch.")
+    if experiment.head != "linear" and experiment.strategy != "frozen":
+        raise InputError(
+            f"--head {experiment.head} is for a frozen backbone. Give --model densenet121, or leave it out."
+        )
     if len(architectures) == 1 and experiment.strategy == "frozen":
         check_frozen(arguments, experiment, base)
         experiment = dataclasses.replace(experiment, augmentation=Augmentation())  # features are computed once

@@ -57,6 +57,7 @@ class Experiment:
     channels: _Count = 3
     weights: str = "none"  # none | imagenet | a file of backbone weights
     strategy: Literal["all", "frozen", "finetune", "two-phase"] = "all"
+    head: Literal["linear", "kernel", "hidden"] = "linear"  # on a frozen backbone's features
     epochs: _Count = 40
     batch_size: _Count = 32
     optimizer: Literal["adagrad", "adam", "adamw"] = "adagrad"

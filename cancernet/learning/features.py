@@ -109,9 +109,7 @@ def _choose_parent(place: Place) -> Path:
     else:
         is_writable = os.access(place.folder, os.W_OK)
     if not is_writable:
-        print(
-            f"{place.folder} cannot be written: the features are kept in {place.otherwise} until the run is finished."
-        )
+        print(f"{place.folder} cannot be written: features are kept in {place.otherwise} until the run is finished.")
     return place.folder if is_writable else place.otherwise
 
 
