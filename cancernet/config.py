@@ -12,6 +12,7 @@ from cancernet import InputError
 ORIGINAL = Path("datasets/original")
 DATASET = Path("datasets/idc")
 RUNS = Path("runs")
+GIVEN_FEATURES = "features"  # the model of a run that answers features which came from elsewhere, not images
 
 SPLITS = ("training", "validation", "testing")
 SPLIT_NAMES = {  # names that a folder or a split file may use

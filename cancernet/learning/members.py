@@ -27,12 +27,13 @@ class Material(NamedTuple):
     labels: np.ndarray  # class index [n]
     weights: dict[int, float]  # class index -> weight in the loss
     place: Place  # where the features of these images are kept
+    given: np.ndarray | None = None  # features [n, views, f] that came from elsewhere, in the place of a backbone's
 
 
 class Fitted(NamedTuple):
     """What came of training all members."""
 
-    model: keras.Model  # raw images to probabilities, of all members together
+    model: keras.Model  # raw images, or features that were given, to probabilities, of all members together
     training: training.Training
     left_out: np.ndarray  # scores [m, classes] of each member's validation rows, one member after the other
     score: Callable[[np.ndarray], np.ndarray]  # rows [m] of the material -> scores [m, classes] of all members together
@@ -113,7 +114,7 @@ def _fit_frozen(experiment: Experiment, material: Material, members: Sequence[Ro
     ]
     head = heads.build_head(fitted.fitted)
     return Fitted(
-        attach_head(extractor, head, experiment.model),
+        attach_head(extractor, head, experiment.model) if extractor else head,
         training.Training({}, None, fitted.seconds, None, strength=fitted.strength),
         np.concatenate(left_out),
         lambda rows: scoring.score_features(head, features, rows),
@@ -122,11 +123,13 @@ def _fit_frozen(experiment: Experiment, material: Material, members: Sequence[Ro
 
 def _fit_heads(
     experiment: Experiment, material: Material, members: Sequence[Rows], work: Path
-) -> tuple[keras.Model, np.ndarray, heads.Heads]:
+) -> tuple[keras.Model | None, np.ndarray, heads.Heads]:
     """The extractor of a backbone, the features [n, views, f] of all images, and a head for each member."""
-    keras.utils.set_random_seed(experiment.seed)
-    extractor, _ = split_model(build_model(experiment, len(material.weights)))
-    features = find_features(extractor, experiment, material.images, material.place)
+    extractor, features = None, material.given
+    if features is None:
+        keras.utils.set_random_seed(experiment.seed)
+        extractor, _ = split_model(build_model(experiment, len(material.weights)))
+        features = find_features(extractor, experiment, material.images, material.place)
     print(f"Fitting {experiment.head} heads to the features ...", flush=True)
     examples = heads.Examples(features, material.labels, material.weights, work)
     return extractor, features, heads.fit_heads(examples, members, kind=experiment.head, seed=experiment.seed)

@@ -18,7 +18,7 @@ from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
 from cancernet.folders import lock_folder
 from cancernet.learning import features
-from cancernet.learning.features import Place, find_features, hash_weights, name_folder
+from cancernet.learning.features import Place, find_features, hash_extractor, name_folder
 
 SIDE, ROWS = 4, 150  # two whole batches and one in part
 EXPERIMENT = Experiment(model="densenet121", strategy="frozen", image_size=SIDE, views="mirror")
@@ -37,10 +37,10 @@ class CountedStore(ImageStore):
         return super().fetch(indices)
 
 
-def make_extractor(seed=1):
+def make_extractor(seed=1, scale=1 / 255):
     keras.utils.set_random_seed(seed)
     image = keras.Input((SIDE, SIDE, 3))
-    maps = layers.Conv2D(5, 3)(layers.Rescaling(1 / 255)(image))
+    maps = layers.Conv2D(5, 3)(layers.Rescaling(scale)(image))
     return keras.Model(image, layers.GlobalAveragePooling2D()(maps), name="extractor")
 
 
@@ -75,10 +75,10 @@ def test_rows_are_the_images_in_order_in_every_view(place):
 def test_they_lie_beside_the_dataset_with_what_made_them(finished, tmp_path):
     assert name_folder(tmp_path / "idc") == tmp_path / "idc.features"
     (folder,) = finished.iterdir()
-    weights = hash_weights(make_extractor())
+    weights = hash_extractor(make_extractor())
     assert folder.name == f"densenet121-4-mirror-{weights[:8]}"
     assert json.loads((folder / "features.json").read_text()) == {
-        **{"form": 1, "encoder": "densenet121", "weights_sha256": weights},
+        **{"form": 1, "encoder": "densenet121", "sha256": weights},
         **{"image_size": SIDE, "views": "mirror", "manifest_sha256": "ab" * 32},
     }
 
@@ -98,6 +98,12 @@ def test_other_weights_and_views_have_folders_of_their_own(finished, place):
     find_features(make_extractor(seed=2), EXPERIMENT, CountedStore(), place)
     find_features(make_extractor(), Experiment(model="densenet121", views="one"), CountedStore(), place)
     assert len(list(place.folder.iterdir())) == 3
+
+
+def test_an_extractor_is_known_by_its_weights_and_by_what_it_does_to_pixels():
+    assert hash_extractor(make_extractor()) == hash_extractor(make_extractor())  # whose layers have other names
+    assert hash_extractor(make_extractor()) != hash_extractor(make_extractor(seed=2))
+    assert hash_extractor(make_extractor()) != hash_extractor(make_extractor(scale=1 / 127))
 
 
 class Cut(Exception):
@@ -128,7 +134,7 @@ def test_what_was_computed_before_a_kill_is_kept(finished, place):
 
 
 def test_an_unfinished_one_of_another_dataset_is_begun_anew(place):
-    work = place.folder / f"densenet121-4-mirror-{hash_weights(make_extractor())[:8]}.unfinished"
+    work = place.folder / f"densenet121-4-mirror-{hash_extractor(make_extractor())[:8]}.unfinished"
     work.mkdir(parents=True)
     (work / "features.json").write_text("{}")
     (work / "features.npy").write_bytes(b"\0" * 10**5)
