@@ -17,8 +17,17 @@ from cancernet.command_line import (
     run_script,
     seed,
 )
-from cancernet.config import DATASET, DEFAULT_RECIPE, RECIPES, RUNS, Augmentation, Experiment, read_recipe
-from cancernet.learning.models import MODELS, check_architecture, list_kinds
+from cancernet.config import (
+    DATASET,
+    DEFAULT_RECIPE,
+    GIVEN_FEATURES,
+    RECIPES,
+    RUNS,
+    Augmentation,
+    Experiment,
+    read_recipe,
+)
+from cancernet.learning.models import ENCODER, MODELS, check_architecture, find_architecture, list_kinds
 
 OF_EPOCHS = (  # settings of networks that are trained in epochs; the head of a frozen backbone has none of them
     *("epochs", "batch_size", "optimizer", "learning_rate", "schedule", "weight_decay", "augmentation"),
@@ -41,7 +50,18 @@ def parse_arguments(argv: Sequence[str]):
     parser.add_argument("--seed", type=seed, help="same seed, same numbers (42)")
     parser.add_argument("--image-size", type=at_least(1), help="pixels; the model's own by default")
     parser.add_argument("--weights", help="of a backbone: imagenet, none or a file (imagenet)")
+    parser.add_argument(
+        "--encoder",
+        metavar="PRESET",
+        help="of KerasHub: hf://..., kaggle://... or a folder (docs/encoders.md)",
+    )
     parser.add_argument("--strategy", choices=("frozen", "finetune", "two-phase"), help="of a backbone (frozen)")
+    parser.add_argument("--head", choices=("linear", "kernel", "hidden"), help="of a frozen backbone (linear)")
+    parser.add_argument(
+        "--features",
+        type=Path,
+        help="of all images, .npy or HDF5, in the place of a backbone: see docs/encoders.md",
+    )
     parser.add_argument("--class-weight", choices=("ratio", "balanced", "none"))
     parser.add_argument(
         "--views",
@@ -92,10 +112,16 @@ def model_names(text: str) -> str:
 
 def choose_experiment(arguments) -> Experiment:
     """The recipe with what its file and the command line change of it."""
+    if arguments.features:
+        return choose_head(arguments)
+    if arguments.encoder:
+        if arguments.model or arguments.weights:
+            raise InputError("--encoder takes the place of --model and --weights. Leave them out.")
+        arguments.model, arguments.weights = ENCODER, arguments.encoder
     given = gather_settings(arguments)
     named = given.get("recipe")
     model = given.get("model") or (RECIPES[named].model if named else "cancernet")
-    architectures = [MODELS[name] for name in model.split("+")]
+    architectures = [find_architecture(name) for name in model.split("+")]
     families = {architecture.family for architecture in architectures}
     recipe = named or DEFAULT_RECIPE
     if "transfer" in families and not named:
@@ -109,6 +135,10 @@ def choose_experiment(arguments) -> Experiment:
     experiment = dataclasses.replace(base, **(own | given))
     if "transfer" not in families and experiment.strategy != "all":
         raise InputError(f"--strategy {experiment.strategy} needs a backbone; {model} is trained from scratch.")
+    if experiment.head != "linear" and experiment.strategy != "frozen":
+        raise InputError(
+            f"--head {experiment.head} is for a frozen backbone. Give --model densenet121, or leave it out."
+        )
     if len(architectures) == 1 and experiment.strategy == "frozen":
         check_frozen(arguments, experiment, base)
         experiment = dataclasses.replace(experiment, augmentation=Augmentation())  # features are computed once
@@ -156,6 +186,18 @@ def check_frozen(arguments, experiment: Experiment, base: Experiment) -> None:
             )
 
 
+def choose_head(arguments) -> Experiment:
+    """The experiment of a head on features that came from elsewhere."""
+    of_images = ("model", "encoder", "recipe", "image_size", "weights", "strategy", "views", "epochs", "batch_size")
+    for name in (*of_images, "learning_rate", "mixed_precision", "cache_limit"):
+        if vars(arguments)[name]:
+            raise InputError(f"--{name.replace('_', '-')} is for networks that see images. Leave it or --features out.")
+    given = ("head", "class_weight", "members", "seed")
+    asked = {name: vars(arguments)[name] for name in given if vars(arguments)[name] is not None}
+    own = {"model": GIVEN_FEATURES, "weights": "none", "views": "one", "augmentation": Augmentation()}
+    return dataclasses.replace(RECIPES["transfer"], **(own | asked))
+
+
 def fit_to_grey(experiment: Experiment, *, views: str | None) -> Experiment:
     """The same experiment for grey images, such as X-rays: with an upright, so never turned or upside down; no stains.
 
@@ -181,7 +223,7 @@ def main(argv: Sequence[str]) -> None:
     patches, summary = dataset.read_manifest(arguments.dataset), dataset.read_summary(arguments.dataset)
     if summary.split != "image":
         dataset.check_patients(patches)
-    if summary.are_grey:
+    if summary.are_grey and not arguments.features:
         print("The images are grey, so they are taken to have an upright: never turned, never upside down.")
         experiment = fit_to_grey(experiment, views=arguments.views)
     dataset.check_trainable(patches)
@@ -196,6 +238,7 @@ def main(argv: Sequence[str]) -> None:
         split_by=summary.split,
         cache_limit=arguments.cache_limit and int(arguments.cache_limit * 2**30),
         manifest_sha256=dataset.hash_manifest(arguments.dataset),
+        features=arguments.features,
     )
     check_output(folder)
     with lock_folder(folder, "training"):
@@ -226,6 +269,7 @@ class Plan:
     split_by: str  # patient, image, file or given
     cache_limit: int | None  # bytes for decoded images
     manifest_sha256: str
+    features: Path | None  # a file of features that came from elsewhere
 
 
 def describe_request(plan: Plan, arguments) -> dict:
@@ -309,7 +353,8 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
     weights = training.class_weights(material.labels[trained_on], len(settings.classes), experiment.class_weight)
     material = material._replace(weights=weights)
     device = settings.hardware["device"]
-    print(f"Training {experiment.model} on {len(trained_on):,} images of {plan.dataset}, on the {device}.")
+    what = f"a head on {plan.features}" if plan.features else experiment.model
+    print(f"Training {what} on {len(trained_on):,} images of {plan.dataset}, on the {device}.")
     if plan.positive:
         named = {"class_names": settings.class_names}
         print(f"The positive class, to be found, is {wording.class_label(named, plan.positive)}.")
@@ -346,7 +391,7 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
             "settings": content.flatten(describe_training(settings)),
         },
         chose_model=judged == "validation",
-        warnings=warn_of_few(left_out),
+        warnings=[*warn_of_features(plan), *warn_of_few(left_out)],
         prevalence=plan.prevalence,
     )
     if len(testing):
@@ -389,7 +434,7 @@ def open_material(plan: Plan, patches, work: Path):
 
     from cancernet import run
     from cancernet.data import dataset
-    from cancernet.learning import features, pipeline
+    from cancernet.learning import features, given_features, pipeline
     from cancernet.learning.members import Material
 
     classes = dataset.list_classes(patches)
@@ -398,7 +443,8 @@ def open_material(plan: Plan, patches, work: Path):
     cache_limit = 0 if is_read_once else plan.cache_limit
     images = pipeline.open_store(plan.dataset, patches, plan.experiment, cache_limit=cache_limit)
     place = features.Place(features.name_folder(plan.dataset), work / run.FEATURES, plan.manifest_sha256)
-    return Material(images, labels, {}, place)
+    given = plan.features and given_features.open_given(plan.features, patches, place.otherwise)
+    return Material(images, labels, {}, place, given)
 
 
 def describe_settings(plan: Plan, patches, summary):
@@ -432,6 +478,16 @@ def warn_of_few(validation) -> list[str]:
     return [
         f"Calibration and threshold were fitted on {len(patients)} validation patient(s); other patients would have "
         "given others. Train with --members 5: then all patients of training and validation are used for it."
+    ]
+
+
+def warn_of_features(plan: Plan) -> list[str]:
+    """What a run on given features cannot do."""
+    if not plan.features:
+        return []
+    return [
+        f"This run answers features as in {plan.features.name}, not images: predict_images.py and evaluate_model.py do "
+        "not take it. The test is one only if that encoder has not seen these patients."
     ]
 
 

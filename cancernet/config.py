@@ -12,6 +12,7 @@ from cancernet import InputError
 ORIGINAL = Path("datasets/original")
 DATASET = Path("datasets/idc")
 RUNS = Path("runs")
+GIVEN_FEATURES = "features"  # the model of a run that answers features which came from elsewhere, not images
 
 SPLITS = ("training", "validation", "testing")
 SPLIT_NAMES = {  # names that a folder or a split file may use
@@ -57,6 +58,7 @@ class Experiment:
     channels: _Count = 3
     weights: str = "none"  # none | imagenet | a file of backbone weights
     strategy: Literal["all", "frozen", "finetune", "two-phase"] = "all"
+    head: Literal["linear", "kernel", "hidden"] = "linear"  # on a frozen backbone's features
     epochs: _Count = 40
     batch_size: _Count = 32
     optimizer: Literal["adagrad", "adam", "adamw"] = "adagrad"

@@ -17,11 +17,12 @@ import numpy as np
 
 from cancernet import InputError, __version__, tables
 from cancernet.command_line import check_output
-from cancernet.config import Experiment
+from cancernet.config import GIVEN_FEATURES, Experiment
 from cancernet.data.dataset import Patch
 from cancernet.folders import Kind, read_json, replace_folder
 from cancernet.judging.decision import Decision, load_decision, save_decision
 from cancernet.judging.smoothing import Predictions
+from cancernet.learning.models import ENCODER, ENCODERS_NEED
 
 MODEL, DECISION, CONFIG, HISTORY = "model.keras", "decision.json", "config.json", "history.csv"
 REPORT, REPORT_TEXT, REPORT_PAGE, PREDICTIONS = "report.json", "report.txt", "report.html", "predictions.csv"
@@ -194,14 +195,24 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def load_run(folder: Path) -> Run:
-    """Load a run.
+    """Load a run that answers images.
 
     Raises:
-        InputError: one of its files is missing or damaged, or they do not belong together.
+        InputError: one of its files is missing or damaged, or they do not belong together; or it answers features.
     """
     import keras
 
     settings = read_settings(folder)
+    if settings.experiment.model == GIVEN_FEATURES:
+        raise InputError(
+            f"{folder} answers features, not images: it was trained with --features. Give features of new images to "
+            f"{folder / MODEL} in Keras, or train a run with --model."
+        )
+    if settings.experiment.model == ENCODER:
+        try:
+            import keras_hub  # noqa: F401, the layers of the model's file
+        except ImportError as error:
+            raise InputError(f"{folder / MODEL} needs KerasHub, which is not installed: {ENCODERS_NEED}") from error
     decision = load_decision(folder / DECISION)
     path = folder / MODEL
     try:

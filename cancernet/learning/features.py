@@ -26,7 +26,7 @@ from cancernet.learning.pipeline import evaluation_batches, naming_bad_files
 from cancernet.learning.scoring import BATCH, extract_views
 
 FEATURES, MADE = "features.npy", "features.json"
-_FORM = 1  # to be raised when the same encoder comes to give other features
+_FORM = 1  # to be raised when the same encoder comes to give other features, or the files get another form
 _DTYPE = "<f4"
 _AGAIN = "Remove this folder; the next training computes it again."
 
@@ -45,7 +45,7 @@ class Made:
 
     form: int
     encoder: str
-    weights_sha256: str
+    sha256: str  # of the encoder, as `hash_extractor`
     image_size: int
     views: str
     manifest_sha256: str
@@ -75,12 +75,12 @@ def find_features(extractor: keras.Model, experiment: Experiment, images: ImageS
     made = Made(
         form=_FORM,
         encoder=experiment.model,
-        weights_sha256=hash_weights(extractor),
+        sha256=hash_extractor(extractor),
         image_size=images.image_size,
         views=experiment.views,
         manifest_sha256=place.manifest_sha256,
     )
-    key = f"{made.encoder}-{made.image_size}-{made.views}-{made.weights_sha256[:8]}"
+    key = f"{made.encoder}-{made.image_size}-{made.views}-{made.sha256[:8]}"
     key = re.sub(r"[^\w.-]+", "_", key)
     folder = place.folder / key
     if not folder.is_dir():
@@ -91,12 +91,22 @@ def find_features(extractor: keras.Model, experiment: Experiment, images: ImageS
     return _open(folder, made, len(images))
 
 
-def hash_weights(model: keras.Model) -> str:
-    """SHA-256 of all weights of a model, in their order, in hexadecimal."""
+def hash_extractor(extractor: keras.Model) -> str:
+    """SHA-256 of all weights of an extractor and of the settings of its layers without weights, in hexadecimal.
+
+    Such layers prepare the image, so that the same backbone on other pixels is another extractor. Their names, which
+    Keras counts up, do not matter.
+    """
     digest = hashlib.sha256()
-    for weight in model.get_weights():
+    for weight in extractor.get_weights():
         digest.update(f"{weight.dtype} {weight.shape} ".encode())
         digest.update(np.ascontiguousarray(weight).data)
+    for layer in extractor.layers:
+        if not layer.weights:
+            config = layer.get_config()
+            plain = {key: value for key, value in config.items() if key != "name" and not isinstance(value, dict)}
+            text = json.dumps(plain, sort_keys=True, default=lambda array: np.asarray(array).tolist())
+            digest.update(f"{type(layer).__name__} {text} ".encode())
     return digest.hexdigest()
 
 
@@ -109,9 +119,7 @@ def _choose_parent(place: Place) -> Path:
     else:
         is_writable = os.access(place.folder, os.W_OK)
     if not is_writable:
-        print(
-            f"{place.folder} cannot be written: the features are kept in {place.otherwise} until the run is finished."
-        )
+        print(f"{place.folder} cannot be written: features are kept in {place.otherwise} until the run is finished.")
     return place.folder if is_writable else place.otherwise
 
 

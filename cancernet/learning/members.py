@@ -14,8 +14,8 @@ from cancernet.data.images import ImageStore
 from cancernet.learning import fitting, heads, scoring, training
 from cancernet.learning.features import Place, find_features
 from cancernet.learning.models import build_model, list_kinds
-from cancernet.learning.models.joining import join_members, renew_head, shrink_first
-from cancernet.learning.models.structure import split_model
+from cancernet.learning.models.joining import join_members, shrink_first
+from cancernet.learning.models.structure import attach_head, split_model
 
 Rows = Mapping[str, np.ndarray]  # split -> rows of the material
 
@@ -27,12 +27,13 @@ class Material(NamedTuple):
     labels: np.ndarray  # class index [n]
     weights: dict[int, float]  # class index -> weight in the loss
     place: Place  # where the features of these images are kept
+    given: np.ndarray | None = None  # features [n, views, f] that came from elsewhere, in the place of a backbone's
 
 
 class Fitted(NamedTuple):
     """What came of training all members."""
 
-    model: keras.Model  # raw images to probabilities, of all members together
+    model: keras.Model  # raw images, or features that were given, to probabilities, of all members together
     training: training.Training
     left_out: np.ndarray  # scores [m, classes] of each member's validation rows, one member after the other
     score: Callable[[np.ndarray], np.ndarray]  # rows [m] of the material -> scores [m, classes] of all members together
@@ -73,41 +74,62 @@ def fit_members(
 def _fit_kind(
     experiment: Experiment, material: Material, members: Sequence[Rows], settings: Mapping, work: Path
 ) -> Fitted:
-    classes, fitted_heads = len(material.weights), None
-    if experiment.strategy in ("frozen", "two-phase"):
-        keras.utils.set_random_seed(experiment.seed)
-        backbone = build_model(experiment, classes)
-        features = find_features(split_model(backbone)[0], experiment, material.images, material.place)
-        print("Fitting linear heads on the features ...", flush=True)
-        fitted_heads = heads.fit_heads(features, material.labels, members, material.weights, scratch=work)
-    networks, trainings = [], []
+    if experiment.strategy == "frozen":
+        return _fit_frozen(experiment, material, members, work)
+    networks, trainings, fitted_heads = [], [], None
+    if experiment.strategy == "two-phase":
+        _, _, fitted_heads = _fit_heads(experiment, material, members, work)
     for number, rows in enumerate(members):
-        if experiment.strategy == "frozen":
-            network = renew_head(backbone, classes)
-            heads.set_head(network, fitted_heads.fitted[number])
-            networks.append(network)
-            continue
         rate = experiment.learning_rate / (10 if fitted_heads else 1)  # a fitted head must not be lost again
         own = dataclasses.replace(experiment, seed=experiment.seed + number, learning_rate=rate)
         keras.utils.set_random_seed(own.seed)
-        network, images = build_model(own, classes), material.images.scale(own.image_size)
+        network, images = build_model(own, len(material.weights)), material.images.scale(own.image_size)
         if fitted_heads:
-            heads.set_head(network, fitted_heads.fitted[number])
+            fitted_head = heads.build_head([fitted_heads.fitted[number]])
+            split_model(network)[1].set_weights(fitted_head.get_weights())
         if len(members) > 1:
             print(f"{experiment.model}, member {number + 1} of {len(members)}:", flush=True)
         folder = work / f"checkpoint_{experiment.model}_{number + 1}"
         data = {split: (images.select(of), material.labels[of]) for split, of in rows.items()}
         trainings.append(fitting.fit_network(network, own, data, material.weights, settings, folder))
         networks.append(shrink_first(network, material.images.image_size))
-    trained = training.average(trainings) if trainings else training.Training({}, None, 0.0, None)
+    trained = training.average(trainings)
     if fitted_heads:
         trained = trained._replace(strength=fitted_heads.strength, seconds=trained.seconds + fitted_heads.seconds)
     model = join_members(networks)
 
     def score(network: keras.Model, rows: np.ndarray) -> np.ndarray:
-        if experiment.strategy == "frozen":
-            return scoring.score_features(split_model(network)[1], features, rows)
         return scoring.predict_scores(network, material.images.select(rows), views=experiment.views)
 
     left_out = [score(network, rows["validation"]) for network, rows in zip(networks, members, strict=True)]
     return Fitted(model, trained, np.concatenate(left_out), lambda rows: score(model, rows))
+
+
+def _fit_frozen(experiment: Experiment, material: Material, members: Sequence[Rows], work: Path) -> Fitted:
+    """Heads alone, which are fitted, and answer, from features: the backbone sees no image again."""
+    extractor, features, fitted = _fit_heads(experiment, material, members, work)
+    left_out = [
+        scoring.score_features(heads.build_head([each]), features, rows["validation"])
+        for each, rows in zip(fitted.fitted, members, strict=True)
+    ]
+    head = heads.build_head(fitted.fitted)
+    return Fitted(
+        attach_head(extractor, head, experiment.model) if extractor else head,
+        training.Training({}, None, fitted.seconds, None, strength=fitted.strength),
+        np.concatenate(left_out),
+        lambda rows: scoring.score_features(head, features, rows),
+    )
+
+
+def _fit_heads(
+    experiment: Experiment, material: Material, members: Sequence[Rows], work: Path
+) -> tuple[keras.Model | None, np.ndarray, heads.Heads]:
+    """The extractor of a backbone, the features [n, views, f] of all images, and a head for each member."""
+    extractor, features = None, material.given
+    if features is None:
+        keras.utils.set_random_seed(experiment.seed)
+        extractor, _ = split_model(build_model(experiment, len(material.weights)))
+        features = find_features(extractor, experiment, material.images, material.place)
+    print(f"Fitting {experiment.head} heads to the features ...", flush=True)
+    examples = heads.Examples(features, material.labels, material.weights, work)
+    return extractor, features, heads.fit_heads(examples, members, kind=experiment.head, seed=experiment.seed)

@@ -126,7 +126,7 @@ def _describe_training(report: dict) -> str:
     if not training:
         return ""
     if not training.get("epochs"):
-        return f"A linear head was fitted to a backbone's features in {_duration(training['seconds'])}."
+        return f"A head was fitted to features in {_duration(training['seconds'])}."
     first, last = training["kept_epochs"]
     kept = f"epoch {first} is judged" if first == last else f"the mean of epochs {first} to {last} is judged"
     return f"Trained {training['epochs']:,} epochs in {_duration(training['seconds'])} on {training['device']}; {kept}."

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
 from cancernet.folders import lock_folder
 from cancernet.learning import features
-from cancernet.learning.features import Place, find_features, hash_weights, name_folder
+from cancernet.learning.features import Place, find_features, hash_extractor, name_folder
 
 SIDE, ROWS = 4, 150  # two whole batches and one in part
 EXPERIMENT = Experiment(model="densenet121", strategy="frozen", image_size=SIDE, views="mirror")
@@ -36,16 +37,24 @@ class CountedStore(ImageStore):
         return super().fetch(indices)
 
 
-def make_extractor(seed=1):
+def make_extractor(seed=1, scale=1 / 255):
     keras.utils.set_random_seed(seed)
     image = keras.Input((SIDE, SIDE, 3))
-    maps = layers.Conv2D(5, 3)(layers.Rescaling(1 / 255)(image))
+    maps = layers.Conv2D(5, 3)(layers.Rescaling(scale)(image))
     return keras.Model(image, layers.GlobalAveragePooling2D()(maps), name="extractor")
 
 
 @pytest.fixture
 def place(tmp_path):
     return Place(name_folder(tmp_path / "idc"), tmp_path / "run.unfinished/features", "ab" * 32)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Features that are there already."""
+    place = Place(tmp_path_factory.mktemp("data") / "idc.features", None, "ab" * 32)
+    find_features(make_extractor(), EXPERIMENT, CountedStore(), place)
+    return place.folder
 
 
 def only_folder(place):
@@ -63,46 +72,46 @@ def test_rows_are_the_images_in_order_in_every_view(place):
         np.testing.assert_allclose(found[:, view], extractor(seen), rtol=1e-5, atol=1e-6)
 
 
-def test_they_lie_beside_the_dataset_with_what_made_them(place, tmp_path):
-    extractor = make_extractor()
-    find_features(extractor, EXPERIMENT, CountedStore(), place)
-    folder = only_folder(place)
-    assert folder.parent == tmp_path / "idc.features"
-    assert folder.name == f"densenet121-4-mirror-{hash_weights(extractor)[:8]}"
+def test_they_lie_beside_the_dataset_with_what_made_them(finished, tmp_path):
+    assert name_folder(tmp_path / "idc") == tmp_path / "idc.features"
+    (folder,) = finished.iterdir()
+    weights = hash_extractor(make_extractor())
+    assert folder.name == f"densenet121-4-mirror-{weights[:8]}"
     assert json.loads((folder / "features.json").read_text()) == {
-        **{"form": 1, "encoder": "densenet121", "weights_sha256": hash_weights(extractor)},
+        **{"form": 1, "encoder": "densenet121", "sha256": weights},
         **{"image_size": SIDE, "views": "mirror", "manifest_sha256": "ab" * 32},
     }
-    np.testing.assert_array_equal(
-        np.load(folder / "features.npy"), find_features(extractor, EXPERIMENT, CountedStore(), place)
-    )
 
 
-def test_what_lies_there_is_mapped_and_no_image_is_read(place):
-    first = np.array(find_features(make_extractor(), EXPERIMENT, CountedStore(), place))
+def test_what_lies_there_is_mapped_and_no_image_is_read(finished, place):
+    shutil.copytree(finished, place.folder)
     store = CountedStore()
     again = find_features(make_extractor(), EXPERIMENT, store, place)
     assert store.fetched == []
     assert isinstance(again, np.memmap)
     assert not again.flags.writeable
-    np.testing.assert_array_equal(again, first)
+    np.testing.assert_array_equal(again, np.load(only_folder(place) / "features.npy"))
 
 
-def test_other_weights_views_and_sizes_have_folders_of_their_own(place):
-    find_features(make_extractor(), EXPERIMENT, CountedStore(), place)
+def test_other_weights_and_views_have_folders_of_their_own(finished, place):
+    shutil.copytree(finished, place.folder)
     find_features(make_extractor(seed=2), EXPERIMENT, CountedStore(), place)
     find_features(make_extractor(), Experiment(model="densenet121", views="one"), CountedStore(), place)
     assert len(list(place.folder.iterdir())) == 3
+
+
+def test_an_extractor_is_known_by_its_weights_and_by_what_it_does_to_pixels():
+    assert hash_extractor(make_extractor()) == hash_extractor(make_extractor())  # whose layers have other names
+    assert hash_extractor(make_extractor()) != hash_extractor(make_extractor(seed=2))
+    assert hash_extractor(make_extractor()) != hash_extractor(make_extractor(scale=1 / 127))
 
 
 class Cut(Exception):
     """In the place of a kill."""
 
 
-def test_what_was_computed_before_a_kill_is_kept(place, monkeypatch):
-    whole = np.array(
-        find_features(make_extractor(), EXPERIMENT, CountedStore(), place._replace(folder=place.otherwise))
-    )
+def test_what_was_computed_before_a_kill_is_kept(finished, place):
+    (whole,) = finished.iterdir()
 
     class CutStore(CountedStore):
         def fetch(self, indices):
@@ -117,13 +126,15 @@ def test_what_was_computed_before_a_kill_is_kept(place, monkeypatch):
     with (unfinished / "features.npy").open("ab") as file:
         file.write(b"half of a batch")
     store = CountedStore()
-    np.testing.assert_array_equal(find_features(make_extractor(), EXPERIMENT, store, place), whole)
+    np.testing.assert_array_equal(
+        find_features(make_extractor(), EXPERIMENT, store, place), np.load(whole / "features.npy")
+    )
     assert sum(store.fetched) < ROWS  # of 150 images, 22 to 86 were left
     assert not unfinished.exists()
 
 
 def test_an_unfinished_one_of_another_dataset_is_begun_anew(place):
-    work = place.folder / f"densenet121-4-mirror-{hash_weights(make_extractor())[:8]}.unfinished"
+    work = place.folder / f"densenet121-4-mirror-{hash_extractor(make_extractor())[:8]}.unfinished"
     work.mkdir(parents=True)
     (work / "features.json").write_text("{}")
     (work / "features.npy").write_bytes(b"\0" * 10**5)
@@ -144,8 +155,8 @@ def test_an_unfinished_one_of_another_dataset_is_begun_anew(place):
         (lambda folder: np.save(folder / "features.npy", np.zeros((9, 2, 5), "f4")), r"\[9, 2, 5\]; .* has 150 images"),
     ],
 )
-def test_what_does_not_fit_is_refused(place, breakage, message):
-    find_features(make_extractor(), EXPERIMENT, CountedStore(), place)
+def test_what_does_not_fit_is_refused(finished, place, breakage, message):
+    shutil.copytree(finished, place.folder)
     breakage(only_folder(place))
     with pytest.raises(InputError, match=f"{message}.*Remove this folder; the next training computes it again"):
         find_features(make_extractor(), EXPERIMENT, CountedStore(), place)

@@ -13,9 +13,9 @@ from cancernet.learning import members, scoring
 from cancernet.learning.features import Place
 from cancernet.learning.members import Material, fit_members
 from cancernet.learning.models import MODELS
+from cancernet.learning.models.head import build_head
 from cancernet.learning.models.joining import join_members
 from cancernet.learning.models.structure import has_backbone, split_model
-from cancernet.learning.models.transfer import build_head
 
 SIDE = 8
 LABELS = np.arange(24) % 2
