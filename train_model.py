@@ -297,7 +297,7 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
     from cancernet import run
     from cancernet.data import splits
     from cancernet.judging import smoothing
-    from cancernet.learning import pipeline, training
+    from cancernet.learning import familiarity, pipeline, training
     from cancernet.learning.members import fit_members
     from cancernet.reporting import content, wording
 
@@ -356,7 +356,10 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
     else:  # the dataset's own validation split, each image by the member that left it out
         rows = np.flatnonzero([patch.split == "validation" for patch in left_out])
         assessment = content.assess([left_out[row] for row in rows], fitted.left_out[rows], decision, subject)
-    finished = run.Run(fitted.model, decision, settings, folder)
+    groups = np.array(splits.list_groups(patches, by_patient=by_patient))
+    values = [(values, groups[rows]) for rows, values in fitted.seen_apart]
+    familiar = familiarity.fit_familiar(values, channels=experiment.channels)
+    finished = run.Run(fitted.model, decision, settings, folder, familiar)
     run.save_run(finished, trained.history, assessment.predictions)
     return write_report(plan, finished, assessment, trained.history)
 

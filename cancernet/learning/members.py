@@ -11,7 +11,7 @@ from scipy.special import log_softmax
 
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
-from cancernet.learning import fitting, heads, scoring, training
+from cancernet.learning import familiarity, fitting, heads, scoring, training
 from cancernet.learning.features import Place, find_features
 from cancernet.learning.models import build_model, list_kinds
 from cancernet.learning.models.joining import join_members, renew_head, shrink_first
@@ -36,6 +36,7 @@ class Fitted(NamedTuple):
     training: training.Training
     left_out: np.ndarray  # scores [m, classes] of each member's validation rows, one member after the other
     score: Callable[[np.ndarray], np.ndarray]  # rows [m] of the material -> scores [m, classes] of all members together
+    seen_apart: list[tuple[np.ndarray, np.ndarray]]  # of each network rows it was not trained on, and their values
 
 
 def fit_members(
@@ -67,6 +68,7 @@ def fit_members(
         ),
         log_softmax(np.mean([kind.left_out for kind in kinds], axis=0), axis=1),
         lambda rows: scoring.predict_scores(model, material.images.select(rows), views=experiment.views),
+        [each for kind in kinds for each in kind.seen_apart],
     )
 
 
@@ -109,5 +111,18 @@ def _fit_kind(
             return scoring.score_features(split_model(network)[1], features, rows)
         return scoring.predict_scores(network, material.images.select(rows), views=experiment.views)
 
-    left_out = [score(network, rows["validation"]) for network, rows in zip(networks, members, strict=True)]
-    return Fitted(model, trained, np.concatenate(left_out), lambda rows: score(model, rows))
+    apart = [rows["validation"] for rows in members]
+    if experiment.strategy == "frozen":
+        left_out = [score(network, rows) for network, rows in zip(networks, apart, strict=True)]
+        rows = familiarity.take_some(np.concatenate(apart))  # the extractor was trained on none of them
+        images = material.images.select(rows)
+        colours = scoring.predict(familiarity.describe_colours(images.shape), images)
+        seen_apart = [(rows, np.hstack([colours, features[rows].mean(axis=1)]))]
+    else:
+        left_out, seen_apart = [], []
+        for network, rows in zip(networks, apart, strict=True):
+            described = scoring.average_over_views(familiarity.describe_images(network), experiment.views)
+            probabilities, values = scoring.predict(described, material.images.select(rows))
+            left_out.append(scoring.log_scores(probabilities))
+            seen_apart.append((familiarity.take_some(rows), familiarity.take_some(values)))
+    return Fitted(model, trained, np.concatenate(left_out), lambda rows: score(model, rows), seen_apart)
