@@ -283,7 +283,7 @@ def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary,
     subject = content.Subject(plan.name, which, content.describe_data(patches, summary), prevalence=plan.prevalence)
     assessment = content.pool_folds(folders, patches, subject)
     described, predictions, _ = assessment
-    errors = content.read_worst_errors(described, predictions, plan.dataset)
+    errors = content.read_pictures(described["worst_errors"], predictions, plan.dataset)
     figures = report.draw_figures(described, predictions, error_images=errors)
     run.write_predictions(work, predictions, described["classes"])
     report.write_report(work, described, figures)
@@ -369,7 +369,7 @@ def write_report(plan: Plan, finished, assessment, history) -> str:
     from cancernet.reporting import content, illustration, printed, report
 
     described = assessment.report | illustration.illustrate(finished, assessment, plan.dataset, finished.folder)
-    errors = content.read_worst_errors(described, assessment.predictions, plan.dataset)
+    errors = content.read_pictures(described["worst_errors"], assessment.predictions, plan.dataset)
     figures = report.draw_figures(described, assessment.predictions, history=history, error_images=errors)
     report.write_report(finished.folder, described, figures)
     return printed.report_text(described)

@@ -16,13 +16,12 @@ from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GroupKFold
 
+from cancernet.config import INSIDE_SHARE
 from cancernet.learning.models.structure import has_backbone, split_model
 from cancernet.learning.scoring import average_over_views
 
-INSIDE = 0.985  # share of validation images that lie within the limit, each measured without its own patient
 COMPONENTS = 4  # principal components of the features; the length of what is left of them counts as one more
 LEAST_IMAGES, MOST_IMAGES = 30, 10_000  # a spread is fitted to
-FURTHEST = 12  # images that are named and shown
 _FOLDS = 5  # to measure images without their own patients
 _LEAST_DEVIATION = 0.01  # of a coordinate; one that hardly varies is not blown up
 
@@ -42,14 +41,6 @@ class Familiar:
     """What validation images are like to each network of a run, in the order of `describe_images`."""
 
     spreads: tuple[Spread, ...]
-
-
-class Outside(NamedTuple):
-    """Which of n images lie outside what a run was made for."""
-
-    images: int
-    outside: int
-    furthest: list[tuple[int, float]]  # row and distance of those outside, the furthest first, at most FURTHEST
 
 
 @lru_cache(maxsize=2)  # a backbone takes seconds to build again
@@ -139,22 +130,12 @@ def watch(model: keras.Model, familiar: Familiar | None, views: str) -> keras.Mo
     return keras.Model(image, [probabilities, ops.mean(ops.stack(distances), axis=0)])
 
 
-def find_outside(distances: np.ndarray) -> Outside | None:
-    """Which images lie outside, from the distances [n] that `watch` answers; None where they are not known."""
-    if np.isnan(distances).any() or not len(distances):
-        return None
-    order = np.argsort(-distances, kind="stable")
-    outside = int((distances > 1).sum())
-    furthest = [(int(row), float(distances[row])) for row in order[: min(outside, FURTHEST)]]
-    return Outside(len(distances), outside, furthest)
-
-
 def _fit_spread(values: np.ndarray, patients: np.ndarray, colours: int) -> Spread:
     folds = GroupKFold(min(_FOLDS, len(set(patients))))
     alone = np.empty(len(values))
     for others, own in folds.split(values, groups=patients):
         alone[own] = ops.convert_to_numpy(_measure(_shrink(values[others], colours), values[own]))
-    return _shrink(values, colours)._replace(limit=float(np.quantile(alone, INSIDE)))
+    return _shrink(values, colours)._replace(limit=float(np.quantile(alone, INSIDE_SHARE)))
 
 
 def _shrink(values: np.ndarray, colours: int) -> Spread:
