@@ -77,6 +77,7 @@ def predict_all(arguments: argparse.Namespace, output: Path) -> None:
         import keras  # noqa: F401
     from cancernet import folders
     from cancernet.run import load_run
+    from cancernet.using.summary import SUMMARY
 
     run = load_run(arguments.run)
     planned = parts.plan_parts(files, mpp=run.settings.mpp, tile=arguments.tile)
@@ -87,11 +88,11 @@ def predict_all(arguments: argparse.Namespace, output: Path) -> None:
         planned = parts.take_shard(planned, *arguments.shard)
         print(f"Of these, part {arguments.shard[0]} of {arguments.shard[1]}: {parts.describe_plan(planned)}")
     with folders.fresh_folder(output) as folder:
-        count, rejected = predict(run, planned, folder, arguments)
-    print(f"{count:,} predictions: {output / parts.PREDICTIONS}")
+        summary, rejected = predict(run, planned, folder, arguments)
+    print(f"\n{summary.describe()}\nEvery patch: {output / parts.PREDICTIONS}; every slide: {output / SUMMARY}")
     if rejected:
         print(f"{len(rejected):,} file(s) could not be used, named in {output / parts.REJECTED}")
-    if rejected and not count and not arguments.shard:
+    if rejected and not summary.count and not arguments.shard:
         raise InputError(f"No image could be used, first {parts.printable(': '.join(rejected[0]))}")
 
 
@@ -104,7 +105,7 @@ def name_output(arguments: argparse.Namespace) -> Path:
     return output
 
 
-def predict(run, planned: Sequence, folder: Path, arguments: argparse.Namespace) -> tuple[int, list]:
+def predict(run, planned: Sequence, folder: Path, arguments: argparse.Namespace) -> tuple:
     """Write the results of all parts into the folder, with a bar; see `results.predict_parts`."""
     from tqdm import tqdm
 
@@ -115,10 +116,10 @@ def predict(run, planned: Sequence, folder: Path, arguments: argparse.Namespace)
     total = sum(len(part.files) for part in planned) if known else None
     started = time.monotonic()
     with tqdm(total=total, unit=" images", disable=None, smoothing=0.1) as bar:
-        count, rejected = results.predict_parts(run, planned, folder, options, bar)
-    seconds = time.monotonic() - started
+        summary, rejected = results.predict_parts(run, planned, folder, options, bar)
+    seconds, count = time.monotonic() - started, summary.count
     print(f"{count:,} images in {seconds:.1f} s, {count / max(seconds, 1e-9):,.0f} images a second.")
-    return count, rejected
+    return summary, rejected
 
 
 if __name__ == "__main__":

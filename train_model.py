@@ -327,7 +327,7 @@ def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary,
     subject = content.Subject(plan.name, which, content.describe_data(patches, summary), prevalence=plan.prevalence)
     assessment = content.pool_folds(folders, patches, subject)
     described, predictions, _ = assessment
-    errors = content.read_worst_errors(described, predictions, plan.dataset)
+    errors = content.read_pictures(described["worst_errors"], predictions, plan.dataset)
     figures = report.draw_figures(described, predictions, error_images=errors)
     run.write_predictions(work, predictions, described["classes"])
     report.write_report(work, described, figures)
@@ -341,7 +341,7 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
     from cancernet import run
     from cancernet.data import splits
     from cancernet.judging import smoothing
-    from cancernet.learning import pipeline, training
+    from cancernet.learning import familiarity, pipeline, training
     from cancernet.learning.members import fit_members
     from cancernet.reporting import content, wording
 
@@ -401,7 +401,10 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
     else:  # the dataset's own validation split, each image by the member that left it out
         rows = np.flatnonzero([patch.split == "validation" for patch in left_out])
         assessment = content.assess([left_out[row] for row in rows], fitted.left_out[rows], decision, subject)
-    finished = run.Run(fitted.model, decision, settings, folder)
+    groups = np.array(splits.list_groups(patches, by_patient=by_patient))
+    values = [(values, groups[rows]) for rows, values in fitted.seen_apart]
+    familiar = familiarity.fit_familiar(values, channels=experiment.channels)
+    finished = run.Run(fitted.model, decision, settings, folder, familiar)
     run.save_run(finished, trained.history, assessment.predictions)
     return write_report(plan, finished, assessment, trained.history)
 
@@ -411,7 +414,7 @@ def write_report(plan: Plan, finished, assessment, history) -> str:
     from cancernet.reporting import content, illustration, printed, report
 
     described = assessment.report | illustration.illustrate(finished, assessment, plan.dataset, finished.folder)
-    errors = content.read_worst_errors(described, assessment.predictions, plan.dataset)
+    errors = content.read_pictures(described["worst_errors"], assessment.predictions, plan.dataset)
     figures = report.draw_figures(described, assessment.predictions, history=history, error_images=errors)
     report.write_report(finished.folder, described, figures)
     return printed.report_text(described)

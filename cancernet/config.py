@@ -26,6 +26,7 @@ SPLIT_NAMES = {  # names that a folder or a split file may use
 }
 TESTING_SHARE = 0.20  # of all patients
 VALIDATION_SHARE = 0.10  # of the patients that are not for testing
+INSIDE_SHARE = 0.985  # of validation images that lie inside what a run was made for, each measured without its patient
 
 
 _CHECKED = {"extra": "forbid", "allow_inf_nan": False}  # pydantic refuses an unknown name and what is no number

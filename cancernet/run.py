@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sys
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from cancernet.learning.models import ENCODER, ENCODERS_NEED
 MODEL, DECISION, CONFIG, HISTORY = "model.keras", "decision.json", "config.json", "history.csv"
 REPORT, REPORT_TEXT, REPORT_PAGE, PREDICTIONS = "report.json", "report.txt", "report.html", "predictions.csv"
 FEATURES = "features"  # of an unfinished run whose dataset's folder cannot be written
+FAMILIAR = "familiar.npz"  # what validation images are like; not in runs of before
 BEGUN = "begun.json"  # what an unfinished run was asked for
 PACKAGES = ("tensorflow", "keras", "numpy", "sklearn", "scipy", "cv2", "imutils", "matplotlib")
 _HASH_DIGITS = 16  # of SHA-256 that tell images apart
@@ -69,6 +71,7 @@ class Run(NamedTuple):
     decision: Decision
     settings: Settings
     folder: Path
+    familiar: "familiarity.Familiar | None" = None  # noqa: F821  # None where it is not known
 
 
 def describe_machine() -> dict[str, dict]:
@@ -147,6 +150,11 @@ def save_run(run: Run, history: Mapping[str, Sequence[float]], predictions: Pred
     run.model.save(run.folder / MODEL)
     save_decision(run.decision, run.folder / DECISION)
     write_settings(run.folder, run.settings)
+    if run.familiar:
+        spreads = [each._asdict() for each in run.familiar.spreads]
+        np.savez(
+            run.folder / FAMILIAR, **{f"{n}_{name}": part for n, of in enumerate(spreads) for name, part in of.items()}
+        )
     with (run.folder / HISTORY).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["epoch", *history])
@@ -224,7 +232,29 @@ def load_run(folder: Path) -> Run:
     difference = _find_difference(model, decision, settings)
     if difference:
         raise InputError(f"The files of {folder} are not of one run: {difference}. Copy the whole run folder.")
-    return Run(model, decision, settings, folder)
+    return Run(model, decision, settings, folder, _load_familiar(folder, model))
+
+
+def _load_familiar(folder: Path, model) -> "familiarity.Familiar | None":  # noqa: F821
+    """What validation images are like; None where the run does not have it.
+
+    Raises:
+        InputError: the file is damaged, or of another network.
+    """
+    from cancernet.learning import familiarity
+
+    path = folder / FAMILIAR
+    if not path.is_file():
+        return None
+    fields = familiarity.Spread._fields
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            parts = [[file[f"{number}_{name}"] for name in fields] for number in range(len(file.files) // len(fields))]
+        familiar = familiarity.Familiar(tuple(familiarity.Spread(*part[:-1], float(part[-1])) for part in parts))
+        familiarity.check_familiar(model, familiar)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is damaged or of another run. {_AGAIN}") from error
+    return familiar
 
 
 def _find_difference(model, decision: Decision, settings: Settings) -> str:

@@ -11,7 +11,7 @@ from scipy.special import log_softmax
 
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
-from cancernet.learning import fitting, heads, scoring, training
+from cancernet.learning import familiarity, fitting, heads, scoring, training
 from cancernet.learning.features import Place, find_features
 from cancernet.learning.models import build_model, list_kinds
 from cancernet.learning.models.joining import join_members, shrink_first
@@ -37,6 +37,8 @@ class Fitted(NamedTuple):
     training: training.Training
     left_out: np.ndarray  # scores [m, classes] of each member's validation rows, one member after the other
     score: Callable[[np.ndarray], np.ndarray]  # rows [m] of the material -> scores [m, classes] of all members together
+    # of each network rows it was not trained on, and what `familiarity` tells of them; none of given features
+    seen_apart: list[tuple[np.ndarray, np.ndarray]]
 
 
 def fit_members(
@@ -68,6 +70,7 @@ def fit_members(
         ),
         log_softmax(np.mean([kind.left_out for kind in kinds], axis=0), axis=1),
         lambda rows: scoring.predict_scores(model, material.images.select(rows), views=experiment.views),
+        [each for kind in kinds for each in kind.seen_apart],
     )
 
 
@@ -98,11 +101,17 @@ def _fit_kind(
         trained = trained._replace(strength=fitted_heads.strength, seconds=trained.seconds + fitted_heads.seconds)
     model = join_members(networks)
 
-    def score(network: keras.Model, rows: np.ndarray) -> np.ndarray:
-        return scoring.predict_scores(network, material.images.select(rows), views=experiment.views)
+    left_out, seen_apart = [], []
+    for network, rows in zip(networks, members, strict=True):
+        described = scoring.average_over_views(familiarity.describe_images(network), experiment.views)
+        probabilities, values = scoring.predict(described, material.images.select(rows["validation"]))
+        left_out.append(scoring.log_scores(probabilities))
+        seen_apart.append((familiarity.take_some(rows["validation"]), familiarity.take_some(values)))
 
-    left_out = [score(network, rows["validation"]) for network, rows in zip(networks, members, strict=True)]
-    return Fitted(model, trained, np.concatenate(left_out), lambda rows: score(model, rows))
+    def score(rows: np.ndarray) -> np.ndarray:
+        return scoring.predict_scores(model, material.images.select(rows), views=experiment.views)
+
+    return Fitted(model, trained, np.concatenate(left_out), score, seen_apart)
 
 
 def _fit_frozen(experiment: Experiment, material: Material, members: Sequence[Rows], work: Path) -> Fitted:
@@ -112,12 +121,18 @@ def _fit_frozen(experiment: Experiment, material: Material, members: Sequence[Ro
         scoring.score_features(heads.build_head([each]), features, rows["validation"])
         for each, rows in zip(fitted.fitted, members, strict=True)
     ]
-    head = heads.build_head(fitted.fitted)
+    head, seen_apart = heads.build_head(fitted.fitted), []
+    if extractor:
+        rows = familiarity.take_some(np.concatenate([rows["validation"] for rows in members]))
+        images = material.images.select(rows)
+        colours = scoring.predict(familiarity.describe_colours(images.shape), images)
+        seen_apart = [(rows, np.hstack([colours, features[rows].mean(axis=1)]))]
     return Fitted(
         attach_head(extractor, head, experiment.model) if extractor else head,
         training.Training({}, None, fitted.seconds, None, strength=fitted.strength),
         np.concatenate(left_out),
         lambda rows: scoring.score_features(head, features, rows),
+        seen_apart,
     )
 
 

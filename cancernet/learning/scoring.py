@@ -57,14 +57,15 @@ def average_over_views(model: keras.Model, views: str) -> keras.Model:
     """Return a network that shares the model's weights and answers the mean over views of an image, which is square.
 
     Args:
-        model: images to outputs of any kind.
+        model: images to outputs of any kind, or to several.
         views: `one`, the image itself; `mirror`, also its mirror image, left to right; `eight`, all its flips and
             quarter turns.
     """
     if views == "one":
         return model
     network = _answer_views(model, views)
-    return keras.Model(network.inputs[0], keras.ops.mean(network.outputs[0], axis=0))
+    means = [keras.ops.mean(answers, axis=0) for answers in network.outputs]
+    return keras.Model(network.inputs[0], means if len(means) > 1 else means[0])
 
 
 def extract_views(extractor: keras.Model, views: str) -> keras.Model:
@@ -100,7 +101,7 @@ def score_features(head: keras.Model, features: np.ndarray, rows: np.ndarray) ->
 
 
 def _answer_views(model: keras.Model, views: str) -> keras.Model:
-    """Return a network that shares the model's weights and answers each view on its own: [views, n, outputs]."""
+    """Return a network that shares the model's weights and answers each view on its own: [views, n, ...]."""
     inputs = keras.Input(model.input_shape[1:])
     return keras.Model(inputs, keras.ops.map(model, keras.ops.stack(list_views(inputs, views))))
 

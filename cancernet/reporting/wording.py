@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from cancernet.config import INSIDE_SHARE
 from cancernet.judging.bootstrap import FEW_GROUPS, LEAST_GROUPS
 
 METRICS = {  # name in the report -> what it is called, what it says
@@ -125,6 +126,37 @@ def answers(report: dict) -> list[dict]:
         where = f"Where {of_hundred(prevalence['value'])} in 100 images are {ill}, {called}"
         found.append(_answer(report, where, prevalence["ppv"]))
     return found
+
+
+def outside_sentence(counts: tuple[int, int] | None, noun: str) -> str:
+    """That images lie outside what a run was made for; "" where none does.
+
+    Args:
+        counts: how many do, of how many; None where the run does not know.
+        noun: what the images are called: images or patches.
+    """
+    if counts is None:
+        return (
+            f"Whether these {noun} are of the kind that the run was made for is not known: the run does not keep what "
+            "its validation images were like. One trained again does."
+        )
+    outside, images = counts
+    if not outside:
+        return ""
+    how = "what this run was made for, by their colours or what the network sees in them"
+    if outside == images:
+        which = f"All {images:,} {noun} lie" if images > 1 else "The only one lies"
+        return f"{which} outside {how}: do not believe the answers."
+    usual = f"of its validation images {1 - INSIDE_SHARE:.1%} do"
+    return f"{outside:,} of {images:,} {noun} ({outside / images:.1%}) lie outside {how}; {usual}."
+
+
+def report_outside(report: dict) -> str:
+    """That sentence of a report; "" of one that did not measure it, as that of a training."""
+    if "outside" not in report:
+        return ""
+    outside = report["outside"]
+    return outside_sentence(outside and (outside["outside"], outside["images"]), "images")
 
 
 def split_words(data: dict) -> str:

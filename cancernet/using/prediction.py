@@ -7,7 +7,6 @@ IDC set; a patch without a place has None.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +21,8 @@ from cancernet.data.images import fit_image, read_image
 from cancernet.data.tiles import SlideImage, Tile, iterate_tiles, open_slide_image, tile_grid
 from cancernet.judging.decision import Decision
 from cancernet.judging.smoothing import apply_decision
-from cancernet.learning.scoring import BATCH, average_over_views, log_scores
+from cancernet.learning.familiarity import watch
+from cancernet.learning.scoring import BATCH, log_scores
 from cancernet.run import Run
 from cancernet.using.parts import CUT, SLIDE, Part
 
@@ -42,6 +42,7 @@ class ScoredPatches(NamedTuple):
     thumbnail_pixels: int  # side of the thumbnail of a whole patch
     file_scale: float = 1.0  # pixels of the file (at level 0) for one pixel of x and y
     images: Sequence[np.ndarray] = ()  # the patches themselves, where they are kept: uint8 [h, w, channels]
+    distances: np.ndarray = np.empty(0)  # [n] from what the run was made for, above 1 outside; NaN where not known
 
     @property
     def slide(self) -> str:
@@ -68,26 +69,30 @@ class DecidedPatches(NamedTuple):
     threshold: float | None  # on the positive class's probability; None of more than two classes
 
 
-def score_images(run: Run, images: Iterable[np.ndarray], *, progress: Progress | None = None) -> np.ndarray:
+def score_images(
+    run: Run, images: Iterable[np.ndarray], *, progress: Progress | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Score images batch by batch; no more than one batch is held in memory.
 
     Args:
         images: n, uint8 [height, width, 3] RGB or [height, width, 1] grey of any size; each is scaled to the network's.
 
     Returns:
-        Log-probabilities [n, k] float64, in the order of the images.
+        Log-probabilities [n, k] float64 and distances [n] as `familiarity.watch`, in the order of the images.
 
     Raises:
         InputError: the network answers something that is not a number.
     """
-    network = _network(run.model, run.settings.experiment.views)
+    network = watch(run.model, run.familiar, run.settings.experiment.views)
     size, _, channels = network.input_shape[1:]
-    images, scores = iter(images), [np.empty((0, len(run.decision.classes)))]
+    images, scores, distances = iter(images), [np.empty((0, len(run.decision.classes)))], [np.empty(0)]
     while batch := [_fit(image, size, channels) for image in islice(images, BATCH)]:
-        scores.append(log_scores(network.predict_on_batch(np.stack(batch))))
+        probabilities, far = network.predict_on_batch(np.stack(batch))
+        scores.append(log_scores(probabilities))
+        distances.append(far)
         if progress:
             progress(len(batch))
-    return np.concatenate(scores)
+    return np.concatenate(scores), np.concatenate(distances)
 
 
 def score_patches(
@@ -109,9 +114,10 @@ def score_patches(
             thumbnails.append(make_thumbnail(image, thumbnail_pixels))
             yield image
 
-    scores = score_images(run, keep_thumbnails(), progress=progress)
+    scores, distances = score_images(run, keep_thumbnails(), progress=progress)
     files, patients, x, y = map(list, zip(*places, strict=True)) if places else ([], [], [], [])
-    return ScoredPatches(files, x, y, lay_out(patients, x, y, files), scores, thumbnails, thumbnail_pixels)
+    layout = lay_out(patients, x, y, files)
+    return ScoredPatches(files, x, y, layout, scores, thumbnails, thumbnail_pixels, distances=distances)
 
 
 def score_part(
@@ -229,6 +235,3 @@ def _fit(image: np.ndarray, size: int, channels: int) -> np.ndarray:
     elif channels == 3 and image.shape[2] == 1:
         image = np.repeat(image, 3, axis=2)
     return fit_image(image, size)
-
-
-_network = lru_cache(maxsize=1)(average_over_views)  # built once

@@ -47,22 +47,25 @@ def test_images_of_any_size_are_scored_in_order_and_counted(run):
     reds = [100 + i for i in range(2 * prediction.BATCH + 3)]
     counted = []
     images = (patch(red, *((50, 50), (9, 120))[red % 2]) for red in reds)
-    scores = prediction.score_images(run, images, progress=counted.append)
+    scores, distances = prediction.score_images(run, images, progress=counted.append)
     np.testing.assert_allclose(log_odds(scores), [(150 - red) / 10 for red in reds], atol=1e-4)
     assert counted == [prediction.BATCH, prediction.BATCH, 3]
-    assert prediction.score_images(run, []).shape == (0, 2)
+    assert distances.shape == (len(reds),)
+    assert np.isnan(distances).all()  # this run keeps nothing of what its images are like
+    assert [each.shape for each in prediction.score_images(run, [])] == [(0, 2), (0,)]
 
 
 def test_a_grey_image_is_scored_as_grey_in_all_channels(run):
-    scores = prediction.score_images(run, [patch(140, channels=1)])
+    scores, _ = prediction.score_images(run, [patch(140, channels=1)])
     assert log_odds(scores)[0] == pytest.approx(1, abs=1e-4)
 
 
 def test_views_in_prediction_are_those_of_the_run(network, monkeypatch):
     asked = []
-    monkeypatch.setattr(prediction, "_network", lambda model, views: asked.append((model, views)) or model)
+    watch = prediction.watch
+    monkeypatch.setattr(prediction, "watch", lambda *given: asked.append(given) or watch(*given))
     prediction.score_images(make_red_run(network, views="mirror"), [patch(1)])
-    assert asked == [(network, "mirror")]
+    assert asked == [(network, None, "mirror")]
 
 
 def square(side):
