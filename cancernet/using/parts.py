@@ -16,7 +16,7 @@ from cancernet import InputError
 from cancernet.data.dataset import find_place
 from cancernet.data.grid import PATCH_STEP
 from cancernet.data.images import EXTENSIONS
-from cancernet.folders import walk
+from cancernet.folders import file_stem, walk
 
 PREDICTIONS, REJECTED = "predictions.csv", "rejected.csv"  # in the folder of the results
 SLIDE_EXTENSIONS = (".svs", ".ndpi", ".mrxs", ".scn", ".svslide", ".vms", ".vmu", ".bif", ".dcm", ".qptiff")
@@ -69,8 +69,6 @@ def plan_parts(files: Sequence[str], *, mpp: float | None, tile: str) -> list[Pa
         mpp: the run's scale, micrometres a pixel; None where it has none.
         tile: whether images are cut into patches: auto (see `is_cut`; patches with a place are not), always or never.
     """
-    from cancernet.reporting.illustration import file_stem  # draws with Keras and Matplotlib; find_files does not wait
-
     parts: list[Part] = []
     slides: dict[str, Part] = {}
     loose, stems = Part(LOOSE, "", "", []), set()
