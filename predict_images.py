@@ -1,6 +1,7 @@
 """Apply a finished run to new images: single patches, slides of IDC patches, large images and whole slides."""
 
 import argparse
+import functools
 import re
 import time
 from collections.abc import Sequence
@@ -33,7 +34,12 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, help="folder made by train_model.py, such as runs/cancernet")
-    parser.add_argument("paths", nargs="+", metavar="path", help="images, or folders with images at any depth")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="path",
+        help="images, folders with images at any depth, or tables of them: .csv files with a column path",
+    )
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for the results (%(default)s)")
     parser.add_argument("--mpp", type=positive_number, help="micrometres a pixel of large images that do not say it")
     parser.add_argument("--tile", choices=("auto", "always", "never"), default="auto", help="see below (%(default)s)")
@@ -41,6 +47,13 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--threshold", type=prevalence, help="on the positive class, in place of the run's own")
     parser.add_argument(
         "--shard", type=parse_shard, help="3/16: the third of sixteen parts; whole slides, in OUTPUT/shard_03_of_16"
+    )
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="answer each path, one slide, on the Ray cluster at this address, or on all cores of this machine",
     )
     parser.add_argument("--force", action="store_true", help="replace predictions that are there")
     return parser.parse_args(argv)
@@ -57,12 +70,18 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
+    if arguments.ray and arguments.shard:
+        raise InputError("--shard divides the work between jobs, and --ray divides it itself. Give one of them.")
     from cancernet.folders import lock_folder
     from cancernet.using import parts
 
     output = name_output(arguments)
     check_output(output)
+    arguments.paths = parts.expand_tables(arguments.paths)
     with lock_folder(output, "prediction"):
+        if arguments.ray:
+            predict_archive(arguments, output)
+            return
         check_replaceable(output, holds=parts.PREDICTIONS, called="predictions", force=arguments.force)
         predict_all(arguments, output)
 
@@ -94,6 +113,34 @@ def predict_all(arguments: argparse.Namespace, output: Path) -> None:
         print(f"{len(rejected):,} file(s) could not be used, named in {output / parts.REJECTED}")
     if rejected and not summary.count and not arguments.shard:
         raise InputError(f"No image could be used, first {parts.printable(': '.join(rejected[0]))}")
+
+
+def predict_archive(arguments: argparse.Namespace, output: Path) -> None:
+    """Answer slides on a Ray cluster. What is finished stays: the same command goes on where it was ended."""
+    try:
+        from cancernet.using import cluster
+    except ImportError as error:
+        raise InputError(f"--ray needs more: pip install -r requirements-cluster.txt ({error}).") from error
+    from cancernet.run import read_settings
+    from cancernet.using import archive, parts
+
+    work = cluster.Work(
+        arguments.run.resolve(),
+        read_settings(arguments.run),
+        output.resolve(),
+        arguments.tile,
+        arguments.mpp,
+        not arguments.no_neighbours,
+        arguments.threshold,
+    )
+    archive.open_folder(output, cluster.describe_work(work), force=arguments.force)
+    kept = archive.Archive(output)
+    cluster.answer_archive(arguments.ray, work, kept, arguments.paths, say=functools.partial(print, flush=True))
+    print(f"{len(kept.finished):,} slides: {output / archive.SUMMARY}, their patches: {output / archive.PATCHES}")
+    if kept.failed:
+        print(f"{len(kept.failed):,} file(s) could not be used, named in {output / archive.FAILED}")
+    if not kept.finished:
+        raise InputError(f"No slide could be used, first {parts.printable(': '.join(kept.failed[0][1:]))}")
 
 
 def name_output(arguments: argparse.Namespace) -> Path:

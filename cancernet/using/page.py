@@ -21,6 +21,7 @@ from cancernet.run import Run, name_class
 from cancernet.using import prediction, results, slide_map, uploads
 from cancernet.using.parts import is_large
 from cancernet.using.prediction import DecidedPatches, ScoredPatches
+from cancernet.using.reading import choose_thumbnail_pixels, cut_slide
 
 CARD_METRICS = ("sensitivity", "specificity", "ppv", "npv", "auroc", "accuracy", "macro_f1", "ece")
 _NOBODY_ELSE = contextlib.nullcontext()
@@ -232,7 +233,7 @@ def _score_tiles(run: Run, tiles: Sequence[Tile], tell: Tell) -> ScoredPatches:
         tell(done / len(tiles), f"Judging patch {done:,} of {len(tiles):,}")
 
     images, files, patients, x, y = zip(*tiles, strict=True)
-    thumbnail_pixels = prediction.choose_thumbnail_pixels(lay_out(patients, x, y, files))
+    thumbnail_pixels = choose_thumbnail_pixels(lay_out(patients, x, y, files))
     scored = prediction.score_patches(run, tiles, thumbnail_pixels=thumbnail_pixels, progress=count)
     return scored._replace(images=images)
 
@@ -244,7 +245,7 @@ def _score_large(run: Run, picture: uploads.Picture, mpp: float | None, tell: Te
         )
     tell(0.0, "Cutting a large image into patches")
     slide = picture_as_slide(Path(picture.name), picture.image, picture.resolution, mpp)
-    tiles = list(prediction.cut_slide(run, slide, file=picture.name))
+    tiles = list(cut_slide(run.settings, slide, file=picture.name))
     return _score_tiles(run, tiles, tell)._replace(file_scale=run.settings.mpp / slide.mpp)
 
 

@@ -8,26 +8,23 @@ IDC set; a patch without a place has None.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from cancernet import InputError
-from cancernet.data.dataset import find_place
-from cancernet.data.grid import PATCH_STEP, Layout, SlideGrid, lay_out, make_thumbnail, thumbnail_side
-from cancernet.data.images import fit_image, read_image
-from cancernet.data.tiles import SlideImage, Tile, iterate_tiles, open_slide_image, tile_grid
+from cancernet.data.grid import Layout, SlideGrid, lay_out, make_thumbnail
+from cancernet.data.images import fit_image
+from cancernet.data.tiles import Tile
 from cancernet.judging.decision import Decision
 from cancernet.judging.smoothing import apply_decision
 from cancernet.learning.familiarity import watch
 from cancernet.learning.scoring import BATCH, log_scores
 from cancernet.run import Run
-from cancernet.using.parts import CUT, SLIDE, Part
+from cancernet.using.parts import Part
+from cancernet.using.reading import OpenPart, Refuse, open_part
 
 Progress = Callable[[int], object]  # gets the number of images done since its last call; tqdm.update is one
-Refuse = Callable[[Sequence[str], str], object]  # gets files that cannot be used, and why; the reason may name the file
 
 
 class ScoredPatches(NamedTuple):
@@ -101,7 +98,7 @@ def score_patches(
     """Score patches of one slide, or patches without a slide; one batch and all thumbnails are held in memory.
 
     Args:
-        thumbnail_pixels: side of the thumbnail of a whole patch, see `choose_thumbnail_pixels`.
+        thumbnail_pixels: side of the thumbnail of a whole patch, see `reading.choose_thumbnail_pixels`.
 
     Raises:
         InputError: as `score_images`.
@@ -126,69 +123,23 @@ def score_part(
     """Read and score the files of one part.
 
     Args:
-        mpp: as `score_large_image`.
-        refuse: gets each file that cannot be read, and why; the others are scored without it.
+        mpp, refuse: as `reading.open_part`.
 
     Raises:
-        InputError: the part cannot be used as a whole: patches of a slide overlap, or as `score_large_image`.
+        InputError: the part cannot be used as a whole, see `reading.open_part`; or as `score_images`.
     """
-    if part.kind == CUT:
-        return score_large_image(run, part.files[0], mpp=mpp, progress=progress)
-    places = [find_place(file) if part.kind == SLIDE else ("", None, None) for file in part.files]
-    layout = lay_out(*zip(*places, strict=True), part.files)
-    for reason in layout.unplaceable.values():
-        raise InputError(reason)
-
-    def read() -> Iterator[Tile]:
-        for file, place in zip(part.files, places, strict=True):
-            try:
-                image = read_image(file, channels=run.settings.experiment.channels, sha256=None)
-            except InputError as error:
-                refuse([file], str(error))
-                continue
-            yield Tile(image, file, *place)
-
-    return score_patches(run, read(), thumbnail_pixels=choose_thumbnail_pixels(layout), progress=progress)
+    with open_part(run.settings, part, mpp=mpp, refuse=refuse) as opened:
+        return score_opened(run, opened, progress=progress)
 
 
-def score_large_image(
-    run: Run, file: str, *, mpp: float | None = None, progress: Progress | None = None
-) -> ScoredPatches:
-    """Open a whole slide or a large picture, cut it into patches at the scale of the run and score those with tissue.
-
-    Memory holds one block of the image (see cancernet.data.tiles) and a thumbnail of each patch.
-
-    Args:
-        file: its path; also the name of the slide.
-        mpp: micrometres a pixel at level 0, for a file that does not say so itself.
+def score_opened(run: Run, opened: OpenPart, *, progress: Progress | None = None) -> ScoredPatches:
+    """Score the patches of one part; one batch and all thumbnails are held in memory.
 
     Raises:
-        InputError: the file cannot be read or does not say its scale; or as `cut_slide`.
+        InputError: as `score_images`, or while a patch is read.
     """
-    with open_slide_image(Path(file), mpp) as slide:
-        tiles = cut_slide(run, slide, file=file)
-        shape = tile_grid(slide, patch_pixels=PATCH_STEP, target_mpp=run.settings.mpp)
-        scored = score_patches(run, tiles, thumbnail_pixels=thumbnail_side(shape), progress=progress)
-        return scored._replace(file_scale=run.settings.mpp / slide.mpp)
-
-
-def cut_slide(run: Run, slide: SlideImage, *, file: str) -> Iterator[Tile]:
-    """Cut an open slide into patches of PATCH_STEP pixels at the scale of the run; those without tissue are left out.
-
-    Raises:
-        InputError: the run does not know its scale. Later, while the patches are read: the slide is coarser than the
-            run, a piece of the file is damaged, or no patch has tissue.
-    """
-    if run.settings.mpp is None:
-        raise InputError(
-            f"{file}: is to be cut into patches, and this run does not know the scale of its patches. Give patches."
-        )
-    return _expect_tissue(iterate_tiles(slide, file=file, patch_pixels=PATCH_STEP, target_mpp=run.settings.mpp), file)
-
-
-def choose_thumbnail_pixels(layout: Layout) -> int:
-    """Side of the thumbnails of patches that are laid out so; PATCH_STEP where there is no slide to be drawn."""
-    return min((thumbnail_side(slide.shape) for slide in layout.slides), default=PATCH_STEP)
+    scored = score_patches(run, opened.tiles, thumbnail_pixels=opened.thumbnail_pixels, progress=progress)
+    return scored._replace(file_scale=opened.file_scale)
 
 
 def can_be_smoothed(run: Run, scored: ScoredPatches) -> bool:
@@ -217,15 +168,6 @@ def decide_patches(
     decision = choose_decision(run, neighbours=neighbours and can_be_smoothed(run, scored))
     decided = apply_decision(decision, scored.scores, scored.layout.slides, threshold=threshold)
     return DecidedPatches(scored, *decided, decision.threshold if threshold is None else threshold)
-
-
-def _expect_tissue(tiles: Iterator[Tile], file: str) -> Iterator[Tile]:
-    empty = True
-    for tile in tiles:
-        empty = False
-        yield tile
-    if empty:
-        raise InputError(f"{file}: shows no stained tissue, only background. Check that it is the right image.")
 
 
 def _fit(image: np.ndarray, size: int, channels: int) -> np.ndarray:

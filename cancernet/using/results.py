@@ -70,32 +70,40 @@ def predict_parts(
     return summary, rejected
 
 
-def write_header(table: TextIO, classes: Sequence[str]) -> None:
-    """Write the first line of predictions.csv.
+def name_columns(classes: Sequence[str]) -> list[str]:
+    """The columns of predictions.csv: file, x, y, probability of each class, predicted, threshold, slide, distance."""
+    shares = [f"probability_{name}" for name in classes]
+    return ["file", "x", "y", *shares, "predicted", "threshold", "slide", "distance"]
 
-    The columns: file, x, y, probability of each class, predicted, threshold, slide, distance.
+
+def write_header(table: TextIO, classes: Sequence[str]) -> None:
+    """Write the first line of predictions.csv, see `name_columns`."""
+    tables.write_rows(table, [name_columns(classes)])
+
+
+def list_rows(decided: DecidedPatches, classes: Sequence[str]) -> list[list]:
+    """A row for each patch, see `name_columns`; numbers of four digits after the point.
+
+    x and y are the left and top pixel of the patch: in a large image in the file's own pixels (level 0), for a patch as
+    its name says. What a patch does not have is None: a place, a threshold (of more than two classes), and how far it
+    lies from what the run was made for (`familiarity.watch`) where the run does not know. A patch without a slide
+    has "".
     """
-    names = ["file", "x", "y", *(f"probability_{name}" for name in classes), "predicted", "threshold", "slide"]
-    tables.write_rows(table, [[*names, "distance"]])
+    scored, listed = decided.scored, []
+    threshold = None if decided.threshold is None else round(decided.threshold, 4)
+    distances = [None if np.isnan(distance) else round(float(distance), 4) for distance in scored.distances]
+    distances = distances or [None] * len(scored.files)
+    rows = zip(scored.files, scored.x, scored.y, decided.probabilities, decided.predicted, distances, strict=True)
+    for file, x, y, probabilities, index, distance in rows:
+        place = [None if value is None else round(value * scored.file_scale) for value in (x, y)]
+        shares = [round(float(share), 4) for share in probabilities]
+        listed.append([file, *place, *shares, classes[index], threshold, scored.slide, distance])
+    return listed
 
 
 def write_rows(table: TextIO, decided: DecidedPatches, classes: Sequence[str]) -> None:
-    """Write one line for each patch, numbers of four digits after the point.
-
-    x and y are the left and top pixel of the patch: in a large image in the file's own pixels (level 0), for a patch as
-    its name says. What a patch does not have is empty: a place, a slide, a threshold (of more than two classes), and
-    how far it lies from what the run was made for (`familiarity.watch`) where the run does not know.
-    """
-    scored, lines = decided.scored, []
-    threshold = "" if decided.threshold is None else round(decided.threshold, 4)
-    distances = ["" if np.isnan(distance) else round(float(distance), 4) for distance in scored.distances]
-    distances = distances or [""] * len(scored.files)
-    rows = zip(scored.files, scored.x, scored.y, decided.probabilities, decided.predicted, distances, strict=True)
-    for file, x, y, probabilities, index, distance in rows:
-        place = ["" if value is None else round(value * scored.file_scale) for value in (x, y)]
-        shares = [round(float(share), 4) for share in probabilities]
-        lines.append([file, *place, *shares, classes[index], threshold, scored.slide, distance])
-    tables.write_rows(table, lines)
+    """Write `list_rows`; what a patch does not have is empty."""
+    tables.write_rows(table, list_rows(decided, classes))
 
 
 def write_slide(run: Run, part: Part, decided: DecidedPatches, folder: Path) -> str:

@@ -22,7 +22,8 @@ from cancernet.data.grid import lay_out
 from cancernet.data.tiles import Tile
 from cancernet.judging.smoothing import smooth_scores
 from cancernet.using import prediction
-from cancernet.using.parts import LOOSE, SLIDE, Part
+from cancernet.using.parts import CUT, LOOSE, SLIDE, Part
+from cancernet.using.reading import choose_thumbnail_pixels
 
 
 @pytest.fixture(scope="module")
@@ -157,9 +158,13 @@ def test_patches_that_overlap_are_refused_before_they_are_read(run):
         prediction.score_part(run, Part(SLIDE, "7", "7", files), mpp=None, refuse=refuse_nothing)
 
 
+def score_large(run, path, mpp=None):
+    return prediction.score_part(run, Part(CUT, path, "large", [path]), mpp=mpp, refuse=refuse_nothing)
+
+
 def test_a_large_image_is_cut_at_the_scale_of_the_run_without_its_background(run, tmp_path):
     path = str(write_picture(tmp_path / "large.png"))
-    scored = prediction.score_large_image(run, path, mpp=2.0)
+    scored = score_large(run, path, mpp=2.0)
     assert list(zip(scored.x, scored.y)) == [(x, y) for y in (0, 50, 100) for x in (100, 150)]
     assert set(scored.files) == {scored.slide} == {path}
     assert (scored.file_scale, scored.thumbnail_pixels, scored.grid.origin) == (2.0, 50, (100, 0))
@@ -171,19 +176,19 @@ def test_images_that_cannot_be_cut_are_refused_in_words(run, tmp_path):
     path, white = str(write_picture(tmp_path / "large.png")), str(tmp_path / "white.png")
     cv2.imwrite(white, np.full((300, 300, 3), 255, np.uint8))
     with pytest.raises(InputError, match="white.png: shows no stained tissue"):
-        prediction.score_large_image(run, white, mpp=4.0)
+        score_large(run, white, mpp=4.0)
     with pytest.raises(InputError, match="does not say how many micrometres"):
-        prediction.score_large_image(run, path)
+        score_large(run, path)
     with pytest.raises(InputError, match="this run does not know the scale of its patches"):
-        prediction.score_large_image(make_red_run(run.model, mpp=None), path, mpp=4.0)
+        score_large(make_red_run(run.model, mpp=None), path, mpp=4.0)
 
 
 def test_patches_keep_their_places_and_get_thumbnails_of_one_scale(run):
     tiles = [Tile(patch(140), "a", "s", 1, 1), Tile(patch(160, 50, 25), "b", "s", 3951, 1)]  # 80 columns
     layout = lay_out(["s", "s"], [1, 3951], [1, 1], ["a", "b"])
-    side = prediction.choose_thumbnail_pixels(layout)
+    side = choose_thumbnail_pixels(layout)
     assert side == 20  # 1600 / 80
-    assert prediction.choose_thumbnail_pixels(lay_out(["", ""], [None, None], [None, None], ["a", "b"])) == 50
+    assert choose_thumbnail_pixels(lay_out(["", ""], [None, None], [None, None], ["a", "b"])) == 50
     scored = prediction.score_patches(run, iter(tiles), thumbnail_pixels=side)
     assert (scored.files, scored.slide, scored.x, scored.y) == (["a", "b"], "s", [1, 3951], [1, 1])
     assert [each.shape for each in scored.thumbnails] == [(20, 20, 3), (20, 10, 3)]
