@@ -23,6 +23,7 @@ from cancernet import Diverged, InputError
 from cancernet.learning.search_space import Range, Value, is_whole
 
 FIRST_TRIALS = 5  # that are not pruned: a median of fewer is chance
+LEAST_FOR_IMPORTANCE = 10  # finished trials
 SECONDS_FOR_STORAGE = 30  # that a busy file is waited for
 _ASK, _PROCESSES, _STUDY = "ask.lock", "processes", "study.db"
 _COUNTED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
@@ -130,16 +131,16 @@ def count_finished(study: optuna.Study) -> int:
 
 
 def find_importance(study: optuna.Study) -> dict[str, float]:
-    """Share of each setting in what makes trials better than others, the largest first; {} for too few trials.
+    """Share of each setting in what makes trials better than others, the largest first; {} for fewer than ten trials.
 
     PED-ANOVA (Watanabe, Bansal & Hutter 2023).
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = optuna.importance.get_param_importances(study)
-    except (ValueError, RuntimeError):  # fewer than two finished trials, or all alike
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(finished) < LEAST_FOR_IMPORTANCE or len({trial.value for trial in finished}) < 2:
         return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = optuna.importance.get_param_importances(study)
     return {name: float(share) for name, share in found.items() if np.isfinite(share)}
 
 

@@ -121,7 +121,7 @@ def _draw_history(axes: Axes, outcome: Outcome) -> None:
     pruned = [row for row in outcome.rows if row.state == "pruned" and row.log_loss is not None]
     numbers, losses = np.array([(row.number, row.log_loss) for row in finished]).T
     axes.plot(numbers, losses, "o", color=BLUE, markersize=5, label="finished")
-    axes.plot(numbers, np.minimum.accumulate(losses), color=BLUE, linewidth=1.5, label="best so far")
+    axes.plot(numbers, np.minimum.accumulate(losses), color=BLUE, drawstyle="steps-post", label="best so far")
     if pruned:
         places = [row.number for row in pruned], [row.log_loss for row in pruned]
         axes.plot(*places, "x", color=GREY, markersize=5, label="pruned: on the folds it had")
