@@ -139,6 +139,8 @@ def choose_experiment(arguments) -> Experiment:
         raise InputError(
             f"--head {experiment.head} is for a frozen backbone. Give --model densenet121, or leave it out."
         )
+    if families == {"transfer"} and experiment.dropout != base.dropout:
+        raise InputError("dropout is for cancernet and simple_cnn. Leave it out for a backbone.")
     if len(architectures) == 1 and experiment.strategy == "frozen":
         check_frozen(arguments, experiment, base)
         experiment = dataclasses.replace(experiment, augmentation=Augmentation())  # features are computed once
@@ -215,31 +217,9 @@ def main(argv: Sequence[str]) -> None:
     judged_folds = choose_folds(arguments)
     folder = arguments.output or RUNS / experiment.model.replace("+", "_")
     from cancernet import run
-    from cancernet.data import dataset
     from cancernet.folders import lock_folder
-    from cancernet.judging import decision
 
-    decision.parse_operating_point(arguments.operating_point)
-    patches, summary = dataset.read_manifest(arguments.dataset), dataset.read_summary(arguments.dataset)
-    if summary.split != "image":
-        dataset.check_patients(patches)
-    if summary.are_grey and not arguments.features:
-        print("The images are grey, so they are taken to have an upright: never turned, never upside down.")
-        experiment = fit_to_grey(experiment, views=arguments.views)
-    dataset.check_trainable(patches)
-    plan = Plan(
-        experiment=experiment,
-        dataset=arguments.dataset,
-        name=folder.name,
-        positive=choose_positive(arguments, dataset.list_classes(patches)),
-        operating_point=arguments.operating_point,
-        neighbours=not arguments.no_neighbours,
-        prevalence=arguments.prevalence,
-        split_by=summary.split,
-        cache_limit=arguments.cache_limit and int(arguments.cache_limit * 2**30),
-        manifest_sha256=dataset.hash_manifest(arguments.dataset),
-        features=arguments.features,
-    )
+    plan, patches, summary = make_plan(arguments, experiment, folder.name)
     check_output(folder)
     with lock_folder(folder, "training"):
         work = run.prepare_folder(folder, describe_request(plan, arguments), force=arguments.force)
@@ -272,6 +252,35 @@ class Plan:
     features: Path | None  # a file of features that came from elsewhere
 
 
+def make_plan(arguments, experiment: Experiment, name: str):
+    """The plan of a training by that name, with the patches of its dataset and their summary."""
+    from cancernet.data import dataset
+    from cancernet.judging import decision
+
+    decision.parse_operating_point(arguments.operating_point)
+    patches, summary = dataset.read_manifest(arguments.dataset), dataset.read_summary(arguments.dataset)
+    if summary.split != "image":
+        dataset.check_patients(patches)
+    if summary.are_grey and not arguments.features:
+        print("The images are grey, so they are taken to have an upright: never turned, never upside down.")
+        experiment = fit_to_grey(experiment, views=arguments.views)
+    dataset.check_trainable(patches)
+    plan = Plan(
+        experiment=experiment,
+        dataset=arguments.dataset,
+        name=name,
+        positive=choose_positive(arguments, dataset.list_classes(patches)),
+        operating_point=arguments.operating_point,
+        neighbours=not arguments.no_neighbours,
+        prevalence=arguments.prevalence,
+        split_by=summary.split,
+        cache_limit=arguments.cache_limit and int(arguments.cache_limit * 2**30),
+        manifest_sha256=dataset.hash_manifest(arguments.dataset),
+        features=arguments.features,
+    )
+    return plan, patches, summary
+
+
 def describe_request(plan: Plan, arguments) -> dict:
     """What an unfinished training must have been asked for if it is to go on: all that the figures follow from."""
     asked = {name: value for name, value in vars(arguments).items() if name not in ("dataset", "output", "force")}
@@ -301,20 +310,31 @@ def choose_folds(arguments) -> list[int]:
     return wanted
 
 
-def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary, work: Path) -> str:
-    """Cross-validation: a run for each fold judged, then one report on all their test images together."""
-    from cancernet import run
+def deal_folds(plan: Plan, patches, folds: int) -> list[list]:
+    """The patches of each fold of a cross-validation, with the splits they have in it.
+
+    Raises:
+        InputError: too few patients, or a fold that cannot be trained.
+    """
     from cancernet.data import dataset, splits
-    from cancernet.reporting import content, printed, report
 
     groups = splits.list_groups(patches, by_patient=plan.split_by != "image")
     labels = [patch.label for patch in patches]
     assigned = splits.assign_folds(labels, groups, folds=folds, seed=plan.experiment.seed)
-    assigned = [assigned[number - 1] for number in judged]
-    folders = [work / f"fold_{number}" for number in judged]
     dealt = [[patch._replace(split=split) for patch, split in zip(patches, fold, strict=True)] for fold in assigned]
     for own in dealt:
         dataset.check_trainable(own)
+    return dealt
+
+
+def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary, work: Path) -> str:
+    """Cross-validation: a run for each fold judged, then one report on all their test images together."""
+    from cancernet import run
+    from cancernet.reporting import content, printed, report
+
+    folders = [work / f"fold_{number}" for number in judged]
+    every = deal_folds(plan, patches, folds)
+    dealt = [every[number - 1] for number in judged]
     material = open_material(plan, patches, work)
     for folder, own in zip(folders, dealt, strict=True):
         if run.is_finished(folder):
@@ -339,46 +359,11 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
     import numpy as np
 
     from cancernet import run
-    from cancernet.data import splits
-    from cancernet.judging import smoothing
-    from cancernet.learning import familiarity, pipeline, training
-    from cancernet.learning.members import fit_members
-    from cancernet.reporting import content, wording
+    from cancernet.learning import pipeline, training
+    from cancernet.reporting import content
 
-    experiment = plan.experiment
-    settings = describe_settings(plan, patches, summary)
-    by_patient = plan.split_by != "image"
-    members = splits.deal_members(patches, experiment.members, by_patient=by_patient, seed=experiment.seed)
-    trained_on = np.unique(np.concatenate([member["training"] for member in members]))
-    weights = training.class_weights(material.labels[trained_on], len(settings.classes), experiment.class_weight)
-    material = material._replace(weights=weights)
-    device = settings.hardware["device"]
-    what = f"a head on {plan.features}" if plan.features else experiment.model
-    print(f"Training {what} on {len(trained_on):,} images of {plan.dataset}, on the {device}.")
-    if plan.positive:
-        named = {"class_names": settings.class_names}
-        print(f"The positive class, to be found, is {wording.class_label(named, plan.positive)}.")
-    if experiment.kept_weights == "mean" and experiment.strategy != "frozen":
-        print(
-            f"Judged is the mean of the weights of epochs {experiment.epochs // 2 + 1} to {experiment.epochs}. The "
-            "val_accuracy of a single epoch, which may jump up and down, is not."
-        )
-
-    with pipeline.naming_bad_files(material.images):
-        fitted = fit_members(experiment, material, members, describe_training(settings), folder)
-        trained = fitted.training
-    settings = dataclasses.replace(settings, training_precision=trained.precision)
-
-    left_out = [patches[row] for member in members for row in member["validation"]]
-    decision = smoothing.fit_on_validation(
-        left_out,
-        fitted.left_out,
-        classes=settings.classes,
-        positive=plan.positive,
-        operating_point=plan.operating_point,
-        neighbours=plan.neighbours,
-        log_class_weight=log_weight_of_positive(plan, settings.classes, material.weights),
-    )
+    finished, fitted, left_out, weights = fit_run(plan, material, patches, summary, folder)
+    decision, settings, trained = finished.decision, finished.settings, fitted.training
     testing = np.flatnonzero([patch.split == "testing" for patch in patches])
     judged = "testing" if len(testing) else "validation"
     subject = content.Subject(
@@ -386,8 +371,8 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
         judged,
         content.describe_data(patches, summary),
         made={
-            "class_weights": {name: material.weights[index] for index, name in enumerate(settings.classes)},
-            "training": training.describe(trained, device),
+            "class_weights": {name: weights[index] for index, name in enumerate(settings.classes)},
+            "training": training.describe(trained, settings.hardware["device"]),
             "settings": content.flatten(describe_training(settings)),
         },
         chose_model=judged == "validation",
@@ -401,12 +386,67 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
     else:  # the dataset's own validation split, each image by the member that left it out
         rows = np.flatnonzero([patch.split == "validation" for patch in left_out])
         assessment = content.assess([left_out[row] for row in rows], fitted.left_out[rows], decision, subject)
+    run.save_run(finished, trained.history, assessment.predictions)
+    return write_report(plan, finished, assessment, trained.history)
+
+
+def fit_run(plan: Plan, material, patches, summary, folder: Path) -> tuple:
+    """Train on training and fix the decision on validation.
+
+    Returns:
+        The run, not saved; what `fit_members` fitted; the patches that the members left out, in the order of their
+        scores; the class weights.
+    """
+    import numpy as np
+
+    from cancernet import run
+    from cancernet.data import splits
+    from cancernet.judging import smoothing
+    from cancernet.learning import familiarity, pipeline, training
+    from cancernet.learning.members import fit_members
+
+    experiment = plan.experiment
+    settings = describe_settings(plan, patches, summary)
+    by_patient = plan.split_by != "image"
+    members = splits.deal_members(patches, experiment.members, by_patient=by_patient, seed=experiment.seed)
+    trained_on = np.unique(np.concatenate([member["training"] for member in members]))
+    weights = training.class_weights(material.labels[trained_on], len(settings.classes), experiment.class_weight)
+    material = material._replace(weights=weights)
+    announce(plan, settings, len(trained_on))
+    with pipeline.naming_bad_files(material.images):
+        fitted = fit_members(experiment, material, members, describe_training(settings), folder)
+    settings = dataclasses.replace(settings, training_precision=fitted.training.precision)
+    left_out = [patches[row] for member in members for row in member["validation"]]
+    decision = smoothing.fit_on_validation(
+        left_out,
+        fitted.left_out,
+        classes=settings.classes,
+        positive=plan.positive,
+        operating_point=plan.operating_point,
+        neighbours=plan.neighbours,
+        log_class_weight=log_weight_of_positive(plan, settings.classes, weights),
+    )
     groups = np.array(splits.list_groups(patches, by_patient=by_patient))
     values = [(values, groups[rows]) for rows, values in fitted.seen_apart]
     familiar = familiarity.fit_familiar(values, channels=experiment.channels)
-    finished = run.Run(fitted.model, decision, settings, folder, familiar)
-    run.save_run(finished, trained.history, assessment.predictions)
-    return write_report(plan, finished, assessment, trained.history)
+    return run.Run(fitted.model, decision, settings, folder, familiar), fitted, left_out, weights
+
+
+def announce(plan: Plan, settings, images: int) -> None:
+    """Print what is going to be trained, and what will be judged of it."""
+    from cancernet.reporting import wording
+
+    experiment, device = plan.experiment, settings.hardware["device"]
+    what = f"a head on {plan.features}" if plan.features else experiment.model
+    print(f"Training {what} on {images:,} images of {plan.dataset}, on the {device}.")
+    if plan.positive:
+        named = {"class_names": settings.class_names}
+        print(f"The positive class, to be found, is {wording.class_label(named, plan.positive)}.")
+    if experiment.kept_weights == "mean" and experiment.strategy != "frozen":
+        print(
+            f"Judged is the mean of the weights of epochs {experiment.epochs // 2 + 1} to {experiment.epochs}. The "
+            "val_accuracy of a single epoch, which may jump up and down, is not."
+        )
 
 
 def write_report(plan: Plan, finished, assessment, history) -> str:

@@ -68,6 +68,7 @@ class Experiment:
     weight_decay: Annotated[float, Ge(0)] = 0.0
     class_weight: Literal["ratio", "balanced", "none"] = "ratio"  # max(count)/count, n/(classes*count), or 1
     augmentation: Augmentation = field(default_factory=Augmentation)
+    dropout: _Share = 0.5  # before the last layer of cancernet (half of it within) and simple_cnn
     statistics_momentum: _Share = 0.99  # of batch normalisation's moving mean and variance; 0.99 is Keras' own
     views: Literal["one", "mirror", "eight"] = "one"  # of an image: predictions are the mean over them
     kept_weights: Literal["best", "mean"] = "best"  # epoch of least validation loss; mean of the last half

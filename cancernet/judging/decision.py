@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cancernet import InputError
+from cancernet import Diverged, InputError
 from cancernet.folders import read_json
 from cancernet.judging.calibration import apply_calibration, fit_calibration
 
@@ -243,7 +243,7 @@ def _check_fit(scores, labels, patients, classes, positive, point, operating_poi
             f"patients and {len(classes)} classes. They must be of the same images."
         )
     if not np.isfinite(scores).all():
-        raise InputError(
+        raise Diverged(
             "Validation scores are not all finite numbers: training diverged. Use a smaller --learning-rate."
         )
     if (positive is None) == (len(classes) == 2) or (positive is not None and positive not in classes):

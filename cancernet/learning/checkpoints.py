@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from typing_extensions import TypedDict
 
-from cancernet import InputError
+from cancernet import Diverged, InputError
 from cancernet.config import Experiment
 from cancernet.folders import fresh_folder, read_json
 
@@ -171,7 +171,7 @@ class Recorder(keras.callbacks.Callback):
         by_chance = math.log(self.model.output_shape[-1])
         if math.isfinite(loss) and (loss <= DIVERGED * by_chance or not what.startswith("validation")):
             return
-        raise InputError(
+        raise Diverged(
             f"The training has diverged: the {what} of epoch {epoch + 1} is {loss:.3g}, that of an untrained network "
             f"about {by_chance:.2f}. Start again with a smaller --learning-rate, such as {self.learning_rate / 10:g}."
         )

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from cancernet import InputError
+from cancernet import Diverged
 from cancernet.data.images import ImageStore
 from cancernet.learning.pipeline import evaluation_batches, naming_bad_files
 
@@ -24,12 +24,12 @@ def log_scores(probabilities: np.ndarray) -> np.ndarray:
         Natural log-probabilities [n, classes], float64.
 
     Raises:
-        InputError: an output is not a number.
+        Diverged: an output is not a number.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     broken = int((~np.isfinite(probabilities)).any(axis=-1).sum())
     if broken:
-        raise InputError(
+        raise Diverged(
             f"The network gives no number for {broken:,} of {len(probabilities):,} images: its training diverged. "
             "Train again with a smaller --learning-rate."
         )

@@ -105,11 +105,11 @@ def build_model(experiment: Experiment, classes: int) -> "keras.Model":
     if architecture.family == "cancernet":
         from cancernet.learning.models.cancernet import CancerNet
 
-        return CancerNet.build(width=size, height=size, depth=channels, classes=classes)
+        return CancerNet.build(width=size, height=size, depth=channels, classes=classes, dropout=experiment.dropout)
     if architecture.family == "simple_cnn":
         from cancernet.learning.models.simple_cnn import build_simple_cnn
 
-        return build_simple_cnn(size, channels, classes)
+        return build_simple_cnn(size, channels, classes, experiment.dropout)
     if experiment.model == ENCODER:
         from cancernet.learning.models.encoder import build_encoder_model
 
