@@ -9,7 +9,7 @@ from keras import layers
 
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
-from cancernet.learning import members, scoring
+from cancernet.learning import features, members, scoring
 from cancernet.learning.features import Place
 from cancernet.learning.members import Material, fit_members
 from cancernet.learning.models import MODELS
@@ -94,7 +94,7 @@ def test_scores_from_features_are_those_of_the_images(fit):
 
 def test_features_that_are_there_are_not_computed_again(fit, monkeypatch):
     first, _ = fit()
-    monkeypatch.setattr(ImageStore, "fetch", None)
+    monkeypatch.setattr(features, "extract_views", None)
     again, _ = fit()
     np.testing.assert_array_equal(again.left_out, first.left_out)
     np.testing.assert_array_equal(again.score(TESTING), first.score(TESTING))
