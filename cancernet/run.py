@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 import sys
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,7 +251,7 @@ def _load_familiar(folder: Path, model) -> "familiarity.Familiar | None":  # noq
             parts = [[file[f"{number}_{name}"] for name in fields] for number in range(len(file.files) // len(fields))]
         familiar = familiarity.Familiar(tuple(familiarity.Spread(*part[:-1], float(part[-1])) for part in parts))
         familiarity.check_familiar(model, familiar)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # as of the model
         raise InputError(f"{path} is damaged or of another run. {_AGAIN}") from error
     return familiar
 

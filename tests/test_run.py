@@ -22,6 +22,21 @@ from cancernet.run import (
 )
 
 
+def test_what_validation_images_are_like_is_kept_and_runs_without_it_load(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    spread = load_run(run).familiar.spreads[0]
+    assert spread.limit > 1
+    assert spread.mean.dtype == np.float32
+    with np.load(run / "familiar.npz", allow_pickle=False) as file:
+        np.testing.assert_array_equal(file["0_whitening"], spread.whitening)
+        parts = dict(file)
+    np.savez(run / "familiar.npz", **(parts | {"0_mean": parts["0_mean"][1:]}))
+    with pytest.raises(InputError, match="familiar.npz is damaged or of another run. Train again"):
+        load_run(run)
+    (run / "familiar.npz").unlink()
+    assert load_run(run).familiar is None
+
+
 def edit(path, change):
     content = json.loads(path.read_text())
     change(content)
