@@ -401,7 +401,7 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
         rows = np.flatnonzero([patch.split == "validation" for patch in left_out])
         assessment = content.assess([left_out[row] for row in rows], fitted.left_out[rows], decision, subject)
     run.save_run(finished, trained.history, assessment.predictions)
-    return write_report(plan, finished, assessment, trained.history)
+    return write_report(plan, finished, assessment, trained.history, patches)
 
 
 def fit_run(plan: Plan, material, patches, summary, folder: Path) -> tuple:
@@ -463,13 +463,14 @@ def announce(plan: Plan, settings, images: int) -> None:
         )
 
 
-def write_report(plan: Plan, finished, assessment, history) -> str:
+def write_report(plan: Plan, finished, assessment, history, patches) -> str:
     """The report of a run with its pictures. Returns its text."""
     from cancernet.reporting import content, illustration, printed, report
 
     described = assessment.report | illustration.illustrate(finished, assessment, plan.dataset, finished.folder)
     errors = content.read_pictures(described["worst_errors"], assessment.predictions, plan.dataset)
     figures = report.draw_figures(described, assessment.predictions, history=history, error_images=errors)
+    figures |= illustration.draw_changes(patches, plan.dataset, plan.experiment)
     report.write_report(finished.folder, described, figures)
     return printed.report_text(described)
 
