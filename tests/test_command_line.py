@@ -17,6 +17,7 @@ import evaluate_model
 import export_model
 import predict_images
 import train_model
+import tune_model
 from cancernet import InputError
 from cancernet.command_line import Parser, at_least, check_output, positive_number, seed
 from cancernet.folders import lock_folder
@@ -28,15 +29,22 @@ SCRIPTS = {
 }
 
 
-OPTIONS = [build_dataset, train_model, evaluate_model, predict_images, compare_runs, export_model]
+OPTIONS = [build_dataset, train_model, evaluate_model, predict_images, compare_runs, tune_model, export_model]
+
+
+class Parsed(Exception):
+    """In the place of reading arguments."""
 
 
 @pytest.mark.parametrize("script", OPTIONS, ids=lambda script: script.__name__)
 def test_every_option_has_a_text_and_its_default(script, monkeypatch):
-    parsers = []
-    monkeypatch.setattr(Parser, "parse_args", lambda parser, argv: parsers.append(parser))
-    script.parse_arguments([])
-    for action in parsers[0]._actions:
+    def keep_parser(parser, argv):
+        raise Parsed(parser)
+
+    monkeypatch.setattr(Parser, "parse_args", keep_parser)
+    with pytest.raises(Parsed) as kept:
+        script.parse_arguments([])
+    for action in kept.value.args[0]._actions:
         said = action.help and action.help % {"default": action.default, "prog": ""}
         assert said, action.option_strings
         if action.option_strings and action.nargs != 0 and not action.required:

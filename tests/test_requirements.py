@@ -10,9 +10,13 @@ from packaging.requirements import Requirement
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 GROUPS = {
     "requirements.txt": PROJECT["dependencies"],
-    "requirements-app.txt": PROJECT["optional-dependencies"]["app"],
-    "requirements-export.txt": PROJECT["optional-dependencies"]["export"],
+    **{f"requirements-{name}.txt": asked for name, asked in PROJECT["optional-dependencies"].items()},
 }
+
+
+def test_every_file_of_pins_has_its_part_of_the_project():
+    files = {path.name for path in ROOT.glob("requirements*.txt")}
+    assert files - {"requirements-dev.txt"} == GROUPS.keys()
 
 
 @pytest.mark.parametrize("file", GROUPS)
