@@ -39,41 +39,49 @@ LEAST_VALIDATION_PATIENTS = 10  # below it the decision is mostly the luck of wh
 def parse_arguments(argv: Sequence[str]):
     parser = Parser(prog="train_model.py", description=__doc__)
     parser.add_argument("--dataset", type=Path, default=DATASET, help="made by build_dataset.py (%(default)s)")
-    parser.add_argument("--output", type=Path, help="folder of the run (runs/MODEL)")
+    parser.add_argument("--output", type=Path, help="folder of the run (runs/MODEL, then runs/MODEL-2 and so on)")
     parser.add_argument("--model", type=model_names, help=f"{', '.join(MODELS)}; or several joined by + (cancernet)")
     parser.add_argument(
-        "--recipe", type=recipe_name, help=f"all settings at once: {', '.join(RECIPES)}, or a JSON file of settings"
+        "--recipe",
+        type=recipe_name,
+        help=f"all settings at once: {', '.join(RECIPES)}, or a file of settings (standard, or transfer)",
     )
-    parser.add_argument("--epochs", type=at_least(1))
-    parser.add_argument("--batch-size", type=at_least(1))
-    parser.add_argument("--learning-rate", type=positive_number)
+    parser.add_argument("--epochs", type=at_least(1), help="how often all training images are seen (the recipe's)")
+    parser.add_argument("--batch-size", type=at_least(1), help="images a step (the recipe's)")
+    parser.add_argument("--learning-rate", type=positive_number, help="of the optimizer (the recipe's)")
     parser.add_argument("--seed", type=seed, help="same seed, same numbers (42)")
-    parser.add_argument("--image-size", type=at_least(1), help="pixels; the model's own by default")
+    parser.add_argument("--image-size", type=at_least(1), help="side in pixels (the model's own)")
     parser.add_argument("--weights", help="of a backbone: imagenet, none or a file (imagenet)")
     parser.add_argument(
         "--encoder",
         metavar="PRESET",
-        help="of KerasHub: hf://..., kaggle://... or a folder (docs/encoders.md)",
+        help="of KerasHub: hf://..., kaggle://... or a folder (not given; docs/encoders.md)",
     )
     parser.add_argument("--strategy", choices=("frozen", "finetune", "two-phase"), help="of a backbone (frozen)")
     parser.add_argument("--head", choices=("linear", "kernel", "hidden"), help="of a frozen backbone (linear)")
     parser.add_argument(
         "--features",
         type=Path,
-        help="of all images, .npy or HDF5, in the place of a backbone: see docs/encoders.md",
+        help="of all images, .npy or HDF5, in the place of a backbone: see docs/encoders.md (not given)",
     )
-    parser.add_argument("--class-weight", choices=("ratio", "balanced", "none"))
+    parser.add_argument(
+        "--class-weight",
+        choices=("ratio", "balanced", "none"),
+        help="in the loss: largest count over a class's own, images over classes and count, or 1 (the recipe's)",
+    )
     parser.add_argument(
         "--views",
         choices=("one", "mirror", "eight"),
-        help="of an image, to predict the mean over: it alone, with its mirror image, or all eight flips and turns",
+        help="of an image, to predict the mean over: it, its mirror image too, or all flips and turns (the recipe's)",
     )
     parser.add_argument(
-        "--operating-point", default="balanced", help="balanced, sensitivity=0.95, specificity=0.95 or a threshold"
+        "--operating-point",
+        default="balanced",
+        help="balanced, sensitivity=0.95, specificity=0.95 or a threshold (%(default)s)",
     )
     parser.add_argument("--no-neighbours", action="store_true", help="do not smooth over a slide's neighbours")
     parser.add_argument("--positive", metavar="CLASS", help="of two classes the one to be found (the last by name)")
-    parser.add_argument("--prevalence", type=prevalence, help="to give PPV and NPV at, such as 0.01")
+    parser.add_argument("--prevalence", type=prevalence, help="to give PPV and NPV at, such as 0.01 (not given)")
     parser.add_argument("--mixed-precision", action="store_true", help="train in bfloat16 if a step is faster that way")
     parser.add_argument("--cache-limit", type=positive_number, help="GB for decoded images (half of free memory)")
     parser.add_argument(
@@ -82,14 +90,16 @@ def parse_arguments(argv: Sequence[str]):
         help="networks that each leave other patients out and answer together (5 for a frozen backbone, otherwise 1)",
     )
     parser.add_argument(
-        "--folds", type=at_least(2), help="cross-validate by patient: as many runs and one pooled report"
+        "--folds",
+        type=at_least(2),
+        help="cross-validate by patient: as many runs and one pooled report (one run, no folds)",
     )
     parser.add_argument(
         "--only-folds",
         type=at_least(1),
         nargs="+",
         metavar="N",
-        help="train these folds alone, such as 1 2",
+        help="train these folds alone, such as 1 2 (all)",
     )
     parser.add_argument("--force", action="store_true", help="replace a run that is there")
     return parser.parse_args(argv)
@@ -215,14 +225,18 @@ def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
     experiment = choose_experiment(arguments)
     judged_folds = choose_folds(arguments)
-    folder = arguments.output or RUNS / experiment.model.replace("+", "_")
+    named = arguments.output or RUNS / experiment.model.replace("+", "_")
     from cancernet import run
     from cancernet.folders import lock_folder
 
-    plan, patches, summary = make_plan(arguments, experiment, folder.name)
+    plan, patches, summary = make_plan(arguments, experiment, named.name)
+    asked = describe_request(plan, arguments)
+    numbered = not arguments.output and not arguments.force
+    folder = run.choose_folder(named, asked) if numbered else named
+    plan = dataclasses.replace(plan, name=folder.name)
     check_output(folder)
     with lock_folder(folder, "training"):
-        work = run.prepare_folder(folder, describe_request(plan, arguments), force=arguments.force)
+        work = run.prepare_folder(folder, asked, force=arguments.force)
         if run.is_finished(work):
             text = (work / run.REPORT_TEXT).read_text(encoding="utf-8")
         elif arguments.folds:
@@ -387,7 +401,7 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
         rows = np.flatnonzero([patch.split == "validation" for patch in left_out])
         assessment = content.assess([left_out[row] for row in rows], fitted.left_out[rows], decision, subject)
     run.save_run(finished, trained.history, assessment.predictions)
-    return write_report(plan, finished, assessment, trained.history)
+    return write_report(plan, finished, assessment, trained.history, patches)
 
 
 def fit_run(plan: Plan, material, patches, summary, folder: Path) -> tuple:
@@ -449,13 +463,14 @@ def announce(plan: Plan, settings, images: int) -> None:
         )
 
 
-def write_report(plan: Plan, finished, assessment, history) -> str:
+def write_report(plan: Plan, finished, assessment, history, patches) -> str:
     """The report of a run with its pictures. Returns its text."""
     from cancernet.reporting import content, illustration, printed, report
 
     described = assessment.report | illustration.illustrate(finished, assessment, plan.dataset, finished.folder)
     errors = content.read_pictures(described["worst_errors"], assessment.predictions, plan.dataset)
     figures = report.draw_figures(described, assessment.predictions, history=history, error_images=errors)
+    figures |= illustration.draw_changes(patches, plan.dataset, plan.experiment)
     report.write_report(finished.folder, described, figures)
     return printed.report_text(described)
 
