@@ -24,7 +24,6 @@ if "keras" not in sys.modules:  # this file is run again at every click
 import keras
 
 from cancernet.config import RUNS
-from cancernet.data.images import EXTENSIONS
 from cancernet.judging.decision import Decision, expected_rates
 from cancernet.learning import explain
 from cancernet.reporting.content import Report
@@ -129,7 +128,7 @@ def ask_for_images() -> tuple[list | None, tuple]:
     given, or_else = st.columns([3, 1], vertical_alignment="bottom")
     files = given.file_uploader(
         "Patches, a zip of a patient's patches, or a large image",
-        type=[ending[1:] for ending in (*EXTENSIONS, ".zip")],
+        type=[ending[1:] for ending in (*uploads.ENDINGS, ".zip")],
         accept_multiple_files=True,
         key="files",
         on_change=lambda: state.update(sample=False),
@@ -192,9 +191,6 @@ def score_once(run: Run, lock: threading.Lock, files: list, key: tuple) -> list[
 def show_results(run: Run, lock: threading.Lock, scored: list[ScoredPatches]) -> None:
     threshold, neighbours = ask_how_to_decide(run, scored)
     decided = [prediction.decide_patches(run, each, neighbours=neighbours, threshold=threshold) for each in scored]
-    for each in scored:
-        if each.problem:
-            st.warning(f"{plain(each.problem)} Until then they are judged one by one, without a map.")
     show_summary(run, decided)
     slide, clicked = show_map(run, [each for each in decided if page.has_map(each)])
     show_patches(run, lock, decided, clicked)

@@ -24,6 +24,17 @@ def is_passed_over(name: str) -> bool:
     return (name.startswith(".") and name != "..") or name in SYSTEM_NAMES
 
 
+def file_stem(slide: str, taken: set[str]) -> str:
+    """A file's name for a slide, without ending: letters, digits, `.`, `_` and `-`; none twice. Adds it to `taken`."""
+    stem = unique = re.sub(r"[^\w.-]+", "_", slide).strip("._") or "slide"
+    number = 1
+    while unique.lower() in taken:
+        number += 1
+        unique = f"{stem}_{number}"
+    taken.add(unique.lower())
+    return unique
+
+
 def walk(
     folder: str | Path, endings: tuple[str, ...], *, prefix: str = "", others: Counter | None = None
 ) -> Iterator[tuple[str, os.DirEntry]]:

@@ -191,16 +191,15 @@ def test_nothing_but_broken_files_is_said(page):
     assert not page.download_button
 
 
-def test_overlapping_patches_are_judged_one_by_one(page):
+def test_overlapping_patches_are_refused_as_predict_images_does(page):
     files = sample_uploads()[:6]
     name = files[0][0]
     near = f"79001_idx5_x{int(name.split('_x')[1].split('_')[0]) + 10}_y{name.split('_y')[1]}"
     send(page, *((each, content, PNG) for each, content in [*files, (near, files[1][1])]))
-    assert "overlap" in page.warning[0].value
-    assert not page.error
-    assert len(page.get("image")) == 6
-    assert "**7** patches" in texts(page)
-    assert not maps(page)
+    table = page.table[0].value
+    assert "Two patches of slide 79001 overlap" in table["why"][0].replace("\\", "")
+    assert table["file"][0].endswith(" and 6 more")
+    assert "No image is left to look at." in texts(page)
 
 
 def test_a_large_image_asks_for_its_scale_and_is_cut(page):

@@ -17,6 +17,7 @@ from cancernet import InputError
 from cancernet.folders import (
     check_space,
     describe_size,
+    file_stem,
     fresh_folder,
     is_mount_point,
     lock_folder,
@@ -264,3 +265,9 @@ with lock_folder(Path(sys.argv[1]), "build"):
         with lock_folder(folder, "build"):
             assert {path.name: path.read_text() for path in folder.iterdir()} == {name: name * 100 for name in "abc"}
     assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_names_of_files_are_plain_and_none_comes_twice():
+    taken = set()
+    stems = [file_stem(name, taken) for name in ("a b/c", "a b c", "A_B_C", "../..", "ü.1")]
+    assert stems == ["a_b_c", "a_b_c_2", "A_B_C_3", "slide", "ü.1"]

@@ -1,6 +1,5 @@
 """The pictures of a report that need the images again: its slides, and what the network looked at."""
 
-import re
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 
 from cancernet.data.grid import PATCH_STEP, SlideGrid, make_thumbnail, paint_grid, stitch_slide, thumbnail_side
 from cancernet.data.images import fit_image, read_image
+from cancernet.folders import file_stem
 from cancernet.judging.smoothing import Predictions
 from cancernet.learning.explain import grad_cam, overlay
 from cancernet.reporting.captions import cut
@@ -60,17 +60,6 @@ def illustrate(run: Run, assessment: Assessment, dataset: Path, folder: Path) ->
 def is_worth_drawing(grid: SlideGrid) -> bool:
     """Whether the patches of one slide lie closely enough for a map."""
     return len(grid.members) >= LEAST_PATCHES and grid.is_complete
-
-
-def file_stem(slide: str, taken: set[str]) -> str:
-    """A file's name for a slide, without ending: letters, digits, `.`, `_` and `-`; none twice. Adds it to `taken`."""
-    stem = unique = re.sub(r"[^\w.-]+", "_", slide).strip("._") or "slide"
-    number = 1
-    while unique.lower() in taken:
-        number += 1
-        unique = f"{stem}_{number}"
-    taken.add(unique.lower())
-    return unique
 
 
 def draw_slide(run: Run, grid: SlideGrid, thumbnails: Sequence[np.ndarray], answers: Answers, *, title: str) -> Figure:

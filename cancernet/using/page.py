@@ -4,22 +4,18 @@ import contextlib
 import io
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from cancernet import InputError
-from cancernet.data.dataset import find_place
-from cancernet.data.grid import PATCH_STEP, lay_out, stitch_slide
+from cancernet.data.grid import PATCH_STEP, stitch_slide
 from cancernet.data.images import fit_image
-from cancernet.data.tiles import Tile, picture_as_slide
 from cancernet.learning import explain
 from cancernet.reporting import wording
 from cancernet.reporting.content import Report
 from cancernet.run import Run, name_class
-from cancernet.using import prediction, results, slide_map, uploads
-from cancernet.using.parts import is_large
+from cancernet.using import parts, prediction, results, slide_map, uploads
 from cancernet.using.prediction import DecidedPatches, ScoredPatches
 
 CARD_METRICS = ("sensitivity", "specificity", "ppv", "npv", "auroc", "accuracy", "macro_f1", "ece")
@@ -95,39 +91,40 @@ def score_uploads(
     lock: AbstractContextManager = _NOBODY_ELSE,
     tell: Tell = lambda *_: None,
 ) -> tuple[list[ScoredPatches], list[uploads.Problem]]:
-    """Score uploaded files; see cancernet.using.uploads for those that are accepted.
+    """Score uploaded files, read and divided as predict_images.py does; see cancernet.using.uploads for the limits.
 
     Args:
         files: name and bytes of each.
         mpp: micrometres a pixel of large pictures that do not say so themselves.
-        lock: under which the run answers; the files are decoded before, so that nobody waits for that.
+        lock: under which the run answers, part by part.
 
     Returns:
-        The patches of each slide, those without a slide, and those of each large picture, with their images; and the
-        files that could not be used.
+        The patches of each slide, lots of those without a slide, and those of each large picture, with their images;
+        and the files that could not be used.
     """
-    pictures, problems = uploads.read_uploads(
-        files, channels=run.model.input_shape[-1], progress=lambda done, of: tell(done / of, "Reading the images")
-    )
-    slides: dict[str, list[Tile]] = {}
-    large = []
-    for picture in pictures:
-        patient, x, y = find_place(picture.name)
-        has_place = bool(patient) and x is not None
-        if not has_place and is_large(*picture.image.shape[:2]) and run.settings.mpp is not None:
-            large.append(picture)
-        else:
-            place = (patient, x, y) if has_place else ("", None, None)
-            slides.setdefault(place[0], []).append(Tile(picture.image, picture.name, *place))
-    with lock:
-        scored = [_score_tiles(run, tiles, tell) for tiles in slides.values()]
-        for picture in large:
-            try:
-                scored.append(_score_large(run, picture, mpp, tell))
-            except InputError as error:
-                reason = str(error).removeprefix(f"{picture.name}: ").replace("--mpp", f'"{SCALE_LABEL}"')
-                problems.append(uploads.Problem(picture.name, reason))
-    return scored, problems
+    contents, problems = uploads.accept_uploads(files)
+    planned = parts.plan_parts(list(contents), mpp=run.settings.mpp, tile="auto", contents=contents)
+    scored, done = [], 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        tell(min(done / len(contents), 1.0), f"Judging the images: {done:,} done")
+
+    def refuse(names: Sequence[str], reason: str) -> None:
+        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        reason = reason.removeprefix(f"{names[0]}: ").replace("--mpp", f'"{SCALE_LABEL}"')
+        problems.append(uploads.Problem(names[0] + more, reason))
+
+    for part in planned:
+        try:
+            with lock:
+                scored.append(
+                    prediction.score_part(run, part, mpp=mpp, refuse=refuse, progress=count, contents=contents)
+                )
+        except InputError as error:
+            refuse(part.files, str(error))
+    return [each for each in scored if each.files], problems
 
 
 def count_bytes(answer: Answer) -> int:
@@ -221,31 +218,6 @@ def predictions_csv(run: Run, decided: Sequence[DecidedPatches]) -> str:
     for each in decided:
         results.write_rows(table, each, run.decision.classes)
     return table.getvalue()
-
-
-def _score_tiles(run: Run, tiles: Sequence[Tile], tell: Tell) -> ScoredPatches:
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        tell(done / len(tiles), f"Judging patch {done:,} of {len(tiles):,}")
-
-    images, files, patients, x, y = zip(*tiles, strict=True)
-    thumbnail_pixels = prediction.choose_thumbnail_pixels(lay_out(patients, x, y, files))
-    scored = prediction.score_patches(run, tiles, thumbnail_pixels=thumbnail_pixels, progress=count)
-    return scored._replace(images=images)
-
-
-def _score_large(run: Run, picture: uploads.Picture, mpp: float | None, tell: Tell) -> ScoredPatches:
-    if picture.image.shape[2] != 3:
-        raise InputError(
-            "is a large picture, and this run takes grey patches: only colour pictures can be cut. Send patches."
-        )
-    tell(0.0, "Cutting a large image into patches")
-    slide = picture_as_slide(Path(picture.name), picture.image, picture.resolution, mpp)
-    tiles = list(prediction.cut_slide(run, slide, file=picture.name))
-    return _score_tiles(run, tiles, tell)._replace(file_scale=run.settings.mpp / slide.mpp)
 
 
 def _side_by_side(image: np.ndarray, overlaid: np.ndarray) -> np.ndarray:

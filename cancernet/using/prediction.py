@@ -6,7 +6,7 @@ x and y are the left and top pixel of a patch at the scale of the run, in steps 
 IDC set; a patch without a place has None.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -18,13 +18,15 @@ import numpy as np
 from cancernet import InputError
 from cancernet.data.dataset import find_place
 from cancernet.data.grid import PATCH_STEP, Layout, SlideGrid, lay_out, make_thumbnail, thumbnail_side
-from cancernet.data.images import fit_image, read_image
+from cancernet.data.images import decode_image, fit_image, read_image
 from cancernet.data.tiles import SlideImage, Tile, iterate_tiles, open_slide_image, tile_grid
 from cancernet.judging.decision import Decision
 from cancernet.judging.smoothing import apply_decision
 from cancernet.learning.scoring import BATCH, average_over_views, log_scores
 from cancernet.run import Run
 from cancernet.using.parts import CUT, SLIDE, Part
+
+MOST_PLACES = 20_000  # for patches on a whole slide whose bytes are in memory: their images are kept, 150 MB
 
 Progress = Callable[[int], object]  # gets the number of images done since its last call; tqdm.update is one
 Refuse = Callable[[Sequence[str], str], object]  # gets files that cannot be used, and why; the reason may name the file
@@ -41,22 +43,17 @@ class ScoredPatches(NamedTuple):
     thumbnails: list[np.ndarray]  # [n] uint8 [h, w, 3]
     thumbnail_pixels: int  # side of the thumbnail of a whole patch
     file_scale: float = 1.0  # pixels of the file (at level 0) for one pixel of x and y
-    images: Sequence[np.ndarray] = ()  # the patches themselves, where they are kept: uint8 [h, w, channels]
+    images: Sequence[np.ndarray] = ()  # the patches themselves where they are kept, at most of the network's size
 
     @property
     def slide(self) -> str:
         """Name of the slide; "" for patches without one."""
-        return self.grid.slide if self.grid else next(iter(self.layout.unplaceable), "")
+        return self.grid.slide if self.grid else ""
 
     @property
     def grid(self) -> SlideGrid | None:
-        """The slide, laid out; None for patches without one, and where the slide cannot be laid out."""
+        """The slide, laid out; None for patches without one."""
         return self.layout.slides[0] if self.layout.slides else None
-
-    @property
-    def problem(self) -> str:
-        """Why the slide cannot be laid out; "" if nothing is wrong."""
-        return next(iter(self.layout.unplaceable.values()), "")
 
 
 class DecidedPatches(NamedTuple):
@@ -91,43 +88,61 @@ def score_images(run: Run, images: Iterable[np.ndarray], *, progress: Progress |
 
 
 def score_patches(
-    run: Run, tiles: Iterable[Tile], *, thumbnail_pixels: int, progress: Progress | None = None
+    run: Run,
+    tiles: Iterable[Tile],
+    *,
+    thumbnail_pixels: int,
+    progress: Progress | None = None,
+    keep_images: bool = False,
 ) -> ScoredPatches:
     """Score patches of one slide, or patches without a slide; one batch and all thumbnails are held in memory.
 
     Args:
         thumbnail_pixels: side of the thumbnail of a whole patch, see `choose_thumbnail_pixels`.
+        keep_images: whether the result has `images`.
 
     Raises:
         InputError: as `score_images`.
     """
-    places, thumbnails = [], []
+    places, thumbnails, images = [], [], []
+    size, _, channels = run.model.input_shape[1:]
 
-    def keep_thumbnails() -> Iterator[np.ndarray]:
+    def keep() -> Iterator[np.ndarray]:
         for image, *place in tiles:
             places.append(place)
             thumbnails.append(make_thumbnail(image, thumbnail_pixels))
+            if keep_images:
+                images.append(image if max(image.shape[:2]) <= size else _fit(image, size, channels))
             yield image
 
-    scores = score_images(run, keep_thumbnails(), progress=progress)
+    scores = score_images(run, keep(), progress=progress)
     files, patients, x, y = map(list, zip(*places, strict=True)) if places else ([], [], [], [])
-    return ScoredPatches(files, x, y, lay_out(patients, x, y, files), scores, thumbnails, thumbnail_pixels)
+    return ScoredPatches(
+        files, x, y, lay_out(patients, x, y, files), scores, thumbnails, thumbnail_pixels, images=images
+    )
 
 
 def score_part(
-    run: Run, part: Part, *, mpp: float | None, refuse: Refuse, progress: Progress | None = None
+    run: Run,
+    part: Part,
+    *,
+    mpp: float | None,
+    refuse: Refuse,
+    progress: Progress | None = None,
+    contents: Mapping[str, bytes] | None = None,
 ) -> ScoredPatches:
     """Read and score the files of one part.
 
     Args:
         mpp: as `score_large_image`.
         refuse: gets each file that cannot be read, and why; the others are scored without it.
+        contents: the bytes of each file, where they are in memory and not on disk; the patches are then kept too.
 
     Raises:
         InputError: the part cannot be used as a whole: patches of a slide overlap, or as `score_large_image`.
     """
     if part.kind == CUT:
-        return score_large_image(run, part.files[0], mpp=mpp, progress=progress)
+        return score_large_image(run, part.files[0], mpp=mpp, progress=progress, contents=contents)
     places = [find_place(file) if part.kind == SLIDE else ("", None, None) for file in part.files]
     layout = lay_out(*zip(*places, strict=True), part.files)
     for reason in layout.unplaceable.values():
@@ -136,17 +151,23 @@ def score_part(
     def read() -> Iterator[Tile]:
         for file, place in zip(part.files, places, strict=True):
             try:
-                image = read_image(file, channels=run.settings.experiment.channels, sha256=None)
+                image = _read(file, run.settings.experiment.channels, contents)
             except InputError as error:
                 refuse([file], str(error))
                 continue
             yield Tile(image, file, *place)
 
-    return score_patches(run, read(), thumbnail_pixels=choose_thumbnail_pixels(layout), progress=progress)
+    side = choose_thumbnail_pixels(layout)
+    return score_patches(run, read(), thumbnail_pixels=side, progress=progress, keep_images=contents is not None)
 
 
 def score_large_image(
-    run: Run, file: str, *, mpp: float | None = None, progress: Progress | None = None
+    run: Run,
+    file: str,
+    *,
+    mpp: float | None = None,
+    progress: Progress | None = None,
+    contents: Mapping[str, bytes] | None = None,
 ) -> ScoredPatches:
     """Open a whole slide or a large picture, cut it into patches at the scale of the run and score those with tissue.
 
@@ -155,14 +176,22 @@ def score_large_image(
     Args:
         file: its path; also the name of the slide.
         mpp: micrometres a pixel at level 0, for a file that does not say so itself.
+        contents: as of `score_part`.
 
     Raises:
-        InputError: the file cannot be read or does not say its scale; or as `cut_slide`.
+        InputError: the file cannot be read or does not say its scale, or is in memory and has more than MOST_PLACES; or
+            as `cut_slide`.
     """
-    with open_slide_image(Path(file), mpp) as slide:
+    in_memory = contents is not None
+    with open_slide_image(Path(file), mpp, contents[file] if in_memory else None) as slide:
         tiles = cut_slide(run, slide, file=file)
         shape = tile_grid(slide, patch_pixels=PATCH_STEP, target_mpp=run.settings.mpp)
-        scored = score_patches(run, tiles, thumbnail_pixels=thumbnail_side(shape), progress=progress)
+        if in_memory and np.prod(shape) > MOST_PLACES:
+            raise InputError(
+                f"{file}: has room for {np.prod(shape):,} patches, more than {MOST_PLACES:,}. Use predict_images.py."
+            )
+        side = thumbnail_side(shape)
+        scored = score_patches(run, tiles, thumbnail_pixels=side, progress=progress, keep_images=in_memory)
         return scored._replace(file_scale=run.settings.mpp / slide.mpp)
 
 
@@ -211,6 +240,12 @@ def decide_patches(
     decision = choose_decision(run, neighbours=neighbours and can_be_smoothed(run, scored))
     decided = apply_decision(decision, scored.scores, scored.layout.slides, threshold=threshold)
     return DecidedPatches(scored, *decided, decision.threshold if threshold is None else threshold)
+
+
+def _read(file: str, channels: int, contents: Mapping[str, bytes] | None) -> np.ndarray:
+    if contents is None:
+        return read_image(file, channels=channels, sha256=None)
+    return decode_image(contents[file], channels)
 
 
 def _expect_tissue(tiles: Iterator[Tile], file: str) -> Iterator[Tile]:

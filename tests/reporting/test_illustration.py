@@ -12,7 +12,7 @@ from cancernet.data.grid import lay_out, lay_out_patches
 from cancernet.judging.smoothing import Predictions
 from cancernet.reporting import illustration
 from cancernet.reporting.content import Assessment
-from cancernet.reporting.illustration import MOST_SLIDES, file_stem, illustrate, is_worth_drawing
+from cancernet.reporting.illustration import MOST_SLIDES, illustrate, is_worth_drawing
 
 SIDE = 5  # patches of a synthetic slide
 
@@ -122,9 +122,3 @@ def test_a_complete_slide_is_drawn_and_a_sample_is_not():
     assert is_worth_drawing(grid(x, y))
     assert not is_worth_drawing(grid(x[:19], y[:19]))  # too few
     assert not is_worth_drawing(grid(3 * x, 3 * y))  # no neighbours
-
-
-def test_names_of_files_are_plain_and_none_comes_twice():
-    taken = set()
-    stems = [file_stem(name, taken) for name in ("a b/c", "a b c", "A_B_C", "../..", "ü.1")]
-    assert stems == ["a_b_c", "a_b_c_2", "A_B_C_3", "slide", "ü.1"]

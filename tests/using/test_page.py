@@ -1,0 +1,66 @@
+"""The page's work without the page: the same answers as predict_images.py, from memory and not from disk."""
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from conftest import zip_files
+from red_run import make_decision, make_network, make_red_run, patch
+
+from cancernet.using import page, parts, prediction
+from cancernet.using.prediction import decide_patches
+
+
+@pytest.fixture(scope="module")
+def run():
+    alone = make_decision(threshold=0.4)
+    return make_red_run(make_network(), make_decision(neighbour_sigma=1.0, without_neighbours=alone))
+
+
+def encode(image):
+    return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+
+
+def write_pyramid(path):
+    """Two levels of unlike colours, so that it shows which of them was read; a grid of 3 x 3 patches, not all full."""
+    fine = np.random.default_rng(1).integers(60, 200, (1130, 1130, 3), dtype=np.uint8)
+    with tifffile.TiffWriter(path) as tiff:
+        given = {"tile": (128, 128), "photometric": "rgb", "resolutionunit": "CENTIMETER"}
+        tiff.write(fine, subifds=1, resolution=(1e4 / 0.497, 1e4 / 0.497), **given)
+        tiff.write(fine[::4, ::4] // 2 + 60, subfiletype=1, resolution=(1e4 / 1.988, 1e4 / 1.988), **given)
+
+
+def answer_from_disk(run, folder):
+    files, _ = parts.find_files([str(folder)])
+    planned = parts.plan_parts(files, mpp=run.settings.mpp, tile="auto")
+    return [prediction.score_part(run, part, mpp=None, refuse=print) for part in planned]
+
+
+def describe(run, scored, folder):
+    """Name, place in the file, probabilities and class of every patch."""
+    rows = {}
+    for each in scored:
+        decided = decide_patches(run, each)
+        for row, file in enumerate(each.files):
+            place = tuple(value and value * each.file_scale for value in (each.x[row], each.y[row]))
+            rows[file.removeprefix(f"{folder}/"), place] = (
+                *decided.probabilities[row].tolist(),
+                int(decided.predicted[row]),
+            )
+    return rows
+
+
+def test_the_page_and_predict_images_read_alike_and_answer_alike(run, tmp_path):
+    """Patches of a slide, patches without a place, and a pyramid with an unlike coarse level."""
+    slide = [(f"7_idx5_x{50 * i + 1}_y{50 * j + 1}.png", encode(patch(100 + 9 * (i + j)))) for i, j in np.ndindex(4, 4)]
+    loose = [(f"lose {number}.png", encode(patch(90 + number, 60, 45))) for number in range(70)]
+    write_pyramid(tmp_path / "pyramid.tif")
+    for name, data in [*slide, *loose]:
+        (tmp_path / name).write_bytes(data)
+    sent = [("7.zip", zip_files(slide)), *loose, ("pyramid.tif", (tmp_path / "pyramid.tif").read_bytes())]
+    scored, problems = page.score_uploads(run, sent)
+    assert problems == []
+    answers = describe(run, scored, tmp_path)
+    assert answers == describe(run, answer_from_disk(run, tmp_path), tmp_path)
+    assert len(answers) == 16 + 70 + 9
+    assert {predicted for *_, predicted in answers.values()} == {0, 1}
