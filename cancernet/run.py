@@ -25,6 +25,7 @@ from cancernet.judging.smoothing import Predictions
 
 MODEL, DECISION, CONFIG, HISTORY = "model.keras", "decision.json", "config.json", "history.csv"
 REPORT, REPORT_TEXT, REPORT_PAGE, PREDICTIONS = "report.json", "report.txt", "report.html", "predictions.csv"
+SAMPLES = "samples"  # some of the tested images, <class>/<file>
 BEGUN = "begun.json"  # what an unfinished run was asked for
 PACKAGES = ("tensorflow", "keras", "numpy", "sklearn", "scipy", "cv2", "imutils", "matplotlib")
 _HASH_DIGITS = 16  # of SHA-256 that tell images apart

@@ -6,6 +6,7 @@ x and y are the left and top pixel of a patch at the scale of the run, in steps 
 IDC set; a patch without a place has None.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -77,11 +78,13 @@ def score_images(run: Run, images: Iterable[np.ndarray], *, progress: Progress |
     Raises:
         InputError: the network answers something that is not a number.
     """
-    network = _network(run.model, run.settings.experiment.views)
+    with _one_at_a_time:
+        network = _network(run.model, run.settings.experiment.views)
     size, _, channels = network.input_shape[1:]
     images, scores = iter(images), [np.empty((0, len(run.decision.classes)))]
     while batch := [_fit(image, size, channels) for image in islice(images, BATCH)]:
-        scores.append(log_scores(network.predict_on_batch(np.stack(batch))))
+        with _one_at_a_time:
+            scores.append(log_scores(network.predict_on_batch(np.stack(batch))))
         if progress:
             progress(len(batch))
     return np.concatenate(scores)
@@ -267,3 +270,4 @@ def _fit(image: np.ndarray, size: int, channels: int) -> np.ndarray:
 
 
 _network = lru_cache(maxsize=1)(average_over_views)  # built once
+_one_at_a_time = threading.Lock()  # batches of all visitors of the page; files are read meanwhile

@@ -15,9 +15,7 @@ from typing import NamedTuple
 import cv2
 
 from cancernet import InputError
-from cancernet.data.images import EXTENSIONS, read_size
-from cancernet.data.sample import cut_patches, make_slide
-from cancernet.data.tiles import PLAIN_PIXELS, TIFF_MAGIC, is_pyramid
+from cancernet.data.images import EXTENSIONS, MOST_MEGAPIXELS, TIFF_MAGIC, read_size
 from cancernet.folders import is_passed_over
 
 SLIDES = (".svs", ".ndpi", ".scn", ".bif", ".qptiff")  # whole slides of one file that are TIFF inside
@@ -34,7 +32,7 @@ class Limits:
 
     files: int = 5_000  # files inside archives count, the archives do not
     bytes: int = 512 * 2**20  # of all files together, archives unpacked
-    picture_pixels: int = PLAIN_PIXELS  # of one picture that is not read block by block: 150 MB decoded
+    picture_pixels: int = MOST_MEGAPIXELS * 10**6  # of one picture that is not read block by block: 150 MB decoded
     pixels: int = 150_000_000  # of all such pictures together: 2,900 patches of 224 pixels
 
 
@@ -60,6 +58,10 @@ def accept_uploads(
         The bytes of each image by its name, in the order they were sent, and the files that cannot be used. The name is
         that of the upload, or its path in the archive; a second one of a name gets a number.
     """
+    from cancernet.data.tiles import (
+        is_pyramid,  # libraries for slides take a second to load, and the page is shown before
+    )
+
     contents, problems = unpack_uploads(files, limits=limits)
     accepted, pixels_left = {}, limits.pixels
     for name, data in contents:
@@ -115,6 +117,8 @@ def unpack_uploads(
 
 def sample_uploads(patient: int = SAMPLE_PATIENT) -> list[tuple[str, bytes]]:
     """Make PNG files of the patches of one synthetic slide, with names that tell their places."""
+    from cancernet.data.sample import cut_patches, make_slide
+
     return [
         (f"{patient}_idx5_x{x}_y{y}.png", cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
         for image, _, x, y in cut_patches(make_slide(SAMPLE_SEED, patient))

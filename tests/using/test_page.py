@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 import pytest
-import tifffile
 from conftest import zip_files
+from pyramid import write_small_pyramid
 from red_run import make_decision, make_network, make_red_run, patch
 
 from cancernet.using import page, parts, prediction
@@ -19,15 +19,6 @@ def run():
 
 def encode(image):
     return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
-
-
-def write_pyramid(path):
-    """Two levels of unlike colours, so that it shows which of them was read; a grid of 3 x 3 patches, not all full."""
-    fine = np.random.default_rng(1).integers(60, 200, (1130, 1130, 3), dtype=np.uint8)
-    with tifffile.TiffWriter(path) as tiff:
-        given = {"tile": (128, 128), "photometric": "rgb", "resolutionunit": "CENTIMETER"}
-        tiff.write(fine, subifds=1, resolution=(1e4 / 0.497, 1e4 / 0.497), **given)
-        tiff.write(fine[::4, ::4] // 2 + 60, subfiletype=1, resolution=(1e4 / 1.988, 1e4 / 1.988), **given)
 
 
 def answer_from_disk(run, folder):
@@ -54,7 +45,7 @@ def test_the_page_and_predict_images_read_alike_and_answer_alike(run, tmp_path):
     """Patches of a slide, patches without a place, and a pyramid with an unlike coarse level."""
     slide = [(f"7_idx5_x{50 * i + 1}_y{50 * j + 1}.png", encode(patch(100 + 9 * (i + j)))) for i, j in np.ndindex(4, 4)]
     loose = [(f"lose {number}.png", encode(patch(90 + number, 60, 45))) for number in range(70)]
-    write_pyramid(tmp_path / "pyramid.tif")
+    write_small_pyramid(tmp_path / "pyramid.tif")
     for name, data in [*slide, *loose]:
         (tmp_path / name).write_bytes(data)
     sent = [("7.zip", zip_files(slide)), *loose, ("pyramid.tif", (tmp_path / "pyramid.tif").read_bytes())]
