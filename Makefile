@@ -1,4 +1,5 @@
-# make demo: synthetic slides, built, trained on and reported.  make test: the test suite.  make test-slow: its slow part.
+# make demo: synthetic slides, built, trained on and reported.  make test: the test suite.  make test-slow: its slow part
+# (with KILLS=5 at the end: 20 kills of trainings and 20 of builds in the place of 8 and 8).
 # make lint: the linter.  make clean: away with the environment and the demo.
 # make benchmark: how fast, against what; on SOURCE, a folder of IDC patches, and DATASET, built of it.
 PYTHON ?= python3

@@ -3,11 +3,12 @@
 The first run given is the baseline that the others are compared with.
 """
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from cancernet import InputError
-from cancernet.command_line import Parser, check_replaceable, run_script
+from cancernet.command_line import Parser, check_output, check_replaceable, run_script
 
 
 def parse_arguments(argv: Sequence[str]):
@@ -24,15 +25,24 @@ def parse_arguments(argv: Sequence[str]):
 
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
+    from cancernet.folders import lock_folder
+
     output = arguments.output
     if len(arguments.runs) < 2:
         raise InputError(f"One run alone, {arguments.runs[0]}, cannot be compared. Give two or more.")
     if output:
-        check_replaceable(output, holds="comparison.json", called="a comparison", force=arguments.force)
+        check_output(output)
+    with lock_folder(output, "comparison") if output else contextlib.nullcontext():
+        if output:
+            check_replaceable(output, holds="comparison.json", called="a comparison", force=arguments.force)
+        compare(arguments.runs, output)
+
+
+def compare(runs: Sequence[Path], output: Path | None) -> None:
     from cancernet import folders
     from cancernet.reporting import comparison, comparison_plots
 
-    compared, predictions = comparison.compare_runs(arguments.runs)
+    compared, predictions = comparison.compare_runs(runs)
     if output:
         figures = comparison_plots.draw_figures(compared, predictions)
         with folders.fresh_folder(output) as folder:

@@ -50,7 +50,7 @@ def evaluate(arguments) -> None:
     with quiet_import():
         import keras  # noqa: F401
     from cancernet import folders, run
-    from cancernet.learning import pipeline, scoring
+    from cancernet.learning import familiarity, pipeline, scoring
     from cancernet.reporting import content, illustration, printed, report
 
     judge = run.load_run(arguments.run)
@@ -77,12 +77,15 @@ def evaluate(arguments) -> None:
         prevalence=arguments.prevalence,
         dataset=arguments.dataset.resolve().name,
     )
-    scores = scoring.predict_scores(judge.model, store, views=experiment.views)
-    assessment = content.assess(patches, scores, judge.decision, subject)
+    probabilities, distances = scoring.predict(familiarity.watch(judge.model, judge.familiar, experiment.views), store)
+    assessment = content.assess(patches, scoring.log_scores(probabilities), judge.decision, subject)
+    assessment.report["outside"] = content.describe_outside(distances, patches)
     described, predictions, _ = assessment
     if output:
-        errors = content.read_worst_errors(described, predictions, arguments.dataset)
-        figures = report.draw_figures(described, predictions, error_images=errors)
+        errors = content.read_pictures(described["worst_errors"], predictions, arguments.dataset)
+        far = described["outside"]["furthest"] if described["outside"] else []
+        furthest = content.read_pictures(far, predictions, arguments.dataset)
+        figures = report.draw_figures(described, predictions, error_images=errors, furthest_images=furthest)
         with folders.fresh_folder(output) as folder:
             run.write_predictions(folder, predictions, judge.decision.classes)
             described = described | illustration.illustrate(judge, assessment, arguments.dataset, folder)

@@ -1,6 +1,7 @@
 """Apply a finished run to new images: single patches, slides of IDC patches, large images and whole slides."""
 
 import argparse
+import functools
 import re
 import time
 from collections.abc import Sequence
@@ -33,7 +34,12 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, help="folder made by train_model.py, such as runs/cancernet")
-    parser.add_argument("paths", nargs="+", metavar="path", help="images, or folders with images at any depth")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="path",
+        help="images, folders with images at any depth, or tables of them: .csv files with a column path",
+    )
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for the results (%(default)s)")
     parser.add_argument("--mpp", type=positive_number, help="micrometres a pixel of large images that do not say it")
     parser.add_argument("--tile", choices=("auto", "always", "never"), default="auto", help="see below (%(default)s)")
@@ -42,13 +48,20 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--shard", type=parse_shard, help="3/16: the third of sixteen parts; whole slides, in OUTPUT/shard_03_of_16"
     )
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="answer each path, one slide, on the Ray cluster at this address, or on all cores of this machine",
+    )
     parser.add_argument("--force", action="store_true", help="replace predictions that are there")
     return parser.parse_args(argv)
 
 
 def parse_shard(text: str) -> tuple[int, int]:
     """Argument type: which part, counted from 1, of how many."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    found = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
     number, of = (int(found[1]), int(found[2])) if found else (0, 0)
     if not 1 <= number <= of:
         raise argparse.ArgumentTypeError(f"takes a part of a number of parts such as 3/16, not {text!r}")
@@ -57,12 +70,18 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
+    if arguments.ray and arguments.shard:
+        raise InputError("--shard divides the work between jobs, and --ray divides it itself. Give one of them.")
     from cancernet.folders import lock_folder
     from cancernet.using import parts
 
     output = name_output(arguments)
     check_output(output)
+    arguments.paths = parts.expand_tables(arguments.paths)
     with lock_folder(output, "prediction"):
+        if arguments.ray:
+            predict_archive(arguments, output)
+            return
         check_replaceable(output, holds=parts.PREDICTIONS, called="predictions", force=arguments.force)
         predict_all(arguments, output)
 
@@ -77,6 +96,7 @@ def predict_all(arguments: argparse.Namespace, output: Path) -> None:
         import keras  # noqa: F401
     from cancernet import folders
     from cancernet.run import load_run
+    from cancernet.using.summary import SUMMARY
 
     run = load_run(arguments.run)
     planned = parts.plan_parts(files, mpp=run.settings.mpp, tile=arguments.tile)
@@ -87,12 +107,40 @@ def predict_all(arguments: argparse.Namespace, output: Path) -> None:
         planned = parts.take_shard(planned, *arguments.shard)
         print(f"Of these, part {arguments.shard[0]} of {arguments.shard[1]}: {parts.describe_plan(planned)}")
     with folders.fresh_folder(output) as folder:
-        count, rejected = predict(run, planned, folder, arguments)
-    print(f"{count:,} predictions: {output / parts.PREDICTIONS}")
+        summary, rejected = predict(run, planned, folder, arguments)
+    print(f"\n{summary.describe()}\nEvery patch: {output / parts.PREDICTIONS}; every slide: {output / SUMMARY}")
     if rejected:
         print(f"{len(rejected):,} file(s) could not be used, named in {output / parts.REJECTED}")
-    if rejected and not count and not arguments.shard:
+    if rejected and not summary.count and not arguments.shard:
         raise InputError(f"No image could be used, first {parts.printable(': '.join(rejected[0]))}")
+
+
+def predict_archive(arguments: argparse.Namespace, output: Path) -> None:
+    """Answer slides on a Ray cluster. What is finished stays: the same command goes on where it was ended."""
+    try:
+        from cancernet.using import cluster
+    except ImportError as error:
+        raise InputError(f"--ray needs more: pip install -r requirements-cluster.txt ({error}).") from error
+    from cancernet.run import read_settings
+    from cancernet.using import archive, parts
+
+    work = cluster.Work(
+        arguments.run.resolve(),
+        read_settings(arguments.run),
+        output.resolve(),
+        arguments.tile,
+        arguments.mpp,
+        not arguments.no_neighbours,
+        arguments.threshold,
+    )
+    archive.open_folder(output, cluster.describe_work(work), force=arguments.force)
+    kept = archive.Archive(output)
+    cluster.answer_archive(arguments.ray, work, kept, arguments.paths, say=functools.partial(print, flush=True))
+    print(f"{len(kept.finished):,} slides: {output / archive.SUMMARY}, their patches: {output / archive.PATCHES}")
+    if kept.failed:
+        print(f"{len(kept.failed):,} file(s) could not be used, named in {output / archive.FAILED}")
+    if not kept.finished:
+        raise InputError(f"No slide could be used, first {parts.printable(': '.join(kept.failed[0][1:]))}")
 
 
 def name_output(arguments: argparse.Namespace) -> Path:
@@ -104,7 +152,7 @@ def name_output(arguments: argparse.Namespace) -> Path:
     return output
 
 
-def predict(run, planned: Sequence, folder: Path, arguments: argparse.Namespace) -> tuple[int, list]:
+def predict(run, planned: Sequence, folder: Path, arguments: argparse.Namespace) -> tuple:
     """Write the results of all parts into the folder, with a bar; see `results.predict_parts`."""
     from tqdm import tqdm
 
@@ -115,10 +163,10 @@ def predict(run, planned: Sequence, folder: Path, arguments: argparse.Namespace)
     total = sum(len(part.files) for part in planned) if known else None
     started = time.monotonic()
     with tqdm(total=total, unit=" images", disable=None, smoothing=0.1) as bar:
-        count, rejected = results.predict_parts(run, planned, folder, options, bar)
-    seconds = time.monotonic() - started
+        summary, rejected = results.predict_parts(run, planned, folder, options, bar)
+    seconds, count = time.monotonic() - started, summary.count
     print(f"{count:,} images in {seconds:.1f} s, {count / max(seconds, 1e-9):,.0f} images a second.")
-    return count, rejected
+    return summary, rejected
 
 
 if __name__ == "__main__":

@@ -17,9 +17,22 @@ from cancernet.command_line import (
     run_script,
     seed,
 )
-from cancernet.config import DATASET, DEFAULT_RECIPE, RECIPES, RUNS, Augmentation, Experiment
-from cancernet.learning.models import MODELS, check_architecture, list_kinds
+from cancernet.config import (
+    DATASET,
+    DEFAULT_RECIPE,
+    GIVEN_FEATURES,
+    RECIPES,
+    RUNS,
+    Augmentation,
+    Experiment,
+    read_recipe,
+)
+from cancernet.learning.models import ENCODER, MODELS, check_architecture, find_architecture, list_kinds
 
+OF_EPOCHS = (  # settings of networks that are trained in epochs; the head of a frozen backbone has none of them
+    *("epochs", "batch_size", "optimizer", "learning_rate", "schedule", "weight_decay", "augmentation"),
+    *("statistics_momentum", "kept_weights", "early_stopping_patience"),
+)
 LEAST_VALIDATION_PATIENTS = 10  # below it the decision is mostly the luck of who they are: see docs/recipes.md
 
 
@@ -28,14 +41,27 @@ def parse_arguments(argv: Sequence[str]):
     parser.add_argument("--dataset", type=Path, default=DATASET, help="made by build_dataset.py (%(default)s)")
     parser.add_argument("--output", type=Path, help="folder of the run (runs/MODEL)")
     parser.add_argument("--model", type=model_names, help=f"{', '.join(MODELS)}; or several joined by + (cancernet)")
-    parser.add_argument("--recipe", choices=tuple(RECIPES), help="all settings at once; see config.py")
+    parser.add_argument(
+        "--recipe", type=recipe_name, help=f"all settings at once: {', '.join(RECIPES)}, or a JSON file of settings"
+    )
     parser.add_argument("--epochs", type=at_least(1))
     parser.add_argument("--batch-size", type=at_least(1))
     parser.add_argument("--learning-rate", type=positive_number)
     parser.add_argument("--seed", type=seed, help="same seed, same numbers (42)")
     parser.add_argument("--image-size", type=at_least(1), help="pixels; the model's own by default")
     parser.add_argument("--weights", help="of a backbone: imagenet, none or a file (imagenet)")
+    parser.add_argument(
+        "--encoder",
+        metavar="PRESET",
+        help="of KerasHub: hf://..., kaggle://... or a folder (docs/encoders.md)",
+    )
     parser.add_argument("--strategy", choices=("frozen", "finetune", "two-phase"), help="of a backbone (frozen)")
+    parser.add_argument("--head", choices=("linear", "kernel", "hidden"), help="of a frozen backbone (linear)")
+    parser.add_argument(
+        "--features",
+        type=Path,
+        help="of all images, .npy or HDF5, in the place of a backbone: see docs/encoders.md",
+    )
     parser.add_argument("--class-weight", choices=("ratio", "balanced", "none"))
     parser.add_argument(
         "--views",
@@ -69,6 +95,13 @@ def parse_arguments(argv: Sequence[str]):
     return parser.parse_args(argv)
 
 
+def recipe_name(text: str) -> str:
+    """Argument type: one of RECIPES, or a JSON file."""
+    if text not in RECIPES and not text.endswith(".json"):
+        raise argparse.ArgumentTypeError(f"takes {', '.join(RECIPES)}, or a file .json of settings, not {text!r}")
+    return text
+
+
 def model_names(text: str) -> str:
     """Argument type: one of MODELS, or several joined by +."""
     unknown = [name for name in text.split("+") if name not in MODELS]
@@ -78,39 +111,93 @@ def model_names(text: str) -> str:
 
 
 def choose_experiment(arguments) -> Experiment:
-    """The recipe with what the command line changes of it."""
-    model = arguments.model or (RECIPES[arguments.recipe].model if arguments.recipe else "cancernet")
-    architectures = [MODELS[name] for name in model.split("+")]
+    """The recipe with what its file and the command line change of it."""
+    if arguments.features:
+        return choose_head(arguments)
+    if arguments.encoder:
+        if arguments.model or arguments.weights:
+            raise InputError("--encoder takes the place of --model and --weights. Leave them out.")
+        arguments.model, arguments.weights = ENCODER, arguments.encoder
+    given = gather_settings(arguments)
+    named = given.get("recipe")
+    model = given.get("model") or (RECIPES[named].model if named else "cancernet")
+    architectures = [find_architecture(name) for name in model.split("+")]
     families = {architecture.family for architecture in architectures}
-    recipe = arguments.recipe or DEFAULT_RECIPE
-    if "transfer" in families and not arguments.recipe:
+    recipe = named or DEFAULT_RECIPE
+    if "transfer" in families and not named:
         recipe = "transfer" if len(architectures) == 1 else "strong"
+    base = RECIPES[recipe]
     own = {"model": model, "weights": "imagenet" if "transfer" in families else "none"}
     if len(architectures) == 1:
         own |= {"image_size": architectures[0].image_size, "channels": architectures[0].channels}
-    settings = {field.name for field in dataclasses.fields(Experiment)}
-    given = {name: value for name, value in vars(arguments).items() if name in settings and value is not None}
-    experiment = dataclasses.replace(RECIPES[recipe], **(own | given))
+    if "augmentation" in given:
+        given["augmentation"] = dataclasses.replace(base.augmentation, **given["augmentation"])
+    experiment = dataclasses.replace(base, **(own | given))
     if "transfer" not in families and experiment.strategy != "all":
         raise InputError(f"--strategy {experiment.strategy} needs a backbone; {model} is trained from scratch.")
+    if experiment.head != "linear" and experiment.strategy != "frozen":
+        raise InputError(
+            f"--head {experiment.head} is for a frozen backbone. Give --model densenet121, or leave it out."
+        )
+    if families == {"transfer"} and experiment.dropout != base.dropout:
+        raise InputError("dropout is for cancernet and simple_cnn. Leave it out for a backbone.")
     if len(architectures) == 1 and experiment.strategy == "frozen":
-        for name in ("epochs", "batch_size", "learning_rate"):
-            if vars(arguments)[name]:
-                raise InputError(
-                    f"--{name.replace('_', '-')} is for networks that are trained in epochs; the head of a frozen "
-                    "backbone is fitted until it converges. Leave it out, or give --strategy finetune or two-phase."
-                )
+        check_frozen(arguments, experiment, base)
         experiment = dataclasses.replace(experiment, augmentation=Augmentation())  # features are computed once
-    elif "transfer" in families and not arguments.members and len(architectures) == 1:
+    elif "transfer" in families and "members" not in given and len(architectures) == 1:
         experiment = dataclasses.replace(experiment, members=1)  # each would be a backbone of its own
     if experiment.channels == 1:
         without_stains = dataclasses.replace(experiment.augmentation, stain_jitter=0.0)
         experiment = dataclasses.replace(experiment, augmentation=without_stains)
-    if experiment.strategy == "finetune" and not arguments.learning_rate:
+    if experiment.strategy == "finetune" and "learning_rate" not in given:
         experiment = dataclasses.replace(experiment, learning_rate=experiment.learning_rate / 10)
     for kind in list_kinds(experiment):
         check_architecture(kind)
     return experiment
+
+
+def gather_settings(arguments) -> dict:
+    """The settings that are given: those of the recipe file, and over them those of the command line."""
+    settings = {field.name for field in dataclasses.fields(Experiment)}
+    asked = {name: value for name, value in vars(arguments).items() if name in settings}
+    given = {name: value for name, value in asked.items() if value is not None and value is not False}
+    if arguments.recipe in (None, *RECIPES):
+        return given
+    del given["recipe"]
+    read = read_recipe(Path(arguments.recipe))
+    try:
+        model_names(read.get("model", "cancernet"))
+    except argparse.ArgumentTypeError as error:
+        raise InputError(f"{arguments.recipe} is no recipe: model {error}.") from None
+    return read | given
+
+
+def check_frozen(arguments, experiment: Experiment, base: Experiment) -> None:
+    """See that nothing is asked of the head of a frozen backbone that it does not do.
+
+    Raises:
+        InputError: a setting of networks that are trained in epochs differs from its recipe's.
+    """
+    for name in OF_EPOCHS:
+        usual = [getattr(base, name), Augmentation()] if name == "augmentation" else [getattr(base, name)]
+        if getattr(experiment, name) not in usual:
+            said = f"--{name.replace('_', '-')}" if vars(arguments).get(name) else name
+            raise InputError(
+                f"{said} is for networks that are trained in epochs; the head of a frozen backbone is fitted until it "
+                "converges. Leave it out, or give --strategy finetune or two-phase."
+            )
+
+
+def choose_head(arguments) -> Experiment:
+    """The experiment of a head on features that came from elsewhere."""
+    of_images = ("model", "encoder", "recipe", "image_size", "weights", "strategy", "views", "epochs", "batch_size")
+    for name in (*of_images, "learning_rate", "mixed_precision", "cache_limit"):
+        if vars(arguments)[name]:
+            raise InputError(f"--{name.replace('_', '-')} is for networks that see images. Leave it or --features out.")
+    given = ("head", "class_weight", "members", "seed")
+    asked = {name: vars(arguments)[name] for name in given if vars(arguments)[name] is not None}
+    own = {"model": GIVEN_FEATURES, "weights": "none", "views": "one", "augmentation": Augmentation()}
+    return dataclasses.replace(RECIPES["transfer"], **(own | asked))
 
 
 def fit_to_grey(experiment: Experiment, *, views: str | None) -> Experiment:
@@ -130,30 +217,9 @@ def main(argv: Sequence[str]) -> None:
     judged_folds = choose_folds(arguments)
     folder = arguments.output or RUNS / experiment.model.replace("+", "_")
     from cancernet import run
-    from cancernet.data import dataset
     from cancernet.folders import lock_folder
-    from cancernet.judging import decision
 
-    decision.parse_operating_point(arguments.operating_point)
-    patches, summary = dataset.read_manifest(arguments.dataset), dataset.read_summary(arguments.dataset)
-    if summary.split != "image":
-        dataset.check_patients(patches)
-    if summary.are_grey:
-        print("The images are grey, so they are taken to have an upright: never turned, never upside down.")
-        experiment = fit_to_grey(experiment, views=arguments.views)
-    dataset.check_trainable(patches)
-    plan = Plan(
-        experiment=experiment,
-        dataset=arguments.dataset,
-        name=folder.name,
-        positive=choose_positive(arguments, dataset.list_classes(patches)),
-        operating_point=arguments.operating_point,
-        neighbours=not arguments.no_neighbours,
-        prevalence=arguments.prevalence,
-        split_by=summary.split,
-        cache_limit=arguments.cache_limit and int(arguments.cache_limit * 2**30),
-        manifest_sha256=dataset.hash_manifest(arguments.dataset),
-    )
+    plan, patches, summary = make_plan(arguments, experiment, folder.name)
     check_output(folder)
     with lock_folder(folder, "training"):
         work = run.prepare_folder(folder, describe_request(plan, arguments), force=arguments.force)
@@ -162,7 +228,7 @@ def main(argv: Sequence[str]) -> None:
         elif arguments.folds:
             text = train_folds(plan, arguments.folds, judged_folds, patches, summary, work)
         else:
-            text = train_run(plan, open_material(plan, patches), patches, summary, work)
+            text = train_run(plan, open_material(plan, patches, work), patches, summary, work)
         run.finish_folder(work, folder)
     from cancernet.reporting import printed
 
@@ -183,6 +249,36 @@ class Plan:
     split_by: str  # patient, image, file or given
     cache_limit: int | None  # bytes for decoded images
     manifest_sha256: str
+    features: Path | None  # a file of features that came from elsewhere
+
+
+def make_plan(arguments, experiment: Experiment, name: str):
+    """The plan of a training by that name, with the patches of its dataset and their summary."""
+    from cancernet.data import dataset
+    from cancernet.judging import decision
+
+    decision.parse_operating_point(arguments.operating_point)
+    patches, summary = dataset.read_manifest(arguments.dataset), dataset.read_summary(arguments.dataset)
+    if summary.split != "image":
+        dataset.check_patients(patches)
+    if summary.are_grey and not arguments.features:
+        print("The images are grey, so they are taken to have an upright: never turned, never upside down.")
+        experiment = fit_to_grey(experiment, views=arguments.views)
+    dataset.check_trainable(patches)
+    plan = Plan(
+        experiment=experiment,
+        dataset=arguments.dataset,
+        name=name,
+        positive=choose_positive(arguments, dataset.list_classes(patches)),
+        operating_point=arguments.operating_point,
+        neighbours=not arguments.no_neighbours,
+        prevalence=arguments.prevalence,
+        split_by=summary.split,
+        cache_limit=arguments.cache_limit and int(arguments.cache_limit * 2**30),
+        manifest_sha256=dataset.hash_manifest(arguments.dataset),
+        features=arguments.features,
+    )
+    return plan, patches, summary
 
 
 def describe_request(plan: Plan, arguments) -> dict:
@@ -214,21 +310,32 @@ def choose_folds(arguments) -> list[int]:
     return wanted
 
 
-def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary, work: Path) -> str:
-    """Cross-validation: a run for each fold judged, then one report on all their test images together."""
-    from cancernet import run
+def deal_folds(plan: Plan, patches, folds: int) -> list[list]:
+    """The patches of each fold of a cross-validation, with the splits they have in it.
+
+    Raises:
+        InputError: too few patients, or a fold that cannot be trained.
+    """
     from cancernet.data import dataset, splits
-    from cancernet.reporting import content, printed, report
 
     groups = splits.list_groups(patches, by_patient=plan.split_by != "image")
     labels = [patch.label for patch in patches]
     assigned = splits.assign_folds(labels, groups, folds=folds, seed=plan.experiment.seed)
-    assigned = [assigned[number - 1] for number in judged]
-    folders = [work / f"fold_{number}" for number in judged]
     dealt = [[patch._replace(split=split) for patch, split in zip(patches, fold, strict=True)] for fold in assigned]
     for own in dealt:
         dataset.check_trainable(own)
-    material = open_material(plan, patches)
+    return dealt
+
+
+def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary, work: Path) -> str:
+    """Cross-validation: a run for each fold judged, then one report on all their test images together."""
+    from cancernet import run
+    from cancernet.reporting import content, printed, report
+
+    folders = [work / f"fold_{number}" for number in judged]
+    every = deal_folds(plan, patches, folds)
+    dealt = [every[number - 1] for number in judged]
+    material = open_material(plan, patches, work)
     for folder, own in zip(folders, dealt, strict=True):
         if run.is_finished(folder):
             print(f"{folder.name} is finished already.")
@@ -240,7 +347,7 @@ def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary,
     subject = content.Subject(plan.name, which, content.describe_data(patches, summary), prevalence=plan.prevalence)
     assessment = content.pool_folds(folders, patches, subject)
     described, predictions, _ = assessment
-    errors = content.read_worst_errors(described, predictions, plan.dataset)
+    errors = content.read_pictures(described["worst_errors"], predictions, plan.dataset)
     figures = report.draw_figures(described, predictions, error_images=errors)
     run.write_predictions(work, predictions, described["classes"])
     report.write_report(work, described, figures)
@@ -252,45 +359,11 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
     import numpy as np
 
     from cancernet import run
-    from cancernet.data import splits
-    from cancernet.judging import smoothing
     from cancernet.learning import pipeline, training
-    from cancernet.learning.members import fit_members
-    from cancernet.reporting import content, wording
+    from cancernet.reporting import content
 
-    experiment = plan.experiment
-    settings = describe_settings(plan, patches, summary)
-    by_patient = plan.split_by != "image"
-    members = splits.deal_members(patches, experiment.members, by_patient=by_patient, seed=experiment.seed)
-    trained_on = np.unique(np.concatenate([member["training"] for member in members]))
-    weights = training.class_weights(material.labels[trained_on], len(settings.classes), experiment.class_weight)
-    material = material._replace(weights=weights)
-    device = settings.hardware["device"]
-    print(f"Training {experiment.model} on {len(trained_on):,} images of {plan.dataset}, on the {device}.")
-    if plan.positive:
-        named = {"class_names": settings.class_names}
-        print(f"The positive class, to be found, is {wording.class_label(named, plan.positive)}.")
-    if experiment.kept_weights == "mean" and experiment.strategy != "frozen":
-        print(
-            f"Judged is the mean of the weights of epochs {experiment.epochs // 2 + 1} to {experiment.epochs}. The "
-            "val_accuracy of a single epoch, which may jump up and down, is not."
-        )
-
-    with pipeline.naming_bad_files(material.images):
-        fitted = fit_members(experiment, material, members, describe_training(settings), folder)
-        trained = fitted.training
-    settings = dataclasses.replace(settings, training_precision=trained.precision)
-
-    left_out = [patches[row] for member in members for row in member["validation"]]
-    decision = smoothing.fit_on_validation(
-        left_out,
-        fitted.left_out,
-        classes=settings.classes,
-        positive=plan.positive,
-        operating_point=plan.operating_point,
-        neighbours=plan.neighbours,
-        log_class_weight=log_weight_of_positive(plan, settings.classes, material.weights),
-    )
+    finished, fitted, left_out, weights = fit_run(plan, material, patches, summary, folder)
+    decision, settings, trained = finished.decision, finished.settings, fitted.training
     testing = np.flatnonzero([patch.split == "testing" for patch in patches])
     judged = "testing" if len(testing) else "validation"
     subject = content.Subject(
@@ -298,12 +371,12 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
         judged,
         content.describe_data(patches, summary),
         made={
-            "class_weights": {name: material.weights[index] for index, name in enumerate(settings.classes)},
-            "training": training.describe(trained, device),
+            "class_weights": {name: weights[index] for index, name in enumerate(settings.classes)},
+            "training": training.describe(trained, settings.hardware["device"]),
             "settings": content.flatten(describe_training(settings)),
         },
         chose_model=judged == "validation",
-        warnings=warn_of_few(left_out),
+        warnings=[*warn_of_features(plan), *warn_of_few(left_out)],
         prevalence=plan.prevalence,
     )
     if len(testing):
@@ -313,9 +386,67 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
     else:  # the dataset's own validation split, each image by the member that left it out
         rows = np.flatnonzero([patch.split == "validation" for patch in left_out])
         assessment = content.assess([left_out[row] for row in rows], fitted.left_out[rows], decision, subject)
-    finished = run.Run(fitted.model, decision, settings, folder)
     run.save_run(finished, trained.history, assessment.predictions)
     return write_report(plan, finished, assessment, trained.history)
+
+
+def fit_run(plan: Plan, material, patches, summary, folder: Path) -> tuple:
+    """Train on training and fix the decision on validation.
+
+    Returns:
+        The run, not saved; what `fit_members` fitted; the patches that the members left out, in the order of their
+        scores; the class weights.
+    """
+    import numpy as np
+
+    from cancernet import run
+    from cancernet.data import splits
+    from cancernet.judging import smoothing
+    from cancernet.learning import familiarity, pipeline, training
+    from cancernet.learning.members import fit_members
+
+    experiment = plan.experiment
+    settings = describe_settings(plan, patches, summary)
+    by_patient = plan.split_by != "image"
+    members = splits.deal_members(patches, experiment.members, by_patient=by_patient, seed=experiment.seed)
+    trained_on = np.unique(np.concatenate([member["training"] for member in members]))
+    weights = training.class_weights(material.labels[trained_on], len(settings.classes), experiment.class_weight)
+    material = material._replace(weights=weights)
+    announce(plan, settings, len(trained_on))
+    with pipeline.naming_bad_files(material.images):
+        fitted = fit_members(experiment, material, members, describe_training(settings), folder)
+    settings = dataclasses.replace(settings, training_precision=fitted.training.precision)
+    left_out = [patches[row] for member in members for row in member["validation"]]
+    decision = smoothing.fit_on_validation(
+        left_out,
+        fitted.left_out,
+        classes=settings.classes,
+        positive=plan.positive,
+        operating_point=plan.operating_point,
+        neighbours=plan.neighbours,
+        log_class_weight=log_weight_of_positive(plan, settings.classes, weights),
+    )
+    groups = np.array(splits.list_groups(patches, by_patient=by_patient))
+    values = [(values, groups[rows]) for rows, values in fitted.seen_apart]
+    familiar = familiarity.fit_familiar(values, channels=experiment.channels)
+    return run.Run(fitted.model, decision, settings, folder, familiar), fitted, left_out, weights
+
+
+def announce(plan: Plan, settings, images: int) -> None:
+    """Print what is going to be trained, and what will be judged of it."""
+    from cancernet.reporting import wording
+
+    experiment, device = plan.experiment, settings.hardware["device"]
+    what = f"a head on {plan.features}" if plan.features else experiment.model
+    print(f"Training {what} on {images:,} images of {plan.dataset}, on the {device}.")
+    if plan.positive:
+        named = {"class_names": settings.class_names}
+        print(f"The positive class, to be found, is {wording.class_label(named, plan.positive)}.")
+    if experiment.kept_weights == "mean" and experiment.strategy != "frozen":
+        print(
+            f"Judged is the mean of the weights of epochs {experiment.epochs // 2 + 1} to {experiment.epochs}. The "
+            "val_accuracy of a single epoch, which may jump up and down, is not."
+        )
 
 
 def write_report(plan: Plan, finished, assessment, history) -> str:
@@ -324,7 +455,7 @@ def write_report(plan: Plan, finished, assessment, history) -> str:
 
     illustration.copy_samples(assessment.predictions, plan.dataset, finished.folder)
     described = assessment.report | illustration.illustrate(finished, assessment, plan.dataset, finished.folder)
-    errors = content.read_worst_errors(described, assessment.predictions, plan.dataset)
+    errors = content.read_pictures(described["worst_errors"], assessment.predictions, plan.dataset)
     figures = report.draw_figures(described, assessment.predictions, history=history, error_images=errors)
     report.write_report(finished.folder, described, figures)
     return printed.report_text(described)
@@ -338,21 +469,26 @@ def log_weight_of_positive(plan: Plan, classes: Sequence[str], weights: dict[int
     return math.log(weights[index] / weights[1 - index])
 
 
-def open_material(plan: Plan, patches):
-    """What networks are trained on: images and labels of all splits. Features of a backbone are added when computed."""
+def open_material(plan: Plan, patches, work: Path):
+    """What networks are trained on: images and labels of all splits, and where features of them are kept."""
     print("Loading TensorFlow ...", flush=True)
     with quiet_import():
         import keras  # noqa: F401
     import numpy as np
 
+    from cancernet import run
     from cancernet.data import dataset
-    from cancernet.learning import pipeline
+    from cancernet.learning import features, given_features, pipeline
     from cancernet.learning.members import Material
 
     classes = dataset.list_classes(patches)
     labels = np.array([classes.index(patch.label) for patch in patches])
-    images = pipeline.open_store(plan.dataset, patches, plan.experiment, cache_limit=plan.cache_limit)
-    return Material(images, labels, {}, {})
+    is_read_once = all(kind.strategy == "frozen" for kind in list_kinds(plan.experiment))
+    cache_limit = 0 if is_read_once else plan.cache_limit
+    images = pipeline.open_store(plan.dataset, patches, plan.experiment, cache_limit=cache_limit)
+    place = features.Place(features.name_folder(plan.dataset), work / run.FEATURES, plan.manifest_sha256)
+    given = plan.features and given_features.open_given(plan.features, patches, place.otherwise)
+    return Material(images, labels, {}, place, given)
 
 
 def describe_settings(plan: Plan, patches, summary):
@@ -386,6 +522,16 @@ def warn_of_few(validation) -> list[str]:
     return [
         f"Calibration and threshold were fitted on {len(patients)} validation patient(s); other patients would have "
         "given others. Train with --members 5: then all patients of training and validation are used for it."
+    ]
+
+
+def warn_of_features(plan: Plan) -> list[str]:
+    """What a run on given features cannot do."""
+    if not plan.features:
+        return []
+    return [
+        f"This run answers features as in {plan.features.name}, not images: predict_images.py and evaluate_model.py do "
+        "not take it. The test is one only if that encoder has not seen these patients."
     ]
 
 

@@ -15,10 +15,14 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, logit
+from scipy.stats import norm, t
 
+from cancernet.data.dataset import Patch
 from cancernet.judging import metrics
-from cancernet.judging.bootstrap import bootstrap, percentile_interval
+from cancernet.judging.comparison import compare_figures
+from cancernet.judging.metrics import TWO_CLASS_METRICS
+from cancernet.judging.smoothing import Predictions
 
 POPULATION = 20_000  # patients that the true figures are of
 THRESHOLD = 0.28  # about the share of IDC
@@ -27,6 +31,7 @@ FIGURES = (
     *("brier", "log_loss", "lr_positive", "lr_negative", "calibration_slope", "calibration_intercept", "ece"),
 )
 METHODS = ("jackknife", "percentiles")
+SHARED = 0.8  # correlation of the errors that two runs make on one patch
 
 
 class Study(NamedTuple):
@@ -53,11 +58,31 @@ def simulate(random: np.random.Generator, n_patients: int) -> Study:
     return Study(labels, expit(np.where(labels == 1, idc, benign)), patients)
 
 
+def simulate_pair(random: np.random.Generator, n_patients: int) -> tuple[Study, Study]:
+    """Draw patients, judged by two runs with correlated errors, of which the second is a little worse."""
+    first = simulate(random, n_patients)
+    noise = random.normal(size=len(first.labels)) * 1.8 * math.sqrt(1 / SHARED**2 - 1)
+    return first, first._replace(probability=expit(SHARED * (logit(first.probability) + noise)))
+
+
 def find_truth() -> dict[str, float]:
     """The figures of the whole population."""
-    study = simulate(np.random.default_rng(0), POPULATION)
-    figures = metrics.evaluate(*as_arguments(study), classes=("0", "1"), positive="1")["metrics"]
-    return {name: figures[name]["value"] for name in FIGURES}
+    return whole_figures(simulate(np.random.default_rng(0), POPULATION))
+
+
+def find_paired_truth() -> dict[str, float]:
+    """The second run's figures of the whole population less the first's."""
+    first, second = map(whole_figures, simulate_pair(np.random.default_rng(0), POPULATION))
+    return {name: second[name] - first[name] for name in FIGURES if name in TWO_CLASS_METRICS}
+
+
+def whole_figures(study: Study) -> dict[str, float]:
+    """The figures of all images of a study together."""
+    labels, probabilities, predicted, _ = as_arguments(study)
+    figures = metrics.weigh_figures(labels, probabilities, predicted, np.zeros_like(labels), positive=1)(
+        np.ones((1, 1))
+    )
+    return {name: float(figures[name][0]) for name in FIGURES}
 
 
 def as_arguments(study: Study) -> tuple:
@@ -67,12 +92,18 @@ def as_arguments(study: Study) -> tuple:
 
 
 def percentile_intervals(study: Study, draws: int) -> dict[str, tuple[float | None, float | None]]:
-    """Expanded percentiles of a bootstrap over patients: what the jackknife is compared with."""
+    """Expanded percentiles of a bootstrap over patients, what the jackknife is compared with (Hesterberg 2015).
+
+    The levels are moved outwards as Student's t and the n / (n - 1) of a variance ask for with few patients ("What
+    Teachers Should Know About the Bootstrap", The American Statistician 69:371).
+    """
     labels, probabilities, predicted, _ = as_arguments(study)
     figures = metrics.weigh_figures(labels, probabilities, predicted, study.patients, positive=1)
-    n_patients = int(study.patients.max()) + 1
-    drawn = bootstrap(figures, n_patients, len(labels), draws=draws, seed=0)
-    return {name: percentile_interval(drawn[name], n_patients, "")[:2] for name in FIGURES}
+    n = int(study.patients.max()) + 1
+    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
+    spread = math.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1)
+    ends = {name: np.nanquantile(values, norm.cdf([-spread, spread])) for name, values in figures(weights).items()}
+    return {name: (ends[name][0], ends[name][1] if np.isfinite(ends[name][1]) else None) for name in FIGURES}
 
 
 def jackknife_intervals(study: Study) -> dict[str, tuple[float | None, float | None]]:
@@ -105,6 +136,29 @@ def run_studies(n_patients: int, studies: int, draws: int, truth: dict[str, floa
     return found
 
 
+def run_paired_studies(n_patients: int, studies: int, truth: dict[str, float]) -> dict:
+    """The same of differences between two runs, whose intervals leave the same patients out of both."""
+    found = {name: [] for name in truth}
+    for number in range(studies):
+        pair = simulate_pair(np.random.default_rng([n_patients, number]), n_patients)
+        for name, metric in difference(pair).items():
+            if name in truth and metric["value"] is not None:
+                found[name].append(judge((metric["low"], metric["high"]), truth[name]))
+    return {"jackknife": found}
+
+
+def difference(pair: tuple[Study, Study]) -> dict:
+    """Every figure of the second run less the first's, as `compare_figures`."""
+    runs = []
+    for study in pair:
+        labels, probabilities, predicted, patients = as_arguments(study)
+        patches = [
+            Patch("", str(label), patient, None, None, "", "") for label, patient in zip(labels, patients, strict=True)
+        ]
+        runs.append(Predictions(patches, labels, probabilities, predicted))
+    return compare_figures(runs, classes=("0", "1"), positive="1")[0]
+
+
 def share_covered(answers: list[str | None]) -> str:
     """Per cent of the intervals that hold the truth; n/a where more than half of the studies give none."""
     given = [answer for answer in answers if answer]
@@ -112,13 +166,12 @@ def share_covered(answers: list[str | None]) -> str:
 
 
 def format_table(found: dict[int, dict]) -> str:
-    """A Markdown row for each figure: coverage by number of patients, jackknife and percentiles."""
+    """A Markdown row for each figure: coverage by number of patients, of one method / the other."""
     heads = [f"{n} patients" for n in found]
     lines = ["| figure | " + " | ".join(heads) + " |", "|---" + "|--:" * len(heads) + "|"]
-    for name in FIGURES:
+    for name in next(iter(found.values()))["jackknife"]:
         cells = [
-            " / ".join(share_covered(each[method][name]) for method in METHODS if each[method][name])
-            for each in found.values()
+            " / ".join(share_covered(rows[name]) for rows in each.values() if rows[name]) for each in found.values()
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -140,13 +193,20 @@ def main() -> None:
     parser.add_argument("--patients", type=int, nargs="+", default=[6, 12, 32, 100], help="of a study (%(default)s)")
     parser.add_argument("--studies", type=int, default=600, help="simulated for each number (%(default)s)")
     parser.add_argument("--draws", type=int, default=500, help="of the bootstrap; 0 leaves it out (%(default)s)")
+    parser.add_argument(
+        "--pairs", action="store_true", help="of differences between two runs, not of one run's figures"
+    )
     parser.add_argument("--json", type=Path, help="file for how many intervals hold, lie below and above")
     arguments = parser.parse_args()
-    truth, found = find_truth(), {}
+    truth, found = find_paired_truth() if arguments.pairs else find_truth(), {}
     for n_patients in arguments.patients:
         print(f"{arguments.studies} studies of {n_patients} patients ...", file=sys.stderr, flush=True)
-        found[n_patients] = run_studies(n_patients, arguments.studies, arguments.draws, truth)
-    print(f"Per cent of 95% intervals that hold the true figure: {' / '.join(METHODS)}\n\n{format_table(found)}")
+        if arguments.pairs:
+            found[n_patients] = run_paired_studies(n_patients, arguments.studies, truth)
+        else:
+            found[n_patients] = run_studies(n_patients, arguments.studies, arguments.draws, truth)
+    methods = " / ".join(next(iter(found.values())))
+    print(f"Per cent of 95% intervals that hold the true figure: {methods}\n\n{format_table(found)}")
     if arguments.json:
         arguments.json.write_text(json.dumps({"truth": truth, "counts": count_answers(found)}, indent=1) + "\n")
 

@@ -104,7 +104,7 @@ def format_tables(runs: Sequence[Judged]) -> str:
     absolute = [["recipe", "folds", "patients", *head, "seconds a fold", "command"]]
     for run in runs:
         figures, pooled = _figures(run, list(run.folds)), pool(run, list(run.folds))
-        cells = [_number(figures[name]["value"]) for name in shown]
+        cells = [format_number(figures[name]["value"]) for name in shown]
         patients = len({patch.patient for patch in pooled.patches} - {""})
         command = shlex.join(["train_model.py", *run.recipe.options, "--folds", str(FOLDS)])
         absolute.append(
@@ -117,9 +117,9 @@ def format_tables(runs: Sequence[Judged]) -> str:
             sys.exit(f"{run.recipe.name} and {first.recipe.name} have no fold in common. Train one that both have.")
         pair = align_predictions({each.recipe.name: pool(each, common) for each in (first, run)})
         (difference,) = compare_figures(list(pair.values()), classes=first.classes, positive=first.positive)
-        paired.append([run.recipe.name, _folds(common), *(_difference(difference[name]) for name in shown)])
+        paired.append([run.recipe.name, _folds(common), *(format_difference(difference[name]) for name in shown)])
     tables = [absolute, paired] if others else [absolute]
-    return "\n\n".join(_markdown(table) for table in tables)
+    return "\n\n".join(format_markdown(table) for table in tables)
 
 
 def _figures(run: Judged, numbers: Sequence[int]) -> dict[str, dict]:
@@ -132,11 +132,12 @@ def _folds(numbers) -> str:
     return f"all {FOLDS}" if len(numbers) == FOLDS else ", ".join(map(str, numbers))
 
 
-def _number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
+    """Three digits, or `n/a`."""
     return "n/a" if value is None else f"{value:.3f}"
 
 
-def _difference(metric: dict) -> str:
+def format_difference(metric: dict) -> str:
     """`+0.015 (+0.004 to +0.027)`, in bold where the interval is clear of zero."""
     if metric["value"] is None:
         return "n/a"
@@ -145,7 +146,8 @@ def _difference(metric: dict) -> str:
     return text if metric["verdict"] == "unclear" else f"**{text}**"
 
 
-def _markdown(rows: list[list[str]]) -> str:
+def format_markdown(rows: list[list[str]]) -> str:
+    """A table whose first row is its head."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 

@@ -1,12 +1,18 @@
-"""Default folders, the splits of a dataset, and the settings of an experiment. Standard library only."""
+"""Default folders, the splits of a dataset, and the settings of an experiment with the range of each."""
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Interval
+
+from cancernet import InputError
 
 ORIGINAL = Path("datasets/original")
 DATASET = Path("datasets/idc")
 RUNS = Path("runs")
+GIVEN_FEATURES = "features"  # the model of a run that answers features which came from elsewhere, not images
 
 SPLITS = ("training", "validation", "testing")
 SPLIT_NAMES = {  # names that a folder or a split file may use
@@ -20,20 +26,27 @@ SPLIT_NAMES = {  # names that a folder or a split file may use
 }
 TESTING_SHARE = 0.20  # of all patients
 VALIDATION_SHARE = 0.10  # of the patients that are not for testing
+INSIDE_SHARE = 0.985  # of validation images that lie inside what a run was made for, each measured without its patient
+
+
+_CHECKED = {"extra": "forbid", "allow_inf_nan": False}  # pydantic refuses an unknown name and what is no number
+_Share = Annotated[float, Interval(ge=0, lt=1)]
+_Count = Annotated[int, Ge(1)]
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """Random changes of training images. Each number is the largest change; 0 or False switches it off."""
 
-    rotation_degrees: float = 0.0
-    zoom: float = 0.0  # share of the side: 0.05 scales by 0.95 to 1.05
-    shift: float = 0.0  # share of the side
-    shear_degrees: float = 0.0
+    rotation_degrees: Annotated[float, Interval(ge=0, le=180)] = 0.0
+    zoom: _Share = 0.0  # share of the side: 0.05 scales by 0.95 to 1.05
+    shift: _Share = 0.0  # share of the side
+    shear_degrees: Annotated[float, Interval(ge=0, lt=90)] = 0.0
     mirror: bool = False  # left to right, with probability 1/2
     upend: bool = False  # top to bottom, with probability 1/2
     quarter_turns: bool = False
-    stain_jitter: float = 0.0  # relative change of the haematoxylin, eosin and residual densities
+    stain_jitter: Annotated[float, Interval(ge=0, le=1)] = 0.0  # change of haematoxylin, eosin and residual densities
+    __pydantic_config__ = _CHECKED
 
 
 @dataclass(frozen=True)
@@ -42,25 +55,28 @@ class Experiment:
 
     model: str = "cancernet"
     recipe: str = "tutorial"
-    image_size: int = 48  # pixels, square
-    channels: int = 3
+    image_size: _Count = 48  # pixels, square
+    channels: _Count = 3
     weights: str = "none"  # none | imagenet | a file of backbone weights
     strategy: Literal["all", "frozen", "finetune", "two-phase"] = "all"
-    epochs: int = 40
-    batch_size: int = 32
+    head: Literal["linear", "kernel", "hidden"] = "linear"  # on a frozen backbone's features
+    epochs: _Count = 40
+    batch_size: _Count = 32
     optimizer: Literal["adagrad", "adam", "adamw"] = "adagrad"
-    learning_rate: float = 0.01
+    learning_rate: Annotated[float, Gt(0)] = 0.01
     schedule: Literal["inverse_time", "constant", "cosine", "plateau"] = "inverse_time"
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Ge(0)] = 0.0
     class_weight: Literal["ratio", "balanced", "none"] = "ratio"  # max(count)/count, n/(classes*count), or 1
     augmentation: Augmentation = field(default_factory=Augmentation)
-    statistics_momentum: float = 0.99  # of batch normalisation's moving mean and variance; 0.99 is Keras' own
+    dropout: _Share = 0.5  # before the last layer of cancernet (half of it within) and simple_cnn
+    statistics_momentum: _Share = 0.99  # of batch normalisation's moving mean and variance; 0.99 is Keras' own
     views: Literal["one", "mirror", "eight"] = "one"  # of an image: predictions are the mean over them
     kept_weights: Literal["best", "mean"] = "best"  # epoch of least validation loss; mean of the last half
-    early_stopping_patience: int = 0  # epochs without a better validation loss; 0 is off
-    members: int = 1  # networks, each trained without other patients, whose mean logits answer
+    early_stopping_patience: Annotated[int, Ge(0)] = 0  # epochs without a better validation loss; 0 is off
+    members: _Count = 1  # networks, each trained without other patients, whose mean logits answer
     mixed_precision: bool = False  # train in bfloat16 where a measured step is faster
-    seed: int = 42
+    seed: Annotated[int, Interval(ge=0, lt=2**32)] = 42
+    __pydantic_config__ = _CHECKED
 
 
 TUTORIAL_AUGMENTATION = Augmentation(
@@ -118,3 +134,21 @@ RECIPES = {
         early_stopping_patience=10,
     ),
 }
+
+
+def read_recipe(path: Path) -> dict[str, object]:
+    """Read a recipe file, a JSON object of settings of `Experiment`; those that it leaves out keep their values.
+
+    Returns:
+        What the file gives: name to value; `augmentation` is such an object itself.
+
+    Raises:
+        InputError: the file is missing or no JSON, or has an unknown name, or a value of a wrong type or out of range.
+    """
+    from cancernet.folders import read_json
+
+    read_json(path, Experiment, fault="is no recipe", again="See Experiment in cancernet/config.py.")
+    given = json.loads(path.read_bytes())
+    if given.get("recipe", DEFAULT_RECIPE) not in RECIPES:
+        raise InputError(f"{path} is no recipe: recipe is {given['recipe']!r}; choose one of {', '.join(RECIPES)}.")
+    return given

@@ -92,14 +92,16 @@ def describe_unsupported(others: Counter) -> str:
     return f"Skipped, unsupported file type: {counts}."
 
 
-def read_json(path: Path, kind: type[Kind], *, again: str) -> Kind:
+def read_json(path: Path, kind: type[Kind], *, again: str, fault: str = "is damaged") -> Kind:
     """Read a JSON file as a dataclass or a TypedDict, every value of the type that its field has.
 
     Args:
         again: what to do about a damaged file, for the error.
+        fault: what is said of such a file.
 
     Raises:
-        InputError: the file is missing, cannot be read, is not JSON, or has a field that is missing or of a wrong type.
+        InputError: the file is missing, cannot be read, is not JSON, or has a field that is missing, of a wrong type or
+            out of its range.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -112,12 +114,13 @@ def read_json(path: Path, kind: type[Kind], *, again: str) -> Kind:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        came = "" if first["type"] in ("missing", "json_invalid") else f", not {str(first['input'])[:40]!r}"
-        raise InputError(f"{path} is damaged: {place and place + ': '}{first['msg']}{came}. {again}") from None
+        says_all = first["type"] in ("missing", "json_invalid", "unexpected_keyword_argument")
+        came = "" if says_all else f", not {str(first['input'])[:40]!r}"
+        raise InputError(f"{path} {fault}: {place and place + ': '}{first['msg']}{came}. {again}") from None
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path, work: str) -> Iterator[None]:
+def lock_folder(folder: Path, work: str, *, wait: bool = False) -> Iterator[None]:
     """Let no other process make or replace a folder meanwhile; what a killed one left of it is put right first.
 
     The lock is the file `.NAME.lock` beside the folder. The system frees it when its process ends, however it ends; on
@@ -126,9 +129,10 @@ def lock_folder(folder: Path, work: str) -> Iterator[None]:
     Args:
         folder: which need not be there.
         work: what the caller does, such as `build`, for the message.
+        wait: until another process that has the lock is ready.
 
     Raises:
-        InputError: another process has the lock.
+        InputError: another process has the lock, and `wait` is false.
     """
     import filelock
 
@@ -139,9 +143,11 @@ def lock_folder(folder: Path, work: str) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout as error:
-        raise InputError(
-            f"Another {work} is working on {folder} ({_read_holder(path)}). Wait for it, or give another --output."
-        ) from error
+        at_work = f"Another {work} is working on {folder} ({_read_holder(path)})."
+        if not wait:
+            raise InputError(f"{at_work} Wait for it, or give another --output.") from error
+        print(f"{at_work} Waiting for it ...", flush=True)
+        lock.acquire()
     try:
         if isinstance(lock, filelock.UnixFileLock):
             path.write_text(f"{os.getpid()}\n{platform.node()}\n", encoding="utf-8")

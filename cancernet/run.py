@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sys
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,17 @@ import numpy as np
 
 from cancernet import InputError, __version__, tables
 from cancernet.command_line import check_output
-from cancernet.config import Experiment
+from cancernet.config import GIVEN_FEATURES, Experiment
 from cancernet.data.dataset import Patch
 from cancernet.folders import Kind, read_json, replace_folder
 from cancernet.judging.decision import Decision, load_decision, save_decision
 from cancernet.judging.smoothing import Predictions
+from cancernet.learning.models import ENCODER, ENCODERS_NEED
 
 MODEL, DECISION, CONFIG, HISTORY = "model.keras", "decision.json", "config.json", "history.csv"
 REPORT, REPORT_TEXT, REPORT_PAGE, PREDICTIONS = "report.json", "report.txt", "report.html", "predictions.csv"
+FEATURES = "features"  # of an unfinished run whose dataset's folder cannot be written
+FAMILIAR = "familiar.npz"  # what validation images are like; not in runs of before
 SAMPLES = "samples"  # some of the tested images, <class>/<file>
 BEGUN = "begun.json"  # what an unfinished run was asked for
 PACKAGES = ("tensorflow", "keras", "numpy", "sklearn", "scipy", "cv2", "imutils", "matplotlib")
@@ -68,6 +72,7 @@ class Run(NamedTuple):
     decision: Decision
     settings: Settings
     folder: Path
+    familiar: "familiarity.Familiar | None" = None  # noqa: F821  # None where it is not known
 
 
 def describe_machine() -> dict[str, dict]:
@@ -108,7 +113,7 @@ def prepare_folder(folder: Path, asked: Mapping, *, force: bool) -> Path:
             raise InputError(f"{folder} holds a finished run. Choose another --output, or --force to replace it.")
     begun, text = work / BEGUN, json.dumps(asked, indent=1, default=str)
     partial = begun.with_name(f".{BEGUN}.partial")
-    if work.exists() and not (begun.is_file() and begun.read_text(encoding="utf-8") == text):
+    if work.exists() and not (begun.is_file() and begun.read_bytes() == text.encode()):
         if {path.name for path in work.iterdir()} - {begun.name, partial.name} and not force:
             raise InputError(f"{work} was begun with other settings. Start again with --force, or finish it first.")
         shutil.rmtree(work)
@@ -136,8 +141,8 @@ def finish_folder(work: Path, folder: Path) -> None:
             f"{error.strerror}: {folder} cannot be replaced. The run is finished and lies in {work}; the same command "
             "gives it its name."
         ) from error
-    for checkpoint in [*folder.glob("checkpoint*"), *folder.glob("fold_*/checkpoint*")]:
-        shutil.rmtree(checkpoint)
+    for left in [*folder.glob("checkpoint*"), *folder.glob("fold_*/checkpoint*"), *folder.glob(FEATURES)]:
+        shutil.rmtree(left)
     (folder / BEGUN).unlink(missing_ok=True)
 
 
@@ -146,6 +151,11 @@ def save_run(run: Run, history: Mapping[str, Sequence[float]], predictions: Pred
     run.model.save(run.folder / MODEL)
     save_decision(run.decision, run.folder / DECISION)
     write_settings(run.folder, run.settings)
+    if run.familiar:
+        spreads = [each._asdict() for each in run.familiar.spreads]
+        np.savez(
+            run.folder / FAMILIAR, **{f"{n}_{name}": part for n, of in enumerate(spreads) for name, part in of.items()}
+        )
     with (run.folder / HISTORY).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["epoch", *history])
@@ -194,14 +204,24 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def load_run(folder: Path) -> Run:
-    """Load a run.
+    """Load a run that answers images.
 
     Raises:
-        InputError: one of its files is missing or damaged, or they do not belong together.
+        InputError: one of its files is missing or damaged, or they do not belong together; or it answers features.
     """
     import keras
 
     settings = read_settings(folder)
+    if settings.experiment.model == GIVEN_FEATURES:
+        raise InputError(
+            f"{folder} answers features, not images: it was trained with --features. Give features of new images to "
+            f"{folder / MODEL} in Keras, or train a run with --model."
+        )
+    if settings.experiment.model == ENCODER:
+        try:
+            import keras_hub  # noqa: F401, the layers of the model's file
+        except ImportError as error:
+            raise InputError(f"{folder / MODEL} needs KerasHub, which is not installed: {ENCODERS_NEED}") from error
     decision = load_decision(folder / DECISION)
     path = folder / MODEL
     try:
@@ -213,7 +233,29 @@ def load_run(folder: Path) -> Run:
     difference = _find_difference(model, decision, settings)
     if difference:
         raise InputError(f"The files of {folder} are not of one run: {difference}. Copy the whole run folder.")
-    return Run(model, decision, settings, folder)
+    return Run(model, decision, settings, folder, _load_familiar(folder, model))
+
+
+def _load_familiar(folder: Path, model) -> "familiarity.Familiar | None":  # noqa: F821
+    """What validation images are like; None where the run does not have it.
+
+    Raises:
+        InputError: the file is damaged, or of another network.
+    """
+    from cancernet.learning import familiarity
+
+    path = folder / FAMILIAR
+    if not path.is_file():
+        return None
+    fields = familiarity.Spread._fields
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            parts = [[file[f"{number}_{name}"] for name in fields] for number in range(len(file.files) // len(fields))]
+        familiar = familiarity.Familiar(tuple(familiarity.Spread(*part[:-1], float(part[-1])) for part in parts))
+        familiarity.check_familiar(model, familiar)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is damaged or of another run. {_AGAIN}") from error
+    return familiar
 
 
 def _find_difference(model, decision: Decision, settings: Settings) -> str:

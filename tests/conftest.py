@@ -1,6 +1,7 @@
 """Small synthetic slides, and where the real images are."""
 
 import io
+import os
 import signal
 import sys
 import zipfile
@@ -16,6 +17,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).parents[1]
+KILLS = int(os.environ.get("KILLS", "2"))  # of each of four kinds of trainings, a quarter of those of builds; 5 make 20
 SHARED = ROOT.parent / "shared"
 sys.path.insert(0, str(ROOT))
 from cancernet.data.dataset import BuildSettings, Counts, Summary  # noqa: E402

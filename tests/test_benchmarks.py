@@ -142,3 +142,14 @@ def test_studies_give_both_methods_intervals():
     table = coverage.format_table({6: found}).splitlines()
     assert table[:2] == ["| figure | 6 patients |", "|---|--:|"]
     assert len(table) == 2 + len(coverage.FIGURES)
+
+
+def test_a_difference_of_runs_is_covered_where_its_interval_holds_it():
+    first, second = coverage.simulate_pair(np.random.default_rng(3), 40)
+    assert (first.labels == second.labels).all()
+    assert 0.6 < np.corrcoef(first.probability, second.probability)[0, 1] < 0.95
+    truth = coverage.difference((first, second))["auroc"]["value"]
+    assert truth < 0
+    found = coverage.run_paired_studies(12, 3, {"auroc": truth, "f1": 5.0})
+    assert set(found["jackknife"]["f1"]) == {"above"}
+    assert len(found["jackknife"]["auroc"]) == 3

@@ -1,6 +1,7 @@
 """What a script may replace: results of its own kind, and never a trained run; what a seed is."""
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
@@ -8,17 +9,20 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_slides
 
 import build_dataset
+import compare_runs
 import evaluate_model
 import predict_images
 from cancernet import InputError
 from cancernet.command_line import at_least, check_output, positive_number, seed
+from cancernet.folders import lock_folder
 
 SCRIPTS = {
     "evaluate": (evaluate_model, ["no run"], "report.json", "a report"),
     "predict": (predict_images, ["no run", "no image"], "predictions.csv", "predictions"),
+    "compare": (compare_runs, ["no run", "no other"], "comparison.json", "a comparison"),
 }
 
 
@@ -161,3 +165,47 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path):
     script = f"from cancernet.command_line import run_script\ndef main(_):\n    {code}\nrun_script(main)"
     command = ["bash", "-c", 'trap "" HUP; exec "$0" -c "$1"', sys.executable, script]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout == "lived\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "work"), [("evaluate", "evaluation"), ("predict", "prediction"), ("compare", "comparison")]
+)
+def test_two_at_once_are_told_of_each_other(tmp_path, name, work):
+    script, arguments, _, _ = SCRIPTS[name]
+    with lock_folder(tmp_path / "out", work):
+        said = complaint(script, arguments, tmp_path / "out")
+    told = f"Another {work} is working on {tmp_path / 'out'} (process {os.getpid()}). "
+    assert said == told + "Wait for it, or give another --output."
+
+
+# Ends its work just before what it wrote would get its name.
+WRITTEN = """
+import sys, time
+from cancernet import folders
+from cancernet.command_line import run_script
+def wait(*_):
+    print("written", flush=True)
+    time.sleep(60)
+folders.replace_folder = wait
+run_script(__import__(sys.argv.pop(1)).main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["predict_images", "evaluate_model", "compare_runs"])
+def test_a_terminated_script_leaves_nothing_behind(tmp_path, tiny_run, folders, name):
+    source = write_slides(tmp_path / "source", patients=5)
+    build_dataset.main(["--source", str(source), "--output", str(tmp_path / "dataset")])
+    arguments = {
+        "predict_images": [tiny_run, source],
+        "evaluate_model": [tiny_run, "--dataset", tmp_path / "dataset"],
+        "compare_runs": folders[:2],
+    }[name]
+    command = [sys.executable, "-c", WRITTEN, name, *map(str, arguments), "--output", str(tmp_path / "results/out")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert any(line == "written\n" for line in process.stdout), process.stderr.read()
+    assert len(os.listdir(tmp_path / "results")) == 2  # the lock and what is not finished
+    process.terminate()
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error.splitlines()[-1]) == (143, "error: ended by SIGTERM.")
+    assert os.listdir(tmp_path / "results") == []

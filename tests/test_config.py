@@ -6,7 +6,7 @@ import json
 import pytest
 
 from cancernet import InputError
-from cancernet.config import RECIPES, Experiment
+from cancernet.config import RECIPES, Experiment, read_recipe
 from cancernet.folders import read_json
 
 
@@ -21,3 +21,43 @@ def test_an_unknown_value_of_a_setting_is_refused(tmp_path, name):
     (tmp_path / "a.json").write_text(json.dumps(dataclasses.asdict(Experiment()) | {name: "x"}))
     with pytest.raises(InputError, match=f"is damaged: {name}: Input should be '.*', not 'x'"):
         read_json(tmp_path / "a.json", Experiment, again="")
+
+
+def write(path, text):
+    path.write_text(text if isinstance(text, str) else json.dumps(text))
+    return path
+
+
+def test_a_recipe_file_gives_what_it_names_and_nothing_else(tmp_path):
+    given = {"learning_rate": 1, "augmentation": {"zoom": 0.2}, "recipe": "tutorial"}
+    assert read_recipe(write(tmp_path / "a.json", given)) == given
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ({"learning_rat": 1}, "a.json is no recipe: learning_rat: Unexpected keyword argument. See Experiment in"),
+        ({"augmentation": {"zom": 0.1}}, "augmentation.zom: Unexpected keyword argument. See"),
+        ({"epochs": "3"}, "epochs: Input should be a valid integer, not '3'."),
+        ({"epochs": 0}, "epochs: Input should be greater than or equal to 1, not '0'."),
+        ({"learning_rate": -0.1}, "learning_rate: Input should be greater than 0, not '-0.1'."),
+        ('{"learning_rate": Infinity}', "learning_rate: Input should be a finite number, not 'inf'."),
+        ({"augmentation": {"zoom": 1}}, "augmentation.zoom: Input should be less than 1, not '1'."),
+        ({"mixed_precision": 1}, "mixed_precision: Input should be a valid boolean"),
+        ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
+        ({"optimizer": "sgd"}, "optimizer: Input should be 'adagrad', 'adam' or 'adamw', not 'sgd'."),
+        ({"recipe": "best"}, "recipe is 'best'; choose one of tutorial, standard, strong, transfer."),
+        ([], "a.json is no recipe: Input should be an object"),
+        ("{", "a.json is no recipe: Invalid JSON"),
+    ],
+)
+def test_a_bad_recipe_file_is_told_in_one_line(tmp_path, text, message):
+    with pytest.raises(InputError) as error:
+        read_recipe(write(tmp_path / "a.json", text))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_recipe_file_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(InputError, match=r"There is no .*a.json"):
+        read_recipe(tmp_path / "a.json")

@@ -150,6 +150,21 @@ def test_a_second_process_is_told_who_is_at_work(tmp_path):
     assert os.listdir(tmp_path) == ["link"]
 
 
+def test_a_network_file_system_without_locks_has_one_by_the_existence_of_a_file(tmp_path):
+    refuse = "import fcntl, errno\ndef flock(*_):\n    raise OSError(errno.ENOSYS, 'no')\nfcntl.flock = flock\n"
+    first = run(refuse + HOLDS, tmp_path / "folder", stderr=subprocess.PIPE)
+    try:
+        assert first.stdout.readline() == "locked\n"
+        second = run(refuse + HOLDS, tmp_path / "folder", stderr=subprocess.PIPE)
+        said = second.communicate()[1]
+        assert f"InputError: Another build is working on {tmp_path / 'folder'} (process {first.pid})" in said
+    finally:
+        first.kill()
+        assert "flock not supported on this filesystem" in first.communicate()[1]
+    third = run(refuse + HOLDS.replace("60", "0"), tmp_path / "folder", stderr=subprocess.PIPE)
+    assert third.communicate()[0] == "locked\n"  # that a lock's process is gone is seen on its own machine
+
+
 def test_a_lock_puts_right_what_a_killed_process_left(tmp_path):
     make(tmp_path / "folder.replaced", "old")
     with lock_folder(tmp_path / "folder", "build"):

@@ -127,6 +127,6 @@ def change_config(run, place, value):
 
 @pytest.mark.slow
 @given(st.integers(0, 1000), JSON)
-@settings(max_examples=5000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_config_ends_in_a_traceback(run, place, value):
     change_config(run, place, value)

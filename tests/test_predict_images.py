@@ -144,11 +144,27 @@ def test_bad_input_is_refused_before_anything_heavy(tmp_path):
         ("run", ".", "--shard", "0/3"): "takes a part of a number of parts such as 3/16, not '0/3'",
         ("run", ".", "--shard", "4/3"): "not '4/3'",
         ("run", ".", "--shard", "three"): "not 'three'",
+        ("run", ".", "--shard", "１/3"): "not '１/3'",
+        ("run", ".", "--shard", "1/" + "9" * 5000): "takes a part of a number of parts",
+        ("run", ".", "--shard", "1/3", "--ray"): "--ray divides it itself. Give one of them",
         ("run", ".", "--mpp", "0"): "takes a number above 0",
         ("run", ".", "--threshold", "1"): "takes a share below 1",
     }.items():
         with pytest.raises(InputError, match=message):
             predict(*arguments)
+
+
+def test_without_ray_one_line_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "cancernet.using.cluster", raising=False)
+    with pytest.raises(InputError, match=r"--ray needs more: pip install -r requirements-cluster.txt"):
+        predict("run", "slide.svs", "--output", tmp_path / "out", "--ray")
+
+
+def test_a_table_names_the_images(tiny_run, pictures, tmp_path):
+    (tmp_path / "images.csv").write_text(f"path\n{pictures / 'lose' / 'bild 00.png'}\n", encoding="utf-8")
+    predict(tiny_run, tmp_path / "images.csv", "--output", tmp_path / "out")
+    assert read_rows(tmp_path / "out" / "predictions.csv")[1][0] == str(pictures / "lose" / "bild 00.png")
 
 
 def test_nothing_usable_is_an_error_and_its_reasons_are_kept(tiny_run, tmp_path):

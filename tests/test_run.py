@@ -144,7 +144,8 @@ def test_what_is_unfinished_is_deleted_with_force_only(tmp_path):
     run = tmp_path / "run"
     work = begin(run)
     assert begin(run, {"epochs": 4}) == work  # nothing was done yet that could be lost
-    for lost in (lambda: None, (work / "begun.json").unlink):  # of other settings; of unknown ones
+    begun = work / "begun.json"
+    for lost in (lambda: None, lambda: begun.write_bytes(b"\xff"), begun.unlink):  # of other settings; of unknown ones
         finish(work)
         lost()
         with pytest.raises(InputError, match=r"run.unfinished was begun with other settings. Start again with --force"):

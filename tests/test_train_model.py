@@ -1,6 +1,7 @@
 """The training script as a user meets it: one run, made once, whose every figure is worked out again."""
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -226,6 +227,35 @@ def test_evaluating_the_same_patients_gives_the_runs_own_figures(folder, tmp_pat
     assert columns["probability_1"].tolist() == own_columns["probability_1"].tolist()
 
 
+def test_a_head_on_given_features_answers_features_and_says_so(folder, tmp_path, capsys):
+    import keras
+
+    patches = read_manifest(folder / "dataset")
+    labels = np.array([int(patch.label) for patch in patches])
+    features = np.random.default_rng(0).normal(labels[:, None], 0.5, (len(labels), 4)).astype(np.float32)
+    np.save(tmp_path / "uni.npy", features[::-1])
+    (tmp_path / "uni.csv").write_text("file\n" + "".join(f"{patch.file}\n" for patch in patches[::-1]))
+    options = ["--dataset", str(folder / "dataset"), "--features", str(tmp_path / "uni.npy"), "--members", "3"]
+    train_model.main([*options, "--output", str(tmp_path / "run")])
+    said = capsys.readouterr().out
+    assert f"Training a head on {tmp_path / 'uni.npy'}" in said
+    assert "This run answers features as in uni.npy, not images" in said
+    columns, report = read_run(tmp_path / "run")
+    assert report["metrics"]["auroc"]["value"] > 0.8
+    assert "gradcam" not in report
+    assert str(tmp_path) not in (tmp_path / "run/report.json").read_text()
+    testing = [row for row, patch in enumerate(patches) if patch.split == "testing"]
+    answers = np.asarray(keras.models.load_model(tmp_path / "run/model.keras")(features[testing]))[:, 1]
+    assert (np.argsort(answers) == np.argsort(columns["probability_1"].astype(float))).all()
+    assert not (tmp_path / "run/features").exists()
+    with pytest.raises(InputError, match=r"run answers features, not images: it was trained with --features"):
+        evaluate_model.main([str(tmp_path / "run"), "--dataset", str(folder / "elsewhere")])
+    with pytest.raises(InputError, match="uni.npy is of other images: 36 of 36 of the dataset are missing"):
+        train_model.main(["--dataset", str(folder / "elsewhere"), *options[2:], "--output", str(tmp_path / "other")])
+    with pytest.raises(InputError, match="--image-size is for networks that see images"):
+        train_model.main([*options, "--image-size", "96"])
+
+
 def test_a_dataset_of_other_patients_is_a_test(folder, capsys):
     evaluate_model.main([str(folder / "runs/one"), "--dataset", str(folder / "elsewhere"), "--prevalence", "0.01"])
     said = capsys.readouterr().out
@@ -289,6 +319,8 @@ def test_a_changed_image_is_found(folder, tmp_path):
         (["--batch-size", "-3"], "argument --batch-size: takes a whole number of at least 1"),
         (["--learning-rate", "0"], "argument --learning-rate: takes a number above 0"),
         (["--prevalence", "2"], "argument --prevalence: takes a share below 1"),
+        (["--recipe", "best"], "argument --recipe: takes tutorial, standard, strong, transfer, or a file .json of"),
+        (["--recipe", "no.json"], "There is no no.json"),
         (["--model", "vgg"], "argument --model: takes cancernet, simple_cnn, resnet50"),
         (["--dataset", "nowhere"], "nowhere has no manifest.csv"),
         (["--operating-point", "0.9x"], "Unknown operating point '0.9x'"),
@@ -298,6 +330,9 @@ def test_a_changed_image_is_found(folder, tmp_path):
         (["--strategy", "frozen"], "--strategy frozen needs a backbone"),
         (["--model", "densenet121", "--weights", "none", "--epochs", "3"], "--epochs is for networks that are trained"),
         (["--members", "40"], "16 patient(s) and"),
+        (["--head", "kernel"], "--head kernel is for a frozen backbone, as of --model densenet121"),
+        (["--features", "nowhere.npy"], "nowhere.npy cannot be read as NumPy's .npy"),
+        (["--head", "tree"], "argument --head: invalid choice: 'tree'"),
         (["--model", "resnet50", "--weights", "nowhere.h5"], "No weights file nowhere.h5"),
     ],
 )
@@ -323,13 +358,45 @@ def test_what_is_wrong_is_said_at_once(folder, tmp_path, options, message):
         ),
         (["--model", "densenet121"], {"strategy": "frozen", "members": 5, "augmentation": Augmentation()}),
         (["--model", "densenet121", "--members", "2"], {"members": 2}),
+        (["--model", "densenet121", "--head", "hidden"], {"head": "hidden", "strategy": "frozen"}),
         (["--recipe", "strong"], {"model": "cancernet+densenet121", "image_size": 96, "strategy": "frozen"}),
         (["--model", "simple_cnn+resnet50", "--image-size", "64"], {"recipe": "strong", "image_size": 64}),
     ],
 )
-def test_the_command_line_changes_its_recipe(options, expected):
+def test_the_command_line_changes_its_recipe(options, expected, tmp_path):
     experiment = train_model.choose_experiment(train_model.parse_arguments(options))
     assert {name: getattr(experiment, name) for name in expected} == expected
+    (tmp_path / "all.json").write_text(json.dumps(dataclasses.asdict(experiment)))
+    assert choose(tmp_path / "all.json") == experiment
+
+
+def choose(recipe, *options):
+    return train_model.choose_experiment(train_model.parse_arguments(["--recipe", str(recipe), *options]))
+
+
+def test_a_recipe_file_changes_the_default_and_the_command_line_changes_the_file(tmp_path):
+    recipe = tmp_path / "mine.json"
+    recipe.write_text(json.dumps({"epochs": 7, "augmentation": {"zoom": 0.2}, "mixed_precision": True}))
+    usual = train_model.choose_experiment(train_model.parse_arguments([]))
+    changes = {"epochs": 9, "seed": 0, "mixed_precision": True}
+    expected = dataclasses.replace(usual, **changes, augmentation=dataclasses.replace(usual.augmentation, zoom=0.2))
+    assert choose(recipe, "--epochs", "9", "--seed", "0") == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"model": "vgg"}, "mine.json is no recipe: model takes cancernet, simple_cnn, resnet50"),
+        ({"model": "resnet50", "weights": "none", "optimizer": "adamw"}, "optimizer is for networks that are trained"),
+        ({"model": "resnet50", "weights": "none", "augmentation": {"zoom": 0.1}}, "augmentation is for networks"),
+        ({"image_size": 4}, "cancernet takes images of at least 8 pixels"),
+        ({"strategy": "frozen"}, "--strategy frozen needs a backbone"),
+    ],
+)
+def test_a_recipe_file_that_cannot_be_is_refused(tmp_path, given, message):
+    (tmp_path / "mine.json").write_text(json.dumps(given))
+    with pytest.raises(InputError, match=message):
+        choose(tmp_path / "mine.json")
 
 
 @pytest.mark.parametrize("option", [["--positive", "a"], ["--prevalence", "0.1"], ["--operating-point", "0.3"]])

@@ -1,16 +1,16 @@
 """Figures of many weighted resamples at once, and the intervals they give.
 
-A group is what is resampled: a patient with all its images, or one image. A draw of the bootstrap takes as many groups
-as there are, with replacement; a group's weight in a draw, 0 or more, is how often it was taken. The jackknife leaves
-one group out, or one part of them, whose weight is then 0. `weights` is `[draws, groups]`.
+A group is what is resampled: a patient with all its images, or one image. A group's weight in a resample, 0 or more, is
+how often it is taken. The jackknife leaves one group out, or one part of them, whose weight is then 0 and that of the
+others 1. `weights` is `[draws, groups]`, a row a resample.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit, logit, ndtr, stdtrit
+from scipy.special import expit, logit, stdtrit
 
 LEVEL = 0.95
 LEAST_GROUPS = 6  # fewer give no interval
@@ -116,32 +116,12 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=np.full(shape, np.nan), where=np.asarray(denominator) > 0)
 
 
-def draw_weights(n_groups: int, *, draws: int, seed: int, at_once: int) -> Iterator[np.ndarray]:
-    """Weights `[up to at_once, n_groups]` float64, chunk after chunk until `draws` rows have come.
-
-    Each row sums to n_groups. The rows depend on the seed alone, not on `at_once`.
-    """
-    random = np.random.default_rng(seed)
-    for start in range(0, draws, at_once):
-        rows = min(at_once, draws - start)
-        taken = random.integers(n_groups, size=(rows, n_groups))
-        taken += np.arange(rows)[:, None] * n_groups
-        yield np.bincount(taken.ravel(), minlength=rows * n_groups).reshape(rows, n_groups).astype(np.float64)
-
-
-def bootstrap(
-    figures: Callable[[np.ndarray], dict[Hashable, np.ndarray]], n_groups: int, n_images: int, *, draws: int, seed: int
-) -> dict[Hashable, np.ndarray]:
-    """Every figure in every draw, `[draws]` each, where `figures` maps weights `[d, n_groups]` to figures `[d]`."""
-    weights = draw_weights(n_groups, draws=draws, seed=seed, at_once=_rows_at_once(n_groups, n_images))
-    return _join(figures(rows) for rows in weights)
-
-
 def jackknife(
     figures: Callable[[np.ndarray], dict[Hashable, np.ndarray]], n_groups: int, n_images: int
 ) -> dict[Hashable, np.ndarray]:
-    """Every figure with each group left out in turn, `[n_groups]`; `figures` is as for `bootstrap`.
+    """Every figure with each group left out in turn, `[n_groups]`.
 
+    `figures` maps weights `[d, n_groups]` to figures of `[d]`.
     More than MOST_PARTS groups are dealt at random, by a fixed seed, into as many parts of nearly equal number, and
     the parts are left out (the delete-a-group jackknife; Kott 2001, Journal of Official Statistics 17:521).
     """
@@ -186,37 +166,6 @@ def jackknife_interval(
     half = stdtrit(max(min(effective, parts) - 1, 1), (1 + LEVEL) / 2) * error
     low, high = scale.back(centre - half), scale.back(centre + half)
     return float(low), float(high), None
-
-
-def percentile_interval(
-    values: np.ndarray, n_groups: int, why_undefined: str
-) -> tuple[float | None, float | None, str | None]:
-    """Low end, high end, and, where an end is None, the reason in words. values: a figure in each draw, `[draws]`.
-
-    The expanded percentile interval (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", The American
-    Statistician 69:371): percentiles of the draws, at levels moved outwards as Student's t and the n / (n - 1) of a
-    variance ask for with few groups: 2.2 and 97.8 with 60, the smallest and largest draw with 3, and 2.5 and 97.5 with
-    many. Plain percentiles are too narrow with few patients; even these are, a little: see docs/reporting.md.
-
-    Draws in which the figure is undefined (NaN) are left out; where fewer than half are left there is no interval.
-    Infinite values (a likelihood ratio) count as larger than all others. There is none either where all draws give the
-    same figure: a sensitivity of 1 in every resample says that no error was seen, not that there are none to come.
-    """
-    if n_groups < LEAST_GROUPS:
-        return None, None, "too few patients for an interval"
-    defined = values[~np.isnan(values)]
-    undefined = len(values) - len(defined)
-    if undefined > len(values) / 2:
-        return None, None, f"no interval: {why_undefined} in {undefined:,} of {len(values):,} draws"
-    if np.isfinite(defined).all() and np.ptp(defined) <= 1e-12 * max(1.0, abs(defined[0])):
-        return None, None, "no interval: every draw gives the same figure, so how sure it is cannot be told"
-    spread = math.sqrt(n_groups / (n_groups - 1)) * stdtrit(n_groups - 1, (1 + LEVEL) / 2)
-    with np.errstate(invalid="ignore"):  # between two infinite draws
-        low, high = np.quantile(defined, ndtr([-spread, spread]))
-    if np.isfinite(high):
-        return float(low), float(high), None
-    low_end = float(low) if np.isfinite(low) else None
-    return low_end, None, "no upper end: the ratio is infinite in more than 2.5% of the draws"
 
 
 def _rows_at_once(n_groups: int, n_images: int) -> int:

@@ -59,9 +59,8 @@ def compare_figures(runs: Sequence[Predictions], *, classes: Sequence[str], posi
     A difference is a metric, `{"value", "low", "high"}` with a 95% interval, and `verdict`: `better` or `worse` than
     the first where the whole interval is on one side of zero, else `unclear`. What cannot be given is None, with a
     `reason`. The interval is that of `bootstrap.jackknife_interval` on the figures' own scale, the difference being one
-    figure of each patient's two answers. Simulated, it covers the true difference of two correlated runs as it says,
-    where percentiles of paired draws fall short (6, 12, 32, 100 patients, F1: 95, 95, 95, 96% and 93, 94, 94, 96%;
-    Brier score: 96, 95, 94, 94% and 91, 93, 93, 94%).
+    figure of each patient's two answers. How often it holds the true difference of two runs is simulated by
+    benchmarks/coverage.py; the table is in docs/reporting.md.
 
     Args:
         runs: two or more, of the same images in the same order, as of `align_predictions`.

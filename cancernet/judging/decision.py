@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cancernet import InputError
+from cancernet import Diverged, InputError
 from cancernet.folders import read_json
 from cancernet.judging.calibration import apply_calibration, fit_calibration
 
@@ -59,7 +59,7 @@ def parse_operating_point(text: str) -> OperatingPoint:
     if rule == "balanced" and not equals:
         return OperatingPoint("balanced", None)
     try:
-        value = float(number if equals else rule)
+        value = float(number if equals else rule) if text.isascii() else math.nan  # float takes digits of all scripts
     except ValueError:
         value = math.nan
     if equals and rule in ("sensitivity", "specificity") and 0 < value <= 1:
@@ -243,7 +243,7 @@ def _check_fit(scores, labels, patients, classes, positive, point, operating_poi
             f"patients and {len(classes)} classes. They must be of the same images."
         )
     if not np.isfinite(scores).all():
-        raise InputError(
+        raise Diverged(
             "Validation scores are not all finite numbers: training diverged. Use a smaller --learning-rate."
         )
     if (positive is None) == (len(classes) == 2) or (positive is not None and positive not in classes):

@@ -12,16 +12,27 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from typing_extensions import TypedDict
 
-from cancernet import InputError
+from cancernet import Diverged, InputError
 from cancernet.config import Experiment
-from cancernet.folders import fresh_folder
+from cancernet.folders import fresh_folder, read_json
 
 DIVERGED = 20  # times the loss of a network that answers by chance; healthy first epochs stay below four times
 _LAST, _KEPT, _EPOCH, _STATE = "last.keras", "kept.npz", "epoch.npz", "state.json"
 _SECONDS_BETWEEN_CHECKPOINTS = 60
 _MOST_SECONDS_BETWEEN = 120  # where writing one takes so long that it would be more than a fiftieth of the training
 _SHARE_OF_TIME = 0.02
+
+
+class _State(TypedDict):
+    """state.json of a checkpoint."""
+
+    settings: dict  # of the training
+    kept_epochs: tuple[int, int]
+    epochs: list[dict[str, float]]
+    step: int  # of the epoch after those
+    seconds: float  # that the steps of that epoch took
 
 
 class Recorder(keras.callbacks.Callback):
@@ -109,7 +120,7 @@ class Recorder(keras.callbacks.Callback):
         if step:
             loss = float(self.model.get_metrics_result()["loss"])
             self._refuse_divergence(len(self.epochs), f"loss after {step:,} of {self.steps_per_epoch:,} steps", loss)
-        state = {
+        state: _State = {
             "settings": dict(self.settings),
             "kept_epochs": self.kept_epochs,
             "epochs": self.epochs,
@@ -139,7 +150,7 @@ class Recorder(keras.callbacks.Callback):
         try:
             last = keras.models.load_model(self.folder / _LAST)
             self.kept, self._within = (_read_arrays(self.folder / name) for name in (_KEPT, _EPOCH))
-            self.kept_epochs, self.epochs = tuple(state["kept_epochs"]), state["epochs"]
+            self.kept_epochs, self.epochs = state["kept_epochs"], state["epochs"]
             self.first_step, self._seconds_before = state["step"], state["seconds"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self.folder} is a damaged checkpoint. Delete it and start again.") from error
@@ -160,7 +171,7 @@ class Recorder(keras.callbacks.Callback):
         by_chance = math.log(self.model.output_shape[-1])
         if math.isfinite(loss) and (loss <= DIVERGED * by_chance or not what.startswith("validation")):
             return
-        raise InputError(
+        raise Diverged(
             f"The training has diverged: the {what} of epoch {epoch + 1} is {loss:.3g}, that of an untrained network "
             f"about {by_chance:.2f}. Start again with a smaller --learning-rate, such as {self.learning_rate / 10:g}."
         )
@@ -202,13 +213,8 @@ def read_checkpoint_settings(checkpoint: Path) -> dict | None:
     return _read_state(checkpoint)["settings"] if checkpoint.exists() else None
 
 
-def _read_state(checkpoint: Path) -> dict:
-    try:
-        state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
-        state["settings"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{checkpoint} is a damaged checkpoint. Delete it and start again.") from error
-    return state
+def _read_state(checkpoint: Path) -> _State:
+    return read_json(checkpoint / _STATE, _State, again=f"Delete {checkpoint} and start again.")
 
 
 def _read_arrays(path: Path) -> list[np.ndarray]:

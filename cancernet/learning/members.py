@@ -11,10 +11,11 @@ from scipy.special import log_softmax
 
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
-from cancernet.learning import fitting, heads, scoring, training
+from cancernet.learning import familiarity, fitting, heads, scoring, training
+from cancernet.learning.features import Place, find_features
 from cancernet.learning.models import build_model, list_kinds
-from cancernet.learning.models.joining import join_members, renew_head, shrink_first
-from cancernet.learning.models.structure import split_model
+from cancernet.learning.models.joining import join_members, shrink_first
+from cancernet.learning.models.structure import attach_head, split_model
 
 Rows = Mapping[str, np.ndarray]  # split -> rows of the material
 
@@ -25,16 +26,19 @@ class Material(NamedTuple):
     images: ImageStore
     labels: np.ndarray  # class index [n]
     weights: dict[int, float]  # class index -> weight in the loss
-    features: dict[str, np.ndarray]  # backbone -> [n, views, f] float32; filled when they are first needed
+    place: Place  # where the features of these images are kept
+    given: np.ndarray | None = None  # features [n, views, f] that came from elsewhere, in the place of a backbone's
 
 
 class Fitted(NamedTuple):
     """What came of training all members."""
 
-    model: keras.Model  # raw images to probabilities, of all members together
+    model: keras.Model  # raw images, or features that were given, to probabilities, of all members together
     training: training.Training
     left_out: np.ndarray  # scores [m, classes] of each member's validation rows, one member after the other
     score: Callable[[np.ndarray], np.ndarray]  # rows [m] of the material -> scores [m, classes] of all members together
+    # of each network rows it was not trained on, and what `familiarity` tells of them; none of given features
+    seen_apart: list[tuple[np.ndarray, np.ndarray]]
 
 
 def fit_members(
@@ -66,57 +70,81 @@ def fit_members(
         ),
         log_softmax(np.mean([kind.left_out for kind in kinds], axis=0), axis=1),
         lambda rows: scoring.predict_scores(model, material.images.select(rows), views=experiment.views),
+        [each for kind in kinds for each in kind.seen_apart],
     )
 
 
 def _fit_kind(
     experiment: Experiment, material: Material, members: Sequence[Rows], settings: Mapping, work: Path
 ) -> Fitted:
-    classes, fitted_heads = len(material.weights), None
-    if experiment.strategy in ("frozen", "two-phase"):
-        keras.utils.set_random_seed(experiment.seed)
-        backbone = build_model(experiment, classes)
-        features = _find_features(backbone, experiment, material)
-        print("Fitting linear heads on the features ...", flush=True)
-        fitted_heads = heads.fit_heads(features.mean(axis=1), material.labels, members, material.weights)
-    networks, trainings = [], []
+    if experiment.strategy == "frozen":
+        return _fit_frozen(experiment, material, members, work)
+    networks, trainings, fitted_heads = [], [], None
+    if experiment.strategy == "two-phase":
+        _, _, fitted_heads = _fit_heads(experiment, material, members, work)
     for number, rows in enumerate(members):
-        if experiment.strategy == "frozen":
-            network = renew_head(backbone, classes)
-            heads.set_head(network, fitted_heads.fitted[number])
-            networks.append(network)
-            continue
         rate = experiment.learning_rate / (10 if fitted_heads else 1)  # a fitted head must not be lost again
         own = dataclasses.replace(experiment, seed=experiment.seed + number, learning_rate=rate)
         keras.utils.set_random_seed(own.seed)
-        network, images = build_model(own, classes), material.images.scale(own.image_size)
+        network, images = build_model(own, len(material.weights)), material.images.scale(own.image_size)
         if fitted_heads:
-            heads.set_head(network, fitted_heads.fitted[number])
+            fitted_head = heads.build_head([fitted_heads.fitted[number]])
+            split_model(network)[1].set_weights(fitted_head.get_weights())
         if len(members) > 1:
             print(f"{experiment.model}, member {number + 1} of {len(members)}:", flush=True)
         folder = work / f"checkpoint_{experiment.model}_{number + 1}"
         data = {split: (images.select(of), material.labels[of]) for split, of in rows.items()}
         trainings.append(fitting.fit_network(network, own, data, material.weights, settings, folder))
         networks.append(shrink_first(network, material.images.image_size))
-    trained = training.average(trainings) if trainings else training.Training({}, None, 0.0, None)
+    trained = training.average(trainings)
     if fitted_heads:
         trained = trained._replace(strength=fitted_heads.strength, seconds=trained.seconds + fitted_heads.seconds)
     model = join_members(networks)
 
-    def score(network: keras.Model, rows: np.ndarray) -> np.ndarray:
-        if experiment.strategy == "frozen":
-            return scoring.score_features(split_model(network)[1], features[rows])
-        return scoring.predict_scores(network, material.images.select(rows), views=experiment.views)
+    left_out, seen_apart = [], []
+    for network, rows in zip(networks, members, strict=True):
+        described = scoring.average_over_views(familiarity.describe_images(network), experiment.views)
+        probabilities, values = scoring.predict(described, material.images.select(rows["validation"]))
+        left_out.append(scoring.log_scores(probabilities))
+        seen_apart.append((familiarity.take_some(rows["validation"]), familiarity.take_some(values)))
 
-    left_out = [score(network, rows["validation"]) for network, rows in zip(networks, members, strict=True)]
-    return Fitted(model, trained, np.concatenate(left_out), lambda rows: score(model, rows))
+    def score(rows: np.ndarray) -> np.ndarray:
+        return scoring.predict_scores(model, material.images.select(rows), views=experiment.views)
+
+    return Fitted(model, trained, np.concatenate(left_out), score, seen_apart)
 
 
-def _find_features(backbone: keras.Model, experiment: Experiment, material: Material) -> np.ndarray:
-    """Features [n, views, f] of all images, computed where they are not there yet."""
-    if experiment.model not in material.features:
-        print(f"Computing the features of {len(material.images):,} images, once ...", flush=True)
-        material.features[experiment.model] = scoring.extract_features(
-            split_model(backbone)[0], material.images, views=experiment.views
-        )
-    return material.features[experiment.model]
+def _fit_frozen(experiment: Experiment, material: Material, members: Sequence[Rows], work: Path) -> Fitted:
+    """Heads alone, which are fitted, and answer, from features: the backbone sees no image again."""
+    extractor, features, fitted = _fit_heads(experiment, material, members, work)
+    left_out = [
+        scoring.score_features(heads.build_head([each]), features, rows["validation"])
+        for each, rows in zip(fitted.fitted, members, strict=True)
+    ]
+    head, seen_apart = heads.build_head(fitted.fitted), []
+    if extractor:
+        rows = familiarity.take_some(np.concatenate([rows["validation"] for rows in members]))
+        images = material.images.select(rows)
+        colours = scoring.predict(familiarity.describe_colours(images.shape), images)
+        seen_apart = [(rows, np.hstack([colours, features[rows].mean(axis=1)]))]
+    return Fitted(
+        attach_head(extractor, head, experiment.model) if extractor else head,
+        training.Training({}, None, fitted.seconds, None, strength=fitted.strength),
+        np.concatenate(left_out),
+        lambda rows: scoring.score_features(head, features, rows),
+        seen_apart,
+    )
+
+
+def _fit_heads(
+    experiment: Experiment, material: Material, members: Sequence[Rows], work: Path
+) -> tuple[keras.Model | None, np.ndarray, heads.Heads]:
+    """The extractor of a backbone, the features [n, views, f] of all images, and a head for each member."""
+    extractor, features = None, material.given
+    if features is None:
+        keras.utils.set_random_seed(experiment.seed)
+        extractor, _ = split_model(build_model(experiment, len(material.weights)))
+        features = find_features(extractor, experiment, material.images, material.place)
+    print(f"Fitting {experiment.head} heads to the features ...", flush=True)
+    examples = heads.Examples(features, material.labels, material.weights, work)
+    return extractor, features, heads.fit_heads(examples, members, kind=experiment.head, seed=experiment.seed)

@@ -1,11 +1,9 @@
 """Scores of images: log-probabilities, the mean over views of an image, and features of a frozen backbone."""
 
-import sys
-
 import keras
 import numpy as np
 
-from cancernet import InputError
+from cancernet import Diverged
 from cancernet.data.images import ImageStore
 from cancernet.learning.pipeline import evaluation_batches, naming_bad_files
 
@@ -26,12 +24,12 @@ def log_scores(probabilities: np.ndarray) -> np.ndarray:
         Natural log-probabilities [n, classes], float64.
 
     Raises:
-        InputError: an output is not a number.
+        Diverged: an output is not a number.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     broken = int((~np.isfinite(probabilities)).any(axis=-1).sum())
     if broken:
-        raise InputError(
+        raise Diverged(
             f"The network gives no number for {broken:,} of {len(probabilities):,} images: its training diverged. "
             "Train again with a smaller --learning-rate."
         )
@@ -59,79 +57,75 @@ def average_over_views(model: keras.Model, views: str) -> keras.Model:
     """Return a network that shares the model's weights and answers the mean over views of an image, which is square.
 
     Args:
-        model: images to outputs of any kind.
+        model: images to outputs of any kind, or to several.
         views: `one`, the image itself; `mirror`, also its mirror image, left to right; `eight`, all its flips and
             quarter turns.
     """
     if views == "one":
         return model
     network = _answer_views(model, views)
-    return keras.Model(network.inputs[0], keras.ops.mean(network.outputs[0], axis=0))
+    means = [keras.ops.mean(answers, axis=0) for answers in network.outputs]
+    return keras.Model(network.inputs[0], means if len(means) > 1 else means[0])
 
 
-def extract_features(extractor: keras.Model, store: ImageStore, *, views: str) -> np.ndarray:
-    """Compute the features of every view of every image; shows progress in a terminal.
+def extract_views(extractor: keras.Model, views: str) -> keras.Model:
+    """Return a network that answers the features of every view of an image, [n, views, f].
 
     Args:
         extractor: raw images to features [n, f].
-        store: n images.
         views: of each image, as `average_over_views`.
-
-    Returns:
-        float32 [n, views, f], in the store's order.
-
-    Raises:
-        InputError: a file cannot be used.
     """
     network = _answer_views(extractor, views)
-    network = keras.Model(network.inputs[0], keras.ops.transpose(network.outputs[0], (1, 0, 2)))
-    return predict(network, store, verbose=1 if sys.stdout.isatty() else 0)
+    return keras.Model(network.inputs[0], keras.ops.transpose(network.outputs[0], (1, 0, 2)))
 
 
-def score_features(head: keras.Model, features: np.ndarray) -> np.ndarray:
-    """Score n images by the mean probability over their views.
+def score_features(head: keras.Model, features: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Score some images by the mean probability over their views.
 
     Args:
         head: features [n, f] to probabilities.
-        features: [n, views, f], as `extract_features`.
+        features: [n, views, f], in memory or mapped from a file.
+        rows: of `features` [m].
 
     Returns:
-        Log-probabilities [n, classes], float64.
+        Log-probabilities [m, classes], float64.
 
     Raises:
         InputError: an output of the head is not a number.
     """
-    answers = np.concatenate(
-        [
-            keras.ops.convert_to_numpy(head(features[start : start + _AT_ONCE].reshape(-1, features.shape[2])))
-            for start in range(0, len(features), _AT_ONCE)
-        ]
-    )
-    return log_scores(answers.reshape(*features.shape[:2], -1).mean(axis=1))
+    answers = []
+    for start in range(0, len(rows), _AT_ONCE):
+        some = features[rows[start : start + _AT_ONCE]]
+        answers.append(keras.ops.convert_to_numpy(head(some.reshape(-1, some.shape[2]))))
+    return log_scores(np.concatenate(answers).reshape(len(rows), features.shape[1], -1).mean(axis=1))
 
 
 def _answer_views(model: keras.Model, views: str) -> keras.Model:
-    """Return a network that shares the model's weights and answers each view on its own: [views, n, outputs]."""
+    """Return a network that shares the model's weights and answers each view on its own: [views, n, ...]."""
     inputs = keras.Input(model.input_shape[1:])
-    images = [inputs]
+    return keras.Model(inputs, keras.ops.map(model, keras.ops.stack(list_views(inputs, views))))
+
+
+def list_views(images: keras.KerasTensor, views: str) -> list[keras.KerasTensor]:
+    """The views, as of `average_over_views`, of square images [n, s, s, c]; the images themselves first."""
+    listed = [images]
     if views != "one":
-        images.append(keras.ops.flip(inputs, 2))
+        listed.append(keras.ops.flip(images, 2))
     if views == "eight":
-        images += [keras.ops.flip(view, 1) for view in images]
-        images += [keras.ops.transpose(view, (0, 2, 1, 3)) for view in images]
-    return keras.Model(inputs, keras.ops.map(model, keras.ops.stack(images)))
+        listed += [keras.ops.flip(view, 1) for view in listed]
+        listed += [keras.ops.transpose(view, (0, 2, 1, 3)) for view in listed]
+    return listed
 
 
-def predict(model: keras.Model, store: ImageStore, *, verbose: int = 0) -> np.ndarray:
+def predict(model: keras.Model, store: ImageStore) -> np.ndarray:
     """Compute the outputs [n, ...] float32 of a network for every image of a store, in its order.
 
     Args:
         model: raw images to outputs of any kind.
         store: n images.
-        verbose: 1 shows progress, 0 does not.
 
     Raises:
         InputError: a file cannot be used.
     """
     with naming_bad_files(store):
-        return model.predict(evaluation_batches(store, batch_size=BATCH), verbose=verbose)
+        return model.predict(evaluation_batches(store, batch_size=BATCH), verbose=0)

@@ -145,8 +145,8 @@ def fit_model(
     They are `best`, of the epoch with the lowest validation loss, or `mean`, over the second half of the epochs, with
     new statistics of batch normalisation: stochastic weight averaging (Izmailov et al. 2018).
 
-    A crash loses two minutes at most. If the folder `checkpoint` exists, the training resumes from it and ends
-    with the same numbers as without the crash.
+    A crash loses two minutes and one validation at most. If the folder `checkpoint` exists, the training resumes from
+    it and ends with the same numbers as without the crash.
 
     Args:
         model: compiled.

@@ -16,7 +16,7 @@ from cancernet.judging.metrics import evaluate
 from cancernet.judging.smoothing import Predictions
 from cancernet.reporting import printed, wording
 from cancernet.reporting import report as pages
-from cancernet.reporting.content import Metric, Report
+from cancernet.reporting.content import Heading, Metric
 from cancernet.run import PREDICTIONS, read_predictions, read_report
 
 COMPARISON, COMPARISON_TEXT, COMPARISON_PAGE = "comparison.json", "comparison.txt", "comparison.html"
@@ -124,10 +124,10 @@ def name_runs(folders: Sequence[Path]) -> list[str]:
     return ["/".join(path[-length:]) for path in parts]
 
 
-def _read_report(folder: Path) -> Report:
+def _read_report(folder: Path) -> Heading:
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}. Make one with train_model.py or evaluate_model.py --output.")
-    report = read_report(folder, Report)
+    report = read_report(folder, Heading)
     if report is None or not (folder / PREDICTIONS).is_file():
         raise InputError(
             f"{folder} has no report.json with a predictions.csv. Give folders that train_model.py, its --folds, or "
@@ -136,7 +136,7 @@ def _read_report(folder: Path) -> Report:
     return report
 
 
-def _check_classes(reports: dict[str, Report]) -> None:
+def _check_classes(reports: dict[str, Heading]) -> None:
     (first, reference), *others = reports.items()
     for name, report in others:
         if report["classes"] != reference["classes"]:
@@ -172,7 +172,7 @@ def _state(predictions: Predictions, n_runs: int) -> str:
     return f"{'Both' if n_runs == 2 else f'All {n_runs}'} runs judged {of_whom}."
 
 
-def _gather_warnings(reports: dict[str, Report]) -> list[str]:
+def _gather_warnings(reports: dict[str, Heading]) -> list[str]:
     """What the reports warn of, each once, with the runs that it is said of unless it is said of all."""
     said: dict[str, list[str]] = {}
     for name, report in reports.items():
@@ -183,7 +183,7 @@ def _gather_warnings(reports: dict[str, Report]) -> list[str]:
     ]
 
 
-def _describe_run(name: str, report: Report, figures: dict) -> Judge:
+def _describe_run(name: str, report: Heading, figures: dict) -> Judge:
     return {
         "name": name,
         "created": report["created"],

@@ -17,6 +17,7 @@ from cancernet.judging.comparison import compare_figures
 from cancernet.judging.decision import Decision, decide_otherwise, expected_rates
 from cancernet.judging.metrics import evaluate
 from cancernet.judging.operating_points import judge_points
+from cancernet.judging.outside import find_outside
 from cancernet.judging.smoothing import Predictions, predict_split
 from cancernet.reporting.montages import FALSE_ALARM, MISSED, WRONG
 from cancernet.reporting.wording import counted, warn_of_change
@@ -79,19 +80,26 @@ class Data(TypedDict):
     __pydantic_config__ = OTHERS_TOO
 
 
-class Report(TypedDict):
-    """report.json; see docs/reporting.md. What not every report has may be missing."""
+class Heading(TypedDict):
+    """What of a report is needed to set it beside others."""
 
-    name: str
-    title: NotRequired[str]  # of an evaluation
     created: str  # a date
     statement: str
-    chose_model: NotRequired[bool]
-    evaluated_on: str
     warnings: list[str]
     classes: list[str]
     class_names: dict[str, str] | None
     positive: str | None
+    decision: dict | None
+    __pydantic_config__ = OTHERS_TOO
+
+
+class Report(Heading):
+    """report.json; see docs/reporting.md. What not every report has may be missing."""
+
+    name: str
+    title: NotRequired[str]  # of an evaluation
+    chose_model: NotRequired[bool]
+    evaluated_on: str
     data: Data
     metrics: dict[str, Metric]
     per_class: dict[str, dict]
@@ -101,12 +109,12 @@ class Report(TypedDict):
     prevalence: dict | None
     patients: list[dict]
     patient_spread: dict
-    decision: dict | None
     expected_on_validation: NotRequired[dict[str, float] | None]
     neighbours: NotRequired[dict | None]
     operating_points: NotRequired[list[dict] | None]
     cross_validation: NotRequired[dict]
     worst_errors: list[dict]
+    outside: NotRequired[dict | None]
     class_weights: NotRequired[dict[str, float] | None]
     training: NotRequired[dict]
     settings: NotRequired[dict]
@@ -389,14 +397,24 @@ def find_worst_errors(predictions: Predictions, classes: Sequence[str], positive
     ]
 
 
-def read_worst_errors(report: Report, predictions: Predictions, dataset: Path) -> list[np.ndarray]:
-    """The pictures of the report's worst errors, uint8 [height, width, 3].
+def describe_outside(distances: np.ndarray, patches: Sequence[Patch]) -> dict | None:
+    """Which images lie outside what the run was made for; None where the run does not know.
+
+    Args:
+        distances: as `learning.familiarity.watch` answers, in the order of `patches`.
+    """
+    found = find_outside(distances)
+    if found is None:
+        return None
+    furthest = [{"file": patches[row].file, "distance": distance} for row, distance in found.furthest]
+    return {"images": found.images, "outside": found.outside, "furthest": furthest}
+
+
+def read_pictures(named: Sequence[Mapping], predictions: Predictions, dataset: Path) -> list[np.ndarray]:
+    """The pictures of what a report names by its `file`, uint8 [height, width, 3].
 
     Raises:
         InputError: a file is not the one that was judged.
     """
     sha256 = {patch.file: patch.sha256 for patch in predictions.patches}
-    return [
-        read_image(dataset / error["file"], channels=3, sha256=sha256[error["file"]])
-        for error in report["worst_errors"]
-    ]
+    return [read_image(dataset / each["file"], channels=3, sha256=sha256[each["file"]]) for each in named]

@@ -9,11 +9,13 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from cancernet.config import GIVEN_FEATURES
 from cancernet.data.grid import PATCH_STEP, SlideGrid, make_thumbnail, paint_grid, stitch_slide, thumbnail_side
 from cancernet.data.images import fit_image, read_image
 from cancernet.folders import file_stem
 from cancernet.judging.smoothing import Predictions
 from cancernet.learning.explain import grad_cam, overlay
+from cancernet.learning.models import ENCODER
 from cancernet.reporting.captions import cut
 from cancernet.reporting.content import Assessment
 from cancernet.reporting.slide_plots import Explained, SlideMaps, plot_explained, plot_slide
@@ -37,7 +39,7 @@ class Answers(NamedTuple):
 
 
 def illustrate(run: Run, assessment: Assessment, dataset: Path, folder: Path) -> dict[str, list[dict[str, str]]]:
-    """Draw slides and Grad-CAM into the folder of a report.
+    """Draw slides and, of a network with maps, Grad-CAM into the folder of a report.
 
     A slide is drawn where it has LEAST_PATCHES placed patches and few gaps (`SlideGrid.is_complete`); a sample of a
     slide has too many for a map. It takes a run of two classes.
@@ -53,10 +55,10 @@ def illustrate(run: Run, assessment: Assessment, dataset: Path, folder: Path) ->
     Raises:
         InputError: a file is not the one that was judged.
     """
-    return {
-        "slides": _draw_slides(run, assessment, dataset, folder),
-        "gradcam": _draw_explained(run, assessment.predictions, dataset, folder),
-    }
+    galleries = {"slides": _draw_slides(run, assessment, dataset, folder)}
+    if run.settings.experiment.model not in (GIVEN_FEATURES, ENCODER):  # a transformer has tokens, no maps
+        galleries["gradcam"] = _draw_explained(run, assessment.predictions, dataset, folder)
+    return galleries
 
 
 def copy_samples(predictions: Predictions, dataset: Path, folder: Path) -> None:

@@ -60,6 +60,17 @@ def plot_errors(*, images: list[np.ndarray], errors: list[dict], classes: tuple[
     return figure
 
 
+def plot_furthest(*, images: list[np.ndarray], captions: list[str]) -> Figure:
+    """The images farthest from what a run was made for, the furthest first, each with its caption.
+
+    images: as for plot_errors, one at least. captions: a line for the name and one for the distance.
+    """
+    broken = ["\n".join(break_lines(line, 18, limit=54) for line in caption.split("\n")) for caption in captions]
+    figure = Figure(figsize=(ERRORS_ACROSS * ERROR_INCHES, _errors_height(broken)))
+    _draw_errors(figure.add_axes((0, 0, 1, 1)), images, broken)
+    return figure
+
+
 def plot_dataset(*, counts: dict[str, dict[str, int]], sizes: np.ndarray, samples: dict[str, list]) -> Figure:
     """A built dataset at a glance: images per class and split, image sizes, and samples of each class.
 

@@ -16,6 +16,7 @@ from cancernet.reporting.wording import (
     interval_words,
     number,
     patches,
+    report_outside,
     split_words,
 )
 
@@ -31,7 +32,9 @@ def report_text(report: dict) -> str:
     The answer in sentences, the confusion matrix and the main figures come first, then how they came about. All other
     figures are in report.json and report.html.
     """
-    said = [wrap(report["title"])] if report.get("title") else []
+    outside = report_outside(report)
+    said = [wrap(f"WARNING: {outside}")] if outside else []
+    said += [wrap(report["title"])] if report.get("title") else []
     said += [wrap(report["statement"]), *(wrap(f"WARNING: {warning}") for warning in all_warnings(report))]
     said.append("\n".join(wrap(answer["text"]) for answer in answers(report)))
     said += [_describe_confusion(report), _describe_metrics(report), _describe_classes(report), _describe_folds(report)]
@@ -126,7 +129,7 @@ def _describe_training(report: dict) -> str:
     if not training:
         return ""
     if not training.get("epochs"):
-        return f"A linear head was fitted to a backbone's features in {_duration(training['seconds'])}."
+        return f"A head was fitted to features in {_duration(training['seconds'])}."
     first, last = training["kept_epochs"]
     kept = f"epoch {first} is judged" if first == last else f"the mean of epochs {first} to {last} is judged"
     return f"Trained {training['epochs']:,} epochs in {_duration(training['seconds'])} on {training['device']}; {kept}."

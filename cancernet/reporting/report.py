@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ PICTURES = (  # that the page has a place for; others come at its end
     "reliability",
     "patients",
     "worst_errors",
+    "furthest",
     "history",
 )
 SPELLED = (
@@ -48,6 +50,7 @@ def draw_figures(
     *,
     history: dict[str, list[float]] | None = None,
     error_images: list[np.ndarray] | None = None,
+    furthest_images: Sequence[np.ndarray] = (),
 ) -> dict[str, Figure]:
     """Draw every picture that the report's numbers allow, by the name under which `write_report` expects it.
 
@@ -55,6 +58,7 @@ def draw_figures(
         predictions: that the report is of.
         history: as for `plots.plot_history`.
         error_images: uint8 pictures of `report["worst_errors"]`, in that order.
+        furthest_images: the same of `report["outside"]["furthest"]`.
     """
     truth, probabilities = predictions.labels, predictions.probabilities
     classes, positive, metrics = report["classes"], report["positive"], report["metrics"]
@@ -88,6 +92,10 @@ def draw_figures(
         ]
         words = None if index is None else tuple(class_word(report, classes[i]) for i in (index, 1 - index))
         figures["worst_errors"] = montages.plot_errors(images=error_images, errors=said, classes=words)
+    if len(furthest_images):
+        named = report["outside"]["furthest"]
+        captions = [f"{each['file'].split('/')[-1]}\ndistance {each['distance']:.1f}" for each in named]
+        figures["furthest"] = montages.plot_furthest(images=list(furthest_images), captions=captions)
     if history:
         figures["history"] = plots.plot_history(history=history, kept_epochs=report["training"]["kept_epochs"])
     return figures
@@ -172,6 +180,7 @@ def _render_html(report: Report, *, pictures: dict[str, bytes], folder: Path) ->
         interval_words=wording.interval_words(report),
         flaws=wording.possible_flaws(report),
         held_fixed=wording.HELD_FIXED,
+        outside=wording.report_outside(report),
         split_words=wording.split_words(report["data"]),
         twice=wording.TWICE,
         pictures={name.removesuffix(".png"): embed(content) for name, content in pictures.items()},

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from cancernet.config import INSIDE_SHARE
 from cancernet.judging.bootstrap import FEW_GROUPS, LEAST_GROUPS
 
 METRICS = {  # name in the report -> what it is called, what it says
@@ -48,15 +49,16 @@ SPLIT_WORDS = {"file": "a given list", "given": "the source's own folders"}  # o
 
 
 def all_warnings(report: dict) -> list[str]:
-    """The report's own warnings, and those that follow from how its data came about, none twice."""
+    """That it answers one class for everything, its own warnings, and those that its data call for; none twice."""
     data = report["data"]
-    found = list(report["warnings"])
+    found = []
     answered = [name for name, column in zip(report["classes"], zip(*report["confusion_matrix"])) if any(column)]
     if len(answered) == 1 and sum(map(any, report["confusion_matrix"])) > 1:
         found.append(
             f"The network answers {class_word(report, answered[0])} for every image: it tells no class from another. "
             "Train again with a smaller --learning-rate, more epochs or more images."
         )
+    found += report["warnings"]
     if report.get("chose_model"):
         found.append(
             "There is no testing split: these figures come from the images that chose the model, and flatter it."
@@ -124,6 +126,37 @@ def answers(report: dict) -> list[dict]:
         where = f"Where {of_hundred(prevalence['value'])} in 100 images are {ill}, {called}"
         found.append(_answer(report, where, prevalence["ppv"]))
     return found
+
+
+def outside_sentence(counts: tuple[int, int] | None, noun: str) -> str:
+    """That images lie outside what a run was made for; "" where none does.
+
+    Args:
+        counts: how many do, of how many; None where the run does not know.
+        noun: what the images are called: images or patches.
+    """
+    if counts is None:
+        return (
+            f"Whether these {noun} are of the kind that the run was made for is not known: the run does not keep what "
+            "its validation images were like. One trained again does."
+        )
+    outside, images = counts
+    if not outside:
+        return ""
+    how = "what this run was made for, by their colours or what the network sees in them"
+    if outside == images:
+        which = f"All {images:,} {noun} lie" if images > 1 else "The only one lies"
+        return f"{which} outside {how}: do not believe the answers."
+    usual = f"of its validation images {1 - INSIDE_SHARE:.1%} do"
+    return f"{outside:,} of {images:,} {noun} ({outside / images:.1%}) lie outside {how}; {usual}."
+
+
+def report_outside(report: dict) -> str:
+    """That sentence of a report; "" of one that did not measure it, as that of a training."""
+    if "outside" not in report:
+        return ""
+    outside = report["outside"]
+    return outside_sentence(outside and (outside["outside"], outside["images"]), "images")
 
 
 def split_words(data: dict) -> str:

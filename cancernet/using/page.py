@@ -16,6 +16,7 @@ from cancernet.data.grid import PATCH_STEP, stitch_slide
 from cancernet.data.images import fit_image
 from cancernet.folders import file_stem
 from cancernet.learning import explain
+from cancernet.learning.models import ENCODER
 from cancernet.reporting import illustration
 from cancernet.reporting.plots import COLOURS, GREY, ORANGE
 from cancernet.run import Run, load_run, name_class
@@ -59,8 +60,14 @@ def open_run(folder: Path) -> Run:
     run = load_run(folder)
     for count in (1, 2):  # the second is compiled for any number of images
         prediction.score_images(run, np.zeros((count, *run.model.input_shape[1:]), np.uint8))
-    explain.grad_cam(run.model, np.zeros((1, *run.model.input_shape[1:]), np.uint8), 0)
+    if has_maps(run):
+        explain.grad_cam(run.model, np.zeros((1, *run.model.input_shape[1:]), np.uint8), 0)
     return run
+
+
+def has_maps(run: Run) -> bool:
+    """Whether Grad-CAM can explain a run's answers: a transformer has tokens, no maps."""
+    return run.settings.experiment.model != ENCODER
 
 
 def score_uploads(
@@ -189,7 +196,7 @@ def list_patches(run: Run, decided: Sequence[DecidedPatches], order: str) -> lis
 
 
 def explain_patches(run: Run, patches: Sequence[Shown], made: dict[tuple, np.ndarray]) -> list[np.ndarray]:
-    """Each patch with Grad-CAM of what it was called over it to its right: uint8 [SHOWN_PIXELS, w, 3].
+    """Each patch, and where there are maps Grad-CAM of what it was called to its right: uint8 [SHOWN_PIXELS, w, 3].
 
     Args:
         made: pictures that were made before, by patch and class; new ones are added, and the oldest of many go.
@@ -200,9 +207,13 @@ def explain_patches(run: Run, patches: Sequence[Shown], made: dict[tuple, np.nda
     if new:
         images = [patch.decided.scored.images[patch.row] for _, patch in new]
         fitted = np.stack([fit_image(image, run.model.input_shape[1]) for image in images])
-        heat = explain.grad_cam(run.model, fitted, np.array([index for (_, _, index), _ in new]))
-        for (key, _), image, small, warm in zip(new, images, fitted, heat, strict=True):
-            made[key] = _side_by_side(image, explain.overlay(small, warm))
+        if has_maps(run):
+            heat = explain.grad_cam(run.model, fitted, np.array([index for (_, _, index), _ in new]))
+            beside = [explain.overlay(small, warm) for small, warm in zip(fitted, heat, strict=True)]
+        else:
+            beside = [np.full((*fitted.shape[1:3], 3), 255, np.uint8)] * len(new)
+        for (key, _), image, right in zip(new, images, beside, strict=True):
+            made[key] = _side_by_side(image, right)
     shown = [made[key] for key in keys]
     while len(made) > MOST_PICTURES:
         del made[next(iter(made))]

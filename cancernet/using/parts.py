@@ -3,6 +3,7 @@
 Nothing here needs Keras, so that a wrong path is found at once.
 """
 
+import csv
 import io
 import os
 import warnings
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from cancernet import InputError
+from cancernet import InputError, tables
 from cancernet.data.dataset import find_place
 from cancernet.data.grid import PATCH_STEP
 from cancernet.data.images import EXTENSIONS
@@ -21,6 +22,7 @@ from cancernet.folders import file_stem, walk
 
 PREDICTIONS, REJECTED = "predictions.csv", "rejected.csv"  # in the folder of the results
 SLIDE_EXTENSIONS = (".svs", ".ndpi", ".mrxs", ".scn", ".svslide", ".vms", ".vmu", ".bif", ".dcm", ".qptiff")
+COLUMN = "path"  # of a table of slides
 LARGE_SIDE = 4 * PATCH_STEP  # pixels; a picture whose two sides are longer is cut into patches
 LOOSE_FILES = 64  # patches without a place in one part
 SLIDE, LOOSE, CUT = "slide", "loose", "cut"  # kinds of parts
@@ -33,6 +35,37 @@ class Part(NamedTuple):
     slide: str  # name of the slide; "" for patches without a place
     stem: str  # of the names of its files in the output
     files: list[str]
+
+
+def expand_tables(paths: Sequence[str]) -> list[str]:
+    """Put the paths of each table, a .csv file with a column `path`, in its place.
+
+    A path that is not absolute starts at the folder of its table.
+
+    Raises:
+        InputError: a table cannot be read, has no such column or no row.
+    """
+    found: list[str] = []
+    for path in map(str, paths):
+        found += _read_paths(Path(path)) if path.lower().endswith(".csv") else [path]
+    return found
+
+
+def _read_paths(path: Path) -> list[str]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(tables.read_rows(file))
+    except FileNotFoundError:
+        raise InputError(f"There is no {printable(str(path))}. Give a table of slides, or images.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{printable(str(path))} is no CSV file in UTF-8 ({error}).") from error
+    if not rows or COLUMN not in rows[0]:
+        raise InputError(f"{printable(str(path))} has no column {COLUMN}. Its first line names the columns.")
+    index = rows[0].index(COLUMN)
+    named = [row[index] for row in rows[1:] if len(row) > index and row[index]]
+    if not named:
+        raise InputError(f"{printable(str(path))} names no slide. Give one a row, in the column {COLUMN}.")
+    return [(path.parent / name).as_posix() for name in named]
 
 
 def find_files(paths: Sequence[str]) -> tuple[list[str], Counter[str]]:

@@ -8,29 +8,26 @@ IDC set; a patch without a place has None.
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from cancernet import InputError
-from cancernet.data.dataset import find_place
-from cancernet.data.grid import PATCH_STEP, Layout, SlideGrid, lay_out, make_thumbnail, thumbnail_side
-from cancernet.data.images import decode_image, fit_image, read_image
-from cancernet.data.tiles import SlideImage, Tile, iterate_tiles, open_slide_image, tile_grid
+from cancernet.data.grid import Layout, SlideGrid, lay_out, make_thumbnail
+from cancernet.data.images import fit_image
+from cancernet.data.tiles import Tile
 from cancernet.judging.decision import Decision
 from cancernet.judging.smoothing import apply_decision
-from cancernet.learning.scoring import BATCH, average_over_views, log_scores
+from cancernet.learning.familiarity import watch
+from cancernet.learning.scoring import BATCH, log_scores
 from cancernet.run import Run
-from cancernet.using.parts import CUT, SLIDE, Part
+from cancernet.using.parts import Part
+from cancernet.using.reading import OpenPart, Refuse, open_part
 
-MOST_PLACES = 20_000  # for patches on a whole slide whose bytes are in memory: their images are kept, 150 MB
+_one_at_a_time = threading.Lock()  # batches of all visitors of the page; files are read meanwhile
 
 Progress = Callable[[int], object]  # gets the number of images done since its last call; tqdm.update is one
-Refuse = Callable[[Sequence[str], str], object]  # gets files that cannot be used, and why; the reason may name the file
 
 
 class ScoredPatches(NamedTuple):
@@ -45,6 +42,7 @@ class ScoredPatches(NamedTuple):
     thumbnail_pixels: int  # side of the thumbnail of a whole patch
     file_scale: float = 1.0  # pixels of the file (at level 0) for one pixel of x and y
     images: Sequence[np.ndarray] = ()  # the patches themselves where they are kept, at most of the network's size
+    distances: np.ndarray = np.empty(0)  # [n] from what the run was made for, above 1 outside; NaN where not known
 
     @property
     def slide(self) -> str:
@@ -66,28 +64,32 @@ class DecidedPatches(NamedTuple):
     threshold: float | None  # on the positive class's probability; None of more than two classes
 
 
-def score_images(run: Run, images: Iterable[np.ndarray], *, progress: Progress | None = None) -> np.ndarray:
+def score_images(
+    run: Run, images: Iterable[np.ndarray], *, progress: Progress | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Score images batch by batch; no more than one batch is held in memory.
 
     Args:
         images: n, uint8 [height, width, 3] RGB or [height, width, 1] grey of any size; each is scaled to the network's.
 
     Returns:
-        Log-probabilities [n, k] float64, in the order of the images.
+        Log-probabilities [n, k] float64 and distances [n] as `familiarity.watch`, in the order of the images.
 
     Raises:
         InputError: the network answers something that is not a number.
     """
     with _one_at_a_time:
-        network = _network(run.model, run.settings.experiment.views)
+        network = watch(run.model, run.familiar, run.settings.experiment.views)
     size, _, channels = network.input_shape[1:]
-    images, scores = iter(images), [np.empty((0, len(run.decision.classes)))]
+    images, scores, distances = iter(images), [np.empty((0, len(run.decision.classes)))], [np.empty(0)]
     while batch := [_fit(image, size, channels) for image in islice(images, BATCH)]:
         with _one_at_a_time:
-            scores.append(log_scores(network.predict_on_batch(np.stack(batch))))
+            probabilities, far = network.predict_on_batch(np.stack(batch))
+        scores.append(log_scores(probabilities))
+        distances.append(far)
         if progress:
             progress(len(batch))
-    return np.concatenate(scores)
+    return np.concatenate(scores), np.concatenate(distances)
 
 
 def score_patches(
@@ -101,7 +103,7 @@ def score_patches(
     """Score patches of one slide, or patches without a slide; one batch and all thumbnails are held in memory.
 
     Args:
-        thumbnail_pixels: side of the thumbnail of a whole patch, see `choose_thumbnail_pixels`.
+        thumbnail_pixels: side of the thumbnail of a whole patch, see `reading.choose_thumbnail_pixels`.
         keep_images: whether the result has `images`.
 
     Raises:
@@ -118,11 +120,11 @@ def score_patches(
                 images.append(image if max(image.shape[:2]) <= size else _fit(image, size, channels))
             yield image
 
-    scores = score_images(run, keep(), progress=progress)
+    scores, distances = score_images(run, keep(), progress=progress)
     files, patients, x, y = map(list, zip(*places, strict=True)) if places else ([], [], [], [])
-    return ScoredPatches(
-        files, x, y, lay_out(patients, x, y, files), scores, thumbnails, thumbnail_pixels, images=images
-    )
+    layout = lay_out(patients, x, y, files)
+    kept = {"images": images, "distances": distances}
+    return ScoredPatches(files, x, y, layout, scores, thumbnails, thumbnail_pixels, **kept)
 
 
 def score_part(
@@ -137,84 +139,27 @@ def score_part(
     """Read and score the files of one part.
 
     Args:
-        mpp: as `score_large_image`.
-        refuse: gets each file that cannot be read, and why; the others are scored without it.
+        mpp, refuse: as `reading.open_part`.
         contents: the bytes of each file, where they are in memory and not on disk; the patches are then kept too.
 
     Raises:
-        InputError: the part cannot be used as a whole: patches of a slide overlap, or as `score_large_image`.
+        InputError: the part cannot be used as a whole, see `reading.open_part`; or as `score_images`.
     """
-    if part.kind == CUT:
-        return score_large_image(run, part.files[0], mpp=mpp, progress=progress, contents=contents)
-    places = [find_place(file) if part.kind == SLIDE else ("", None, None) for file in part.files]
-    layout = lay_out(*zip(*places, strict=True), part.files)
-    for reason in layout.unplaceable.values():
-        raise InputError(reason)
-
-    def read() -> Iterator[Tile]:
-        for file, place in zip(part.files, places, strict=True):
-            try:
-                image = _read(file, run.settings.experiment.channels, contents)
-            except InputError as error:
-                refuse([file], str(error))
-                continue
-            yield Tile(image, file, *place)
-
-    side = choose_thumbnail_pixels(layout)
-    return score_patches(run, read(), thumbnail_pixels=side, progress=progress, keep_images=contents is not None)
+    with open_part(run.settings, part, mpp=mpp, refuse=refuse, contents=contents) as opened:
+        return score_opened(run, opened, progress=progress, keep_images=contents is not None)
 
 
-def score_large_image(
-    run: Run,
-    file: str,
-    *,
-    mpp: float | None = None,
-    progress: Progress | None = None,
-    contents: Mapping[str, bytes] | None = None,
+def score_opened(
+    run: Run, opened: OpenPart, *, progress: Progress | None = None, keep_images: bool = False
 ) -> ScoredPatches:
-    """Open a whole slide or a large picture, cut it into patches at the scale of the run and score those with tissue.
-
-    Memory holds one block of the image (see cancernet.data.tiles) and a thumbnail of each patch.
-
-    Args:
-        file: its path; also the name of the slide.
-        mpp: micrometres a pixel at level 0, for a file that does not say so itself.
-        contents: as of `score_part`.
+    """Score the patches of one part; one batch and all thumbnails are held in memory.
 
     Raises:
-        InputError: the file cannot be read or does not say its scale, or is in memory and has more than MOST_PLACES; or
-            as `cut_slide`.
+        InputError: as `score_images`, or while a patch is read.
     """
-    in_memory = contents is not None
-    with open_slide_image(Path(file), mpp, contents[file] if in_memory else None) as slide:
-        tiles = cut_slide(run, slide, file=file)
-        shape = tile_grid(slide, patch_pixels=PATCH_STEP, target_mpp=run.settings.mpp)
-        if in_memory and np.prod(shape) > MOST_PLACES:
-            raise InputError(
-                f"{file}: has room for {np.prod(shape):,} patches, more than {MOST_PLACES:,}. Use predict_images.py."
-            )
-        side = thumbnail_side(shape)
-        scored = score_patches(run, tiles, thumbnail_pixels=side, progress=progress, keep_images=in_memory)
-        return scored._replace(file_scale=run.settings.mpp / slide.mpp)
-
-
-def cut_slide(run: Run, slide: SlideImage, *, file: str) -> Iterator[Tile]:
-    """Cut an open slide into patches of PATCH_STEP pixels at the scale of the run; those without tissue are left out.
-
-    Raises:
-        InputError: the run does not know its scale. Later, while the patches are read: the slide is coarser than the
-            run, a piece of the file is damaged, or no patch has tissue.
-    """
-    if run.settings.mpp is None:
-        raise InputError(
-            f"{file}: is to be cut into patches, and this run does not know the scale of its patches. Give patches."
-        )
-    return _expect_tissue(iterate_tiles(slide, file=file, patch_pixels=PATCH_STEP, target_mpp=run.settings.mpp), file)
-
-
-def choose_thumbnail_pixels(layout: Layout) -> int:
-    """Side of the thumbnails of patches that are laid out so; PATCH_STEP where there is no slide to be drawn."""
-    return min((thumbnail_side(slide.shape) for slide in layout.slides), default=PATCH_STEP)
+    given = {"thumbnail_pixels": opened.thumbnail_pixels, "progress": progress, "keep_images": keep_images}
+    scored = score_patches(run, opened.tiles, **given)
+    return scored._replace(file_scale=opened.file_scale)
 
 
 def can_be_smoothed(run: Run, scored: ScoredPatches) -> bool:
@@ -245,21 +190,6 @@ def decide_patches(
     return DecidedPatches(scored, *decided, decision.threshold if threshold is None else threshold)
 
 
-def _read(file: str, channels: int, contents: Mapping[str, bytes] | None) -> np.ndarray:
-    if contents is None:
-        return read_image(file, channels=channels, sha256=None)
-    return decode_image(contents[file], channels)
-
-
-def _expect_tissue(tiles: Iterator[Tile], file: str) -> Iterator[Tile]:
-    empty = True
-    for tile in tiles:
-        empty = False
-        yield tile
-    if empty:
-        raise InputError(f"{file}: shows no stained tissue, only background. Check that it is the right image.")
-
-
 def _fit(image: np.ndarray, size: int, channels: int) -> np.ndarray:
     """The image as the network takes it: uint8 [size, size, channels]."""
     if channels == 1 and image.shape[2] == 3:
@@ -267,7 +197,3 @@ def _fit(image: np.ndarray, size: int, channels: int) -> np.ndarray:
     elif channels == 3 and image.shape[2] == 1:
         image = np.repeat(image, 3, axis=2)
     return fit_image(image, size)
-
-
-_network = lru_cache(maxsize=1)(average_over_views)  # built once
-_one_at_a_time = threading.Lock()  # batches of all visitors of the page; files are read meanwhile

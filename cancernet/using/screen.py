@@ -6,6 +6,7 @@ import numpy as np
 import streamlit as st
 
 from cancernet.judging.decision import Decision, expected_rates
+from cancernet.judging.outside import find_outside
 from cancernet.reporting import wording
 from cancernet.reporting.content import Report
 from cancernet.run import REPORT_PAGE, Run, name_class
@@ -19,6 +20,12 @@ OPERATING_POINTS = {"balanced": "where sensitivity and specificity together shou
 
 def show_answers(run: Run, report: Report | None, answer: page.Answer) -> None:
     """Show everything that follows from the scores of a visitor's images; the threshold is asked for here."""
+    outside = find_outside(np.concatenate([each.distances for each in answer.scored]))
+    said = wording.outside_sentence(outside and (outside.outside, outside.images), card.noun(run.settings))
+    if outside is None:
+        st.caption(plain(said))
+    elif said:
+        st.warning(plain(said), icon=":material/warning:")
     threshold, neighbours = ask_how_to_decide(run, report, answer.scored)
     decided = [
         prediction.decide_patches(run, each, neighbours=neighbours, threshold=threshold) for each in answer.scored
@@ -153,7 +160,8 @@ def show_patches(run: Run, decided: list[DecidedPatches], clicked: page.Shown | 
     number = st.pagination(pages, key=f"page of {pages}") if pages > 1 else 1
     shown = patches[(number - 1) * CARDS_A_PAGE : number * CARDS_A_PAGE]
     pictures = page.explain_patches(run, shown, answer.pictures)
-    st.caption(page.EXPLAINED)
+    if page.has_maps(run):
+        st.caption(page.EXPLAINED)
     for start in range(0, len(shown), CARDS_A_ROW):
         for place, patch, picture in zip(st.columns(CARDS_A_ROW), shown[start:], pictures[start:], strict=False):
             with place.container(border=True):

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
-from conftest import ROOT, write_image, write_slides
+from conftest import KILLS, ROOT, write_image, write_slides
 
 import build_dataset
 from cancernet import InputError
@@ -211,7 +211,7 @@ def test_a_build_killed_at_any_moment_leaves_the_last_whole_one(tmp_path):
     build(source, tmp_path / "built")
     manifest = (tmp_path / "built/manifest.csv").read_bytes()
     rng = np.random.default_rng(0)
-    for number in range(20):
+    for number in range(4 * KILLS):
         write_image(source / "100/0/new.png", number)
         process = start(source, tmp_path / "built", start_new_session=True)
         if number % 2:

@@ -259,7 +259,7 @@ def test_a_damaged_file_is_an_image_or_refused(data, changes):
 
 @pytest.mark.slow
 @given(st.sampled_from(SEEDS), CHANGES)
-@settings(max_examples=20_000, deadline=None)
+@settings(max_examples=10_000, deadline=None)
 def test_no_damaged_file_ends_in_a_traceback(data, changes):
     decode_damaged(data, changes)
 

@@ -1,9 +1,20 @@
+import contextlib
+
 import pytest
 from conftest import write_image
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cancernet import InputError
 from cancernet.data.dataset import Patch
-from cancernet.data.source import check_pattern, describe_nesting, find_images, list_files, separate_misplaced
+from cancernet.data.source import (
+    SourceFile,
+    check_pattern,
+    describe_nesting,
+    find_images,
+    list_files,
+    separate_misplaced,
+)
 from cancernet.folders import describe_unsupported
 
 
@@ -139,3 +150,32 @@ def test_an_empty_source_says_what_was_expected(tmp_path):
 def test_bad_patterns_are_explained(pattern, message):
     with pytest.raises(InputError, match=message):
         find_images([], pattern)
+
+
+NAMES = st.lists(
+    st.lists(st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=30), min_size=1, max_size=4),
+    min_size=1,
+)
+
+
+def find(names):
+    files = [SourceFile("/".join([*name[:-1], name[-1] + ".png"]), 1, 1) for name in names]
+    images = find_images(files)
+    assert [image.file for image in images] == [file.file for file in files]
+    describe_nesting(images)
+    with contextlib.suppress(InputError):
+        placed, misplaced = separate_misplaced(images)
+        assert len(placed) + len(misplaced) == len(files)
+
+
+@given(NAMES)
+@settings(max_examples=200, deadline=None)
+def test_every_name_is_placed_or_misplaced(names):
+    find(names)
+
+
+@pytest.mark.slow
+@given(NAMES)
+@settings(max_examples=2000, deadline=None)
+def test_no_name_ends_in_a_traceback(names):
+    find(names)

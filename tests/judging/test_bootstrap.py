@@ -1,4 +1,4 @@
-"""Draws of patients, and the intervals that they give: the published formula, and whether they cover."""
+"""Leaving patients out, and the intervals that this gives: by hand, and whether they cover."""
 
 import numpy as np
 import pytest
@@ -9,69 +9,10 @@ from cancernet.judging.bootstrap import (
     MOST_PARTS,
     POSITIVE,
     SHARE,
-    draw_weights,
     jackknife,
     jackknife_interval,
-    percentile_interval,
 )
 from cancernet.judging.metrics import evaluate
-
-
-def test_a_draw_takes_as_many_groups_as_there_are():
-    (weights,) = draw_weights(30, draws=4000, seed=0, at_once=4000)
-    assert (weights.sum(axis=1) == 30).all()
-    assert weights.mean(axis=0) == pytest.approx(np.ones(30), abs=0.08)
-    assert weights.var(axis=0) == pytest.approx(np.full(30, 29 / 30), rel=0.12)  # of a multinomial
-
-
-@pytest.mark.parametrize("n_groups", [7, 100])
-def test_draws_do_not_depend_on_how_many_are_held_at_once(n_groups):
-    (together,) = draw_weights(n_groups, draws=50, seed=9, at_once=50)
-    np.testing.assert_array_equal(np.concatenate([*draw_weights(n_groups, draws=50, seed=9, at_once=7)]), together)
-    assert (next(draw_weights(n_groups, draws=50, seed=10, at_once=50)) != together).any()
-
-
-# --- intervals ---
-
-
-def test_with_many_groups_the_ends_are_the_2_5_and_97_5_percentiles():
-    values = np.arange(1001) / 1000
-    assert percentile_interval(values, 10**6, "") == pytest.approx((0.025, 0.975, None), abs=1e-5)
-
-
-def test_with_few_groups_the_ends_move_outwards_by_the_published_formula():
-    values = np.arange(100_001) / 100_000
-    # 10 groups: t of 9 degrees of freedom 2.2622, times sqrt(10/9) = 2.3846; below it lies 0.00855 of a normal
-    low, high, _ = percentile_interval(values, 10, "")
-    assert (low, high) == pytest.approx((0.00855, 0.99145), abs=1e-5)
-    # 6 groups: t of 5 degrees of freedom 2.5706, times sqrt(6/5) = 2.8159; below it lies 0.00243 of a normal
-    assert percentile_interval(values, 6, "") == pytest.approx((0.00243, 0.99757, None), abs=1e-5)
-    assert percentile_interval(values, 5, "") == (None, None, "too few patients for an interval")
-
-
-def test_undefined_draws_are_left_out_until_too_few_remain():
-    values = np.r_[np.full(50, np.nan), np.linspace(0, 1, 50)]
-    low, high, reason = percentile_interval(values, 10**6, "no image of class 1")
-    assert (low, high, reason) == pytest.approx((0.025, 0.975, None), abs=1e-5)
-    values[50] = np.nan
-    assert percentile_interval(values, 10**6, "no image of class 1") == (
-        None,
-        None,
-        "no interval: no image of class 1 in 51 of 100 draws",
-    )
-
-
-def test_an_infinite_ratio_counts_as_larger_than_all():
-    values = np.r_[np.arange(90.0), np.full(10, np.inf)]
-    low, high, reason = percentile_interval(values, 10**6, "")
-    assert (low, high) == (pytest.approx(2.475, abs=1e-3), None)
-    assert reason == "no upper end: the ratio is infinite in more than 2.5% of the draws"
-
-
-def test_an_infinite_share_too_small_for_the_upper_end_leaves_it():
-    values = np.r_[np.arange(99.0), np.inf]
-    assert percentile_interval(values, 10**6, "")[1] == pytest.approx(96.525, abs=1e-3)
-
 
 # --- jackknife ---
 

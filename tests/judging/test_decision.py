@@ -119,7 +119,7 @@ def test_operating_points_that_are_understood(text, expected):
     "text",
     [
         *("", "best", "0", "1", "1.5", "-0.2", "nan", "sensitivity", "sensitivity=", "sensitivity=0", "=0.5"),
-        *("specificity=1.2", "specificity=nan", "balanced=0.5", "accuracy=0.9", "sensitivity=0.9=0.9"),
+        *("specificity=1.2", "specificity=nan", "balanced=0.5", "accuracy=0.9", "sensitivity=0.9=0.9", "０.５"),
     ],
 )
 def test_other_operating_points_are_refused(text):

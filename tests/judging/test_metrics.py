@@ -12,7 +12,6 @@ from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 
 from cancernet import InputError
-from cancernet.judging.bootstrap import draw_weights
 from cancernet.judging.metrics import MANY_CLASS_METRICS, TWO_CLASS_METRICS, confusion_matrix, evaluate, weigh_figures
 
 TWO = {"classes": ("0", "1"), "positive": "1"}
@@ -331,7 +330,8 @@ def test_weighted_figures_equal_plain_resampling_and_scikit_learn(n_classes, by_
     labels, probabilities, predicted, patients = two_classes(n=150) if n_classes == 2 else three_classes(n=150)
     _, groups = np.unique(patients, return_inverse=True) if by_patient else (None, np.arange(150))
     positive, stated = (1, probabilities[:, 1]) if n_classes == 2 else (None, probabilities.max(axis=1))
-    (weights,) = draw_weights(groups.max() + 1, draws=8, seed=5, at_once=8)
+    n_groups = groups.max() + 1
+    weights = np.random.default_rng(5).multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=8).astype(float)
     figures = weigh_figures(labels, probabilities, predicted, groups, positive=positive)(weights)
     for number, row in enumerate(weights):
         chosen = drawn_images(groups, row)

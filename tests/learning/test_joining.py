@@ -6,10 +6,11 @@ import pytest
 from keras import layers
 
 from cancernet.learning.explain import grad_cam
-from cancernet.learning.models.joining import join_members, renew_head
+from cancernet.learning.models.cancernet import CancerNet
+from cancernet.learning.models.head import Centres, Dense, build_head, build_wide_head
+from cancernet.learning.models.joining import join_members, shrink_first
 from cancernet.learning.models.simple_cnn import build_simple_cnn
-from cancernet.learning.models.structure import has_backbone, split_model
-from cancernet.learning.models.transfer import build_head
+from cancernet.learning.models.structure import attach_head, split_model
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 22, 22, 3)).astype(np.float32)
 
@@ -38,12 +39,22 @@ def build_members():
     return [build_simple_cnn(22, 3, 3) for _ in range(3)]
 
 
-def build_heads():
-    first = build_backbone(1)
-    return [first, scramble(renew_head(first, 3), 2), scramble(renew_head(first, 3), 5)]
+def build_two_kinds():
+    """A network from scratch that shrinks its images first, beside a backbone."""
+    return [shrink_first(CancerNet.build(width=16, height=16, depth=3, classes=3), 22), build_backbone(1)]
 
 
-@pytest.mark.parametrize("networks", [build_members, build_heads, lambda: [build_backbone(1), build_backbone(2)]])
+def build_kernel():
+    """A network from scratch beside a backbone whose head has a hidden layer."""
+    random, (extractor, _) = np.random.default_rng(1), split_model(build_backbone(1))
+    hidden = [Centres(np.ones(5), random.normal(size=(4, 5)), 0.1)]
+    head = build_wide_head(np.zeros(5), np.ones(5), hidden, Dense(random.normal(size=(4, 3)), np.ones(3)))
+    return [build_simple_cnn(22, 3, 3), attach_head(extractor, head, "small")]
+
+
+@pytest.mark.parametrize(
+    "networks", [build_members, build_two_kinds, build_kernel, lambda: [build_backbone(1), build_backbone(2)]]
+)
 def test_the_joined_network_answers_the_mean_of_the_logits_also_from_its_file(networks, tmp_path):
     networks = networks()
     joined = join_members(networks)
@@ -54,22 +65,9 @@ def test_the_joined_network_answers_the_mean_of_the_logits_also_from_its_file(ne
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(IMAGES), joined(IMAGES))
 
 
-def test_heads_on_one_extractor_become_one_head():
-    joined = join_members(build_heads())
-    assert has_backbone(joined)
-    assert joined.count_params() == build_backbone(1).count_params()
-
-
 def test_one_network_stays_itself():
     (network,) = networks = [build_backbone(1)]
     assert join_members(networks) is network
-
-
-def test_a_new_head_shares_the_extractor_and_nothing_else():
-    first = build_backbone(1)
-    second = renew_head(first, 3)
-    assert split_model(second)[0] is split_model(first)[0]
-    assert not np.allclose(second(IMAGES), first(IMAGES))
 
 
 def test_the_regions_that_members_rest_on_are_added():

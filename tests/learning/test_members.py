@@ -10,11 +10,12 @@ from keras import layers
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
 from cancernet.learning import members, scoring
+from cancernet.learning.features import Place
 from cancernet.learning.members import Material, fit_members
 from cancernet.learning.models import MODELS
+from cancernet.learning.models.head import build_head
 from cancernet.learning.models.joining import join_members
 from cancernet.learning.models.structure import has_backbone, split_model
-from cancernet.learning.models.transfer import build_head
 
 SIDE = 8
 LABELS = np.arange(24) % 2
@@ -31,10 +32,10 @@ class ArrayStore(ImageStore):
         self._images[:], self._ready[:] = images, True
 
 
-def make_material():
+def make_material(folder):
     dark = np.random.default_rng(2).integers(0, 120, (24, SIDE, SIDE, 3))
     images = (dark + 100 * LABELS[:, None, None, None]).astype(np.uint8)
-    return Material(ArrayStore(images), LABELS, {0: 1.0, 1: 1.0}, {})
+    return Material(ArrayStore(images), LABELS, {0: 1.0, 1: 1.0}, Place(folder / "d.features", folder, "ab"))
 
 
 def make_network(experiment, classes):
@@ -65,7 +66,7 @@ def fit(tmp_path, monkeypatch):
     def run(dealt=MEMBERS, **changes):
         experiment = Experiment(model="densenet121", strategy="frozen", image_size=SIDE, epochs=2, views="mirror")
         experiment = dataclasses.replace(experiment, **changes)
-        material = make_material()
+        material = make_material(tmp_path)
         return fit_members(experiment, material, dealt, {"seed": 42}, tmp_path), material
 
     return run
@@ -81,7 +82,8 @@ def test_a_frozen_backbone_stays_and_its_members_are_one_head(fit):
         np.testing.assert_array_equal(before, after)
     assert fitted.training.history == {}
     assert fitted.training.strength is not None
-    assert material.features["densenet121"].shape == (24, 2, 4)
+    (folder,) = material.place.folder.iterdir()
+    assert np.load(folder / "features.npy").shape == (24, 2, 4)
 
 
 def test_scores_from_features_are_those_of_the_images(fit):
@@ -91,11 +93,11 @@ def test_scores_from_features_are_those_of_the_images(fit):
 
 
 def test_features_that_are_there_are_not_computed_again(fit, monkeypatch):
-    _, material = fit()
-    monkeypatch.setattr(scoring, "extract_features", None)
-    experiment = Experiment(model="densenet121", strategy="frozen", image_size=SIDE, views="mirror")
-    again = fit_members(experiment, material, MEMBERS, {}, None)
-    assert np.isfinite(again.left_out).all()
+    first, _ = fit()
+    monkeypatch.setattr(ImageStore, "fetch", None)
+    again, _ = fit()
+    np.testing.assert_array_equal(again.left_out, first.left_out)
+    np.testing.assert_array_equal(again.score(TESTING), first.score(TESTING))
 
 
 def test_what_a_member_scores_is_what_it_left_out(fit):

@@ -11,7 +11,7 @@ from cancernet.data.images import ImageStore
 from cancernet.learning import scoring
 from cancernet.learning.scoring import (
     average_over_views,
-    extract_features,
+    extract_views,
     log_scores,
     predict_scores,
     score_features,
@@ -81,19 +81,21 @@ def test_features_of_views_are_scored_as_their_images_are(views, model, images, 
     features = layers.Flatten()
     extractor = keras.Model(model.input, features(model.layers[1].output))
     head = keras.Sequential([keras.Input((3 * SIDE**2,)), model.layers[-1]])
-    found = extract_features(extractor, store, views=views)
+    found = scoring.predict(extract_views(extractor, views), store)
     assert found.shape == (5, len(views_of(views, images)), 3 * SIDE**2)
     np.testing.assert_allclose(found[:, 0], images.reshape(5, -1) / 255, rtol=1e-5)
-    scores = score_features(head, found)
+    scores = score_features(head, found, np.arange(5))
     np.testing.assert_allclose(scores, predict_scores(model, store, views=views), rtol=1e-5)
 
 
 def test_features_are_scored_alike_in_pieces_of_any_size(model, monkeypatch):
     features = np.random.default_rng(3).random((7, 2, 3 * SIDE**2), dtype=np.float32)
     head = keras.Sequential([keras.Input((3 * SIDE**2,)), model.layers[-1]])
-    whole = score_features(head, features)
+    rows = np.array([6, 0, 1, 5, 3])
+    whole = score_features(head, features, rows)
+    np.testing.assert_array_equal(whole, score_features(head, features[rows], np.arange(5)))
     monkeypatch.setattr(scoring, "_AT_ONCE", 3)
-    np.testing.assert_allclose(score_features(head, features), whole, rtol=1e-6)
+    np.testing.assert_allclose(score_features(head, features, rows), whole, rtol=1e-6)
 
 
 def test_a_file_that_cannot_be_used_is_named(model, store, tmp_path):

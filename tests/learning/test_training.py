@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import signal
 
 import keras
@@ -318,9 +319,10 @@ def test_a_checkpoint_with_other_settings_is_refused(tmp_path, eager):
     fit(make_model(), tmp_path / "checkpoint")
     with pytest.raises(InputError, match="was made with other settings, versions or hardware"):
         fit(make_model(), tmp_path / "checkpoint", dataclasses.replace(EXPERIMENT, seed=7))
-    (tmp_path / "checkpoint/state.json").write_text("{")
-    with pytest.raises(InputError, match="damaged checkpoint"):
-        fit(make_model(), tmp_path / "checkpoint")
+    for damaged in ("{", "[" * 100_000, '{"settings": {}, "step": 1}', '{"settings": 1e400}'):
+        (tmp_path / "checkpoint/state.json").write_text(damaged)
+        with pytest.raises(InputError, match=r"state\.json is damaged: .* Delete .*checkpoint and start again\."):
+            fit(make_model(), tmp_path / "checkpoint")
 
 
 def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
@@ -356,6 +358,13 @@ def test_the_size_is_that_of_all_copies():
         assert size == copies * 4 * model.count_params() + 20_000_000
 
 
+def test_a_training_that_does_not_fit_on_the_disk_is_told_before_it_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_REPORT_BYTES", 2**60)
+    with pytest.raises(InputError, match=r"checkpoint needs about .* GB, and .* are free\. Give another --output\."):
+        fit(make_model(), tmp_path / "checkpoint")
+    assert os.listdir(tmp_path) == []
+
+
 def test_early_stopping_stops(tmp_path):
     changes = {"epochs": 30, "early_stopping_patience": 2, "learning_rate": 1e-12, "optimizer": "adam"}
     trained = fit(make_model(), tmp_path / "c", dataclasses.replace(EXPERIMENT, **changes))
@@ -366,10 +375,11 @@ def test_a_checkpoint_tells_what_it_was_begun_with(tmp_path):
     checkpoint = tmp_path / "checkpoint"
     assert checkpoints.read_checkpoint_settings(checkpoint) is None
     checkpoint.mkdir()
-    (checkpoint / "state.json").write_text('{"settings": {"epochs": 4}}')
+    state = {"settings": {"epochs": 4}, "kept_epochs": [0, 0], "epochs": [], "step": 1, "seconds": 0.5}
+    (checkpoint / "state.json").write_text(json.dumps(state))
     assert checkpoints.read_checkpoint_settings(checkpoint) == {"epochs": 4}
     (checkpoint / "state.json").write_text('{"settings"')
-    with pytest.raises(InputError, match="damaged checkpoint. Delete it and start again"):
+    with pytest.raises(InputError, match=r"state\.json is damaged: .* Delete .*checkpoint and start again"):
         checkpoints.read_checkpoint_settings(checkpoint)
 
 

@@ -47,7 +47,7 @@ def test_how_the_threshold_was_chosen_what_was_trained_and_for_how_long_is_said_
     assert "a Gaussian of 1 patch." in text
     assert "in 3 minutes on CPU; the mean of epochs 2 to 4 is judged." in text
     report["training"] = {"seconds": 4.2, "device": "CPU", "head_strength": 0.01}
-    assert "A linear head was fitted to a backbone's features in 4 seconds." in report_text(report)
+    assert "A head was fitted to features in 4 seconds." in report_text(report)
     report |= {"training": None, "decision": None}  # pooled folds
     assert "Trained" not in report_text(report)
 

@@ -132,6 +132,7 @@ def test_warnings_follow_from_the_data_and_come_once(report, many):
     assert one_answer.startswith("The network answers normal for every image: it tells no class from another.")
     assert one_answer not in all_warnings(many | {"confusion_matrix": [[5, 0, 0], [0, 0, 0], [0, 0, 0]]})
     assert one_answer not in all_warnings(many | {"confusion_matrix": [[5, 0, 0], [0, 1, 0], [0, 0, 0]]})
+    assert all_warnings(many | {"warnings": ["Its own."]})[:2] == [one_answer, "Its own."]
     assert "the images that chose the model" in no_testing
     assert "patients are unknown" in unknown
     assert report_text(many).index("WARNING: There is no testing split") < report_text(many).index("Of 100")

@@ -7,7 +7,8 @@ from conftest import zip_files
 from pyramid import write_small_pyramid
 from red_run import make_decision, make_network, make_red_run, patch
 
-from cancernet.using import page, parts, prediction
+from cancernet.run import load_run
+from cancernet.using import page, parts, prediction, uploads
 from cancernet.using.prediction import decide_patches
 
 
@@ -15,6 +16,11 @@ from cancernet.using.prediction import decide_patches
 def run():
     alone = make_decision(threshold=0.4)
     return make_red_run(make_network(), make_decision(neighbour_sigma=1.0, without_neighbours=alone))
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_run):
+    return load_run(tiny_run)
 
 
 def encode(image):
@@ -55,3 +61,24 @@ def test_the_page_and_predict_images_read_alike_and_answer_alike(run, tmp_path):
     assert answers == describe(run, answer_from_disk(run, tmp_path), tmp_path)
     assert len(answers) == 16 + 70 + 9
     assert {predicted for *_, predicted in answers.values()} == {0, 1}
+
+
+def test_few_pictures_with_grad_cam_are_kept(trained, monkeypatch):
+    monkeypatch.setattr(page, "MOST_PICTURES", 3)
+    (scored,), _ = page.score_uploads(trained, uploads.sample_uploads()[:5])
+    decided = prediction.decide_patches(trained, scored, neighbours=False)
+    patches, made = [page.Shown(decided, row) for row in range(5)], {}
+    first = page.explain_patches(trained, patches[:2], made)
+    page.explain_patches(trained, patches[2:], made)
+    assert [row for _, row, _ in made] == [2, 3, 4]  # the oldest went
+    again = page.explain_patches(trained, patches[:2], made)
+    assert all(map(np.array_equal, first, again))
+
+
+def test_the_bytes_of_an_answer_are_those_of_its_images(trained):
+    scored, problems = page.score_uploads(trained, uploads.sample_uploads()[:2])
+    pictures = page.MOST_PICTURES * 240 * (240 + 12 + 240) * 3
+    thumbnails = sum(each.nbytes for each in scored[0].thumbnails)
+    assert (
+        page.count_bytes(page.Answer(scored, problems, {})) == 2 * 48 * 48 * 3 + thumbnails + pictures
+    )  # images as the network takes them

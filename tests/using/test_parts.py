@@ -87,3 +87,27 @@ def test_a_path_without_images_is_refused(tmp_path):
 
 def test_a_name_that_is_not_text_can_be_shown():
     assert parts.printable("\udcfcber.png") == "?ber.png"
+
+
+def test_a_table_stands_for_its_paths(tmp_path):
+    table = tmp_path / "slides.csv"
+    table.write_text("\ufeffpatient,path\n1,one.svs\n2,/far/two.svs\n\n3,\n", encoding="utf-8")
+    expected = ["first.png", f"{tmp_path}/one.svs", "/far/two.svs", "last.png"]
+    assert parts.expand_tables(["first.png", str(table), "last.png"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"file\na.svs\n", "has no column path. Its first line names the columns"),
+        (b"", "has no column path"),
+        (b"path\n", "names no slide. Give one a row, in the column path"),
+        (b"path\n\xff\n", "is no CSV file in UTF-8"),
+    ],
+)
+def test_a_table_that_names_nothing_is_refused(tmp_path, text, message):
+    (tmp_path / "slides.csv").write_bytes(text)
+    with pytest.raises(InputError, match=message):
+        parts.expand_tables([str(tmp_path / "slides.csv")])
+    with pytest.raises(InputError, match="There is no none.csv"):
+        parts.expand_tables(["none.csv"])

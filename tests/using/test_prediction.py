@@ -1,5 +1,7 @@
 """A run applied to images without a known truth. The network goes by the mean red: log-odds (150 - red) / 10."""
 
+import os
+import re
 from pathlib import Path
 
 import cv2
@@ -20,8 +22,9 @@ from cancernet import InputError
 from cancernet.data.grid import lay_out
 from cancernet.data.tiles import Tile
 from cancernet.judging.smoothing import smooth_scores
-from cancernet.using import prediction
+from cancernet.using import prediction, reading
 from cancernet.using.parts import CUT, LOOSE, SLIDE, Part
+from cancernet.using.reading import choose_thumbnail_pixels
 
 
 @pytest.fixture(scope="module")
@@ -46,22 +49,25 @@ def test_images_of_any_size_are_scored_in_order_and_counted(run):
     reds = [100 + i for i in range(2 * prediction.BATCH + 3)]
     counted = []
     images = (patch(red, *((50, 50), (9, 120))[red % 2]) for red in reds)
-    scores = prediction.score_images(run, images, progress=counted.append)
+    scores, distances = prediction.score_images(run, images, progress=counted.append)
     np.testing.assert_allclose(log_odds(scores), [(150 - red) / 10 for red in reds], atol=1e-4)
     assert counted == [prediction.BATCH, prediction.BATCH, 3]
-    assert prediction.score_images(run, []).shape == (0, 2)
+    assert distances.shape == (len(reds),)
+    assert np.isnan(distances).all()  # this run keeps nothing of what its images are like
+    assert [each.shape for each in prediction.score_images(run, [])] == [(0, 2), (0,)]
 
 
 def test_a_grey_image_is_scored_as_grey_in_all_channels(run):
-    scores = prediction.score_images(run, [patch(140, channels=1)])
+    scores, _ = prediction.score_images(run, [patch(140, channels=1)])
     assert log_odds(scores)[0] == pytest.approx(1, abs=1e-4)
 
 
 def test_views_in_prediction_are_those_of_the_run(network, monkeypatch):
     asked = []
-    monkeypatch.setattr(prediction, "_network", lambda model, views: asked.append((model, views)) or model)
+    watch = prediction.watch
+    monkeypatch.setattr(prediction, "watch", lambda *given: asked.append(given) or watch(*given))
     prediction.score_images(make_red_run(network, views="mirror"), [patch(1)])
-    assert asked == [(network, "mirror")]
+    assert asked == [(network, None, "mirror")]
 
 
 def square(side):
@@ -121,15 +127,42 @@ def test_a_part_is_scored_without_its_broken_files(run, tmp_path):
     ]
 
 
+def test_what_is_no_file_no_image_or_too_large_costs_itself_only(run, tmp_path):
+    names = ("pipe.png", "endless.png", "webp.png", "bomb.png", "good.png")
+    pipe, endless, webp, bomb, good = files = [str(tmp_path / name) for name in names]
+    os.mkfifo(pipe)
+    os.symlink("/dev/zero", endless)
+    (tmp_path / "webp.png").write_bytes(cv2.imencode(".webp", patch(150))[1].tobytes())
+    cv2.imwrite(bomb, np.zeros((7200, 7200), np.uint8))
+    cv2.imwrite(good, patch(150)[..., ::-1])
+    refused = {}
+    part = Part(LOOSE, "", "", files)
+    scored = prediction.score_part(run, part, mpp=None, refuse=lambda names, why: refused.update({names[0]: why}))
+    assert scored.files == [good]
+    assert refused == {
+        pipe: f"{pipe}: is no regular file but a pipe or a device",
+        endless: f"{endless}: is no regular file but a pipe or a device",
+        webp: f"{webp}: cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)",
+        bomb: f"{bomb}: declares 7,200 x 7,200 pixels; images of up to 50 megapixels are taken",
+    }
+    for file in (pipe, endless, webp):
+        with pytest.raises(InputError, match=re.escape(file)):
+            score_large(run, file, mpp=4.0)
+
+
 def test_patches_that_overlap_are_refused_before_they_are_read(run):
     files = ["7_idx5_x1_y1_class0.png", "7_idx5_x21_y1_class0.png"]
     with pytest.raises(InputError, match=rf"Two patches of slide 7 overlap: {files[0]} .* and {files[1]}"):
         prediction.score_part(run, Part(SLIDE, "7", "7", files), mpp=None, refuse=refuse_nothing)
 
 
+def score_large(run, path, mpp=None):
+    return prediction.score_part(run, Part(CUT, path, "large", [path]), mpp=mpp, refuse=refuse_nothing)
+
+
 def test_a_large_image_is_cut_at_the_scale_of_the_run_without_its_background(run, tmp_path):
     path = str(write_picture(tmp_path / "large.png"))
-    scored = prediction.score_large_image(run, path, mpp=2.0)
+    scored = score_large(run, path, mpp=2.0)
     assert list(zip(scored.x, scored.y)) == [(x, y) for y in (0, 50, 100) for x in (100, 150)]
     assert set(scored.files) == {scored.slide} == {path}
     assert (scored.file_scale, scored.thumbnail_pixels, scored.grid.origin) == (2.0, 50, (100, 0))
@@ -141,11 +174,11 @@ def test_images_that_cannot_be_cut_are_refused_in_words(run, tmp_path):
     path, white = str(write_picture(tmp_path / "large.png")), str(tmp_path / "white.png")
     cv2.imwrite(white, np.full((300, 300, 3), 255, np.uint8))
     with pytest.raises(InputError, match="white.png: shows no stained tissue"):
-        prediction.score_large_image(run, white, mpp=4.0)
+        score_large(run, white, mpp=4.0)
     with pytest.raises(InputError, match="does not say how many micrometres"):
-        prediction.score_large_image(run, path)
+        score_large(run, path)
     with pytest.raises(InputError, match="this run does not know the scale of its patches"):
-        prediction.score_large_image(make_red_run(run.model, mpp=None), path, mpp=4.0)
+        score_large(make_red_run(run.model, mpp=None), path, mpp=4.0)
 
 
 def test_what_is_in_memory_is_scored_as_what_is_on_disk_and_its_patches_are_kept(run, tmp_path):
@@ -163,18 +196,19 @@ def test_what_is_in_memory_is_scored_as_what_is_on_disk_and_its_patches_are_kept
 
 
 def test_a_slide_with_more_places_than_memory_has_room_for_is_refused(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(prediction, "MOST_PLACES", 11)
+    monkeypatch.setattr(reading, "MOST_PLACES", 11)
     data = write_picture(tmp_path / "large.png").read_bytes()
+    part = Part(CUT, "x.png", "x", ["x.png"])
     with pytest.raises(InputError, match="has room for 12 patches, more than 11. Use predict_images.py"):
-        prediction.score_large_image(run, "x.png", mpp=2.0, contents={"x.png": data})
+        prediction.score_part(run, part, mpp=2.0, refuse=refuse_nothing, contents={"x.png": data})
 
 
 def test_patches_keep_their_places_and_get_thumbnails_of_one_scale(run):
     tiles = [Tile(patch(140), "a", "s", 1, 1), Tile(patch(160, 50, 25), "b", "s", 3951, 1)]  # 80 columns
     layout = lay_out(["s", "s"], [1, 3951], [1, 1], ["a", "b"])
-    side = prediction.choose_thumbnail_pixels(layout)
+    side = choose_thumbnail_pixels(layout)
     assert side == 20  # 1600 / 80
-    assert prediction.choose_thumbnail_pixels(lay_out(["", ""], [None, None], [None, None], ["a", "b"])) == 50
+    assert choose_thumbnail_pixels(lay_out(["", ""], [None, None], [None, None], ["a", "b"])) == 50
     scored = prediction.score_patches(run, iter(tiles), thumbnail_pixels=side)
     assert (scored.files, scored.slide, scored.x, scored.y) == (["a", "b"], "s", [1, 3951], [1, 1])
     assert [each.shape for each in scored.thumbnails] == [(20, 20, 3), (20, 10, 3)]

@@ -38,7 +38,8 @@ def test_the_table_has_full_precision_and_empty_places():
 
 def test_the_region_and_the_table_of_a_large_image_are_in_its_own_pixels(run, tmp_path):
     path = str(write_picture(tmp_path / "large.png"))
-    decided = prediction.decide_patches(run, prediction.score_large_image(run, path, mpp=2.0))
+    scored = prediction.score_part(run, Part(CUT, path, "large", [path]), mpp=2.0, refuse=None)
+    decided = prediction.decide_patches(run, scored)
     (feature,) = results.find_regions(run, decided)["features"]
     corners = np.array(feature["geometry"]["coordinates"][0])
     assert corners.min(axis=0).tolist() == [300, 100]

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import tifffile
 from conftest import zip_files
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cancernet import InputError
 from cancernet.data.dataset import find_place
@@ -234,3 +236,29 @@ def test_the_sample_is_one_slide_of_placed_patches():
     assert files == sample_uploads()
     assert {find_place(name)[0] for name, _ in files} == {"79001"}
     assert len(accept_uploads(files)[0]) == len(files)
+
+
+WHOLE = zip_files([("a.png", encode(patch(1))), ("slides/b.jpg", encode(patch(2), ".jpg")), ("c.txt", b"x")])
+CHANGES = st.lists(st.tuples(st.integers(0, len(WHOLE)), st.binary(max_size=6), st.integers(0, 6)), max_size=5)
+
+
+def read_damaged(changes):
+    data = WHOLE
+    for place, put, removed in changes:
+        data = data[:place] + put + data[place + removed :]
+    pictures, problems = accept_uploads([("x.zip", data), ("good.png", encode(patch(3)))], limits=Limits(bytes=10**7))
+    assert list(pictures)[-1] == "good.png"  # whatever its neighbour is
+    assert len(pictures) + len(problems) >= 2
+
+
+@given(CHANGES)
+@settings(max_examples=200, deadline=None)
+def test_a_damaged_archive_costs_itself_only(changes):
+    read_damaged(changes)
+
+
+@pytest.mark.slow
+@given(CHANGES)
+@settings(max_examples=5000, deadline=None)
+def test_no_damaged_archive_ends_in_a_traceback(changes):
+    read_damaged(changes)

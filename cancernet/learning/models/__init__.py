@@ -7,6 +7,7 @@ Importing this package does not import Keras; building a model does.
 """
 
 import dataclasses
+import importlib.util
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,20 @@ MODELS = {
         imagenet="mobilenet_v3/weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5",
     ),
 }
+ENCODER = "encoder"  # the model of a run on an encoder of KerasHub; its preset stands in the place of weights
+ENCODERS_NEED = "pip install -r requirements-encoders.txt"
+_ARCHITECTURES = MODELS | {ENCODER: Architecture(smallest_image_size=1)}
+
+
+def find_architecture(name: str) -> Architecture:
+    """One of MODELS, or that of an encoder.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    if name not in _ARCHITECTURES:
+        raise InputError(f"No model is called {name}. Choose one of {', '.join(MODELS)}.")
+    return _ARCHITECTURES[name]
 
 
 def build_model(experiment: Experiment, classes: int) -> "keras.Model":
@@ -90,11 +105,15 @@ def build_model(experiment: Experiment, classes: int) -> "keras.Model":
     if architecture.family == "cancernet":
         from cancernet.learning.models.cancernet import CancerNet
 
-        return CancerNet.build(width=size, height=size, depth=channels, classes=classes)
+        return CancerNet.build(width=size, height=size, depth=channels, classes=classes, dropout=experiment.dropout)
     if architecture.family == "simple_cnn":
         from cancernet.learning.models.simple_cnn import build_simple_cnn
 
-        return build_simple_cnn(size, channels, classes)
+        return build_simple_cnn(size, channels, classes, experiment.dropout)
+    if experiment.model == ENCODER:
+        from cancernet.learning.models.encoder import build_encoder_model
+
+        return build_encoder_model(experiment.weights, size, classes)
     from cancernet.learning.models.transfer import build_transfer_model
 
     return build_transfer_model(architecture, size, classes, experiment.weights)
@@ -111,8 +130,8 @@ def list_kinds(experiment: Experiment) -> list[Experiment]:
     kinds = []
     for name in names:
         own = {"model": name}
-        if MODELS[name].family != "transfer":
-            own |= {"strategy": "all", "weights": "none", "image_size": MODELS[name].image_size}
+        if find_architecture(name).family != "transfer":
+            own |= {"strategy": "all", "weights": "none", "image_size": find_architecture(name).image_size}
         kinds.append(dataclasses.replace(experiment, **own))
     return kinds
 
@@ -127,9 +146,7 @@ def check_architecture(experiment: Experiment) -> Architecture:
             take, weights for a model that has none, or a file of weights that is not there.
     """
     name = experiment.model
-    if name not in MODELS:
-        raise InputError(f"No model is called {name}. Choose one of {', '.join(MODELS)}.")
-    architecture = MODELS[name]
+    architecture = find_architecture(name)
     if experiment.image_size < architecture.smallest_image_size:
         raise InputError(
             f"{name} takes images of at least {architecture.smallest_image_size} pixels; got {experiment.image_size}. "
@@ -141,7 +158,9 @@ def check_architecture(experiment: Experiment) -> Architecture:
                 f"{name} takes images of {architecture.channels} channels; got {experiment.channels}. "
                 "Grey images are taken too, read as three equal channels."
             )
-        if experiment.weights not in ("none", "imagenet") and not Path(experiment.weights).is_file():
+        if name == ENCODER:
+            check_encoder(experiment)
+        elif experiment.weights not in ("none", "imagenet") and not Path(experiment.weights).is_file():
             raise InputError(
                 f"No weights file {experiment.weights}. --weights takes imagenet, none, or an HDF5 file of weights of "
                 f"keras.applications.{architecture.backbone} without its top."
@@ -151,3 +170,15 @@ def check_architecture(experiment: Experiment) -> Architecture:
     elif experiment.weights != "none":
         raise InputError(f"{name} has no pretrained weights; got --weights {experiment.weights}. Use --weights none.")
     return architecture
+
+
+def check_encoder(experiment: Experiment) -> None:
+    """See that an encoder of KerasHub can be used as an experiment says.
+
+    Raises:
+        InputError: KerasHub is not there, or the encoder is to be trained.
+    """
+    if importlib.util.find_spec("keras_hub") is None:
+        raise InputError(f"The encoder {experiment.weights} needs KerasHub, which is not installed: {ENCODERS_NEED}")
+    if experiment.strategy != "frozen":
+        raise InputError(f"--strategy {experiment.strategy} is not for an encoder, which stays as it is. Leave it out.")

@@ -11,7 +11,7 @@ class CancerNet:
     """Three blocks of one, two and three separable convolutions, then a dense layer of 256."""
 
     @staticmethod
-    def build(width: int, height: int, depth: int, classes: int) -> keras.Sequential:
+    def build(width: int, height: int, depth: int, classes: int, dropout: float = 0.5) -> keras.Sequential:
         """Build the network; 1,235,133 parameters for 48x48x3 and two classes.
 
         Args:
@@ -19,6 +19,7 @@ class CancerNet:
             height: of the images in pixels, 8 at least.
             depth: channels of the images.
             classes: outputs of the network.
+            dropout: share of the values dropped before the last layer; half of it after each block.
 
         Returns:
             An uncompiled network: [n, height, width, depth] of 0 to 255 -> [n, classes] softmax. Where Keras is set to
@@ -35,11 +36,11 @@ class CancerNet:
                 model.add(layers.Activation("relu"))
                 model.add(layers.BatchNormalization(axis=axis))
             model.add(layers.MaxPooling2D(2))
-            model.add(layers.Dropout(0.25))
+            model.add(layers.Dropout(dropout / 2))
         model.add(layers.Flatten())
         model.add(layers.Dense(256))
         model.add(layers.Activation("relu"))
         model.add(layers.BatchNormalization())
-        model.add(layers.Dropout(0.5))
+        model.add(layers.Dropout(dropout))
         model.add(layers.Dense(classes, activation="softmax"))
         return model

@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 
-def build_simple_cnn(size: int, channels: int, classes: int) -> keras.Sequential:
+def build_simple_cnn(size: int, channels: int, classes: int, dropout: float = 0.5) -> keras.Sequential:
     """Build three convolutions of 16, 32 and 64 filters, each with max pooling, then a dense layer of 128.
 
     It has 1,629,443 parameters for 128x128x1 and three classes.
@@ -25,7 +25,7 @@ def build_simple_cnn(size: int, channels: int, classes: int) -> keras.Sequential
         model.add(layers.Activation("relu"))
         model.add(layers.MaxPooling2D(2))
     model.add(layers.Flatten())
-    model.add(layers.Dropout(0.5))
+    model.add(layers.Dropout(dropout))
     model.add(layers.Dense(128, activation="relu"))
     model.add(layers.Dense(classes, activation="softmax"))
     return model

@@ -6,17 +6,14 @@
 
 `extractor` and `head` are sub-models of these names, and neither has a sub-model in it. The extractor maps the raw
 image to features: it preprocesses the image, runs every layer of the backbone and averages its last two sizes of maps.
-The head maps features to probabilities: dropout, batch normalisation and a dense layer with softmax. A saved file keeps
-these parts, so the functions here work on a loaded model too.
+The head maps features to probabilities: `cancernet.learning.models.head`. A saved file keeps these parts, so the
+functions here work on a loaded model too.
 """
 
-import typing
-
-if typing.TYPE_CHECKING:  # reading the table of models must not import Keras
-    import keras
+import keras
 
 
-def split_model(model: "keras.Model") -> tuple["keras.Model", "keras.Model"]:
+def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     """Return the extractor and the head of a transfer model; they share their weights with `model`.
 
     The extractor maps raw images to features [n, f] float32, and the head maps these to probabilities. So the features
@@ -30,6 +27,12 @@ def split_model(model: "keras.Model") -> tuple["keras.Model", "keras.Model"]:
     return model.get_layer("extractor"), model.get_layer("head")
 
 
-def has_backbone(model: "keras.Model") -> bool:
+def has_backbone(model: keras.Model) -> bool:
     """Return whether `model` is a transfer model: an extractor followed by a head."""
     return {"extractor", "head"} <= {layer.name for layer in model.layers}
+
+
+def attach_head(extractor: keras.Model, head: keras.Model, name: str) -> keras.Model:
+    """Make a transfer model, or a part of one, of an extractor and a head, whose weights it shares."""
+    image = keras.Input(extractor.input_shape[1:], name="image")
+    return keras.Model(image, head(extractor(image)), name=name)

@@ -6,6 +6,8 @@ import keras
 from keras import KerasTensor, layers
 
 from cancernet.learning.models import Architecture
+from cancernet.learning.models.head import build_head
+from cancernet.learning.models.structure import attach_head
 from cancernet.learning.models.weights import find_imagenet_weights, load_backbone_weights
 
 # The means and standard deviations of the ImageNet training set that keras.applications' preprocess_input uses: CAFFE
@@ -40,8 +42,7 @@ def build_transfer_model(architecture: Architecture, image_size: int, classes: i
     for layer in extractor.layers:
         layer.trainable = not isinstance(layer, layers.BatchNormalization)
     head = build_head(extractor.output_shape[-1], classes)
-    image = keras.Input(extractor.input_shape[1:], name="image")
-    return keras.Model(image, head(extractor(image)), name=architecture.backbone.lower())
+    return attach_head(extractor, head, architecture.backbone.lower())
 
 
 def build_extractor(architecture: Architecture, image_size: int, weights: str | Path) -> keras.Model:
@@ -67,19 +68,6 @@ def build_extractor(architecture: Architecture, image_size: int, weights: str | 
     pooled = [layers.GlobalAveragePooling2D(name=f"{name}_features")(maps) for name, maps in stages.items()]
     features = layers.Concatenate(name="features")(pooled)
     return keras.Model(image, features, name="extractor")
-
-
-def build_head(features: int, classes: int) -> keras.Sequential:
-    """Build the network from features [n, features] to probabilities [n, classes]; its weights start at random."""
-    return keras.Sequential(
-        [
-            keras.Input((features,), name="features"),
-            layers.Dropout(0.5),
-            layers.BatchNormalization(),
-            layers.Dense(classes, activation="softmax"),
-        ],
-        name="head",
-    )
 
 
 def preprocess(image: KerasTensor, preprocessing: str) -> KerasTensor:

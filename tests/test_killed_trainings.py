@@ -1,0 +1,156 @@
+"""Trainings killed, ended by signals and started twice: nothing is lost, and the figures are those of a quiet one."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import KILLS, ROOT, write_slides
+
+import build_dataset
+
+pytestmark = pytest.mark.slow
+
+# A checkpoint before every step, so that a kill can meet one that is being written; and a backbone of two layers, since
+# what a kill can spoil does not depend on its size.
+EAGER = """
+import sys
+from cancernet.command_line import run_script
+import train_model
+def main(argv):
+    import keras
+    from cancernet.learning import checkpoints
+    def small_backbone(include_top, weights, input_tensor):
+        middle = keras.layers.Conv2D(4, 3, strides=4, activation="relu", name="expanded_conv_7_add")(input_tensor)
+        return keras.Model(input_tensor, keras.layers.Conv2D(8, 3, strides=2, activation="relu")(middle))
+    keras.applications.MobileNetV3Small = small_backbone
+    checkpoints._SECONDS_BETWEEN_CHECKPOINTS = checkpoints._MOST_SECONDS_BETWEEN = -1
+    train_model.main(argv)
+run_script(main)
+"""
+SMALL = ["--views", "one", "--batch-size", "16"]
+CNN = [*SMALL, "--model", "simple_cnn", "--image-size", "24"]
+BACKBONE = ["--model", "mobilenetv3small", "--weights", "none", "--image-size", "32", "--views", "one"]
+KINDS = {
+    "scratch": [*SMALL, "--model", "cancernet", "--image-size", "16", "--epochs", "3"],
+    "frozen": BACKBONE,
+    "two-phase": [*BACKBONE, "--strategy", "two-phase", "--epochs", "4", "--batch-size", "16"],
+    "folds": [*CNN, "--folds", "2", "--epochs", "3"],
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed")
+    write_slides(folder / "source", patients=12, patches=6)
+    build_dataset.main(["--source", str(folder / "source"), "--output", str(folder / "dataset")])
+    return folder / "dataset"
+
+
+def start(dataset, output, options, *, code=EAGER):
+    command = [sys.executable, "-u", "-c", code, "--dataset", dataset, "--output", output, *options]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(
+        list(map(str, command)), cwd=ROOT, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}, **streams
+    )
+
+
+def read_history(run):
+    """The figures of each epoch, without the time it took; a head that is fitted without epochs has none."""
+    with (run / "history.csv").open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    return [{key: float(value) for key, value in row.items() if key not in ("epoch", "seconds")} for row in rows]
+
+
+def read_figures(run):
+    """All that follows from the training, of each fold."""
+    files = sorted(file for name in ("predictions.csv", "decision.json") for file in run.rglob(name))
+    figures = {file.relative_to(run).as_posix(): file.read_bytes() for file in files}
+    assert len(figures) in (2, 5)
+    return figures, [read_history(file.parent) for file in sorted(run.rglob("history.csv"))]
+
+
+def is_writing(work):
+    return any(work.rglob("checkpoint*.partial-*/last.keras"))
+
+
+def kill(process, work, *, seconds, while_writing):
+    """Kill a training after so many seconds, or then at the next checkpoint that it writes.
+
+    Returns:
+        Whether it was killed before it had ended, and whether it was writing a checkpoint.
+    """
+    started = time.monotonic()
+    while process.poll() is None:
+        if time.monotonic() - started > seconds and (not while_writing or is_writing(work)):
+            break
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    return process.returncode == -signal.SIGKILL, is_writing(work)
+
+
+def check_checkpoints(work, whole):
+    """See that what a killed training left has the figures of a quiet one, as far as it came."""
+    for file in work.rglob("checkpoint*/state.json"):
+        if "partial" not in str(file):
+            epochs = json.loads(file.read_text())["epochs"]
+            expected = read_history(whole / file.parent.parent.relative_to(work))
+            assert [epoch | {"seconds": 0} for epoch in epochs] == [e | {"seconds": 0} for e in expected[: len(epochs)]]
+
+
+def finish(dataset, output, options):
+    """Train to the end; the seconds that it took."""
+    started, process = time.monotonic(), start(dataset, output, options)
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_killed_at_any_moment_ends_with_the_same_figures(dataset, tmp_path, kind):
+    """Half of the kills are at any moment, half while a checkpoint is written; each time it goes on from there."""
+    options, moment, counts = KINDS[kind], random.Random(kind), []
+    whole, output, work = tmp_path / "whole", tmp_path / "run", tmp_path / "run.unfinished"
+    took = finish(dataset, whole, options)
+    shutil.rmtree(f"{dataset}.features", ignore_errors=True)  # so that these are computed again, and killed meanwhile
+    for number in range(KILLS):
+        while_writing = number % 2 and kind != "frozen"  # heads that are fitted at once have no checkpoint
+        process, seconds = start(dataset, output, options), moment.uniform(0.3, 0.9) * took
+        counts.append(kill(process, work, seconds=seconds * (0.7 if while_writing else 1), while_writing=while_writing))
+        check_checkpoints(work, whole)
+        if output.exists():  # it was through already
+            assert read_figures(output) == read_figures(whole)
+            shutil.rmtree(output)
+    finish(dataset, output, options)
+    assert read_figures(output) == read_figures(whole)
+    assert sorted(os.listdir(tmp_path)) == ["run", "whole"]
+    killed, writing = map(sum, zip(*counts, strict=True))
+    print(f"{kind}: {killed} of {KILLS} killed before the end, {writing} while a checkpoint was written")
+    assert killed >= KILLS / 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_training_that_is_ended_writes_its_checkpoint_and_a_second_one_is_refused(dataset, tmp_path, number):
+    options = [*CNN, "--epochs", "3000"]
+    process = start(dataset, tmp_path / "run", options, code=EAGER.replace("= -1", "= 600"))
+    for line in process.stdout:
+        if line.startswith("Epoch 3/"):
+            break
+    second = start(dataset, tmp_path / "run", options)
+    said = second.communicate()[0]
+    assert second.returncode == 2
+    assert f"error: Another training is working on {tmp_path / 'run'} (process {process.pid})." in said
+    assert os.listdir(tmp_path / "run.unfinished") == ["begun.json"]
+    process.send_signal(number)
+    assert process.communicate(timeout=60)[0].splitlines()[-1] in ("error: ended by SIGTERM.", "error: interrupted.")
+    assert process.returncode == 128 + number
+    (checkpoint,) = (tmp_path / "run.unfinished").glob("checkpoint*")
+    assert len(json.loads((checkpoint / "state.json").read_text())["epochs"]) >= 2
+    assert os.listdir(tmp_path) == ["run.unfinished"]

@@ -1,0 +1,194 @@
+"""predict_images.py --ray: the answers of one process, whoever is killed. Needs requirements-cluster.txt."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import pytest
+from conftest import ROOT
+
+from cancernet.data.sample import cut_patches, make_slide
+
+pytest.importorskip("ray", reason="needs requirements-cluster.txt")
+import psutil
+import pyarrow.parquet
+
+import predict_images
+from cancernet.using import cluster as archive_cluster
+
+SLIDES = 12
+PATIENCE = 900  # seconds; idle it takes twenty
+pytestmark = pytest.mark.slow
+
+
+def write(path: Path, image) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image[..., ::-1])
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> Path:
+    """Large pictures, a folder of patches with a broken one, and two rows that are no slide."""
+    folder = tmp_path_factory.mktemp("archive")
+    names = [write(folder / f"slide_{i}.png", make_slide(7, i, side=350).image).name for i in range(SLIDES - 1)]
+    for image, label, x, y in cut_patches(make_slide(7, 99, side=350)):
+        write(folder / "99" / f"99_idx5_x{x}_y{y}_class{label}.png", image)
+    (folder / "99" / "99_idx5_x1001_y1001_class0.png").write_bytes(b"no image")
+    (folder / "broken.svs").write_bytes(b"no slide")
+    rows = ["path", *names, "99", "broken.svs", "gone.svs"]
+    (folder / "slides.csv").write_text("\n".join(rows) + "\n")
+    return folder / "slides.csv"
+
+
+def command(run: Path, table: Path, output: Path, *more: str) -> list[str]:
+    return [sys.executable, "predict_images.py", *map(str, (run, table)), "--mpp", "4", "--output", str(output), *more]
+
+
+def start(*arguments) -> subprocess.Popen:
+    return subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(*arguments) -> str:
+    process = start(*arguments)
+    said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
+    return said
+
+
+def read_rows(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def read_patches(output: Path) -> list[list]:
+    """The rows of all Parquet files, those of a slide together, in the order of their paths."""
+    tables = [pyarrow.parquet.read_table(path).to_pylist() for path in (output / "patches").iterdir()]
+    return sorted(([*row.values()] for rows in tables for row in rows), key=lambda row: row[0])
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_run, table, tmp_path_factory):
+    """The results of two actors that nobody disturbed, and what was printed."""
+    output = tmp_path_factory.mktemp("whole") / "out"
+    return output, finish(tiny_run, table, output, "--ray")
+
+
+def test_the_answers_are_those_of_one_process(tiny_run, table, whole, tmp_path):
+    usable = tmp_path / "usable.csv"
+    lines = table.read_text().splitlines()[: 1 + SLIDES]
+    usable.write_text("\n".join([lines[0], *(str(table.parent / name) for name in lines[1:])]) + "\n")
+    finish(tiny_run, usable, tmp_path / "out")
+    expected = sorted(read_rows(tmp_path / "out" / "predictions.csv")[1:], key=lambda row: row[0])
+    found = read_patches(whole[0])
+    assert [[row[0], str(row[1]), str(row[2]), row[-1]] for row in found] == [[*row[:3], row[-1]] for row in expected]
+    for row, other in zip(found, expected, strict=True):
+        assert row[3:-1] == pytest.approx([float(value) for value in other[3:-1]], abs=1e-6)
+    for path in (tmp_path / "out").glob("*.geojson"):
+        assert (whole[0] / "slides" / path.name).read_text() == path.read_text()
+
+
+def test_slides_that_cannot_be_read_are_rows_and_not_the_end(table, whole):
+    output, said = whole
+    folder = table.parent
+    patch, broken, gone = f"{folder}/99/99_idx5_x1001_y1001_class0.png", f"{folder}/broken.svs", f"{folder}/gone.svs"
+    rows = read_rows(output / "failed.csv")[1:]
+    assert [row[:2] for row in rows] == [[f"{folder}/99", patch], [broken, broken], [gone, gone]]
+    for (*_, reason), beginning in zip(rows, ("cannot be decoded", "cannot be read", "There is no"), strict=True):
+        assert reason.startswith(beginning)
+    rows = read_rows(output / "summary.csv")
+    assert [row[:2] for row in rows[1:]] == [
+        *([f"{folder}/slide_{i}.png", f"slide_{i}"] for i in range(SLIDES - 1)),
+        [f"{folder}/99", "99"],
+    ]
+    for row in rows[1:]:
+        assert pyarrow.parquet.read_metadata(output / "patches" / f"{row[1]}.parquet").num_rows == int(row[2]) > 0
+        assert (output / "slides" / f"{row[1]}.geojson").is_file()
+        assert (output / "slides" / f"{row[1]}.jpg").is_file()
+    assert f"{SLIDES + 2} slides to answer; 0 are finished." in said
+    assert "3 file(s) could not be used" in said
+
+
+def wait_for(process: subprocess.Popen, summary: Path, slides: int) -> None:
+    """Until so many slides are finished."""
+    deadline = time.monotonic() + PATIENCE
+    while not summary.is_file() or summary.read_text().count("\n") <= slides:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_nothing_is_lost_and_nothing_twice_whoever_is_killed(tiny_run, table, whole, tmp_path):
+    output = tmp_path / "out"
+    driver = start(tiny_run, table, output, "--ray")
+    wait_for(driver, output / "summary.csv", 1)
+    actors = [
+        each for each in psutil.Process(driver.pid).children(recursive=True) if each.name().startswith("ray::Answer")
+    ]
+    actors[0].kill()
+    wait_for(driver, output / "summary.csv", 5)
+    driver.kill()
+    driver.communicate()
+    assert len(actors) == 2
+    before = (output / "summary.csv").read_text().count("\n") - 1
+    assert 5 <= before < SLIDES
+    said = finish(tiny_run, table, output, "--ray")
+    assert f"{before} are finished." in said
+    for name in ("summary.csv", "failed.csv"):
+        assert read_rows(output / name) == read_rows(whole[0] / name)
+    assert read_patches(output) == read_patches(whole[0])
+    files = [sorted(path.name for path in folder.rglob("*")) for folder in (output, whole[0])]
+    assert files[0] == files[1]
+    assert "0 slides to answer" in finish(tiny_run, table, output, "--ray").replace("2 slides", "0 slides")
+
+
+@pytest.fixture
+def cluster(tmp_path_factory):
+    """The address of two nodes on this machine, a core each."""
+    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"cancernet_{os.getpid()}"  # a socket's path is short
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    ray = [
+        str(Path(sys.executable).with_name("ray")),
+        "start",
+        "--block",
+        "--num-cpus=1",
+        "--object-store-memory=100000000",
+    ]
+    address = "127.0.0.1:26379"
+    head = [
+        "--head",
+        "--node-ip-address=127.0.0.1",
+        "--port=26379",
+        "--include-dashboard=false",
+        f"--temp-dir={folder}",
+    ]
+    nodes = [
+        subprocess.Popen([*ray, *more], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for more in (head, [f"--address={address}", "--node-ip-address=127.0.0.1"])
+    ]
+    yield address
+    for node in nodes[::-1]:
+        node.send_signal(signal.SIGTERM)
+    for node in nodes:
+        node.wait(60)
+
+
+def test_a_cluster_of_two_nodes_gives_the_same_with_actors_that_are_replaced(
+    tiny_run, table, whole, cluster, tmp_path, monkeypatch
+):
+    started, real = [], archive_cluster.Answerer
+    counted = SimpleNamespace(options=lambda **needs: started.append(needs) or real.options(**needs))
+    monkeypatch.setattr(archive_cluster, "Answerer", counted)
+    monkeypatch.setattr(archive_cluster, "SLIDES_AN_ACTOR", 3)
+    monkeypatch.chdir(ROOT)
+    predict_images.main(command(tiny_run, table, tmp_path / "out", "--ray", cluster)[2:])
+    assert started == [{"num_cpus": 0.8}] * len(started)
+    assert len(started) >= SLIDES / 3
+    assert read_rows(tmp_path / "out" / "summary.csv") == read_rows(whole[0] / "summary.csv")
+    assert read_patches(tmp_path / "out") == read_patches(whole[0])

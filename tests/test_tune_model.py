@@ -1,0 +1,177 @@
+"""The search script: it trains as train_model.py does, reads no test patient, is shared, and goes on after a kill."""
+
+import csv
+import dataclasses
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, write_slides
+
+import build_dataset
+import train_model
+import tune_model
+from cancernet import InputError
+from cancernet.data.dataset import read_manifest
+
+pytest.importorskip("optuna")
+SMALL = ["--model", "simple_cnn", "--image-size", "24", "--views", "one", "--epochs", "1", "--folds", "2"]
+SPACE = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}, "augmentation.zoom": {"low": 0, "high": 0.2}}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A built dataset whose test images are destroyed, so that nothing can read them, and a table of settings."""
+    folder = tmp_path_factory.mktemp("searched")
+    write_slides(folder / "source", patients=12)
+    build_dataset.main(["--source", str(folder / "source"), "--output", str(folder / "whole")])
+    shutil.copytree(folder / "whole", folder / "dataset")
+    for patch in read_manifest(folder / "dataset"):
+        if patch.split == "testing":
+            (folder / "dataset" / patch.file).write_bytes(b"not to be read")
+    (folder / "space.json").write_text(json.dumps(SPACE))
+    return folder
+
+
+def arguments(made, output, *options):
+    given = ["--dataset", str(made / "dataset"), "--output", str(output), "--space", str(made / "space.json")]
+    return [*given, *SMALL, *map(str, options)]
+
+
+def test_a_search_ends_with_a_recipe_that_training_takes(made, tmp_path, capsys):
+    output = tmp_path / "search"
+    tune_model.main(arguments(made, output, "--trials", 1))
+    tune_model.main(arguments(made, output, "--trials", 2))  # one more
+    said = capsys.readouterr().out
+    assert "2 trials (2 finished)" in said
+    assert "Test patients were not read." in said
+    assert {"recipe.json", "trials.csv", "search.txt", "search.png"} <= {path.name for path in output.iterdir()}
+    with (output / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    best = min(rows, key=lambda row: float(row["log_loss"]))
+    recipe = train_model.choose_experiment(train_model.parse_arguments(["--recipe", str(output / "recipe.json")]))
+    assert recipe.learning_rate == pytest.approx(float(best["learning_rate"]))
+    assert recipe.augmentation.zoom == pytest.approx(float(best["augmentation.zoom"]))
+    usual = train_model.choose_experiment(train_model.parse_arguments(SMALL))
+    augmentation = dataclasses.replace(recipe.augmentation, zoom=usual.augmentation.zoom)
+    assert dataclasses.replace(recipe, learning_rate=usual.learning_rate, augmentation=augmentation) == usual
+    assert "Training simple_cnn on" in (output / "logs/0000.txt").read_text()
+
+
+@pytest.mark.slow
+def test_trials_are_judged_by_all_their_folds_as_training_trains_them(made, tmp_path):
+    tune_model.main(arguments(made, tmp_path / "search", "--trials", 1))
+    known = [patch for patch in read_manifest(made / "dataset") if patch.split != "testing"]
+    with np.load(tmp_path / "search/trials/0000.npz") as kept:
+        own = kept["probabilities"][np.arange(len(known)), [int(patch.label) for patch in known]]
+    with (tmp_path / "search/trials.csv").open() as file:
+        assert float(next(csv.DictReader(file))["log_loss"]) == pytest.approx(-np.log(own).mean())
+    # A cross-validation of the same patients by train_model.py gives the same probabilities.
+    source = tmp_path / "known"
+    for patch in known:
+        path = source / patch.file.partition("/")[2]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(made / "dataset" / patch.file, path)
+    split = "patient,split\n" + "".join({f"{patch.patient},{patch.split}\n" for patch in known})
+    (tmp_path / "split.csv").write_text(split)
+    options = ["--output", str(tmp_path / "d"), "--split-file", str(tmp_path / "split.csv")]
+    build_dataset.main(["--source", str(source), *options])
+    train_model.main(["--dataset", str(tmp_path / "d"), "--output", str(tmp_path / "run"), *SMALL])
+    with (tmp_path / "run/predictions.csv").open() as file:
+        judged = {row["file"]: float(row["probability_1"]) for row in csv.DictReader(file)}
+    with np.load(tmp_path / "search/trials/0000.npz") as kept:
+        found = {patch.file: share for patch, share in zip(known, kept["probabilities"][:, 1], strict=True)}
+    assert judged == pytest.approx(found)
+
+
+@pytest.mark.slow
+def test_a_frozen_backbone_is_searched_on_kept_features_and_no_test_image_is_read(made, tmp_path, capsys):
+    (tmp_path / "space.json").write_text('{"class_weight": {"choices": ["balanced", "none"]}}')
+    options = ["--model", "mobilenetv3small", "--weights", "none", "--image-size", "32", "--members", "2"]
+    given = [
+        "--dataset",
+        str(made / "dataset"),
+        "--output",
+        str(tmp_path / "s"),
+        "--space",
+        str(tmp_path / "space.json"),
+    ]
+    tune_model.main([*given, *options, "--folds", "2", "--trials", "2"])
+    assert "2 trials (2 finished)" in capsys.readouterr().out
+    logs = [(tmp_path / "s/logs" / f"{number:04}.txt").read_text() for number in (0, 1)]
+    assert "Computing the features of 54 images, once" in logs[0]
+    assert "Computing" not in logs[1]
+    assert not (made / "dataset.features").exists()
+
+
+def start(made, output, *options):
+    command = [sys.executable, str(ROOT / "tune_model.py"), *arguments(made, output, *options)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_search_and_one_that_was_killed_goes_on(made, tmp_path):
+    output = tmp_path / "search"
+    doomed, other = start(made, output, "--trials", 6), start(made, output, "--trials", 6)
+    while not (output / f"processes/{doomed.pid}").exists() and not list(output.glob(f"processes/*-{doomed.pid}-*/*")):
+        assert doomed.poll() is None
+        time.sleep(0.05)
+    doomed.send_signal(signal.SIGKILL)  # within a fold
+    doomed.communicate()
+    said, errors = other.communicate(timeout=600)
+    assert other.returncode == 0, errors
+    again = start(made, output, "--trials", 6)
+    said, errors = again.communicate(timeout=600)
+    assert again.returncode == 0, errors
+    with (output / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    ended = [row for row in rows if row["state"] != "given back"]
+    assert len(ended) == 6
+    assert len(rows) == 7  # the killed one's trial
+    assert len({(row["learning_rate"], row["augmentation.zoom"]) for row in ended}) == 6
+    assert "6 trials (" in said
+    assert not list((output / "processes").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--trials", "0"], "argument --trials: takes a whole number of at least 1, not '0'"),
+        (["--timeout", "2"], "argument --timeout: takes a time such as 90s, 30m or 2h, not '2'"),
+        (["--timeout", "0h"], "argument --timeout: takes a time such as 90s"),
+        (["--trial", "3"], "unrecognized arguments: --trial 3"),
+        (["--only-folds", "1"], "--only-folds is for train_model.py; a search does not take it"),
+        (["--model", "vgg"], "argument --model: takes cancernet"),
+        (["--space", "none.json"], "There is no none.json"),
+        (["--folds", "60"], "folds"),
+    ],
+)
+def test_what_is_wrong_is_said_at_once(made, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        tune_model.main(arguments(made, tmp_path / "search", *options))
+    assert not (tmp_path / "search").exists()
+
+
+def test_what_a_frozen_backbone_does_not_use_is_not_searched(made, tmp_path):
+    options = ["--model", "mobilenetv3small", "--weights", "none", "--image-size", "32"]
+    given = ["--dataset", str(made / "dataset"), "--output", str(tmp_path / "s"), "--space", str(made / "space.json")]
+    with pytest.raises(InputError, match="learning_rate is for networks that are trained in epochs"):
+        tune_model.main([*given, *options])
+
+
+def test_a_folder_of_something_else_is_not_taken(made, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/file").write_text("")
+    with pytest.raises(InputError, match="other is there already and is no search. Choose another --output."):
+        tune_model.main(arguments(made, tmp_path / "other"))
+
+
+def test_a_missing_optuna_is_named_with_what_to_do(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(tune_model.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="A search needs optuna. Get it with pip install -r requirements-search.txt."):
+        tune_model.main(arguments(made, tmp_path / "search"))
