@@ -467,6 +467,7 @@ def write_report(plan: Plan, finished, assessment, history, patches) -> str:
     """The report of a run with its pictures. Returns its text."""
     from cancernet.reporting import content, illustration, printed, report
 
+    illustration.copy_samples(assessment.predictions, plan.dataset, finished.folder)
     described = assessment.report | illustration.illustrate(finished, assessment, plan.dataset, finished.folder)
     errors = content.read_pictures(described["worst_errors"], assessment.predictions, plan.dataset)
     figures = report.draw_figures(described, assessment.predictions, history=history, error_images=errors)

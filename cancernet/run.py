@@ -28,6 +28,7 @@ MODEL, DECISION, CONFIG, HISTORY = "model.keras", "decision.json", "config.json"
 REPORT, REPORT_TEXT, REPORT_PAGE, PREDICTIONS = "report.json", "report.txt", "report.html", "predictions.csv"
 FEATURES = "features"  # of an unfinished run whose dataset's folder cannot be written
 FAMILIAR = "familiar.npz"  # what validation images are like; not in runs of before
+SAMPLES = "samples"  # some of the tested images, <class>/<file>
 BEGUN = "begun.json"  # what an unfinished run was asked for
 PACKAGES = ("tensorflow", "keras", "numpy", "sklearn", "scipy", "cv2", "imutils", "matplotlib")
 _HASH_DIGITS = 16  # of SHA-256 that tell images apart

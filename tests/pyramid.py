@@ -43,3 +43,12 @@ def write_pyramid(path, *, size=20_000, downsamples=(1, 4, 16), mpp=0.5):
                 resolutionunit="CENTIMETER" if mpp else "NONE",
             )
     return path
+
+
+def write_small_pyramid(path):
+    """Two levels of unlike colours, so that it shows which of them was read; a grid of 3 x 3 patches, not all full."""
+    fine = np.random.default_rng(1).integers(60, 200, (1130, 1130, 3), dtype=np.uint8)
+    with tifffile.TiffWriter(path) as tiff:
+        given = {"tile": (128, 128), "photometric": "rgb", "resolutionunit": "CENTIMETER"}
+        tiff.write(fine, subifds=1, resolution=(1e4 / 0.497, 1e4 / 0.497), **given)
+        tiff.write(fine[::4, ::4] // 2 + 60, subfiletype=1, resolution=(1e4 / 1.988, 1e4 / 1.988), **given)

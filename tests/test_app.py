@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -20,7 +21,8 @@ from streamlit.testing.v1 import AppTest
 from cancernet.data.sample import make_slide
 from cancernet.judging.decision import fit_decision, load_decision, save_decision
 from cancernet.learning.scoring import log_scores
-from cancernet.run import DECISION, MODEL, load_run, read_settings, write_settings
+from cancernet.reporting.content import Report
+from cancernet.run import DECISION, MODEL, SAMPLES, load_run, read_report, read_settings, write_settings
 from cancernet.using import page as page_work
 from cancernet.using import uploads
 from cancernet.using.page import ORDERS, list_patches, predictions_csv, score_uploads
@@ -66,6 +68,12 @@ def texts(page):
     return "\n".join(str(element.value) for element in elements).replace("\\", "")
 
 
+def describe_expected(decision):
+    images, patients = decision.fitted_on["images"], decision.fitted_on["patients"]
+    rates = " and ".join(f"{name} {value:.1%}" for name, value in decision.expected_on_validation.items())
+    return f"{images:,} images of {patients} patients, leads to expect {rates}"
+
+
 def maps(page):
     return page.get("vega_lite_chart")
 
@@ -97,16 +105,20 @@ def test_a_patch_is_answered_with_probabilities_decision_and_grad_cam(page, tiny
     run = load_run(tiny_run)
     (scored,), _ = score_uploads(run, [(name, data)])
     benign, idc = decide_patches(run, scored, neighbours=False).probabilities[0]
-    assert [bar.proto.text for bar in page.get("progress")] == [f"IDC {idc:.1%}", f"benign {benign:.1%}"]
-    assert "1** patch:" in texts(page)
+    (answer,) = [each.proto.body for each in page.get("html") if 'class="called"' in each.proto.body]
+    assert (answer.index(f"{idc:.1%}") < answer.index(f"{benign:.1%}")) == (idc > benign)
+    assert "**1 patch** called" in texts(page)
     assert len(page.get("image")) == 1
     assert not maps(page)
-    assert [button.label for button in page.download_button] == ["All patches as CSV"]
+    assert [button.label for button in page.download_button] == ["All patches as CSV", "The run's report"]
     assert not page.toggle  # a patch without a place has no neighbours
     plain = load_decision(tiny_run / "decision.json").without_neighbours
+    tested = read_report(tiny_run, Report)["neighbours"]["without"]
+    assert [metric.label for metric in page.metric] == ["Sensitivity, tested", "Specificity, tested"]
     assert [metric.value for metric in page.metric] == [
-        f"{plain.expected_on_validation[name]:.1%}" for name in ("sensitivity", "specificity")
+        f"{tested[name]['value']:.1%}" for name in ("sensitivity", "specificity")
     ]
+    assert f"Validation, {describe_expected(plain)}." in texts(page)
     assert "For smoothed slides" not in texts(page)
 
 
@@ -119,14 +131,19 @@ def test_a_zip_of_a_patient_makes_a_map_with_neighbours(page, tiny_run):
     assert page.select_slider[0].value == own.threshold
     page.toggle[0].set_value(False).run()
     assert page.select_slider[0].value == own.without_neighbours.threshold
-    assert page.metric[0].value == f"{own.without_neighbours.expected_on_validation['sensitivity']:.1%}"
-    assert [button.label for button in page.download_button] == ["All patches as CSV", "Regions of 79001 as GeoJSON"]
+    assert describe_expected(own.without_neighbours) in texts(page)
+    labels = [button.label for button in page.download_button]
+    assert labels[:3] == [
+        "All patches as CSV",
+        "Picture of 79001 with outline",
+        "Regions of the slide as GeoJSON",
+    ]
 
 
 def test_a_patch_beside_a_slide_is_judged_at_its_own_threshold(page, tiny_run):
     own = load_decision(tiny_run / "decision.json")
     send(page, ("patient.zip", zip_files(sample_uploads()), ZIP), ("one.png", sample_uploads()[40][1], PNG))
-    assert page.metric[0].value == f"{own.expected_on_validation['sensitivity']:.1%}"
+    assert describe_expected(own) in texts(page)
     assert f"Judged one by one, from {own.without_neighbours.threshold:.1%}: 1 patch." in texts(page)
     page.select_slider[0].set_value(1.0).run()
     assert "Judged one by one: 1 patch." in texts(page)
@@ -144,26 +161,37 @@ def test_the_sample_is_one_click_away_and_files_replace_it(page):
     find_button(page, "sample").click().run()
     assert not page.exception
     assert len(maps(page)) == 1
-    assert f"**{len(sample_uploads()):,}** patches" in texts(page)
+    assert f"**{len(sample_uploads()):,} patches**" in texts(page)
     write = cv2.imencode(".png", np.full((50, 50, 3), 200, np.uint8))[1].tobytes()
     send(page, ("grey.png", write, PNG))
     assert not maps(page)
-    assert "**1** patch:" in texts(page)
+    assert "**1 patch** called" in texts(page)
 
 
 def test_the_threshold_moves_the_expected_rates_and_the_decisions_and_comes_back(page, tiny_run):
     find_button(page, "sample").click().run()
     own = load_decision(tiny_run / "decision.json")
-    before = page.metric[1].value
+    report = read_report(tiny_run, Report)
+    assert page.metric[1].value == f"{report['metrics']['specificity']['value']:.1%}"
     page.select_slider[0].set_value(1.0).run()
-    assert [metric.value for metric in page.metric] == ["0.0%", "100.0%"]
-    assert "**0** called IDC (0%)" in texts(page)
+    assert not page.metric
+    assert "leads to expect sensitivity 0.0% and specificity 100.0%." in texts(page)
+    assert "**0** called IDC (0%, 0.0 mm²)" in texts(page)
     page.select_slider[0].set_value(0.0).run()
-    assert [metric.value for metric in page.metric] == ["100.0%", "0.0%"]
-    assert "called benign (0%)" in texts(page)
-    find_button(page, "Back to the run's own threshold").click().run()
+    assert "leads to expect sensitivity 100.0% and specificity 0.0%." in texts(page)
+    assert "called benign (0%" in texts(page)
+    find_button(page, "The run's own").click().run()
     assert page.select_slider[0].value == own.threshold
-    assert page.metric[1].value == before == f"{own.expected_on_validation['specificity']:.1%}"
+    assert describe_expected(own) in texts(page)
+
+
+def test_few_false_alarms_are_one_click_away_and_tested(page, tiny_run):
+    find_button(page, "sample").click().run()
+    point = load_decision(tiny_run / "decision.json").other_points["specificity=0.95"]
+    find_button(page, "Fewer false alarms").click().run()
+    assert page.select_slider[0].value == point
+    row = next(each for each in read_report(tiny_run, Report)["operating_points"] if each["name"] == "specificity=0.95")
+    assert page.metric[1].value == f"{row['specificity']['value']:.1%}"
 
 
 def test_the_network_is_asked_once_while_the_images_are_the_same(page, monkeypatch):
@@ -177,7 +205,7 @@ def test_the_network_is_asked_once_while_the_images_are_the_same(page, monkeypat
 def test_a_broken_file_is_named_and_the_others_stay(page):
     files = sample_uploads()[:3]
     send(page, *((name, data, PNG) for name, data in files), ("bad_[x](y).png", b"\x89PNG\r\n\x1a\n no more", PNG))
-    assert "**3** patches" in texts(page)
+    assert "**3 patches**" in texts(page)
     assert page.expander[0].label == "1 file could not be used"
     table = page.table[0].value
     assert table["file"].tolist() == [r"bad\_\[x\]\(y\)\.png"]  # Markdown would make it a link
@@ -191,16 +219,15 @@ def test_nothing_but_broken_files_is_said(page):
     assert not page.download_button
 
 
-def test_overlapping_patches_are_judged_one_by_one(page):
+def test_overlapping_patches_are_refused_as_predict_images_does(page):
     files = sample_uploads()[:6]
     name = files[0][0]
     near = f"79001_idx5_x{int(name.split('_x')[1].split('_')[0]) + 10}_y{name.split('_y')[1]}"
     send(page, *((each, content, PNG) for each, content in [*files, (near, files[1][1])]))
-    assert "overlap" in page.warning[0].value
-    assert not page.error
-    assert len(page.get("image")) == 6
-    assert "**7** patches" in texts(page)
-    assert not maps(page)
+    table = page.table[0].value
+    assert "Two patches of slide 79001 overlap" in table["why"][0].replace("\\", "")
+    assert table["file"][0].endswith(" and 6 more")
+    assert "No image is left to look at." in texts(page)
 
 
 def test_a_large_image_asks_for_its_scale_and_is_cut(page):
@@ -222,7 +249,8 @@ def test_two_slides_are_chosen_between(page):
     send(page, ("two.zip", zip_files([*sample_uploads(), *other]), ZIP))
     assert page.selectbox(key="slide").options == ["79001", "79002"]
     page.selectbox(key="slide").set_value("79002").run()
-    assert page.download_button[1].label == "Regions of 79002 as GeoJSON"
+    labels = [button.label for button in page.download_button]
+    assert labels[1:3] == ["Picture of 79002 with outline", "Regions of all slides as GeoJSON"]
 
 
 def make_three_classes(run, folder):
@@ -249,8 +277,34 @@ def test_several_classes_have_no_threshold(tiny_run, tmp_path, monkeypatch):
     find_button(page, "sample").click().run()
     assert not page.exception
     assert not page.select_slider
-    assert "Each patch is given the most probable of the classes." in texts(page)
+    assert "Each image is given the most probable of the classes." in texts(page)
     assert page.selectbox(key="class").options == ["a", "b", "c"]
+
+
+def test_a_run_that_is_not_of_patches_has_its_own_words_and_samples_and_no_map(tiny_run, tmp_path, monkeypatch):
+    folder = make_three_classes(tiny_run, tmp_path / "xray")
+    grey = {"mpp": None, "images_are_grey": True, "usual_size": "256x256"}
+    write_settings(folder, dataclasses.replace(read_settings(folder), **grey))
+    page = open_page(folder, monkeypatch)
+    assert not page.button  # the run keeps no samples
+    for name, data in sample_uploads()[:6]:
+        path = folder / SAMPLES / "b" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    page.run()
+    assert "grey, usually 256x256 pixels, of the classes a, b, c." in texts(page)
+    find_button(page, "Try some tested images").click().run()
+    assert not page.exception
+    assert "**6 images**" in texts(page)
+    assert "b/79001_idx5" in texts(page)
+    assert not maps(page)
+    assert not any(word in texts(page) for word in ("patch", "tissue", "slide"))
+
+
+def test_the_first_view_waits_for_no_keras(tiny_run):
+    code = "import sys\nfrom cancernet.using import card, shelf, uploads\nprint('keras' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_the_newest_run_is_taken_and_others_can_be_chosen(tiny_run, tmp_path, monkeypatch):

@@ -158,6 +158,20 @@ def paint_grid(values: np.ndarray, grid: SlideGrid) -> np.ndarray:
     return painted
 
 
+def find_edges(mask: np.ndarray) -> np.ndarray:
+    """The sides of a mask's cells, of length 1, beyond which the mask is not: int [n, 2 ends, x and y].
+
+    Args:
+        mask: bool [rows, columns].
+    """
+    padded = np.pad(mask, 1)
+    rows, columns = np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1])
+    across = np.stack([np.stack([columns, rows], axis=1), np.stack([columns + 1, rows], axis=1)], axis=1)
+    rows, columns = np.nonzero(padded[1:-1, 1:] != padded[1:-1, :-1])
+    down = np.stack([np.stack([columns, rows], axis=1), np.stack([columns, rows + 1], axis=1)], axis=1)
+    return np.concatenate([across, down])
+
+
 def thumbnail_side(shape: tuple[int, int]) -> int:
     """Pixels of a patch in the picture of a slide of so many rows and columns: the picture's longest side is about
     PICTURE_PIXELS."""

@@ -1,6 +1,7 @@
 """Whole slides and large pictures, cut into patches at the scale of a model in bounded memory."""
 
 import importlib.util
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ import tiffslide
 from PIL import Image, UnidentifiedImageError
 
 from cancernet import InputError
-from cancernet.data.images import EXTENSIONS, read_image
+from cancernet.data.images import EXTENSIONS, decode_image, read_image
 
 IDC_MPP = 4.0  # micrometres a pixel of the IDC patches
 CHROMA = 15  # a pixel whose largest and smallest channel differ by so much is stained
@@ -69,7 +70,7 @@ class Tile(NamedTuple):
 
 
 @contextmanager
-def open_slide_image(path: Path | str, mpp: float | None = None) -> Iterator[SlideImage]:
+def open_slide_image(path: Path | str, mpp: float | None = None, data: bytes | None = None) -> Iterator[SlideImage]:
     """Open a whole slide or a picture. The pixels of a slide are not read yet.
 
     Pyramids and tiled TIFFs (svs, ndpi, tif, ...) are opened with tiffslide. Other slides (mrxs, scn, ...) are opened
@@ -79,6 +80,7 @@ def open_slide_image(path: Path | str, mpp: float | None = None) -> Iterator[Sli
     Args:
         path: the file.
         mpp: micrometres a pixel, for a file that does not say it. A file's own scale is used if it lies within SCALES.
+        data: the bytes of the file where they are in memory; `path` is then only its name.
 
     Raises:
         InputError: there is no such file, its scale is unknown, its format is not supported, it is cut off, or the
@@ -87,38 +89,18 @@ def open_slide_image(path: Path | str, mpp: float | None = None) -> Iterator[Sli
     path = Path(path)
     if mpp is not None and not mpp > 0:
         raise InputError(f"The scale is {mpp} micrometres a pixel. Give a number above 0.")
-    if not path.is_file():
+    if data is None and not path.is_file():
         raise InputError(f"{path}: there is no such file.")
     with ExitStack() as stack:
-        with path.open("rb") as file:
+        with _open_file(path, data) as file:
             is_tiff = file.read(4) in TIFF_MAGIC
-        if is_tiff and _is_pyramid(path):
-            slide = _open_tiff(path, mpp, stack)
+        if is_tiff and is_pyramid(path, data):
+            slide = _open_tiff(path, data, mpp, stack)
         elif is_tiff or path.suffix.lower() in EXTENSIONS:
-            slide = _open_picture(path, mpp)
+            slide = _open_picture(path, data, mpp)
         else:
-            slide = _open_openslide(path, mpp, stack)
+            slide = _open_openslide(path, data, mpp, stack)
         yield slide
-
-
-def picture_as_slide(path: Path, picture: np.ndarray, resolution: Sequence[float], mpp: float | None) -> SlideImage:
-    """Treat a decoded picture as a slide of one level.
-
-    Args:
-        path: its name, for errors.
-        picture: uint8 [height, width, 3].
-        resolution: dots an inch across and down, as the file says; empty if it does not.
-        mpp: micrometres a pixel, used where `resolution` is missing or not that of a microscope.
-
-    Raises:
-        InputError: the scale is unknown.
-    """
-    scale = _choose_mpp(path, [25_400 / float(dots) if dots else None for dots in resolution], mpp)
-
-    def read_region(level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
-        return picture[top : top + height, left : left + width]
-
-    return SlideImage(path, scale, (Level(picture.shape[1], picture.shape[0], picture.shape[1]),), read_region)
 
 
 def tile_grid(slide: SlideImage, *, patch_pixels: int, target_mpp: float = IDC_MPP) -> tuple[int, int]:
@@ -210,19 +192,27 @@ def _read_block(
     return cv2.resize(block, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def _is_pyramid(path: Path) -> bool:
+def is_pyramid(path: Path, data: bytes | None = None) -> bool:
     """Whether a TIFF must be read chunk by chunk.
+
+    Args:
+        path: the file, or its name where its bytes are given.
+        data: its bytes, where they are in memory.
 
     Raises:
         InputError: it is cut off, or not a TIFF.
     """
     try:
-        with _without_warnings("tifffile"), tifffile.TiffFile(path) as tiff:
+        with _without_warnings("tifffile"), _open_file(path, data) as file, tifffile.TiffFile(file) as tiff:
             page = tiff.pages.first
             _check_complete(path, [page])
             return page.is_tiled or page.imagewidth * page.imagelength > PLAIN_PIXELS or len(tiff.series[0].levels) > 1
     except (tifffile.TiffFileError, *DECODING_ERRORS) as error:
         raise InputError(f"{path}: cannot be read as TIFF ({error}); it may be cut off. Copy it again.") from error
+
+
+def _open_file(path: Path, data: bytes | None) -> BinaryIO:
+    return path.open("rb") if data is None else io.BytesIO(data)
 
 
 @contextmanager
@@ -236,8 +226,8 @@ def _without_warnings(logger: str) -> Iterator[None]:
 
 
 def _check_complete(path: Path, pages: list[tifffile.TiffPage]) -> None:
-    size = path.stat().st_size
     for page in pages:
+        size = page.parent.filehandle.size
         if not page.dataoffsets:
             raise InputError(f"{path}: is cut off: it has {size:,} bytes and no list of its pixels. Copy it again.")
         ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts)]
@@ -248,17 +238,17 @@ def _check_complete(path: Path, pages: list[tifffile.TiffPage]) -> None:
             )
 
 
-def _open_tiff(path: Path, mpp: float | None, stack: ExitStack) -> SlideImage:
+def _open_tiff(path: Path, data: bytes | None, mpp: float | None, stack: ExitStack) -> SlideImage:
     try:
-        slide = stack.enter_context(tiffslide.TiffSlide(path))
+        slide = stack.enter_context(tiffslide.TiffSlide(path if data is None else io.BytesIO(data)))
         properties = slide.properties
         composed = "tiffslide.series-composition" in properties or properties["tiffslide.series-axes"] == "CYX"
         series = slide.ts_tifffile.series[properties["tiffslide.series-index"]]
         pages = [level.pages[0].aspage() for level in series.levels]
     except (tifffile.TiffFileError, KeyError, *DECODING_ERRORS) as error:
-        return _open_openslide(path, mpp, stack, f"tiffslide says: {error}")
+        return _open_openslide(path, data, mpp, stack, f"tiffslide says: {error}")
     if composed:
-        return _open_openslide(path, mpp, stack, "its pixels are spread over several images")
+        return _open_openslide(path, data, mpp, stack, "its pixels are spread over several images")
     _check_complete(path, pages)
     for page in pages:
         kind = tifffile.PHOTOMETRIC(page.photometric)
@@ -309,12 +299,12 @@ def _read_chunks(path: Path, page: tifffile.TiffPage, left: int, top: int, width
     return region
 
 
-def _open_picture(path: Path, mpp: float | None) -> SlideImage:
+def _open_picture(path: Path, data: bytes | None, mpp: float | None) -> SlideImage:
     too_large = InputError(f"{path}: has more than {PLAIN_PIXELS:,} pixels in one piece. {CONVERT}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as header:
+            with _open_file(path, data) as file, Image.open(file) as header:
                 width, height = header.size
                 resolution = header.info.get("dpi", ())
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -324,13 +314,28 @@ def _open_picture(path: Path, mpp: float | None) -> SlideImage:
     if width * height > PLAIN_PIXELS:
         raise too_large
     try:
-        picture = read_image(path, channels=3, sha256=None)
+        picture = read_image(path, channels=3, sha256=None) if data is None else decode_image(data, 3)
     except InputError as error:
-        raise InputError(f"{error}. Copy it again.") from error
-    return picture_as_slide(path, picture, resolution, mpp)
+        named = error if data is None else f"{path}: {error}"
+        raise InputError(f"{named}. Copy it again.") from error
+    return _picture_as_slide(path, picture, resolution, mpp)
 
 
-def _open_openslide(path: Path, mpp: float | None, stack: ExitStack, reason: str = "not a TIFF") -> SlideImage:
+def _picture_as_slide(path: Path, picture: np.ndarray, resolution: Sequence[float], mpp: float | None) -> SlideImage:
+    """A decoded picture, uint8 [height, width, 3], as a slide of one level; `resolution` is in dots an inch."""
+    scale = _choose_mpp(path, [25_400 / float(dots) if dots else None for dots in resolution], mpp)
+
+    def read_region(level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
+        return picture[top : top + height, left : left + width]
+
+    return SlideImage(path, scale, (Level(picture.shape[1], picture.shape[0], picture.shape[1]),), read_region)
+
+
+def _open_openslide(
+    path: Path, data: bytes | None, mpp: float | None, stack: ExitStack, reason: str = "not a TIFF"
+) -> SlideImage:
+    if data is not None:
+        raise InputError(f"{path}: cannot be read from memory ({reason}). Use predict_images.py.")
     if importlib.util.find_spec("openslide") is None:
         raise InputError(
             f"{path}: cannot be read ({reason}). For more slide formats: pip install openslide-python openslide-bin"

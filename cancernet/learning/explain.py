@@ -21,6 +21,7 @@ NOT_MAPS = (
     layers.Dropout,
     layers.SpatialDropout2D,
 )
+LEAST_PLACES = 20  # rows and columns of the maps of a network that does not average them into features
 OPACITY = 0.7  # of the overlay where the heat is 1
 _BATCH = 32  # images at a time
 _one_at_a_time = threading.Lock()  # the model's layers have hooks while a map is made
@@ -29,10 +30,12 @@ _one_at_a_time = threading.Lock()  # the model's layers have hooks while a map i
 def grad_cam(model: keras.Model, images: np.ndarray, class_index: int | np.ndarray) -> np.ndarray:
     """Show where in each image the evidence for a class lies (Selvaraju et al. 2017, "Grad-CAM", equations 1 and 2).
 
-    The maps are the output of the last convolution, or of its activation, that has more than one place: 12x12 for
-    CancerNet at 48 pixels, 28x28 for the small CNN at 128. A transfer model averages maps of two sizes into its
-    features, 14x14 and 7x7 at 224 pixels; both are weighed and added on the finer grid. The gradient is that of the
-    score before the softmax. Dropout is off, and batch normalisation uses its stored statistics.
+    The maps are the output of the last convolution, or of its activation, of at least LEAST_PLACES a side: 24x24 for
+    CancerNet at 48 pixels, 28x28 for the small CNN at 128. CancerNet's last maps, 12x12, show the same square in every
+    image, whatever is in it (docs/gradcam.md). Where no maps are so large, the last are taken. A transfer model
+    averages maps of two sizes into its features, 14x14 and 7x7 at 224 pixels; both are weighed and added on the finer
+    grid. The gradient is that of the score before the softmax. Dropout is off, and batch normalisation uses its stored
+    statistics.
 
     Args:
         model: a graph of Keras layers (sequential or functional, models within it included) that takes images of 0 to
@@ -87,15 +90,32 @@ def find_maps_layers(model: keras.Model) -> list[keras.Layer]:
     members = [layer for layer in model.layers if layer.name.startswith("member_")]
     if members:
         return [layer for member in members for layer in find_maps_layers(member)]
-    found, pooling = None, []
+    maps, pooling = _find_maps(model)
+    if not maps:
+        raise InputError(
+            f"Grad-CAM needs convolutional feature maps; the model {model.name} has none. Use another model."
+        )
+    if pooling:
+        return pooling if len(pooling) > 1 else maps[:1]
+    large = [layer for layer in maps if min(layer.output.shape[1:3]) >= LEAST_PLACES]
+    return (large or maps)[:1]
+
+
+def _find_maps(model: keras.Model) -> tuple[list[keras.Layer], list[keras.Layer]]:
+    """Layers that return maps of more than one place, and after the last of them those that average maps.
+
+    Of the maps, each convolution's or what follows it before they are pooled; the last of the network comes first.
+    """
+    maps, pooling, after = [], [], None
     for layer in reversed(list(_iterate_layers(model))):
-        if found is None and isinstance(layer, layers.GlobalAveragePooling2D) and _has_places(layer.input.shape):
-            pooling.append(layer)
-        if found is None and not isinstance(layer, NOT_MAPS) and _has_places(layer.output.shape):
-            found = layer
-        if found is not None and isinstance(layer, CONVOLUTIONS):
-            return pooling if len(pooling) > 1 else [found]
-    raise InputError(f"Grad-CAM needs convolutional feature maps; the model {model.name} has none. Use another model.")
+        if not maps and after is None and isinstance(layer, layers.GlobalAveragePooling2D):
+            pooling += [layer] if _has_places(layer.input.shape) else []
+        if after is None and not isinstance(layer, NOT_MAPS) and _has_places(layer.output.shape):
+            after = layer
+        if after is not None and isinstance(layer, CONVOLUTIONS):
+            maps.append(after)
+            after = None
+    return maps, pooling
 
 
 def _find_last_layer(model: keras.Model) -> keras.Layer:
@@ -213,6 +233,8 @@ def _join_maps(maps: tuple[np.ndarray, ...], shape: tuple[int, int]) -> np.ndarr
     """Weighed maps [rows, columns] of one image as its heat: added on the finest one's grid, scaled up to `shape`."""
     finest = max((each.shape for each in maps), key=np.prod)
     heat = np.maximum(sum(_scale_up(each, finest) for each in maps), 0)
+    if min(finest) >= LEAST_PLACES:
+        heat = cv2.GaussianBlur(heat, (0, 0), 1)  # one place of such maps has seen a few pixels only
     heat = _scale_up(heat, shape)
     return heat / heat.max() if heat.max() > 0 else heat
 

@@ -1,9 +1,10 @@
-"""The pictures of a report that need the images again: its slides, and what the network looked at."""
+"""What a run keeps of its images: pictures of slides, what the network looked at, and a few images as samples."""
 
+import shutil
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -21,13 +22,14 @@ from cancernet.reporting.captions import cut
 from cancernet.reporting.content import Assessment
 from cancernet.reporting.montages import plot_changes
 from cancernet.reporting.slide_plots import Explained, SlideMaps, plot_explained, plot_slide
-from cancernet.run import Run, name_class
+from cancernet.run import SAMPLES, Run, name_class
 
 SLIDES, GRADCAM = "slides", "gradcam.jpg"  # in the folder of the report
 LEAST_PATCHES = 20  # of a slide that is drawn
 MOST_SLIDES = 12  # in the report; the others' pictures lie beside it
 EXPLAINED = 4  # images a group
 CHANGED, CHANGES = 4, 7  # training images, and changes of each
+MOST_SAMPLES, SAMPLE_BYTES = 8, 2_000_000  # of all classes together, and of one file
 PICTURE_DPI, JPEG_QUALITY = 120, 88
 
 
@@ -86,6 +88,22 @@ def draw_changes(patches: Sequence[Patch], dataset: Path, experiment: Experiment
     return {"augmented": plot_changes([images, *(np.rint(each).astype(np.uint8) for each in changed)])}
 
 
+def copy_samples(predictions: Predictions, dataset: Path, folder: Path) -> None:
+    """Copy tested images of every class, as many of each, to samples/<class>/ in the folder of a run, to try it on.
+
+    Args:
+        predictions: of the split that is judged; its files are relative to `dataset`.
+    """
+    labels = [patch.label for patch in predictions.patches]
+    for label in sorted(set(labels)):
+        files = [dataset / patch.file for patch in predictions.patches if patch.label == label]
+        small = (file for file in files if file.stat().st_size <= SAMPLE_BYTES)
+        target = folder / SAMPLES / label
+        target.mkdir(parents=True, exist_ok=True)
+        for file in islice(small, max(1, MOST_SAMPLES // len(set(labels)))):
+            shutil.copyfile(file, target / file.name)
+
+
 def is_worth_drawing(grid: SlideGrid) -> bool:
     """Whether the patches of one slide lie closely enough for a map."""
     return len(grid.members) >= LEAST_PATCHES and grid.is_complete
@@ -117,10 +135,11 @@ def draw_slide(run: Run, grid: SlideGrid, thumbnails: Sequence[np.ndarray], answ
     )
 
 
-def save_picture(figure: Figure, path: Path) -> None:
-    """Write a JPEG; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=PICTURE_DPI, pil_kwargs={"quality": JPEG_QUALITY})
+def save_picture(figure: Figure, place: Path | BinaryIO) -> None:
+    """Write a JPEG; the folder of a path is made."""
+    if isinstance(place, Path):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(place, format="jpg", dpi=PICTURE_DPI, pil_kwargs={"quality": JPEG_QUALITY})
 
 
 def _draw_slides(run: Run, assessment: Assessment, dataset: Path, folder: Path) -> list[dict[str, str]]:

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch as Swatch
 from matplotlib.transforms import ScaledTranslation
 
+from cancernet.data.grid import find_edges
 from cancernet.reporting.captions import break_lines, shorten
 from cancernet.reporting.plots import BLUE, GREY, NOTE_SIZE, ORANGE, TEXT_SIZE, TITLE_SIZE
 
@@ -143,6 +144,17 @@ def plot_explained(*, groups: dict[str, list[Explained]], columns: int = 4) -> F
     return figure
 
 
+def round_length(length: float) -> float:
+    """The largest 1, 2 or 5 times a power of ten that is not above `length`; at least 1."""
+    power = 10.0 ** math.floor(math.log10(max(length, 1)))
+    return max(step * power for step in (1, 2, 5) if step * power <= max(length, 1))
+
+
+def name_length(micrometres: float) -> str:
+    """`500 µm`, `2 mm`."""
+    return f"{micrometres / 1000:g} mm" if micrometres >= 1000 else f"{micrometres:g} µm"
+
+
 def _row_height(heading: str, captions: list[str], image: float) -> float:
     """Inches of a row of images `image` inches high, between its heading and the longest of its captions."""
     lines = max((caption.count("\n") + 1 for caption in captions), default=0)
@@ -177,7 +189,7 @@ def _outline_called(axes: Axes, called: np.ndarray, name: str, *, points: float)
         called: bool [rows, columns].
         points: width of a patch on paper.
     """
-    lines = _edges(called)
+    lines = find_edges(called)
     thin = float(np.clip(0.2 * points, 0.5, 1.3))
     for colour, width in (("white", 2.2 * thin), (DARK, thin)):
         axes.add_collection(
@@ -192,16 +204,6 @@ def _outline_called(axes: Axes, called: np.ndarray, name: str, *, points: float)
         frameon=False,
     )
     return label.count("\n") + 1
-
-
-def _edges(mask: np.ndarray) -> np.ndarray:
-    """Sides of the mask's cells, of length 1, beyond which the mask is not: [n, 2 ends, x and y]."""
-    padded = np.pad(mask, 1)
-    rows, columns = np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1])
-    across = np.stack([np.stack([columns, rows], axis=1), np.stack([columns + 1, rows], axis=1)], axis=1)
-    rows, columns = np.nonzero(padded[1:-1, 1:] != padded[1:-1, :-1])
-    down = np.stack([np.stack([columns, rows], axis=1), np.stack([columns, rows + 1], axis=1)], axis=1)
-    return np.concatenate([across, down])
 
 
 def _draw_kinds(axes: Axes, kinds: np.ndarray, names: list[tuple[str, str]]) -> None:
@@ -229,17 +231,9 @@ def _draw_kinds(axes: Axes, kinds: np.ndarray, names: list[tuple[str, str]]) -> 
 def _draw_scale_bar(axes: Axes, left: float, width: float, patch_micrometres: float | None) -> None:
     """A bar below the picture, about a quarter of its width and of a round length."""
     side = patch_micrometres or 1  # of a patch, in what the bar is told in
-    length = _round_length(width * side / 4)
-    text = f"{length:g} patches" if patch_micrometres is None else f"{length:g} µm"
-    if patch_micrometres and length >= 1000:
-        text = f"{length / 1000:g} mm"
+    length = round_length(width * side / 4)
+    text = f"{length:g} patches" if patch_micrometres is None else name_length(length)
     across = axes.get_xaxis_transform()  # x in patches, y as a share of the panel
     ends = [left, left + length / side]
     axes.plot(ends, [-0.03] * 2, "k", linewidth=3, solid_capstyle="butt", transform=across, clip_on=False)
     axes.text(left, -0.05, text, transform=across, va="top", fontsize=TEXT_SIZE)
-
-
-def _round_length(length: float) -> float:
-    """The largest 1, 2 or 5 times a power of ten that is not above `length`; at least 1."""
-    power = 10.0 ** math.floor(math.log10(max(length, 1)))
-    return max(step * power for step in (1, 2, 5) if step * power <= max(length, 1))

@@ -1,34 +1,33 @@
 """The work of the page without the page: uploaded images are scored, decided, mapped and explained, all in memory."""
 
-import contextlib
+import html
 import io
+import json
+import zipfile
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
 from cancernet import InputError
-from cancernet.data.dataset import find_place
-from cancernet.data.grid import PATCH_STEP, lay_out, stitch_slide
+from cancernet.data.grid import PATCH_STEP, stitch_slide
 from cancernet.data.images import fit_image
-from cancernet.data.tiles import Tile, picture_as_slide
+from cancernet.folders import file_stem
 from cancernet.learning import explain
-from cancernet.reporting import wording
-from cancernet.reporting.content import Report
-from cancernet.run import Run, name_class
-from cancernet.using import prediction, results, slide_map, uploads
-from cancernet.using.parts import is_large
+from cancernet.learning.models import ENCODER
+from cancernet.reporting import illustration
+from cancernet.reporting.plots import COLOURS, GREY, ORANGE
+from cancernet.run import Run, load_run, name_class
+from cancernet.using import parts, prediction, results, slide_map, uploads
 from cancernet.using.prediction import DecidedPatches, ScoredPatches
-from cancernet.using.reading import choose_thumbnail_pixels, cut_slide
 
-CARD_METRICS = ("sensitivity", "specificity", "ppv", "npv", "auroc", "accuracy", "macro_f1", "ece")
-_NOBODY_ELSE = contextlib.nullcontext()
-MOST_PICTURES = 120  # with Grad-CAM that are kept of a visitor's: 42 MB
+MOST_PICTURES = 24  # with Grad-CAM that are kept of a visitor's: 9 MB
 LEAST_ON_A_MAP = 4  # patches of a slide
 ORDERS = ("Highest probability first", "Closest to the threshold first", "In the order sent")
 SCALE_LABEL = "Micrometres per pixel of large images"  # the page asks for it, where predict_images.py has --mpp
+EXPLAINED = "Left the image, right what in it spoke for what it was called (Grad-CAM): yellow most, no colour not."
 SHOWN_PIXELS, GAP = 240, 12  # of a patch and its Grad-CAM on the screen, and between them
 
 Tell = Callable[[float, str], object]  # gets the share done, 0 to 1, and what is being done
@@ -49,43 +48,26 @@ class Answer(NamedTuple):
     pictures: dict[tuple, np.ndarray]  # with Grad-CAM, as `explain_patches` keeps them
 
 
-class Card(NamedTuple):
-    """How good a run is and what it was trained on, in words."""
+def open_run(folder: Path) -> Run:
+    """Load a run and let it answer once: the first answers take seconds, and no visitor should wait for them.
 
-    statement: str
-    interval: str  # heading of the intervals
-    over: str  # patients or images
-    figures: list[tuple[str, str, str]]  # name, value and interval of each of CARD_METRICS that the run has
-    images: str  # number of training images, and of patients where they are known
-    classes: list[str]  # training images of each class
-    network: str
-    warnings: list[str]
-
-
-def describe_run(run: Run, report: Report) -> Card:
-    """What the page says of a run, from its report."""
-    training, experiment = report["data"]["splits"]["training"], run.settings.experiment
-    metrics, interval = report["metrics"], report["interval"]
-    of_patients = f" of {training['patients']:,} patients" if report["data"]["patients_known"] else ""
-    return Card(
-        report["statement"],
-        f"{interval['level']:.0%} interval",
-        interval["over"],
-        [
-            (wording.METRICS[name][0].split(" (")[0], wording.number(metric["value"]), wording.interval(metric))
-            for name, metric in ((name, metrics[name]) for name in CARD_METRICS if name in metrics)
-        ],
-        f"{training['images']:,} images{of_patients}",
-        [f"{wording.class_label(report, name)}: {count:,}" for name, count in training["classes"].items()],
-        f"{experiment.model}, {experiment.image_size} pixels, {_describe_length(report)}{report['created']}.",
-        wording.all_warnings(report),
-    )
+    Raises:
+        InputError: as `run.load_run`.
+    """
+    # Streamlit calls this after every click. It would throw away what TensorFlow has compiled for the network, which
+    # takes half a second to make again, and another visitor's patches may be in it.
+    keras.backend.clear_session = lambda: None
+    run = load_run(folder)
+    for count in (1, 2):  # the second is compiled for any number of images
+        prediction.score_images(run, np.zeros((count, *run.model.input_shape[1:]), np.uint8))
+    if has_maps(run):
+        explain.grad_cam(run.model, np.zeros((1, *run.model.input_shape[1:]), np.uint8), 0)
+    return run
 
 
-def _describe_length(report: dict) -> str:
-    """For how many epochs a run was trained; nothing for a head that was not fitted by epochs."""
-    epochs = (report.get("training") or {}).get("epochs")
-    return f"{epochs} epochs, " if epochs else ""
+def has_maps(run: Run) -> bool:
+    """Whether Grad-CAM can explain a run's answers: a transformer has tokens, no maps."""
+    return run.settings.experiment.model != ENCODER
 
 
 def score_uploads(
@@ -93,42 +75,38 @@ def score_uploads(
     files: Sequence[tuple[str, bytes]],
     *,
     mpp: float | None = None,
-    lock: AbstractContextManager = _NOBODY_ELSE,
     tell: Tell = lambda *_: None,
 ) -> tuple[list[ScoredPatches], list[uploads.Problem]]:
-    """Score uploaded files; see cancernet.using.uploads for those that are accepted.
+    """Score uploaded files, read and divided as predict_images.py does; see cancernet.using.uploads for the limits.
 
     Args:
         files: name and bytes of each.
         mpp: micrometres a pixel of large pictures that do not say so themselves.
-        lock: under which the run answers; the files are decoded before, so that nobody waits for that.
 
     Returns:
-        The patches of each slide, those without a slide, and those of each large picture, with their images; and the
-        files that could not be used.
+        The patches of each slide, lots of those without a slide, and those of each large picture, with their images;
+        and the files that could not be used.
     """
-    pictures, problems = uploads.read_uploads(
-        files, channels=run.model.input_shape[-1], progress=lambda done, of: tell(done / of, "Reading the images")
-    )
-    slides: dict[str, list[Tile]] = {}
-    large = []
-    for picture in pictures:
-        patient, x, y = find_place(picture.name)
-        has_place = bool(patient) and x is not None
-        if not has_place and is_large(*picture.image.shape[:2]) and run.settings.mpp is not None:
-            large.append(picture)
-        else:
-            place = (patient, x, y) if has_place else ("", None, None)
-            slides.setdefault(place[0], []).append(Tile(picture.image, picture.name, *place))
-    with lock:
-        scored = [_score_tiles(run, tiles, tell) for tiles in slides.values()]
-        for picture in large:
-            try:
-                scored.append(_score_large(run, picture, mpp, tell))
-            except InputError as error:
-                reason = str(error).removeprefix(f"{picture.name}: ").replace("--mpp", f'"{SCALE_LABEL}"')
-                problems.append(uploads.Problem(picture.name, reason))
-    return scored, problems
+    contents, problems = uploads.accept_uploads(files)
+    planned = parts.plan_parts(list(contents), mpp=run.settings.mpp, tile="auto", contents=contents)
+    scored, done = [], 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        tell(min(done / len(contents), 1.0), f"Judging the images: {done:,} done")
+
+    def refuse(names: Sequence[str], reason: str) -> None:
+        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        reason = reason.removeprefix(f"{names[0]}: ").replace("--mpp", f'"{SCALE_LABEL}"')
+        problems.append(uploads.Problem(names[0] + more, reason))
+
+    for part in planned:
+        try:
+            scored.append(prediction.score_part(run, part, mpp=mpp, refuse=refuse, progress=count, contents=contents))
+        except InputError as error:
+            refuse(part.files, str(error))
+    return [each for each in scored if each.files], problems
 
 
 def count_bytes(answer: Answer) -> int:
@@ -137,28 +115,25 @@ def count_bytes(answer: Answer) -> int:
     return images + MOST_PICTURES * SHOWN_PIXELS * (2 * SHOWN_PIXELS + GAP) * 3
 
 
-def has_map(decided: DecidedPatches) -> bool:
+def has_map(run: Run, decided: DecidedPatches) -> bool:
     """Whether the patches lie on a slide that is large enough for a map."""
-    return decided.scored.grid is not None and len(decided.predicted) >= LEAST_ON_A_MAP
+    return run.settings.mpp is not None and decided.scored.grid is not None and len(decided.predicted) >= LEAST_ON_A_MAP
 
 
-def draw_map(run: Run, decided: DecidedPatches, class_index: int, layer: str) -> tuple[dict[str, list], dict]:
-    """Rows and specification of the map of a laid-out slide, with the probability of one class.
+def draw_map(run: Run, decided: DecidedPatches, class_index: int, over: str) -> dict:
+    """Specify the map of a laid-out slide, with the probability and the outline of one class, and its data.
 
     Args:
-        layer: one of slide_map.LAYERS.
+        over: one of slide_map.OVER_TISSUE.
     """
     scored, grid = decided.scored, decided.scored.grid
     picture = stitch_slide(scored.thumbnails, grid, tile_pixels=scored.thumbnail_pixels)
     height, width = (side * PATCH_STEP / scored.thumbnail_pixels for side in picture.shape[:2])
     left, top = grid.origin
     words = [name_class(run.settings, name) for name in run.decision.classes]
+    frame = slide_map.Frame(left, top, left + width, top + height)
     specification = slide_map.map_specification(
-        picture,
-        (left, top, left + width, top + height),
-        event=words[class_index],
-        decisions=[words[class_index], *(word for i, word in enumerate(words) if i != class_index)],
-        layer=layer,
+        picture, frame, event=words[class_index], over=over, mpp=run.settings.mpp
     )
     rows = slide_map.map_rows(
         grid,
@@ -166,7 +141,34 @@ def draw_map(run: Run, decided: DecidedPatches, class_index: int, layer: str) ->
         probability=decided.probabilities[:, class_index],
         decision=[words[index] for index in decided.predicted],
     )
-    return rows, specification
+    outline = slide_map.outline_rows(grid, decided.predicted == class_index)
+    return specification | {"datasets": {slide_map.PATCHES: rows, slide_map.OUTLINE: outline}}
+
+
+def patch_area(run: Run) -> float:
+    """Square millimetres of a patch, of a run that knows its scale."""
+    return (PATCH_STEP * run.settings.mpp / 1000) ** 2
+
+
+def find_colours(run: Run) -> list[str]:
+    """A colour for each class, as #rrggbb: orange for the positive one and grey for the other, or one for each."""
+    classes, positive = run.decision.classes, run.decision.positive
+    if positive is not None:
+        return [ORANGE if name == positive else GREY for name in classes]
+    return [COLOURS[index % len(COLOURS)] for index in range(len(classes))]
+
+
+def describe_answer(run: Run, patch: Shown) -> str:
+    """What a patch was called and its probabilities as bars, the highest first, as HTML."""
+    shares, predicted = patch.decided.probabilities[patch.row].tolist(), int(patch.decided.predicted[patch.row])
+    words = [html.escape(name_class(run.settings, name)) for name in run.decision.classes]
+    colours = find_colours(run)
+    bars = "".join(
+        f'<div class="share"><span>{words[index]}</span><span>{shares[index]:.1%}</span>'
+        f'<div><div style="width: {shares[index]:.1%}; background: {colours[index]}"></div></div></div>'
+        for index in sorted(range(len(words)), key=lambda index: -shares[index])
+    )
+    return f'<div class="called" style="background: {colours[predicted]}">called {words[predicted]}</div>{bars}'
 
 
 def list_patches(run: Run, decided: Sequence[DecidedPatches], order: str) -> list[Shown]:
@@ -193,22 +195,25 @@ def list_patches(run: Run, decided: Sequence[DecidedPatches], order: str) -> lis
     return patches
 
 
-def explain_patches(
-    run: Run, patches: Sequence[Shown], class_index: int, made: dict[tuple, np.ndarray]
-) -> list[np.ndarray]:
-    """Each patch with Grad-CAM over it to its right: uint8 [SHOWN_PIXELS, w, 3].
+def explain_patches(run: Run, patches: Sequence[Shown], made: dict[tuple, np.ndarray]) -> list[np.ndarray]:
+    """Each patch, and where there are maps Grad-CAM of what it was called to its right: uint8 [SHOWN_PIXELS, w, 3].
 
     Args:
         made: pictures that were made before, by patch and class; new ones are added, and the oldest of many go.
     """
-    keys = [(id(patch.decided.scored.images), patch.row, class_index) for patch in patches]
+    said = [int(patch.decided.predicted[patch.row]) for patch in patches]
+    keys = [(id(patch.decided.scored.images), patch.row, index) for patch, index in zip(patches, said, strict=True)]
     new = [(key, patch) for key, patch in zip(keys, patches, strict=True) if key not in made]
     if new:
         images = [patch.decided.scored.images[patch.row] for _, patch in new]
         fitted = np.stack([fit_image(image, run.model.input_shape[1]) for image in images])
-        heat = explain.grad_cam(run.model, fitted, class_index)
-        for (key, _), image, small, warm in zip(new, images, fitted, heat, strict=True):
-            made[key] = _side_by_side(image, explain.overlay(small, warm))
+        if has_maps(run):
+            heat = explain.grad_cam(run.model, fitted, np.array([index for (_, _, index), _ in new]))
+            beside = [explain.overlay(small, warm) for small, warm in zip(fitted, heat, strict=True)]
+        else:
+            beside = [np.full((*fitted.shape[1:3], 3), 255, np.uint8)] * len(new)
+        for (key, _), image, right in zip(new, images, beside, strict=True):
+            made[key] = _side_by_side(image, right)
     shown = [made[key] for key in keys]
     while len(made) > MOST_PICTURES:
         del made[next(iter(made))]
@@ -224,29 +229,27 @@ def predictions_csv(run: Run, decided: Sequence[DecidedPatches]) -> str:
     return table.getvalue()
 
 
-def _score_tiles(run: Run, tiles: Sequence[Tile], tell: Tell) -> ScoredPatches:
-    done = 0
+def draw_picture(run: Run, decided: DecidedPatches) -> bytes:
+    """The picture of a slide as predict_images.py draws it, of a run of two classes: a JPEG."""
+    index = run.decision.classes.index(run.decision.positive)
+    called = f"{int((decided.predicted == index).sum()):,} called {name_class(run.settings, run.decision.positive)}"
+    scored = decided.scored
+    title = f"{scored.slide}: {len(scored.files):,} patches, {called}"
+    answers = illustration.Answers(decided.probabilities, decided.predicted, threshold=decided.threshold)
+    figure = illustration.draw_slide(run, scored.grid, scored.thumbnails, answers, title=title)
+    picture = io.BytesIO()
+    illustration.save_picture(figure, picture)
+    return picture.getvalue()
 
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        tell(done / len(tiles), f"Judging patch {done:,} of {len(tiles):,}")
 
-    images, files, patients, x, y = zip(*tiles, strict=True)
-    thumbnail_pixels = choose_thumbnail_pixels(lay_out(patients, x, y, files))
-    scored = prediction.score_patches(run, tiles, thumbnail_pixels=thumbnail_pixels, progress=count)
-    return scored._replace(images=images)
-
-
-def _score_large(run: Run, picture: uploads.Picture, mpp: float | None, tell: Tell) -> ScoredPatches:
-    if picture.image.shape[2] != 3:
-        raise InputError(
-            "is a large picture, and this run takes grey patches: only colour pictures can be cut. Send patches."
-        )
-    tell(0.0, "Cutting a large image into patches")
-    slide = picture_as_slide(Path(picture.name), picture.image, picture.resolution, mpp)
-    tiles = list(cut_slide(run.settings, slide, file=picture.name))
-    return _score_tiles(run, tiles, tell)._replace(file_scale=run.settings.mpp / slide.mpp)
+def pack_regions(run: Run, decided: Sequence[DecidedPatches]) -> bytes:
+    """A zip with a GeoJSON file for each slide, in the slide's own pixels."""
+    packed, taken = io.BytesIO(), set()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for each in decided:
+            name = file_stem(Path(each.scored.slide).stem, taken)
+            archive.writestr(f"{name}.geojson", json.dumps(results.find_regions(run, each)))
+    return packed.getvalue()
 
 
 def _side_by_side(image: np.ndarray, overlaid: np.ndarray) -> np.ndarray:

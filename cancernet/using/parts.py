@@ -4,10 +4,11 @@ Nothing here needs Keras, so that a wrong path is found at once.
 """
 
 import csv
+import io
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,7 +93,9 @@ def find_files(paths: Sequence[str]) -> tuple[list[str], Counter[str]]:
     return list(found.values()), others
 
 
-def plan_parts(files: Sequence[str], *, mpp: float | None, tile: str) -> list[Part]:
+def plan_parts(
+    files: Sequence[str], *, mpp: float | None, tile: str, contents: Mapping[str, bytes] | None = None
+) -> list[Part]:
     """Divide files into parts: each slide, each large image, and patches without a place by LOOSE_FILES.
 
     The parts are in the order of their first files. They do not depend on the shards, so that every image is scored in
@@ -101,6 +104,7 @@ def plan_parts(files: Sequence[str], *, mpp: float | None, tile: str) -> list[Pa
     Args:
         mpp: the run's scale, micrometres a pixel; None where it has none.
         tile: whether images are cut into patches: auto (see `is_cut`; patches with a place are not), always or never.
+        contents: the bytes of each file, where they are in memory and not on disk.
     """
     parts: list[Part] = []
     slides: dict[str, Part] = {}
@@ -108,7 +112,8 @@ def plan_parts(files: Sequence[str], *, mpp: float | None, tile: str) -> list[Pa
     for file in files:
         patient, x, _ = find_place(file)
         has_place = bool(patient) and x is not None
-        if tile == "always" or (tile == "auto" and not has_place and is_cut(file, mpp)):
+        data = None if contents is None else contents[file]
+        if tile == "always" or (tile == "auto" and not has_place and is_cut(file, mpp, data)):
             parts.append(Part(CUT, file, file_stem(Path(file).stem, stems), [file]))
         elif has_place and patient in slides:
             slides[patient].files.append(file)
@@ -123,20 +128,21 @@ def plan_parts(files: Sequence[str], *, mpp: float | None, tile: str) -> list[Pa
     return parts
 
 
-def is_cut(file: str, mpp: float | None) -> bool:
+def is_cut(file: str, mpp: float | None, data: bytes | None = None) -> bool:
     """Whether an image without a place is cut into patches: a whole slide, or a large image if the run has a scale.
 
     Args:
         mpp: the run's scale, micrometres a pixel; None where it has none.
+        data: the bytes of the file, where they are in memory and not on disk.
     """
     if file.lower().endswith(SLIDE_EXTENSIONS):
         return True
-    if mpp is None or not os.path.isfile(file):  # a pipe would never be read to its end
+    if mpp is None or (data is None and not os.path.isfile(file)):  # a pipe would never be read to its end
         return False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as header:
+            with Image.open(file if data is None else io.BytesIO(data)) as header:
                 return is_large(*header.size)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return True

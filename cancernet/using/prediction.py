@@ -6,7 +6,8 @@ x and y are the left and top pixel of a patch at the scale of the run, in steps 
 IDC set; a patch without a place has None.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ from cancernet.run import Run
 from cancernet.using.parts import Part
 from cancernet.using.reading import OpenPart, Refuse, open_part
 
+_one_at_a_time = threading.Lock()  # batches of all visitors of the page; files are read meanwhile
+
 Progress = Callable[[int], object]  # gets the number of images done since its last call; tqdm.update is one
 
 
@@ -38,23 +41,18 @@ class ScoredPatches(NamedTuple):
     thumbnails: list[np.ndarray]  # [n] uint8 [h, w, 3]
     thumbnail_pixels: int  # side of the thumbnail of a whole patch
     file_scale: float = 1.0  # pixels of the file (at level 0) for one pixel of x and y
-    images: Sequence[np.ndarray] = ()  # the patches themselves, where they are kept: uint8 [h, w, channels]
+    images: Sequence[np.ndarray] = ()  # the patches themselves where they are kept, at most of the network's size
     distances: np.ndarray = np.empty(0)  # [n] from what the run was made for, above 1 outside; NaN where not known
 
     @property
     def slide(self) -> str:
         """Name of the slide; "" for patches without one."""
-        return self.grid.slide if self.grid else next(iter(self.layout.unplaceable), "")
+        return self.grid.slide if self.grid else ""
 
     @property
     def grid(self) -> SlideGrid | None:
-        """The slide, laid out; None for patches without one, and where the slide cannot be laid out."""
+        """The slide, laid out; None for patches without one."""
         return self.layout.slides[0] if self.layout.slides else None
-
-    @property
-    def problem(self) -> str:
-        """Why the slide cannot be laid out; "" if nothing is wrong."""
-        return next(iter(self.layout.unplaceable.values()), "")
 
 
 class DecidedPatches(NamedTuple):
@@ -80,11 +78,13 @@ def score_images(
     Raises:
         InputError: the network answers something that is not a number.
     """
-    network = watch(run.model, run.familiar, run.settings.experiment.views)
+    with _one_at_a_time:
+        network = watch(run.model, run.familiar, run.settings.experiment.views)
     size, _, channels = network.input_shape[1:]
     images, scores, distances = iter(images), [np.empty((0, len(run.decision.classes)))], [np.empty(0)]
     while batch := [_fit(image, size, channels) for image in islice(images, BATCH)]:
-        probabilities, far = network.predict_on_batch(np.stack(batch))
+        with _one_at_a_time:
+            probabilities, far = network.predict_on_batch(np.stack(batch))
         scores.append(log_scores(probabilities))
         distances.append(far)
         if progress:
@@ -93,52 +93,72 @@ def score_images(
 
 
 def score_patches(
-    run: Run, tiles: Iterable[Tile], *, thumbnail_pixels: int, progress: Progress | None = None
+    run: Run,
+    tiles: Iterable[Tile],
+    *,
+    thumbnail_pixels: int,
+    progress: Progress | None = None,
+    keep_images: bool = False,
 ) -> ScoredPatches:
     """Score patches of one slide, or patches without a slide; one batch and all thumbnails are held in memory.
 
     Args:
         thumbnail_pixels: side of the thumbnail of a whole patch, see `reading.choose_thumbnail_pixels`.
+        keep_images: whether the result has `images`.
 
     Raises:
         InputError: as `score_images`.
     """
-    places, thumbnails = [], []
+    places, thumbnails, images = [], [], []
+    size, _, channels = run.model.input_shape[1:]
 
-    def keep_thumbnails() -> Iterator[np.ndarray]:
+    def keep() -> Iterator[np.ndarray]:
         for image, *place in tiles:
             places.append(place)
             thumbnails.append(make_thumbnail(image, thumbnail_pixels))
+            if keep_images:
+                images.append(image if max(image.shape[:2]) <= size else _fit(image, size, channels))
             yield image
 
-    scores, distances = score_images(run, keep_thumbnails(), progress=progress)
+    scores, distances = score_images(run, keep(), progress=progress)
     files, patients, x, y = map(list, zip(*places, strict=True)) if places else ([], [], [], [])
     layout = lay_out(patients, x, y, files)
-    return ScoredPatches(files, x, y, layout, scores, thumbnails, thumbnail_pixels, distances=distances)
+    kept = {"images": images, "distances": distances}
+    return ScoredPatches(files, x, y, layout, scores, thumbnails, thumbnail_pixels, **kept)
 
 
 def score_part(
-    run: Run, part: Part, *, mpp: float | None, refuse: Refuse, progress: Progress | None = None
+    run: Run,
+    part: Part,
+    *,
+    mpp: float | None,
+    refuse: Refuse,
+    progress: Progress | None = None,
+    contents: Mapping[str, bytes] | None = None,
 ) -> ScoredPatches:
     """Read and score the files of one part.
 
     Args:
         mpp, refuse: as `reading.open_part`.
+        contents: the bytes of each file, where they are in memory and not on disk; the patches are then kept too.
 
     Raises:
         InputError: the part cannot be used as a whole, see `reading.open_part`; or as `score_images`.
     """
-    with open_part(run.settings, part, mpp=mpp, refuse=refuse) as opened:
-        return score_opened(run, opened, progress=progress)
+    with open_part(run.settings, part, mpp=mpp, refuse=refuse, contents=contents) as opened:
+        return score_opened(run, opened, progress=progress, keep_images=contents is not None)
 
 
-def score_opened(run: Run, opened: OpenPart, *, progress: Progress | None = None) -> ScoredPatches:
+def score_opened(
+    run: Run, opened: OpenPart, *, progress: Progress | None = None, keep_images: bool = False
+) -> ScoredPatches:
     """Score the patches of one part; one batch and all thumbnails are held in memory.
 
     Raises:
         InputError: as `score_images`, or while a patch is read.
     """
-    scored = score_patches(run, opened.tiles, thumbnail_pixels=opened.thumbnail_pixels, progress=progress)
+    given = {"thumbnail_pixels": opened.thumbnail_pixels, "progress": progress, "keep_images": keep_images}
+    scored = score_patches(run, opened.tiles, **given)
     return scored._replace(file_scale=opened.file_scale)
 
 

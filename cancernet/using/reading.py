@@ -1,17 +1,21 @@
 """The patches of one part, read one after the other. Nothing here needs Keras: a process that only reads is light."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from cancernet import InputError
 from cancernet.data.dataset import find_place
 from cancernet.data.grid import PATCH_STEP, Layout, lay_out, thumbnail_side
-from cancernet.data.images import read_image
+from cancernet.data.images import decode_image, read_image
 from cancernet.data.tiles import SlideImage, Tile, iterate_tiles, open_slide_image, tile_grid
 from cancernet.run import Settings
 from cancernet.using.parts import CUT, SLIDE, Part
+
+MOST_PLACES = 20_000  # for patches on a whole slide whose bytes are in memory: their images are kept, 150 MB
 
 Refuse = Callable[[Sequence[str], str], object]  # gets files that cannot be used, and why; the reason may name the file
 
@@ -25,7 +29,14 @@ class OpenPart(NamedTuple):
 
 
 @contextmanager
-def open_part(settings: Settings, part: Part, *, mpp: float | None, refuse: Refuse) -> Iterator[OpenPart]:
+def open_part(
+    settings: Settings,
+    part: Part,
+    *,
+    mpp: float | None,
+    refuse: Refuse,
+    contents: Mapping[str, bytes] | None = None,
+) -> Iterator[OpenPart]:
     """Open the files of one part for reading.
 
     Memory holds one patch, of a large image one block (see cancernet.data.tiles).
@@ -34,24 +45,35 @@ def open_part(settings: Settings, part: Part, *, mpp: float | None, refuse: Refu
         settings: of the run that is to score the patches.
         mpp: micrometres a pixel at level 0, for a large image that does not say so itself.
         refuse: gets each patch that cannot be read, and why; the others are read without it.
+        contents: the bytes of each file, where they are in memory and not on disk.
 
     Raises:
         InputError: the part cannot be used as a whole: patches of a slide overlap, or a large image cannot be read or
-            does not say its scale. While its patches are read: as `cut_slide`.
+            does not say its scale, or is in memory and has more than MOST_PLACES. While its patches are read: as
+            `cut_slide`.
     """
     if part.kind == CUT:
         (file,) = part.files
-        with open_slide_image(Path(file), mpp) as slide:
+        with open_slide_image(Path(file), mpp, contents[file] if contents else None) as slide:
             tiles = cut_slide(settings, slide, file=file)
             shape = tile_grid(slide, patch_pixels=PATCH_STEP, target_mpp=settings.mpp)
+            if contents and np.prod(shape) > MOST_PLACES:
+                raise InputError(
+                    f"{file}: has room for {np.prod(shape):,} patches, more than {MOST_PLACES:,}. "
+                    "Use predict_images.py."
+                )
             yield OpenPart(tiles, thumbnail_side(shape), settings.mpp / slide.mpp)
         return
     places = [find_place(file) if part.kind == SLIDE else ("", None, None) for file in part.files]
     layout = lay_out(*zip(*places, strict=True), part.files)
     for reason in layout.unplaceable.values():
         raise InputError(reason)
-    tiles = _read_patches(part.files, places, settings.experiment.channels, refuse)
-    yield OpenPart(tiles, choose_thumbnail_pixels(layout))
+    channels = settings.experiment.channels
+
+    def read(file: str) -> np.ndarray:
+        return decode_image(contents[file], channels) if contents else read_image(file, channels=channels, sha256=None)
+
+    yield OpenPart(_read_patches(part.files, places, read, refuse), choose_thumbnail_pixels(layout))
 
 
 def cut_slide(settings: Settings, slide: SlideImage, *, file: str) -> Iterator[Tile]:
@@ -74,11 +96,14 @@ def choose_thumbnail_pixels(layout: Layout) -> int:
 
 
 def _read_patches(
-    files: Sequence[str], places: Sequence[tuple[str, int | None, int | None]], channels: int, refuse: Refuse
+    files: Sequence[str],
+    places: Sequence[tuple[str, int | None, int | None]],
+    read: Callable[[str], np.ndarray],
+    refuse: Refuse,
 ) -> Iterator[Tile]:
     for file, place in zip(files, places, strict=True):
         try:
-            image = read_image(file, channels=channels, sha256=None)
+            image = read(file)
         except InputError as error:
             refuse([file], str(error))
             continue

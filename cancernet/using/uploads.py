@@ -1,27 +1,25 @@
-"""Uploaded files become images in memory, within limits of size and number; a broken file does not stop the others."""
+"""Uploaded files are unpacked in memory, within limits of size and number; a broken file does not stop the others."""
 
 import hashlib
 import io
+import itertools
 import re
 import struct
-import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import numpy as np
-from PIL import Image
 
 from cancernet import InputError
-from cancernet.data.images import EXTENSIONS, decode_image, read_size
-from cancernet.data.sample import cut_patches, make_slide
-from cancernet.data.tiles import PLAIN_PIXELS
+from cancernet.data.images import EXTENSIONS, MOST_MEGAPIXELS, TIFF_MAGIC, read_size
 from cancernet.folders import is_passed_over
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM")  # Pillow's names for EXTENSIONS
+SLIDES = (".svs", ".ndpi", ".scn", ".bif", ".qptiff")  # whole slides of one file that are TIFF inside
+ENDINGS = EXTENSIONS + SLIDES
 ARCHIVE, END_OF_ARCHIVE, END_OF_ARCHIVE_64 = b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x07"  # 4.3 of PKWARE's APPNOTE.TXT
 END_BYTES, LONGEST_COMMENT = 22, 65_535  # of a zip archive's last record, and of the comment after it
 SAMPLE_SEED, SAMPLE_PATIENT = 2026, 79001  # not in the made-up dataset of build_dataset.py --sample
@@ -34,16 +32,8 @@ class Limits:
 
     files: int = 5_000  # files inside archives count, the archives do not
     bytes: int = 512 * 2**20  # of all files together, archives unpacked
-    picture_pixels: int = PLAIN_PIXELS  # of one picture: 150 MB decoded
-    pixels: int = 150_000_000  # of all pictures together: 2,900 patches of 224 pixels, 450 MB decoded
-
-
-class Picture(NamedTuple):
-    """An uploaded image."""
-
-    name: str  # as it was sent; of a file in an archive its path there, with forward slashes
-    image: np.ndarray  # uint8 [height, width, channels]
-    resolution: tuple[float, ...] = ()  # dots an inch across and down, as the file says; empty if it does not
+    picture_pixels: int = MOST_MEGAPIXELS * 10**6  # of one picture that is not read block by block: 150 MB decoded
+    pixels: int = 150_000_000  # of all such pictures together: 2,900 patches of 224 pixels
 
 
 class Problem(NamedTuple):
@@ -53,42 +43,40 @@ class Problem(NamedTuple):
     reason: str
 
 
-def read_uploads(
-    files: Iterable[tuple[str, bytes]],
-    *,
-    channels: int = 3,
-    limits: Limits = Limits(),
-    progress: Callable[[int, int], None] = lambda done, of: None,
-) -> tuple[list[Picture], list[Problem]]:
-    """Decode uploaded images and zip archives of images, in the order they were sent.
+def accept_uploads(
+    files: Iterable[tuple[str, bytes]], *, limits: Limits = Limits()
+) -> tuple[dict[str, bytes], list[Problem]]:
+    """Unpack zip archives and check what each image says of its size, before anything is decoded.
 
     Nothing is written to disk. A broken file does not stop the others. A size is checked twice, as the archive declares
-    it and as the file is unpacked; a picture's sides are checked before it is decoded.
+    it and as the file is unpacked. Pixels of a pyramid are not counted: it is read block by block.
 
     Args:
         files: name and bytes of each upload.
-        channels: 3 for RGB, 1 for grey.
-        progress: called with the number of images done and the number of all.
 
     Returns:
-        The pictures, and the files that could not be used.
+        The bytes of each image by its name, in the order they were sent, and the files that cannot be used. The name is
+        that of the upload, or its path in the archive; a second one of a name gets a number.
     """
+    from cancernet.data.tiles import (
+        is_pyramid,  # libraries for slides take a second to load, and the page is shown before
+    )
+
     contents, problems = unpack_uploads(files, limits=limits)
-    pictures, pixels_left = [], limits.pixels
-    for done, (name, data) in enumerate(contents, start=1):
+    accepted, pixels_left = {}, limits.pixels
+    for name, data in contents:
         try:
-            width, height, resolution = read_header(data)
-            pixels = width * height
+            width, height = read_size(data)
+            pixels = 0 if data[:4] in TIFF_MAGIC and is_pyramid(Path(name), data) else width * height
             if pixels > limits.picture_pixels:
                 raise InputError(f"has {pixels:,} pixels, more than {limits.picture_pixels:,}. Use predict_images.py.")
             if pixels > pixels_left:
                 raise InputError(f"is too much: all pictures together may have {limits.pixels:,} pixels")
-            pictures.append(Picture(name, decode_image(data, channels), resolution))
+            accepted[_number(name, accepted)] = data
             pixels_left -= pixels
         except InputError as error:
-            problems.append(Problem(name, str(error)))
-        progress(done, len(contents))
-    return pictures, problems
+            problems.append(Problem(name, str(error).removeprefix(f"{name}: ")))
+    return accepted, problems
 
 
 def unpack_uploads(
@@ -127,28 +115,21 @@ def unpack_uploads(
     return accepted, problems
 
 
-def read_header(data: bytes) -> tuple[int, int, tuple[float, ...]]:
-    """Read width, height and dots an inch (empty where unknown) of an image without decoding it.
-
-    Raises:
-        InputError: as `images.read_size`.
-    """
-    width, height = read_size(data)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Limits checks that
-            with Image.open(io.BytesIO(data), formats=FORMATS) as header:
-                return width, height, tuple(map(float, header.info.get("dpi", ())))
-    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError, TypeError, ArithmeticError):
-        return width, height, ()  # the decoder reads TIFF files that Pillow cannot read
-
-
 def sample_uploads(patient: int = SAMPLE_PATIENT) -> list[tuple[str, bytes]]:
     """Make PNG files of the patches of one synthetic slide, with names that tell their places."""
+    from cancernet.data.sample import cut_patches, make_slide
+
     return [
         (f"{patient}_idx5_x{x}_y{y}.png", cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
         for image, _, x, y in cut_patches(make_slide(SAMPLE_SEED, patient))
     ]
+
+
+def _number(name: str, taken: dict[str, bytes]) -> str:
+    """The name, or `name (2).png` and so on where it is taken."""
+    path = Path(name)
+    others = (path.with_name(f"{path.stem} ({number}){path.suffix}").as_posix() for number in itertools.count(2))
+    return next(each for each in itertools.chain([name], others) if each not in taken)
 
 
 def _unpack_zip(
@@ -206,8 +187,8 @@ def _reason_to_refuse(entry: zipfile.ZipInfo) -> str:
         return "is packed with an unsupported method. Make a plain zip."
     if name.lower().endswith(".zip"):
         return "is an archive inside an archive. Send it on its own."
-    supported = name.lower().endswith(EXTENSIONS)
-    return "" if supported else f"is of an unsupported file type. Supported: {', '.join(EXTENSIONS)}."
+    supported = name.lower().endswith(ENDINGS)
+    return "" if supported else f"is of an unsupported file type. Supported: {', '.join(ENDINGS)}."
 
 
 def _check_limits(files: int, files_left: int, size: int, bytes_left: int, limits: Limits) -> None:

@@ -49,6 +49,19 @@ def assessment_of(predictions):
     return Assessment({}, predictions, lay_out_patches(predictions.patches))
 
 
+def test_a_run_keeps_a_few_images_of_every_class_as_they_are(tmp_path, monkeypatch):
+    predictions = make_predictions(tmp_path / "data", 1)
+    monkeypatch.setattr(illustration, "SAMPLE_BYTES", 10_000)
+    with (tmp_path / "data" / predictions.patches[0].file).open("ab") as file:
+        file.write(bytes(10_000))  # the first of class 0 is too large
+    for _ in range(2):  # a training that was cut off does it again
+        illustration.copy_samples(predictions, tmp_path / "data", tmp_path / "run")
+    kept = {path.parent.name: path for path in sorted((tmp_path / "run" / "samples").glob("*/*"), reverse=True)}
+    assert {label: len(list(path.parent.iterdir())) for label, path in kept.items()} == {"0": 4, "1": 4}
+    assert "0_idx5_x1_y1_class0.png" not in {path.name for path in kept["0"].parent.iterdir()}
+    assert kept["1"].read_bytes() == (tmp_path / "data" / "testing" / kept["1"].name).read_bytes()
+
+
 def test_slides_and_explanations_are_drawn_and_listed(loaded, tmp_path):
     predictions = make_predictions(tmp_path / "data", 2, wrong=lambda slide: 5 * slide)
     galleries = illustrate(loaded, assessment_of(predictions), tmp_path / "data", tmp_path / "run")

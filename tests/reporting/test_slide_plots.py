@@ -209,6 +209,6 @@ def test_captions_of_any_names_lie_apart_and_within_the_picture(name):
 
 
 def test_round_lengths():
-    assert [slide_plots._round_length(value) for value in (0.3, 1, 1.9, 2, 4.9, 5, 9.9, 10, 3000)] == [
+    assert [slide_plots.round_length(value) for value in (0.3, 1, 1.9, 2, 4.9, 5, 9.9, 10, 3000)] == [
         1, 1, 1, 2, 2, 5, 5, 10, 2000,
     ]  # fmt: skip

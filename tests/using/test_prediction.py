@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ from cancernet import InputError
 from cancernet.data.grid import lay_out
 from cancernet.data.tiles import Tile
 from cancernet.judging.smoothing import smooth_scores
-from cancernet.using import prediction
+from cancernet.using import prediction, reading
 from cancernet.using.parts import CUT, LOOSE, SLIDE, Part
 from cancernet.using.reading import choose_thumbnail_pixels
 
@@ -99,14 +100,11 @@ def test_only_patches_with_neighbours_are_smoothed_and_the_others_judged_by_thei
         assert (decided.predicted.tolist(), decided.threshold) == ([1, 0], 0.4)
 
 
-def test_a_slide_tells_its_name_and_why_it_has_no_grid():
+def test_a_slide_tells_its_name_and_its_grid():
     whole = as_scored(as_scores([0, 0]), "s", [1, 51], [1, 1])
-    assert (whole.slide, whole.grid.shape, whole.problem) == ("s", (1, 2), "")
-    overlapping = as_scored(as_scores([0, 0]), "s", [1, 21], [1, 1], files=["a.png", "b.png"])
-    assert (overlapping.slide, overlapping.grid) == ("s", None)
-    assert overlapping.problem.startswith("Two patches of slide s overlap: a.png at x 1, y 1 and b.png at x 21")
+    assert (whole.slide, whole.grid.shape) == ("s", (1, 2))
     loose = as_scored(as_scores([0]), "", [None], [None])
-    assert (loose.slide, loose.grid, loose.problem) == ("", None, "")
+    assert (loose.slide, loose.grid) == ("", None)
 
 
 def test_a_threshold_needs_two_classes(network):
@@ -149,7 +147,7 @@ def test_what_is_no_file_no_image_or_too_large_costs_itself_only(run, tmp_path):
     }
     for file in (pipe, endless, webp):
         with pytest.raises(InputError, match=re.escape(file)):
-            prediction.score_large_image(run, file, mpp=4.0)
+            score_large(run, file, mpp=4.0)
 
 
 def test_patches_that_overlap_are_refused_before_they_are_read(run):
@@ -181,6 +179,28 @@ def test_images_that_cannot_be_cut_are_refused_in_words(run, tmp_path):
         score_large(run, path)
     with pytest.raises(InputError, match="this run does not know the scale of its patches"):
         score_large(make_red_run(run.model, mpp=None), path, mpp=4.0)
+
+
+def test_what_is_in_memory_is_scored_as_what_is_on_disk_and_its_patches_are_kept(run, tmp_path):
+    path = str(write_picture(tmp_path / "large.png"))
+    (tmp_path / "s.png").write_bytes(cv2.imencode(".png", patch(140, 60, 60)[..., ::-1])[1].tobytes())
+    files = [path, str(tmp_path / "s.png")]
+    contents = {file: Path(file).read_bytes() for file in files}
+    for part in (Part(CUT, path, "large", files[:1]), Part(LOOSE, "", "", files[1:])):
+        given = {"mpp": 2.0, "refuse": refuse_nothing}
+        on_disk, in_memory = (prediction.score_part(run, part, **given, contents=each) for each in (None, contents))
+        np.testing.assert_array_equal(in_memory.scores, on_disk.scores)
+        assert in_memory[:3] == on_disk[:3]
+        assert on_disk.images == []
+    assert [image.shape for image in in_memory.images] == [(48, 48, 3)]  # as the network takes it
+
+
+def test_a_slide_with_more_places_than_memory_has_room_for_is_refused(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "MOST_PLACES", 11)
+    data = write_picture(tmp_path / "large.png").read_bytes()
+    part = Part(CUT, "x.png", "x", ["x.png"])
+    with pytest.raises(InputError, match="has room for 12 patches, more than 11. Use predict_images.py"):
+        prediction.score_part(run, part, mpp=2.0, refuse=refuse_nothing, contents={"x.png": data})
 
 
 def test_patches_keep_their_places_and_get_thumbnails_of_one_scale(run):

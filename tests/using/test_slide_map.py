@@ -8,15 +8,15 @@ import pytest
 
 from cancernet import InputError
 from cancernet.data.grid import lay_out
-from cancernet.using.slide_map import CALLED, LAYERS, OPACITY, OTHERS, map_rows, map_specification
+from cancernet.reporting.slide_plots import SURE
+from cancernet.using.slide_map import OUTLINE, OVER_TISSUE, Frame, map_rows, map_specification, outline_rows
 
 RED = (200, 30, 40)
 
 
 def specify(**changes):
     picture = np.full((8, 16, 3), RED, np.uint8)
-    words = {"event": "IDC", "decisions": ["IDC", "benign"], **changes}
-    return map_specification(picture, (100, 50, 300, 150), **words)
+    return map_specification(picture, Frame(100, 50, 300, 150), **{"event": "IDC", **changes})
 
 
 def patches_of(specification):
@@ -72,24 +72,39 @@ def test_a_pixel_is_as_wide_as_high_and_the_slide_in_the_middle(width, height, a
     assert (encoding["x"]["scale"]["reverse"], encoding["y"]["scale"]["reverse"]) == (False, True)  # y runs down
 
 
-def test_probabilities_are_coloured_from_0_to_1_as_their_legend_says():
-    encoding = patches_of(specify())
-    fill = encoding["fill"]
+def test_a_probability_of_0_shows_the_tissue_and_one_of_1_is_orange():
+    fill = patches_of(specify())["fill"]
     assert (fill["field"], fill["scale"]["domain"]) == ("probability", [0, 1])
-    assert fill["legend"]["title"] == "probability of IDC"
-    assert encoding["fillOpacity"] == {"value": OPACITY}
-    assert fill["legend"]["gradientOpacity"] == OPACITY
+    assert fill["scale"]["range"] == ["rgba(213, 94, 0, 0)", f"rgba(213, 94, 0, {SURE})"]
+    assert fill["legend"]["title"] == "probability of IDC; line: called IDC"
 
 
-def test_of_the_decisions_only_the_drawn_class_is_bright():
-    encoding = patches_of(specify(layer="Decision", decisions=["b", "a", "c"]))
-    assert encoding["fill"]["scale"] == {"domain": ["b", "a", "c"], "range": [CALLED, OTHERS, OTHERS]}
-    assert encoding["fillOpacity"]["condition"]["test"] == {"field": "decision", "equal": "b"}
-    assert encoding["fillOpacity"]["condition"]["value"] > encoding["fillOpacity"]["value"]
+def test_the_outline_is_around_what_is_called():
+    files = ["a.png", "b.png", "c.png"]
+    (grid,) = lay_out(["7"] * 3, [1, 51, 101], [101, 101, 101], files).slides
+    rows = outline_rows(grid, np.array([True, True, False]))
+    sides = set(zip(rows["x"], rows["y"], rows["u"], rows["v"], strict=True))
+    assert sides == {  # of two patches beside each other; none between them
+        *((1, 101, 51, 101), (51, 101, 101, 101), (1, 151, 51, 151), (51, 151, 101, 151)),
+        *((1, 101, 1, 151), (101, 101, 101, 151)),
+    }
+    assert outline_rows(grid, np.zeros(3, bool)) == {"x": [], "y": [], "u": [], "v": []}
+    wide, narrow = specify()["layer"][2:4]
+    assert wide["data"] == narrow["data"] == {"name": OUTLINE}
+    assert wide["mark"]["strokeWidth"] > narrow["mark"]["strokeWidth"]
+
+
+def test_the_scale_bar_is_drawn_to_scale_below_the_slide():
+    assert len(specify()["layer"]) == 4
+    bar, words = specify(mpp=4.0)["layer"][4:]  # 200 pixels of 4 micrometres: a quarter is 200
+    (drawn,) = bar["data"]["values"]
+    assert (drawn["left"], drawn["end"], drawn["words"]) == (100, 150, "200 µm")
+    assert 150 < drawn["top"] < 157
+    assert words["encoding"]["text"] == {"field": "words"}
 
 
 def test_the_bare_tissue_is_not_coloured_but_can_be_clicked():
-    specification = specify(layer="Tissue")
+    specification = specify(over="Nothing")
     assert "fill" not in patches_of(specification)
     assert patches_of(specification)["fillOpacity"] == {"value": 0}
     clicked, view = specification["layer"][1]["params"]
@@ -98,5 +113,5 @@ def test_the_bare_tissue_is_not_coloured_but_can_be_clicked():
 
 
 def test_an_unknown_layer_is_named_with_the_known_ones():
-    with pytest.raises(InputError, match=rf"Unknown layer 'Heat'. Choose one of {', '.join(LAYERS)}\."):
-        specify(layer="Heat")
+    with pytest.raises(InputError, match=rf"Unknown layer 'Heat'. Choose one of {', '.join(OVER_TISSUE)}\."):
+        specify(over="Heat")
