@@ -146,6 +146,7 @@ def test_two_processes_share_a_search_and_one_that_was_killed_goes_on(made, tmp_
         (["--timeout", "0h"], "argument --timeout: takes a time such as 90s"),
         (["--trial", "3"], "unrecognized arguments: --trial 3"),
         (["--only-folds", "1"], "--only-folds is for train_model.py; a search does not take it"),
+        (["--features", "f.npy"], "--features is for train_model.py; a search does not take it"),
         (["--model", "vgg"], "argument --model: takes cancernet"),
         (["--space", "none.json"], "There is no none.json"),
         (["--folds", "60"], "folds"),
@@ -162,6 +163,13 @@ def test_what_a_frozen_backbone_does_not_use_is_not_searched(made, tmp_path):
     given = ["--dataset", str(made / "dataset"), "--output", str(tmp_path / "s"), "--space", str(made / "space.json")]
     with pytest.raises(InputError, match="learning_rate is for networks that are trained in epochs"):
         tune_model.main([*given, *options])
+
+
+def test_more_members_than_patients_are_refused_before_the_first_trial(made, tmp_path):
+    (tmp_path / "space.json").write_text('{"members": {"low": 2, "high": 40}}')
+    with pytest.raises(InputError, match=r"patient\(s\) and"):
+        tune_model.main(arguments(made, tmp_path / "s", "--space", tmp_path / "space.json"))
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_folder_of_something_else_is_not_taken(made, tmp_path):
