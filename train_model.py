@@ -149,10 +149,9 @@ def choose_experiment(arguments) -> Experiment:
         raise InputError(
             f"--head {experiment.head} is for a frozen backbone. Give --model densenet121, or leave it out."
         )
-    if families == {"transfer"} and experiment.dropout != base.dropout:
-        raise InputError("dropout is for cancernet and simple_cnn. Leave it out for a backbone.")
+    if families == {"transfer"}:
+        check_backbone(arguments, experiment, base)
     if len(architectures) == 1 and experiment.strategy == "frozen":
-        check_frozen(arguments, experiment, base)
         experiment = dataclasses.replace(experiment, augmentation=Augmentation())  # features are computed once
     elif "transfer" in families and "members" not in given and len(architectures) == 1:
         experiment = dataclasses.replace(experiment, members=1)  # each would be a backbone of its own
@@ -182,13 +181,16 @@ def gather_settings(arguments) -> dict:
     return read | given
 
 
-def check_frozen(arguments, experiment: Experiment, base: Experiment) -> None:
-    """See that nothing is asked of the head of a frozen backbone that it does not do.
+def check_backbone(arguments, experiment: Experiment, base: Experiment) -> None:
+    """See that nothing is asked of a backbone that it does not do.
 
     Raises:
-        InputError: a setting of networks that are trained in epochs differs from its recipe's.
+        InputError: a setting that it does not use, or if frozen one of networks that are trained in epochs, differs
+            from its recipe's.
     """
-    for name in OF_EPOCHS:
+    if experiment.dropout != base.dropout:
+        raise InputError("dropout is for cancernet and simple_cnn. Leave it out for a backbone.")
+    for name in OF_EPOCHS if experiment.strategy == "frozen" else ():
         usual = [getattr(base, name), Augmentation()] if name == "augmentation" else [getattr(base, name)]
         if getattr(experiment, name) not in usual:
             said = f"--{name.replace('_', '-')}" if vars(arguments).get(name) else name

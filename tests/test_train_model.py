@@ -409,6 +409,7 @@ def test_a_recipe_file_changes_the_default_and_the_command_line_changes_the_file
         ({"model": "vgg"}, "mine.json is no recipe: model takes cancernet, simple_cnn, resnet50"),
         ({"model": "resnet50", "weights": "none", "optimizer": "adamw"}, "optimizer is for networks that are trained"),
         ({"model": "resnet50", "weights": "none", "augmentation": {"zoom": 0.1}}, "augmentation is for networks"),
+        ({"model": "resnet50", "weights": "none", "dropout": 0.1}, "dropout is for cancernet and simple_cnn"),
         ({"image_size": 4}, "cancernet takes images of at least 8 pixels"),
         ({"strategy": "frozen"}, "--strategy frozen needs a backbone"),
     ],
