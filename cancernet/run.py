@@ -72,11 +72,14 @@ class Run(NamedTuple):
 
 def describe_machine() -> dict[str, dict]:
     """Versions of what computed, and the hardware: the fields of Settings that the machine knows."""
+    import keras
+
     from cancernet.learning.pipeline import describe_device
 
     versions = {"cancernet": __version__, "python": platform.python_version()}
+    packages = (*PACKAGES, "jax") if keras.backend.backend() == "jax" else PACKAGES
     return {
-        "versions": versions | {name: sys.modules[name].__version__ for name in PACKAGES},
+        "versions": versions | {name: sys.modules[name].__version__ for name in packages},
         "hardware": {"device": describe_device(), "cores": os.cpu_count(), "system": platform.platform()},
     }
 
@@ -98,7 +101,7 @@ def prepare_folder(folder: Path, asked: Mapping, *, force: bool) -> Path:
             something else.
     """
     check_output(folder)
-    work = folder.with_name(folder.name + ".unfinished")
+    work = name_unfinished(folder)
     if folder.is_file():
         raise InputError(f"{folder} is a file; --output takes the folder of the run.")
     if folder.exists() and any(folder.iterdir()):
@@ -116,6 +119,11 @@ def prepare_folder(folder: Path, asked: Mapping, *, force: bool) -> Path:
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, begun)
     return work
+
+
+def name_unfinished(folder: Path) -> Path:
+    """Where a training works until its run is finished."""
+    return folder.with_name(folder.name + ".unfinished")
 
 
 def is_finished(folder: Path) -> bool:
