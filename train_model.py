@@ -1,7 +1,9 @@
 """Train a network on a built dataset, then report on patients it has never seen."""
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,6 +102,11 @@ def parse_arguments(argv: Sequence[str]):
         nargs="+",
         metavar="N",
         help="train these folds alone, such as 1 2 (all)",
+    )
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="train on all GPUs, and in all processes that a launcher such as srun has started; see docs/scale.md",
     )
     parser.add_argument("--force", action="store_true", help="replace a run that is there")
     return parser.parse_args(argv)
@@ -225,11 +232,23 @@ def fit_to_grey(experiment: Experiment, *, views: str | None) -> Experiment:
 
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
+    if not arguments.distributed:
+        train(arguments)
+        return
+    from cancernet.learning import distribution
+
+    with distribution.joined():
+        train(arguments)
+
+
+def train(arguments) -> None:
+    """All that the command line asks for; of several processes only the first prints and writes."""
     experiment = choose_experiment(arguments)
-    judged_folds = choose_folds(arguments)
+    choose_folds(arguments)
     named = arguments.output or RUNS / experiment.model.replace("+", "_")
     from cancernet import run
     from cancernet.folders import lock_folder
+    from cancernet.learning import distribution
 
     plan, patches, summary = make_plan(arguments, experiment, named.name)
     asked = describe_request(plan, arguments)
@@ -237,18 +256,32 @@ def main(argv: Sequence[str]) -> None:
     folder = run.choose_folder(named, asked) if numbered else named
     plan = dataclasses.replace(plan, name=folder.name)
     check_output(folder)
+    if not distribution.is_first():
+        distribution.wait()  # until the first has prepared the folder
+        with contextlib.redirect_stdout(io.StringIO()):
+            make_run(plan, arguments, patches, summary, run.name_unfinished(folder))
+        distribution.wait()
+        return
     with lock_folder(folder, "training"):
         work = run.prepare_folder(folder, asked, force=arguments.force)
-        if run.is_finished(work):
-            text = (work / run.REPORT_TEXT).read_text(encoding="utf-8")
-        elif arguments.folds:
-            text = train_folds(plan, arguments.folds, judged_folds, patches, summary, work)
-        else:
-            text = train_run(plan, open_material(plan, patches, work), patches, summary, work)
+        distribution.wait()
+        text = make_run(plan, arguments, patches, summary, work)
+        distribution.wait()  # nobody still looks whether it is finished
         run.finish_folder(work, folder)
     from cancernet.reporting import printed
 
     print(f"\n{text}\nThe report with its pictures: {folder / run.REPORT_PAGE}\n{printed.suggest_next(str(folder))}")
+
+
+def make_run(plan: "Plan", arguments, patches, summary, work: Path) -> str:
+    """Train what is not finished yet. Returns the report's text."""
+    from cancernet import run
+
+    if run.is_finished(work):
+        return (work / run.REPORT_TEXT).read_text(encoding="utf-8")
+    if arguments.folds:
+        return train_folds(plan, arguments.folds, choose_folds(arguments), patches, summary, work)
+    return train_run(plan, open_material(plan, patches, work), patches, summary, work)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -346,6 +379,7 @@ def deal_folds(plan: Plan, patches, folds: int) -> list[list]:
 def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary, work: Path) -> str:
     """Cross-validation: a run for each fold judged, then one report on all their test images together."""
     from cancernet import run
+    from cancernet.learning import distribution
     from cancernet.reporting import content, printed, report
 
     folders = [work / f"fold_{number}" for number in judged]
@@ -359,6 +393,8 @@ def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary,
         print(f"\n{folder.name} of {folds}:")
         folder.mkdir(exist_ok=True)
         train_run(plan, material, own, summary, folder)
+    if not distribution.is_first():
+        return ""
     which = "all folds" if len(judged) == folds else f"folds {', '.join(map(str, judged))} of {folds}"
     subject = content.Subject(plan.name, which, content.describe_data(patches, summary), prevalence=plan.prevalence)
     assessment = content.pool_folds(folders, patches, subject)
@@ -375,12 +411,16 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
     import numpy as np
 
     from cancernet import run
-    from cancernet.learning import pipeline, training
+    from cancernet.learning import distribution, pipeline, training
     from cancernet.reporting import content
 
     finished, fitted, left_out, weights = fit_run(plan, material, patches, summary, folder)
     decision, settings, trained = finished.decision, finished.settings, fitted.training
     testing = np.flatnonzero([patch.split == "testing" for patch in patches])
+    with pipeline.naming_bad_files(material.images):
+        scores = fitted.score(testing) if len(testing) else None
+    if not distribution.is_first():
+        return ""
     judged = "testing" if len(testing) else "validation"
     subject = content.Subject(
         plan.name,
@@ -396,8 +436,6 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
         prevalence=plan.prevalence,
     )
     if len(testing):
-        with pipeline.naming_bad_files(material.images):
-            scores = fitted.score(testing)
         assessment = content.assess([patches[row] for row in testing], scores, decision, subject)
     else:  # the dataset's own validation split, each image by the member that left it out
         rows = np.flatnonzero([patch.split == "validation" for patch in left_out])

@@ -76,11 +76,14 @@ class Run(NamedTuple):
 
 def describe_machine() -> dict[str, dict]:
     """Versions of what computed, and the hardware: the fields of Settings that the machine knows."""
+    import keras
+
     from cancernet.learning.pipeline import describe_device
 
     versions = {"cancernet": __version__, "python": platform.python_version()}
+    packages = (*PACKAGES, "jax") if keras.backend.backend() == "jax" else PACKAGES
     return {
-        "versions": versions | {name: sys.modules[name].__version__ for name in PACKAGES},
+        "versions": versions | {name: sys.modules[name].__version__ for name in packages},
         "hardware": {"device": describe_device(), "cores": os.cpu_count(), "system": platform.platform()},
     }
 
@@ -102,7 +105,7 @@ def prepare_folder(folder: Path, asked: Mapping, *, force: bool) -> Path:
             something else.
     """
     check_output(folder)
-    work = _name_unfinished(folder)
+    work = name_unfinished(folder)
     if folder.is_file():
         raise InputError(f"{folder} is a file; --output takes the folder of the run.")
     if folder.exists() and any(folder.iterdir()):
@@ -133,16 +136,12 @@ def choose_folder(folder: Path, asked: Mapping) -> Path:
     free = None
     for number in itertools.count(1):
         numbered = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
-        if _was_asked(_name_unfinished(numbered), asked):
+        if _was_asked(name_unfinished(numbered), asked):
             return numbered
         if not is_finished(numbered):
             free = free or numbered
-            if not _name_unfinished(numbered).exists():
+            if not name_unfinished(numbered).exists():
                 return free
-
-
-def _name_unfinished(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".unfinished")
 
 
 def _spell(asked: Mapping) -> str:
@@ -152,6 +151,11 @@ def _spell(asked: Mapping) -> str:
 def _was_asked(work: Path, asked: Mapping) -> bool:
     """Whether an unfinished training was asked for the same."""
     return (work / BEGUN).is_file() and (work / BEGUN).read_bytes() == _spell(asked).encode()
+
+
+def name_unfinished(folder: Path) -> Path:
+    """Where a training works until its run is finished."""
+    return folder.with_name(folder.name + ".unfinished")
 
 
 def is_finished(folder: Path) -> bool:
