@@ -115,7 +115,6 @@ RECIPES = {
         statistics_momentum=0.9,
         views="eight",
         kept_weights="mean",
-        members=3,
     ),
     # Transfer learning from a keras.applications backbone. The learning rate is for the head on fixed features: at
     # 1e-4 it has not converged after 40 epochs. Where the backbone is trained too, a tenth of it is used.
