@@ -1,5 +1,6 @@
 # make demo: synthetic slides, built, trained on and reported.  make test: the test suite.  make test-slow: its slow part
 # (with KILLS=5 at the end: 20 kills of trainings and 20 of builds in the place of 8 and 8).
+# make test-jax: the core of it with Keras on JAX.
 # make lint: the linter.  make clean: away with the environment and the demo.
 # make benchmark: how fast, against what; on SOURCE, a folder of IDC patches, and DATASET, built of it.
 PYTHON ?= python3
@@ -17,6 +18,13 @@ test: $(VENV)/ready-dev
 
 test-slow: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -m slow
+
+# Without: the build, judging, pictures and pages, which do not know what Keras runs on; the transfer models' tests, whose
+# layers are Keras' own; app, export and speed, which are for the backend that they were made with.
+CORE := tests/learning/test_distribution.py tests/learning/test_training.py tests/learning/test_pipeline.py \
+	tests/learning/test_scoring.py tests/learning/test_explain.py tests/learning/test_fused.py tests/test_run.py
+test-jax: $(VENV)/ready-dev
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(CORE)
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check .
@@ -38,4 +46,4 @@ benchmark: $(VENV)/ready-dev
 clean:
 	rm -rf $(VENV) datasets/sample datasets/demo runs/demo
 
-.PHONY: demo test test-slow lint benchmark clean
+.PHONY: demo test test-slow test-jax lint benchmark clean

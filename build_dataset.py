@@ -26,11 +26,27 @@ def parse_arguments(argv: Sequence[str]) -> Namespace:
         "--source", type=Path, default=ORIGINAL, help="folder of images, one folder a class (%(default)s)"
     )
     parser.add_argument("--output", type=Path, default=DATASET, help="folder to make (%(default)s)")
-    parser.add_argument("--split-by", choices=("patient", "image"), default="patient", help="(%(default)s)")
-    parser.add_argument("--split-file", type=Path, help="CSV with the columns patient,split: a published split")
+    parser.add_argument(
+        "--split-by",
+        choices=("patient", "image"),
+        default="patient",
+        help="what is never divided between splits (%(default)s)",
+    )
+    parser.add_argument(
+        "--split-file", type=Path, help="CSV with the columns patient,split: a published split (none: split at random)"
+    )
     parser.add_argument("--seed", type=seed, default=42, help="of the split (%(default)s)")
-    parser.add_argument("--mode", choices=("copy", "hardlink", "symlink"), default="copy", help="(%(default)s)")
-    parser.add_argument("--patient-pattern", metavar="REGEX", help=r"its group is the patient: '^(person\d+)_'")
+    parser.add_argument(
+        "--mode",
+        choices=("copy", "hardlink", "symlink"),
+        default="copy",
+        help="how images come into the output (%(default)s)",
+    )
+    parser.add_argument(
+        "--patient-pattern",
+        metavar="REGEX",
+        help=r"of file names, its group is the patient: '^(person\d+)_' (that of the IDC set)",
+    )
     parser.add_argument(
         "--megapixels", type=positive_number, default=50.0, help="images of more pixels are rejected (%(default)g)"
     )

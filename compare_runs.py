@@ -16,9 +16,7 @@ def parse_arguments(argv: Sequence[str]):
     parser.add_argument(
         "runs", type=Path, nargs="+", help="two or more folders of evaluate_model.py or of train_model.py, with --folds"
     )
-    parser.add_argument(
-        "--output", type=Path, help="folder for the comparison with its pictures; printed only if not given"
-    )
+    parser.add_argument("--output", type=Path, help="folder for the comparison with its pictures (none: printed only)")
     parser.add_argument("--force", action="store_true", help="replace a comparison that is there")
     return parser.parse_args(argv)
 

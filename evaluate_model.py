@@ -15,10 +15,8 @@ def parse_arguments(argv: Sequence[str]):
     parser.add_argument("run", type=Path, help="folder made by train_model.py, such as runs/cancernet")
     parser.add_argument("--dataset", type=Path, default=DATASET, help="made by build_dataset.py (%(default)s)")
     parser.add_argument("--split", choices=SPLITS, default="testing", help="whose images are judged (%(default)s)")
-    parser.add_argument(
-        "--output", type=Path, help="folder for the report with its pictures; printed only if not given"
-    )
-    parser.add_argument("--prevalence", type=prevalence, help="to give PPV and NPV at, such as 0.01")
+    parser.add_argument("--output", type=Path, help="folder for the report with its pictures; (none: printed only)")
+    parser.add_argument("--prevalence", type=prevalence, help="to give PPV and NPV at, such as 0.01 (not given)")
     parser.add_argument("--no-neighbours", action="store_true", help="do not smooth over a slide's neighbours")
     parser.add_argument("--allow-seen-patients", action="store_true", help="judge patients that the run was trained on")
     parser.add_argument("--force", action="store_true", help="replace a report that is there")

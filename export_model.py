@@ -12,7 +12,7 @@ CHECKED = 500  # images that the run and the export are both asked for
 def parse_arguments(argv: Sequence[str]):
     parser = Parser(prog="export_model.py", description=__doc__)
     parser.add_argument("run", type=Path, help="folder made by train_model.py, such as runs/cancernet")
-    parser.add_argument("--format", choices=("onnx", "litert", "saved_model"), required=True)
+    parser.add_argument("--format", choices=("onnx", "litert", "saved_model"), required=True, help="of the file")
     parser.add_argument(
         "--dataset", type=Path, default=DATASET, help="whose images the answers are compared on (%(default)s)"
     )

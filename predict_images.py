@@ -41,19 +41,23 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         help="images, folders with images at any depth, or tables of them: .csv files with a column path",
     )
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for the results (%(default)s)")
-    parser.add_argument("--mpp", type=positive_number, help="micrometres a pixel of large images that do not say it")
+    parser.add_argument(
+        "--mpp", type=positive_number, help="micrometres a pixel of large images that do not say it (not given)"
+    )
     parser.add_argument("--tile", choices=("auto", "always", "never"), default="auto", help="see below (%(default)s)")
     parser.add_argument("--no-neighbours", action="store_true", help="do not smooth over a slide's neighbours")
-    parser.add_argument("--threshold", type=prevalence, help="on the positive class, in place of the run's own")
+    parser.add_argument("--threshold", type=prevalence, help="on the positive class, 0 to 1 (the run's own)")
     parser.add_argument(
-        "--shard", type=parse_shard, help="3/16: the third of sixteen parts; whole slides, in OUTPUT/shard_03_of_16"
+        "--shard",
+        type=parse_shard,
+        help="3/16: the third of sixteen parts; whole slides, in OUTPUT/shard_03_of_16 (all)",
     )
     parser.add_argument(
         "--ray",
         nargs="?",
         const="local",
         metavar="ADDRESS",
-        help="answer each path, one slide, on the Ray cluster at this address, or on all cores of this machine",
+        help="answer each path, one slide, on the Ray cluster at this address, or on all cores here (without Ray)",
     )
     parser.add_argument("--force", action="store_true", help="replace predictions that are there")
     return parser.parse_args(argv)

@@ -1,7 +1,9 @@
 """Train a network on a built dataset, then report on patients it has never seen."""
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,41 +41,49 @@ LEAST_VALIDATION_PATIENTS = 10  # below it the decision is mostly the luck of wh
 def parse_arguments(argv: Sequence[str]):
     parser = Parser(prog="train_model.py", description=__doc__)
     parser.add_argument("--dataset", type=Path, default=DATASET, help="made by build_dataset.py (%(default)s)")
-    parser.add_argument("--output", type=Path, help="folder of the run (runs/MODEL)")
+    parser.add_argument("--output", type=Path, help="folder of the run (runs/MODEL, then runs/MODEL-2 and so on)")
     parser.add_argument("--model", type=model_names, help=f"{', '.join(MODELS)}; or several joined by + (cancernet)")
     parser.add_argument(
-        "--recipe", type=recipe_name, help=f"all settings at once: {', '.join(RECIPES)}, or a JSON file of settings"
+        "--recipe",
+        type=recipe_name,
+        help=f"all settings at once: {', '.join(RECIPES)}, or a file of settings (standard, or transfer)",
     )
-    parser.add_argument("--epochs", type=at_least(1))
-    parser.add_argument("--batch-size", type=at_least(1))
-    parser.add_argument("--learning-rate", type=positive_number)
+    parser.add_argument("--epochs", type=at_least(1), help="how often all training images are seen (the recipe's)")
+    parser.add_argument("--batch-size", type=at_least(1), help="images a step (the recipe's)")
+    parser.add_argument("--learning-rate", type=positive_number, help="of the optimizer (the recipe's)")
     parser.add_argument("--seed", type=seed, help="same seed, same numbers (42)")
-    parser.add_argument("--image-size", type=at_least(1), help="pixels; the model's own by default")
+    parser.add_argument("--image-size", type=at_least(1), help="side in pixels (the model's own)")
     parser.add_argument("--weights", help="of a backbone: imagenet, none or a file (imagenet)")
     parser.add_argument(
         "--encoder",
         metavar="PRESET",
-        help="of KerasHub: hf://..., kaggle://... or a folder (docs/encoders.md)",
+        help="of KerasHub: hf://..., kaggle://... or a folder (not given; docs/encoders.md)",
     )
     parser.add_argument("--strategy", choices=("frozen", "finetune", "two-phase"), help="of a backbone (frozen)")
     parser.add_argument("--head", choices=("linear", "kernel", "hidden"), help="of a frozen backbone (linear)")
     parser.add_argument(
         "--features",
         type=Path,
-        help="of all images, .npy or HDF5, in the place of a backbone: see docs/encoders.md",
+        help="of all images, .npy or HDF5, in the place of a backbone: see docs/encoders.md (not given)",
     )
-    parser.add_argument("--class-weight", choices=("ratio", "balanced", "none"))
+    parser.add_argument(
+        "--class-weight",
+        choices=("ratio", "balanced", "none"),
+        help="in the loss: largest count over a class's own, images over classes and count, or 1 (the recipe's)",
+    )
     parser.add_argument(
         "--views",
         choices=("one", "mirror", "eight"),
-        help="of an image, to predict the mean over: it alone, with its mirror image, or all eight flips and turns",
+        help="of an image, to predict the mean over: it, its mirror image too, or all flips and turns (the recipe's)",
     )
     parser.add_argument(
-        "--operating-point", default="balanced", help="balanced, sensitivity=0.95, specificity=0.95 or a threshold"
+        "--operating-point",
+        default="balanced",
+        help="balanced, sensitivity=0.95, specificity=0.95 or a threshold (%(default)s)",
     )
     parser.add_argument("--no-neighbours", action="store_true", help="do not smooth over a slide's neighbours")
     parser.add_argument("--positive", metavar="CLASS", help="of two classes the one to be found (the last by name)")
-    parser.add_argument("--prevalence", type=prevalence, help="to give PPV and NPV at, such as 0.01")
+    parser.add_argument("--prevalence", type=prevalence, help="to give PPV and NPV at, such as 0.01 (not given)")
     parser.add_argument("--mixed-precision", action="store_true", help="train in bfloat16 if a step is faster that way")
     parser.add_argument("--cache-limit", type=positive_number, help="GB for decoded images (half of free memory)")
     parser.add_argument(
@@ -82,14 +92,21 @@ def parse_arguments(argv: Sequence[str]):
         help="networks that each leave other patients out and answer together (5 for a frozen backbone, otherwise 1)",
     )
     parser.add_argument(
-        "--folds", type=at_least(2), help="cross-validate by patient: as many runs and one pooled report"
+        "--folds",
+        type=at_least(2),
+        help="cross-validate by patient: as many runs and one pooled report (one run, no folds)",
     )
     parser.add_argument(
         "--only-folds",
         type=at_least(1),
         nargs="+",
         metavar="N",
-        help="train these folds alone, such as 1 2",
+        help="train these folds alone, such as 1 2 (all)",
+    )
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="train on all GPUs, and in all processes that a launcher such as srun has started; see docs/scale.md",
     )
     parser.add_argument("--force", action="store_true", help="replace a run that is there")
     return parser.parse_args(argv)
@@ -139,10 +156,9 @@ def choose_experiment(arguments) -> Experiment:
         raise InputError(
             f"--head {experiment.head} is for a frozen backbone. Give --model densenet121, or leave it out."
         )
-    if families == {"transfer"} and experiment.dropout != base.dropout:
-        raise InputError("dropout is for cancernet and simple_cnn. Leave it out for a backbone.")
+    if families == {"transfer"}:
+        check_backbone(arguments, experiment, base)
     if len(architectures) == 1 and experiment.strategy == "frozen":
-        check_frozen(arguments, experiment, base)
         experiment = dataclasses.replace(experiment, augmentation=Augmentation())  # features are computed once
     elif "transfer" in families and "members" not in given and len(architectures) == 1:
         experiment = dataclasses.replace(experiment, members=1)  # each would be a backbone of its own
@@ -172,13 +188,16 @@ def gather_settings(arguments) -> dict:
     return read | given
 
 
-def check_frozen(arguments, experiment: Experiment, base: Experiment) -> None:
-    """See that nothing is asked of the head of a frozen backbone that it does not do.
+def check_backbone(arguments, experiment: Experiment, base: Experiment) -> None:
+    """See that nothing is asked of a backbone that it does not do.
 
     Raises:
-        InputError: a setting of networks that are trained in epochs differs from its recipe's.
+        InputError: a setting that it does not use, or if frozen one of networks that are trained in epochs, differs
+            from its recipe's.
     """
-    for name in OF_EPOCHS:
+    if experiment.dropout != base.dropout:
+        raise InputError("dropout is for cancernet and simple_cnn. Leave it out for a backbone.")
+    for name in OF_EPOCHS if experiment.strategy == "frozen" else ():
         usual = [getattr(base, name), Augmentation()] if name == "augmentation" else [getattr(base, name)]
         if getattr(experiment, name) not in usual:
             said = f"--{name.replace('_', '-')}" if vars(arguments).get(name) else name
@@ -213,26 +232,56 @@ def fit_to_grey(experiment: Experiment, *, views: str | None) -> Experiment:
 
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
+    if not arguments.distributed:
+        train(arguments)
+        return
+    from cancernet.learning import distribution
+
+    with distribution.joined():
+        train(arguments)
+
+
+def train(arguments) -> None:
+    """All that the command line asks for; of several processes only the first prints and writes."""
     experiment = choose_experiment(arguments)
-    judged_folds = choose_folds(arguments)
-    folder = arguments.output or RUNS / experiment.model.replace("+", "_")
+    choose_folds(arguments)
+    named = arguments.output or RUNS / experiment.model.replace("+", "_")
     from cancernet import run
     from cancernet.folders import lock_folder
+    from cancernet.learning import distribution
 
-    plan, patches, summary = make_plan(arguments, experiment, folder.name)
+    plan, patches, summary = make_plan(arguments, experiment, named.name)
+    asked = describe_request(plan, arguments)
+    numbered = not arguments.output and not arguments.force
+    folder = run.choose_folder(named, asked) if numbered else named
+    plan = dataclasses.replace(plan, name=folder.name)
     check_output(folder)
+    if not distribution.is_first():
+        distribution.wait()  # until the first has prepared the folder
+        with contextlib.redirect_stdout(io.StringIO()):
+            make_run(plan, arguments, patches, summary, run.name_unfinished(folder))
+        distribution.wait()
+        return
     with lock_folder(folder, "training"):
-        work = run.prepare_folder(folder, describe_request(plan, arguments), force=arguments.force)
-        if run.is_finished(work):
-            text = (work / run.REPORT_TEXT).read_text(encoding="utf-8")
-        elif arguments.folds:
-            text = train_folds(plan, arguments.folds, judged_folds, patches, summary, work)
-        else:
-            text = train_run(plan, open_material(plan, patches, work), patches, summary, work)
+        work = run.prepare_folder(folder, asked, force=arguments.force)
+        distribution.wait()
+        text = make_run(plan, arguments, patches, summary, work)
+        distribution.wait()  # nobody still looks whether it is finished
         run.finish_folder(work, folder)
     from cancernet.reporting import printed
 
     print(f"\n{text}\nThe report with its pictures: {folder / run.REPORT_PAGE}\n{printed.suggest_next(str(folder))}")
+
+
+def make_run(plan: "Plan", arguments, patches, summary, work: Path) -> str:
+    """Train what is not finished yet. Returns the report's text."""
+    from cancernet import run
+
+    if run.is_finished(work):
+        return (work / run.REPORT_TEXT).read_text(encoding="utf-8")
+    if arguments.folds:
+        return train_folds(plan, arguments.folds, choose_folds(arguments), patches, summary, work)
+    return train_run(plan, open_material(plan, patches, work), patches, summary, work)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -330,6 +379,7 @@ def deal_folds(plan: Plan, patches, folds: int) -> list[list]:
 def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary, work: Path) -> str:
     """Cross-validation: a run for each fold judged, then one report on all their test images together."""
     from cancernet import run
+    from cancernet.learning import distribution
     from cancernet.reporting import content, printed, report
 
     folders = [work / f"fold_{number}" for number in judged]
@@ -343,6 +393,8 @@ def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary,
         print(f"\n{folder.name} of {folds}:")
         folder.mkdir(exist_ok=True)
         train_run(plan, material, own, summary, folder)
+    if not distribution.is_first():
+        return ""
     which = "all folds" if len(judged) == folds else f"folds {', '.join(map(str, judged))} of {folds}"
     subject = content.Subject(plan.name, which, content.describe_data(patches, summary), prevalence=plan.prevalence)
     assessment = content.pool_folds(folders, patches, subject)
@@ -359,12 +411,16 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
     import numpy as np
 
     from cancernet import run
-    from cancernet.learning import pipeline, training
+    from cancernet.learning import distribution, pipeline, training
     from cancernet.reporting import content
 
     finished, fitted, left_out, weights = fit_run(plan, material, patches, summary, folder)
     decision, settings, trained = finished.decision, finished.settings, fitted.training
     testing = np.flatnonzero([patch.split == "testing" for patch in patches])
+    with pipeline.naming_bad_files(material.images):
+        scores = fitted.score(testing) if len(testing) else None
+    if not distribution.is_first():
+        return ""
     judged = "testing" if len(testing) else "validation"
     subject = content.Subject(
         plan.name,
@@ -380,14 +436,12 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
         prevalence=plan.prevalence,
     )
     if len(testing):
-        with pipeline.naming_bad_files(material.images):
-            scores = fitted.score(testing)
         assessment = content.assess([patches[row] for row in testing], scores, decision, subject)
     else:  # the dataset's own validation split, each image by the member that left it out
         rows = np.flatnonzero([patch.split == "validation" for patch in left_out])
         assessment = content.assess([left_out[row] for row in rows], fitted.left_out[rows], decision, subject)
     run.save_run(finished, trained.history, assessment.predictions)
-    return write_report(plan, finished, assessment, trained.history)
+    return write_report(plan, finished, assessment, trained.history, patches)
 
 
 def fit_run(plan: Plan, material, patches, summary, folder: Path) -> tuple:
@@ -449,7 +503,7 @@ def announce(plan: Plan, settings, images: int) -> None:
         )
 
 
-def write_report(plan: Plan, finished, assessment, history) -> str:
+def write_report(plan: Plan, finished, assessment, history, patches) -> str:
     """The report of a run with its pictures. Returns its text."""
     from cancernet.reporting import content, illustration, printed, report
 
@@ -457,6 +511,7 @@ def write_report(plan: Plan, finished, assessment, history) -> str:
     described = assessment.report | illustration.illustrate(finished, assessment, plan.dataset, finished.folder)
     errors = content.read_pictures(described["worst_errors"], assessment.predictions, plan.dataset)
     figures = report.draw_figures(described, assessment.predictions, history=history, error_images=errors)
+    figures |= illustration.draw_changes(patches, plan.dataset, plan.experiment)
     report.write_report(finished.folder, described, figures)
     return printed.report_text(described)
 

@@ -27,7 +27,7 @@ FOLDS = 5
 ASKED = "search.json"  # what a search was begun for
 RECIPE, TABLE, TEXT = "recipe.json", "trials.csv", "search.txt"
 KEPT, LOGS = "trials", "logs"  # folders: predictions of each finished trial, and what its training printed
-NOT_TAKEN = ("only_folds", "prevalence", "force")  # of train_model.py's options
+NOT_TAKEN = ("features", "only_folds", "prevalence", "force")  # of train_model.py's options
 
 
 def parse_arguments(argv: Sequence[str]):
@@ -66,7 +66,9 @@ def main(argv: Sequence[str]) -> None:
     plan, patches, summary = train_model.make_plan(training, experiment, arguments.output.name)
     space = choose_space(arguments.space, training, plan.experiment)
     known = [patch for patch in patches if patch.split != "testing"]
-    trainer = Trainer(plan, known, train_model.deal_folds(plan, known, arguments.folds), summary, arguments.output)
+    folds = train_model.deal_folds(plan, known, arguments.folds)
+    check_members(plan, folds, space)
+    trainer = Trainer(plan, known, folds, summary, arguments.output)
     asked = describe_search(plan, space, arguments.folds)
     prepare_folder(arguments.output, asked)
     from tqdm import tqdm
@@ -97,11 +99,24 @@ def choose_space(file: Path | None, training, base) -> dict:
     for name, of in space.items():
         for value in of.ends:
             changed = search_space.apply_settings(base, {name: value})
-            if base.strategy == "frozen" and "+" not in base.model:
-                train_model.check_frozen(training, changed, base)
             for kind in list_kinds(changed):
-                check_architecture(kind)
+                architecture = check_architecture(kind)
+            if architecture.family == "transfer" and "+" not in base.model:
+                train_model.check_backbone(training, changed, base)
     return search_space.widen_to(space, base)
+
+
+def check_members(plan: train_model.Plan, folds: Sequence[Sequence], space: Mapping) -> None:
+    """See that every fold has patients for the most members that are searched.
+
+    Raises:
+        InputError: one has not.
+    """
+    from cancernet.data import splits
+
+    most = max(space["members"].ends) if "members" in space else 1
+    for patches in folds if most > 1 else ():
+        splits.deal_members(patches, most, by_patient=plan.split_by != "image", seed=plan.experiment.seed)
 
 
 def describe_search(plan: train_model.Plan, space: Mapping, folds: int) -> dict:
@@ -128,10 +143,11 @@ def prepare_folder(output: Path, asked: Mapping) -> None:
     check_output(output)
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / ASKED).is_file()):
         raise InputError(f"{output} is there already and is no search. Choose another --output.")
-    for folder in (KEPT, LOGS):
-        (output / folder).mkdir(parents=True, exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     if not (output / ASKED).is_file():
         (output / ASKED).write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
+    for folder in (KEPT, LOGS):
+        (output / folder).mkdir(exist_ok=True)
 
 
 class Trainer:
@@ -243,7 +259,10 @@ def conclude(found, trainer: Trainer):
     finished = [trial for trial in trials if trial.state.name == "COMPLETE"]
     default = next((trial for trial in finished if trial.params == found.default), None)
     if default is None:
-        raise InputError("The default settings have not been judged to the end. Go on with a longer --timeout.")
+        raise InputError(
+            "The default settings have not been judged to the end. Go on with a longer --timeout, or "
+            "wait for the process that judges them."
+        )
     best = min(finished, key=lambda trial: (trial.value, trial.params != found.default))
     difference = None
     if best.value < default.value:

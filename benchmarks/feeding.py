@@ -26,9 +26,9 @@ def time_steps(model: "keras.Model", batches: Iterator, steps: int) -> tuple[flo
     waited, started = 0.0, time.perf_counter()
     for _ in range(steps):
         asked = time.perf_counter()
-        images, targets = next(batches)
+        batch = next(batches)
         waited += time.perf_counter() - asked
-        model.train_on_batch(images, targets)
+        model.train_on_batch(*batch)
     return time.perf_counter() - started, waited
 
 

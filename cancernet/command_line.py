@@ -175,6 +175,9 @@ def run_script(main: Callable[[Sequence[str]], None]) -> None:
     if said:
         line = f"\nerror: {said}" if sys.stderr.isatty() else f"error: {said}"
         print(line, file=sys.stdout if errors.problem else sys.stderr, flush=True)
+    jax = sys.modules.get("jax")
+    if code and jax and jax.distributed.is_initialized():
+        os._exit(code)  # at a usual exit JAX first waits for the other processes, which wait for this one
     sys.exit(code)
 
 

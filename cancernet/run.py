@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 import sys
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,11 +76,14 @@ class Run(NamedTuple):
 
 def describe_machine() -> dict[str, dict]:
     """Versions of what computed, and the hardware: the fields of Settings that the machine knows."""
+    import keras
+
     from cancernet.learning.pipeline import describe_device
 
     versions = {"cancernet": __version__, "python": platform.python_version()}
+    packages = (*PACKAGES, "jax") if keras.backend.backend() == "jax" else PACKAGES
     return {
-        "versions": versions | {name: sys.modules[name].__version__ for name in PACKAGES},
+        "versions": versions | {name: sys.modules[name].__version__ for name in packages},
         "hardware": {"device": describe_device(), "cores": os.cpu_count(), "system": platform.platform()},
     }
 
@@ -103,7 +105,7 @@ def prepare_folder(folder: Path, asked: Mapping, *, force: bool) -> Path:
             something else.
     """
     check_output(folder)
-    work = folder.with_name(folder.name + ".unfinished")
+    work = name_unfinished(folder)
     if folder.is_file():
         raise InputError(f"{folder} is a file; --output takes the folder of the run.")
     if folder.exists() and any(folder.iterdir()):
@@ -111,9 +113,9 @@ def prepare_folder(folder: Path, asked: Mapping, *, force: bool) -> Path:
             raise InputError(f"{folder} is not empty and no run. Choose another --output.")
         if not force:
             raise InputError(f"{folder} holds a finished run. Choose another --output, or --force to replace it.")
-    begun, text = work / BEGUN, json.dumps(asked, indent=1, default=str)
+    begun, text = work / BEGUN, _spell(asked)
     partial = begun.with_name(f".{BEGUN}.partial")
-    if work.exists() and not (begun.is_file() and begun.read_bytes() == text.encode()):
+    if work.exists() and not _was_asked(work, asked):
         if {path.name for path in work.iterdir()} - {begun.name, partial.name} and not force:
             raise InputError(f"{work} was begun with other settings. Start again with --force, or finish it first.")
         shutil.rmtree(work)
@@ -121,6 +123,39 @@ def prepare_folder(folder: Path, asked: Mapping, *, force: bool) -> Path:
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, begun)
     return work
+
+
+def choose_folder(folder: Path, asked: Mapping) -> Path:
+    """The folder of a run that was given none: `folder`, or with a number, `cancernet-2`, where a run has that name.
+
+    An unfinished training of the same goes on where it is.
+
+    Args:
+        asked: as of `prepare_folder`.
+    """
+    free = None
+    for number in itertools.count(1):
+        numbered = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        if _was_asked(name_unfinished(numbered), asked):
+            return numbered
+        if not is_finished(numbered):
+            free = free or numbered
+            if not name_unfinished(numbered).exists():
+                return free
+
+
+def _spell(asked: Mapping) -> str:
+    return json.dumps(asked, indent=1, default=str)
+
+
+def _was_asked(work: Path, asked: Mapping) -> bool:
+    """Whether an unfinished training was asked for the same."""
+    return (work / BEGUN).is_file() and (work / BEGUN).read_bytes() == _spell(asked).encode()
+
+
+def name_unfinished(folder: Path) -> Path:
+    """Where a training works until its run is finished."""
+    return folder.with_name(folder.name + ".unfinished")
 
 
 def is_finished(folder: Path) -> bool:
@@ -253,7 +288,7 @@ def _load_familiar(folder: Path, model) -> "familiarity.Familiar | None":  # noq
             parts = [[file[f"{number}_{name}"] for name in fields] for number in range(len(file.files) // len(fields))]
         familiar = familiarity.Familiar(tuple(familiarity.Spread(*part[:-1], float(part[-1])) for part in parts))
         familiarity.check_familiar(model, familiar)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # as of the model
         raise InputError(f"{path} is damaged or of another run. {_AGAIN}") from error
     return familiar
 

@@ -19,7 +19,8 @@ MAY_IMPORT = {  # sub-package -> those it may import, beside itself
 }
 WITHOUT_KERAS = {"ground", "data", "judging"}
 TRAINS = tuple(f"cancernet.learning.{name}" for name in ("training", "fitting", "members", "heads"))
-KNOW_TENSORFLOW = {"augment.py", "pipeline.py", "fused.py", "explain.py"}  # all else is written against Keras
+# All else is written against Keras; the last two load TensorFlow only where it is Keras' backend.
+KNOW_TENSORFLOW = {"augment.py", "pipeline.py", "fused.py", "explain.py"}
 
 
 def find_imports(source: str) -> set[str]:

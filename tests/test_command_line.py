@@ -14,9 +14,12 @@ from conftest import ROOT, write_slides
 import build_dataset
 import compare_runs
 import evaluate_model
+import export_model
 import predict_images
+import train_model
+import tune_model
 from cancernet import InputError
-from cancernet.command_line import at_least, check_output, positive_number, seed
+from cancernet.command_line import Parser, at_least, check_output, positive_number, seed
 from cancernet.folders import lock_folder
 
 SCRIPTS = {
@@ -24,6 +27,32 @@ SCRIPTS = {
     "predict": (predict_images, ["no run", "no image"], "predictions.csv", "predictions"),
     "compare": (compare_runs, ["no run", "no other"], "comparison.json", "a comparison"),
 }
+
+
+OPTIONS = [build_dataset, train_model, evaluate_model, predict_images, compare_runs, tune_model, export_model]
+
+
+class Parsed(Exception):
+    """In the place of reading arguments."""
+
+
+@pytest.mark.parametrize("script", OPTIONS, ids=lambda script: script.__name__)
+def test_every_option_has_a_text_and_its_default(script, monkeypatch):
+    def keep_parser(parser, argv):
+        raise Parsed(parser)
+
+    monkeypatch.setattr(Parser, "parse_args", keep_parser)
+    with pytest.raises(Parsed) as kept:
+        script.parse_arguments([])
+    for action in kept.value.args[0]._actions:
+        said = action.help and action.help % {"default": action.default, "prog": ""}
+        assert said, action.option_strings
+        if action.option_strings and action.nargs != 0 and not action.required:
+            assert said.endswith(")"), f"{action.option_strings}: {said} (what if it is not given?)"
+            if action.default is not None:
+                assert (
+                    f"{action.default:g}" in said if isinstance(action.default, float) else str(action.default) in said
+                )
 
 
 def complaint(script, arguments, output, *options):

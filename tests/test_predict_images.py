@@ -60,22 +60,25 @@ def whole(tiny_run, pictures, tmp_path_factory):
 def test_a_folder_becomes_a_table_maps_and_regions(pictures, whole):
     output, said = whole
     header, *rows = read_rows(output / "predictions.csv")
-    assert header == ["file", "x", "y", "probability_0", "probability_1", "predicted"]
+    shares = ["probability_benign", "probability_IDC"]
+    assert header == ["file", "x", "y", *shares, "predicted", "threshold", "slide", "distance"]
     patches = sorted(str(path) for path in pictures.rglob("*.png") if path.name != "kaputt.png")
     assert sorted(row[0] for row in rows) == patches
-    assert all(float(row[3]) + float(row[4]) == pytest.approx(1) for row in rows)
+    assert all(float(row[3]) + float(row[4]) == pytest.approx(1, abs=1e-4) for row in rows)
     loose = [row for row in rows if "/bild " in row[0]]
     assert all(row[1:3] == ["", ""] for row in loose)
     assert [row[0] for row in loose] == sorted(row[0] for row in loose)
     placed = next(row for row in rows if row[0].endswith("5_idx5_x101_y151_class0.png"))
     assert placed[1:3] == ["101", "151"]
+    assert placed[7] == "5"
+    assert {row[7] for row in loose} == {""}
     assert read_rows(output / "rejected.csv")[1:] == [
         [
             str(pictures / "lose" / "kaputt.png"),
             "cannot be decoded: not an image, damaged or cut off",
         ]
     ]
-    called = sum(row[-1] == "1" for row in rows if "/5_idx5" in row[0])
+    called = sum(row[5] == "IDC" for row in rows if "/5_idx5" in row[0])
     regions = json.loads((output / "5.geojson").read_text())["features"]
     assert sum(each["properties"]["measurements"]["Patches"] for each in regions) == called > 0
     assert cv2.imread(str(output / "5.jpg")) is not None
@@ -83,6 +86,31 @@ def test_a_folder_becomes_a_table_maps_and_regions(pictures, whole):
     assert "not used:" in said
     assert "kaputt.png" in said
     assert "images a second" in said
+    check_summary(output, said, rows)
+
+
+def check_summary(output, said, rows):
+    """The counts, the first answers, the images outside and the table of slides follow from predictions.csv."""
+    header, first, second, loose = read_rows(output / "summary.csv")
+    assert header == ["slide", "class", "patches", "called", "share", "mm2", "mean_probability"]
+    assert [first[0], second[0], loose[0], loose[5]] == ["5", "6", "", ""]
+    own = [row for row in rows if row[7] == "5"]
+    called = sum(row[5] == "IDC" for row in own)
+    assert first[1:4] == ["IDC", str(len(own)), str(called)]
+    assert float(first[4]) == pytest.approx(called / len(own), abs=1e-4)
+    assert float(first[5]) == pytest.approx(called * 0.04, abs=1e-4)  # 50 pixels of 4 micrometres: 0.2 mm
+    assert float(first[6]) == pytest.approx(np.mean([float(row[4]) for row in own]), abs=1e-4)
+    idc = sum(row[5] == "IDC" for row in rows)
+    assert f"{len(rows):,} patches: {idc:,} called IDC ({idc / len(rows):.0%}), {len(rows) - idc:,} called" in said
+    outside = [row for row in rows if float(row[8]) > 1]
+    assert {Path(row[0]).name for row in outside} >= {"bild 00.png", "bild 05.png"}  # black
+    assert f"{len(outside):,} of {len(rows):,} patches" in said
+    assert "bild 00.png" in said.split("The furthest, where 1 is the limit: ")[1]
+    assert cv2.imread(str(output / "furthest.jpg")) is not None
+    table = said[said.index("image ") :].splitlines()
+    answer = next(row for row in rows if row[0].endswith("bild 00.png"))
+    assert table[1].split() == ["bild", "00.png", answer[5], f"{float(answer[4]):.3f}"]
+    assert len([line for line in table if line.startswith("bild")]) == 10
 
 
 @pytest.mark.parametrize("of", [3, 16])
@@ -103,7 +131,7 @@ def test_neighbours_and_threshold_can_be_switched(tiny_run, pictures, tmp_path):
     def called(name, *options):
         predict(tiny_run, pictures / "5", "--output", tmp_path / name, *options)
         rows = read_rows(tmp_path / name / "predictions.csv")[1:]
-        return [row[4] for row in rows], sum(row[5] == "1" for row in rows)
+        return [row[4] for row in rows], sum(row[5] == "IDC" for row in rows)
 
     usual, alone = called("a"), called("b", "--no-neighbours")
     lenient, strict = called("c", "--threshold", "0.001"), called("d", "--threshold", "0.999")
@@ -128,8 +156,9 @@ def test_overlapping_patches_spoil_their_slide_only(tiny_run, pictures, tmp_path
 def test_a_sample_of_a_slide_gets_no_map(tiny_run, pictures, tmp_path, capsys):
     some = sorted((pictures / "5").rglob("*.png"))[::9]
     predict(tiny_run, *some, "--output", tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["predictions.csv", "rejected.csv"]
-    assert "too few or too far apart for a map" in capsys.readouterr().out
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names - {"furthest.jpg"} == {"predictions.csv", "rejected.csv", "summary.csv"}
+    assert f"{len(some)} patches of 1 slide are too few or too far apart for a map." in capsys.readouterr().out
 
 
 def test_bad_input_is_refused_before_anything_heavy(tmp_path):
@@ -222,5 +251,5 @@ def test_a_whole_slide_is_predicted_in_less_than_a_gigabyte_and_its_tumour_found
     planted = np.array([TUMOUR_LEFT, TUMOUR_TOP])
     assert np.abs(corners.min(axis=0) - planted).max() <= 400
     assert np.abs(corners.max(axis=0) - planted - TUMOUR_SIDE).max() <= 400
-    called = [row for row in read_rows(tmp_path / "out" / "predictions.csv")[1:] if row[-1] == "1"]
+    called = [row for row in read_rows(tmp_path / "out" / "predictions.csv")[1:] if row[5] == "IDC"]
     assert abs(len(called) - (TUMOUR_SIDE / 400) ** 2) <= 25

@@ -11,6 +11,7 @@ from cancernet import InputError
 from cancernet.data.dataset import Patch
 from cancernet.judging.smoothing import Predictions
 from cancernet.run import (
+    choose_folder,
     finish_folder,
     is_finished,
     load_run,
@@ -20,6 +21,41 @@ from cancernet.run import (
     read_settings,
     write_predictions,
 )
+
+
+def test_what_validation_images_are_like_is_kept_and_runs_without_it_load(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    spread = load_run(run).familiar.spreads[0]
+    assert spread.limit > 1
+    assert spread.mean.dtype == np.float32
+    with np.load(run / "familiar.npz", allow_pickle=False) as file:
+        np.testing.assert_array_equal(file["0_whitening"], spread.whitening)
+        parts = dict(file)
+    np.savez(run / "familiar.npz", **(parts | {"0_mean": parts["0_mean"][1:]}))
+    with pytest.raises(InputError, match="familiar.npz is damaged or of another run. Train again"):
+        load_run(run)
+    (run / "familiar.npz").unlink()
+    assert load_run(run).familiar is None
+
+
+def test_a_run_without_an_output_is_numbered_and_an_unfinished_one_goes_on(tmp_path):
+    def finish(folder):
+        (folder.parent / f"{folder.name}.unfinished").rename(folder)
+        (folder / "report.json").write_text("{}")
+
+    base, asked, other = tmp_path / "cancernet", {"epochs": 3}, {"epochs": 4}
+    assert choose_folder(base, asked) == base
+    prepare_folder(base, asked, force=False)
+    assert choose_folder(base, asked) == base
+    finish(base)
+    second = tmp_path / "cancernet-2"
+    assert choose_folder(base, asked) == second
+    prepare_folder(second, asked, force=False)
+    assert choose_folder(base, asked) == second
+    assert choose_folder(base, other) == second  # which prepare_folder refuses: it was begun with other settings
+    finish(second)
+    prepare_folder(tmp_path / "cancernet-3", other, force=False)
+    assert choose_folder(base, other) == tmp_path / "cancernet-3"
 
 
 def edit(path, change):

@@ -227,6 +227,23 @@ def test_evaluating_the_same_patients_gives_the_runs_own_figures(folder, tmp_pat
     assert columns["probability_1"].tolist() == own_columns["probability_1"].tolist()
 
 
+@pytest.mark.slow
+def test_kept_features_give_the_same_run_in_folds_too(folder, tmp_path, monkeypatch):
+    from cancernet.data.images import ImageStore
+
+    shutil.copytree(folder / "dataset", tmp_path / "dataset")
+    small = ["--model", "mobilenetv3small", "--weights", "none", "--image-size", "32", "--members", "2"]
+    options = ["--dataset", str(tmp_path / "dataset"), *small]
+    train_model.main([*options, "--output", str(tmp_path / "first")])
+    assert (tmp_path / "dataset.features").is_dir()
+    monkeypatch.setattr(ImageStore, "fetch", None)  # no network sees an image again
+    train_model.main([*options, "--output", str(tmp_path / "second")])
+    train_model.main([*options, "--output", str(tmp_path / "cv"), "--folds", "2"])
+    assert (tmp_path / "cv/report.json").is_file()
+    first, second = (tmp_path / run / "predictions.csv" for run in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+
+
 def test_a_head_on_given_features_answers_features_and_says_so(folder, tmp_path, capsys):
     import keras
 
@@ -250,8 +267,11 @@ def test_a_head_on_given_features_answers_features_and_says_so(folder, tmp_path,
     assert not (tmp_path / "run/features").exists()
     with pytest.raises(InputError, match=r"run answers features, not images: it was trained with --features"):
         evaluate_model.main([str(tmp_path / "run"), "--dataset", str(folder / "elsewhere")])
-    with pytest.raises(InputError, match="uni.npy is of other images: 36 of 36 of the dataset are missing"):
-        train_model.main(["--dataset", str(folder / "elsewhere"), *options[2:], "--output", str(tmp_path / "other")])
+    (tmp_path / "uni.csv").write_text("file\n" + "".join(f"other/{row}.png\n" for row in range(len(patches))))
+    with pytest.raises(
+        InputError, match=f"uni.npy is of other images: {len(patches)} of {len(patches)} of the dataset"
+    ):
+        train_model.main([*options, "--output", str(tmp_path / "other")])
     with pytest.raises(InputError, match="--image-size is for networks that see images"):
         train_model.main([*options, "--image-size", "96"])
 
@@ -330,7 +350,7 @@ def test_a_changed_image_is_found(folder, tmp_path):
         (["--strategy", "frozen"], "--strategy frozen needs a backbone"),
         (["--model", "densenet121", "--weights", "none", "--epochs", "3"], "--epochs is for networks that are trained"),
         (["--members", "40"], "16 patient(s) and"),
-        (["--head", "kernel"], "--head kernel is for a frozen backbone, as of --model densenet121"),
+        (["--head", "kernel"], "--head kernel is for a frozen backbone. Give --model densenet121"),
         (["--features", "nowhere.npy"], "nowhere.npy cannot be read as NumPy's .npy"),
         (["--head", "tree"], "argument --head: invalid choice: 'tree'"),
         (["--model", "resnet50", "--weights", "nowhere.h5"], "No weights file nowhere.h5"),
@@ -389,6 +409,7 @@ def test_a_recipe_file_changes_the_default_and_the_command_line_changes_the_file
         ({"model": "vgg"}, "mine.json is no recipe: model takes cancernet, simple_cnn, resnet50"),
         ({"model": "resnet50", "weights": "none", "optimizer": "adamw"}, "optimizer is for networks that are trained"),
         ({"model": "resnet50", "weights": "none", "augmentation": {"zoom": 0.1}}, "augmentation is for networks"),
+        ({"model": "resnet50", "weights": "none", "dropout": 0.1}, "dropout is for cancernet and simple_cnn"),
         ({"image_size": 4}, "cancernet takes images of at least 8 pixels"),
         ({"strategy": "frozen"}, "--strategy frozen needs a backbone"),
     ],

@@ -21,7 +21,7 @@ from cancernet.data.dataset import read_manifest
 
 pytest.importorskip("optuna")
 SMALL = ["--model", "simple_cnn", "--image-size", "24", "--views", "one", "--epochs", "1", "--folds", "2"]
-SPACE = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}, "augmentation.zoom": {"low": 0, "high": 0.2}}
+SPACE = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}, "dropout": {"low": 0.1, "high": 0.7}}
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +56,9 @@ def test_a_search_ends_with_a_recipe_that_training_takes(made, tmp_path, capsys)
     best = min(rows, key=lambda row: float(row["log_loss"]))
     recipe = train_model.choose_experiment(train_model.parse_arguments(["--recipe", str(output / "recipe.json")]))
     assert recipe.learning_rate == pytest.approx(float(best["learning_rate"]))
-    assert recipe.augmentation.zoom == pytest.approx(float(best["augmentation.zoom"]))
+    assert recipe.dropout == pytest.approx(float(best["dropout"]))
     usual = train_model.choose_experiment(train_model.parse_arguments(SMALL))
-    augmentation = dataclasses.replace(recipe.augmentation, zoom=usual.augmentation.zoom)
-    assert dataclasses.replace(recipe, learning_rate=usual.learning_rate, augmentation=augmentation) == usual
+    assert dataclasses.replace(recipe, learning_rate=usual.learning_rate, dropout=usual.dropout) == usual
     assert "Training simple_cnn on" in (output / "logs/0000.txt").read_text()
 
 
@@ -118,7 +117,7 @@ def start(made, output, *options):
 def test_two_processes_share_a_search_and_one_that_was_killed_goes_on(made, tmp_path):
     output = tmp_path / "search"
     doomed, other = start(made, output, "--trials", 6), start(made, output, "--trials", 6)
-    while not (output / f"processes/{doomed.pid}").exists() and not list(output.glob(f"processes/*-{doomed.pid}-*/*")):
+    while not list(output.glob(f"processes/*-{doomed.pid}-*/*")):
         assert doomed.poll() is None
         time.sleep(0.05)
     doomed.send_signal(signal.SIGKILL)  # within a fold
@@ -133,7 +132,7 @@ def test_two_processes_share_a_search_and_one_that_was_killed_goes_on(made, tmp_
     ended = [row for row in rows if row["state"] != "given back"]
     assert len(ended) == 6
     assert len(rows) == 7  # the killed one's trial
-    assert len({(row["learning_rate"], row["augmentation.zoom"]) for row in ended}) == 6
+    assert len({(row["learning_rate"], row["dropout"]) for row in ended}) == 6
     assert "6 trials (" in said
     assert not list((output / "processes").iterdir())
 
@@ -146,6 +145,7 @@ def test_two_processes_share_a_search_and_one_that_was_killed_goes_on(made, tmp_
         (["--timeout", "0h"], "argument --timeout: takes a time such as 90s"),
         (["--trial", "3"], "unrecognized arguments: --trial 3"),
         (["--only-folds", "1"], "--only-folds is for train_model.py; a search does not take it"),
+        (["--features", "f.npy"], "--features is for train_model.py; a search does not take it"),
         (["--model", "vgg"], "argument --model: takes cancernet"),
         (["--space", "none.json"], "There is no none.json"),
         (["--folds", "60"], "folds"),
@@ -162,6 +162,13 @@ def test_what_a_frozen_backbone_does_not_use_is_not_searched(made, tmp_path):
     given = ["--dataset", str(made / "dataset"), "--output", str(tmp_path / "s"), "--space", str(made / "space.json")]
     with pytest.raises(InputError, match="learning_rate is for networks that are trained in epochs"):
         tune_model.main([*given, *options])
+
+
+def test_more_members_than_patients_are_refused_before_the_first_trial(made, tmp_path):
+    (tmp_path / "space.json").write_text('{"members": {"low": 2, "high": 40}}')
+    with pytest.raises(InputError, match=r"patient\(s\) and"):
+        tune_model.main(arguments(made, tmp_path / "s", "--space", tmp_path / "space.json"))
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_folder_of_something_else_is_not_taken(made, tmp_path):

@@ -17,6 +17,7 @@ from cancernet.data.grid import lay_out_patches
 from cancernet.data.images import fit_image
 from cancernet.data.sample import cut_patches, make_slide
 from cancernet.judging import decision, smoothing
+from cancernet.learning import familiarity
 from cancernet.learning.scoring import log_scores
 from cancernet.reporting import content, report
 
@@ -57,7 +58,9 @@ def make_run(folder: Path, *, classes: tuple[str, ...] = ("0", "1"), mpp: float 
         class_names=described["class_names"],
         seen=run.describe_seen(patches),
     )
-    run.save_run(run.Run(model, frozen, settings, folder), {"loss": [1.0]}, predictions)
+    _, values = familiarity.describe_images(model).predict(images[rows["validation"]], verbose=0)
+    familiar = familiarity.fit_familiar([(values, [patch.patient for patch in of_validation])], channels=3)
+    run.save_run(run.Run(model, frozen, settings, folder, familiar), {"loss": [1.0]}, predictions)
     report.write_report(folder, described, report.draw_figures(described, predictions))
     return folder
 

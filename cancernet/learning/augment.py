@@ -34,7 +34,13 @@ _FUSED = platform.system() == "Linux"
 
 
 def augment_batch(
-    images: Tensor, augmentation: Augmentation, *, seed: Integer, epoch: Integer, step: Integer
+    images: Tensor,
+    augmentation: Augmentation,
+    *,
+    seed: Integer,
+    epoch: Integer,
+    step: Integer,
+    part: tuple[Integer, Integer] | None = None,
 ) -> tf.Tensor:
     """Change a copy of a batch at random; the geometry first, then the stains.
 
@@ -48,6 +54,8 @@ def augment_batch(
         seed: of the training; the same seed, epoch and step give the same result.
         epoch: from 0.
         step: of the epoch, from 0.
+        part: of which the images are, of a larger batch: the place of the first in it and its size. They are changed as
+            they would be in that batch.
 
     Returns:
         float32 [n, s, s, c], 0 to 255.
@@ -60,7 +68,8 @@ def augment_batch(
     _check(images.shape, augmentation)
     if augmentation == Augmentation():
         return tf.cast(images, tf.float32)
-    return _augmenter(augmentation)(images, *(tf.cast(number, tf.int64) for number in (seed, epoch, step)))
+    numbers = (seed, epoch, step, *(part or (0, tf.shape(images)[0])))
+    return _augmenter(augmentation)(images, *(tf.cast(number, tf.int64) for number in numbers))
 
 
 def inverse_matrices(
@@ -211,11 +220,11 @@ def _augmenter(augmentation: Augmentation) -> Callable:
 
     # Random numbers are drawn outside of XLA, which draws others from the same key and takes seconds to compile that.
     @tf.function
-    def augment(images, seed, epoch, step):
-        count = tf.shape(images)[0]
+    def augment(images, seed, epoch, step, first, whole):
+        own = slice(first, first + tf.shape(images, tf.int64)[0])
         key = tf.random.fold_in(tf.stack([seed, epoch]), step, alg="philox")
-        matrices = _draw_matrices(_draw([9, count], key, _GEOMETRY), augmentation, images.shape[1])
-        stain_jitter = (2 * _draw([2, count, 3], key, _STAIN) - 1) * augmentation.stain_jitter
+        matrices = _draw_matrices(_draw([9, whole], key, _GEOMETRY)[:, own], augmentation, images.shape[1])
+        stain_jitter = (2 * _draw([2, whole, 3], key, _STAIN)[:, own] - 1) * augmentation.stain_jitter
         return change(images, matrices, stain_jitter)
 
     return augment

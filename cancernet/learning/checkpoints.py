@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 from cancernet import Diverged, InputError
 from cancernet.config import Experiment
 from cancernet.folders import fresh_folder, read_json
+from cancernet.learning import distribution
 
 DIVERGED = 20  # times the loss of a network that answers by chance; healthy first epochs stay below four times
 _LAST, _KEPT, _EPOCH, _STATE = "last.keras", "kept.npz", "epoch.npz", "state.json"
@@ -115,10 +116,13 @@ class Recorder(keras.callbacks.Callback):
         Raises:
             InputError: the disk is full, or the loss is not a number: that would be kept in place of something better.
         """
+        if not distribution.is_first():
+            return
         started = time.monotonic()
         seconds = self._seconds_before + time.perf_counter() - self._epoch_started if step else 0.0
         if step:
-            loss = float(self.model.get_metrics_result()["loss"])
+            total, count = map(keras.ops.convert_to_numpy, self.model.metrics[0].variables)  # of the loss
+            loss = float(total / count)
             self._refuse_divergence(len(self.epochs), f"loss after {step:,} of {self.steps_per_epoch:,} steps", loss)
         state: _State = {
             "settings": dict(self.settings),
@@ -127,7 +131,7 @@ class Recorder(keras.callbacks.Callback):
             "step": step,
             "seconds": seconds,
         }
-        with fresh_folder(self.folder) as folder:
+        with distribution.alone(), fresh_folder(self.folder) as folder:
             self.model.save(folder / _LAST)
             np.savez(folder / _KEPT, *self.kept)
             np.savez(folder / _EPOCH, *(map(keras.ops.convert_to_numpy, self._list_variables()) if step else ()))
@@ -190,7 +194,8 @@ def signals_wait_for(recorder: Recorder) -> Iterator[None]:
             signal.signal(each, answer)
         recorder.interrupt = functools.partial(answers[number], number, None)
 
-    if threading.current_thread() is threading.main_thread():
+    # One of several processes ends at once: each would leave at another step, and the others would wait for it.
+    if threading.current_thread() is threading.main_thread() and not distribution.is_one_of_several():
         answers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         answers = {each: answer for each, answer in answers.items() if callable(answer)}  # others end or ignore it
     for each in answers:

@@ -171,9 +171,11 @@ def _keep_features(network: keras.Model) -> keras.Model:
     members = [layer for layer in network.layers if layer.name.startswith("member_")]
     if members:
         members.sort(key=lambda layer: int(layer.name.removeprefix("member_")))
-        outputs, *features = zip(*(_keep_features(member)(image) for member in members), strict=True)
-        features = [each for of_member in zip(*features, strict=True) for each in of_member]
-        output = list(outputs)
+        output, features = [], []
+        for member in members:
+            logits, *own = _keep_features(member)(image)
+            output.append(logits)
+            features += own
         for layer in network.layers:  # the mean of the logits, and a softmax
             if layer not in members and not isinstance(layer, layers.InputLayer):
                 output = layer(output)

@@ -7,7 +7,6 @@ processor.
 import types
 
 import keras
-import tensorflow as tf
 
 
 def fuse_batch_normalization(model: keras.Model) -> int:
@@ -42,6 +41,8 @@ def _can_be_fused(layer: keras.layers.Layer) -> bool:
 def _call(layer, inputs, training=None, mask=None):
     if not (training and layer.trainable):
         return keras.layers.BatchNormalization.call(layer, inputs, training=training, mask=mask)
+    import tensorflow as tf  # not loaded where Keras is on another backend
+
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=inputs,
         scale=layer.gamma,

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
+from cancernet.learning import distribution
+
 SINGLE, MIXED = "float32", "mixed_bfloat16"
 _MOST = 0.9  # of float32's time; nearer to 1 the choice would differ from run to run on the same machine
 _STEPS = 5
@@ -51,6 +53,7 @@ def choose_precision(
         prepare()
         seconds[policy] = _time_step(model, images, targets)
         model.set_weights(weights)
+    seconds = distribution.agree(seconds)
     set_precision(model, faster(seconds))
     return seconds
 

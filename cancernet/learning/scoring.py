@@ -5,6 +5,7 @@ import numpy as np
 
 from cancernet import Diverged
 from cancernet.data.images import ImageStore
+from cancernet.learning import distribution
 from cancernet.learning.pipeline import evaluation_batches, naming_bad_files
 
 _AT_ONCE = 4096  # images whose features a head is given at a time
@@ -127,5 +128,7 @@ def predict(model: keras.Model, store: ImageStore) -> np.ndarray:
     Raises:
         InputError: a file cannot be used.
     """
+    own = store.select(distribution.own_rows(len(store)))
     with naming_bad_files(store):
-        return model.predict(evaluation_batches(store, batch_size=BATCH), verbose=0)
+        outputs = model.predict(evaluation_batches(own, batch_size=BATCH), verbose=0)
+    return distribution.gather(outputs, len(store))

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import filelock
 import numpy as np
 import optuna
+from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cancernet import Diverged, InputError
@@ -53,7 +55,7 @@ def join_search(
 
     Args:
         folder: of the search; the study has its name.
-        storage: as Optuna takes it; a file in `folder` if None.
+        storage: as Optuna takes it, or a file `.journal`, also on a network's disk; a file in `folder` if None.
         space: what is tried.
         default: of each setting in `space`, what is tried first.
         asked: what the figures follow from, as JSON takes it, `seed` among it. Who asks for something else is refused.
@@ -147,8 +149,11 @@ def find_importance(study: optuna.Study) -> dict[str, float]:
 def _open_study(folder: Path, storage: str | None) -> optuna.Study:
     if storage is None:
         storage = f"sqlite:///{(folder / _STUDY).resolve()}"
-    given = {"connect_args": {"timeout": SECONDS_FOR_STORAGE}} if storage.startswith("sqlite") else {}
-    kept = optuna.storages.RDBStorage(storage, engine_kwargs=given) if "://" in storage else storage
+    kept = storage
+    if storage.endswith(".journal"):
+        kept = JournalStorage(JournalFileBackend(storage))
+    elif storage.startswith("sqlite"):
+        kept = RDBStorage(storage, engine_kwargs={"connect_args": {"timeout": SECONDS_FOR_STORAGE}})
     pruner = optuna.pruners.MedianPruner(n_startup_trials=FIRST_TRIALS)
     return optuna.create_study(storage=kept, study_name=folder.resolve().name, pruner=pruner, load_if_exists=True)
 

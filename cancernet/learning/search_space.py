@@ -12,7 +12,7 @@ from pathlib import Path
 from cancernet import InputError
 from cancernet.config import Experiment
 from cancernet.folders import read_json
-from cancernet.learning.models import MODELS
+from cancernet.learning.models import find_architecture
 
 Value = int | float | str | bool
 
@@ -54,6 +54,7 @@ SPACES = {
         **EPOCHS,
     },
     "frozen": {  # each image size and each kind of views has features of its own, computed once
+        "head": Range(choices=("linear", "kernel", "hidden")),
         "image_size": Range(choices=(64, 96, 128)),
         "views": Range(choices=("one", "mirror")),
         "class_weight": Range(choices=("balanced", "none")),
@@ -74,7 +75,7 @@ def choose_space(experiment: Experiment) -> dict[str, Range]:
     names = experiment.model.split("+")
     if len(names) > 1:
         space = SPACES["joined"]
-    elif MODELS[names[0]].family == "transfer":
+    elif find_architecture(names[0]).family == "transfer":
         space = SPACES["frozen" if experiment.strategy == "frozen" else "finetuned"]
     else:
         space = SPACES["scratch"]
@@ -124,7 +125,8 @@ def widen_to(space: Mapping[str, Range], base: Experiment) -> dict[str, Range]:
 
 def list_searchable(base: Experiment) -> list[str]:
     """Names of all settings that can be in a table."""
-    settings = [name for name in dataclasses.asdict(base) if name not in (*NEVER_SEARCHED, "augmentation")]
+    left_out = (*NEVER_SEARCHED, "augmentation", *(() if base.strategy == "frozen" else ("head",)))
+    settings = [name for name in dataclasses.asdict(base) if name not in left_out]
     return settings + [f"augmentation.{name}" for name in dataclasses.asdict(base.augmentation)]
 
 

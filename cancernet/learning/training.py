@@ -1,6 +1,5 @@
 """Class weights, compiling, fitting, the weights that are kept, and resuming after a crash."""
 
-import itertools
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,10 +12,10 @@ import numpy as np
 from cancernet import InputError
 from cancernet.config import Experiment
 from cancernet.folders import check_space, recover_folder
+from cancernet.learning import distribution
 from cancernet.learning.checkpoints import Recorder, signals_wait_for
 
 _REPORT_BYTES = 20 * 10**6  # with its pictures and predictions.csv, roughly
-_STATISTICS_BATCHES = 50  # that the last epoch's statistics are taken over: 1,600 images at a batch size of 32
 
 
 class Training(NamedTuple):
@@ -33,7 +32,8 @@ class Training(NamedTuple):
 class Batches(NamedTuple):
     """The batches of a training."""
 
-    make: Callable[..., Iterable]  # first epoch and, of it, first step (0 if not given) -> all batches from there on
+    # First epoch and, of it, first step (0 if not given) -> all batches from there on: images, targets, weights.
+    make: Callable[..., Iterable]
     validation: Iterable  # batches of validation images and targets
     images: int  # in an epoch of training
     steps_per_epoch: int
@@ -89,12 +89,23 @@ def compile_model(model: keras.Model, experiment: Experiment, *, classes: int, s
         )
     make = {"adagrad": keras.optimizers.Adagrad, "adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}
     decay = {"weight_decay": experiment.weight_decay} if experiment.weight_decay else {}
+    spread = distribution.share()  # then there are rows of weight 0
     model.compile(
         optimizer=make[experiment.optimizer](rate, **decay),
         loss="binary_crossentropy" if classes == 2 else "categorical_crossentropy",
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-        jit_compile=False,  # XLA on a processor is slower than none
+        metrics=None if spread else [keras.metrics.CategoricalAccuracy(name="accuracy")],
+        weighted_metrics=[FilledAccuracy(name="accuracy")] if spread else None,
+        # XLA on a processor is slower than TensorFlow without it; JAX would run operation by operation.
+        jit_compile=keras.backend.backend() == "jax",
     )
+
+
+@keras.saving.register_keras_serializable("cancernet")
+class FilledAccuracy(keras.metrics.CategoricalAccuracy):
+    """Accuracy of all images but those of weight 0, which fill up a batch."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        super().update_state(y_true, y_pred, None if sample_weight is None else sample_weight > 0)
 
 
 def set_statistics_momentum(model: keras.Model, momentum: float) -> None:
@@ -115,14 +126,14 @@ def settle_statistics(model: keras.Model, batches: Iterable) -> None:
 
     Args:
         model: flat, without sub-models.
-        batches: pairs of images and targets.
+        batches: images first, then anything.
     """
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     momenta = [layer.momentum for layer in layers]
     set_statistics_momentum(model, 0.0)  # so that the statistics are those of the last batch
     found = []
-    for images, _ in batches:
-        model(images, training=True)
+    for images, *_ in batches:
+        model(np.asarray(images), training=True)
         found.append([(np.array(layer.moving_mean), np.array(layer.moving_variance)) for layer in layers])
     for layer, momentum, batches_of_layer in zip(layers, momenta, zip(*found, strict=True), strict=True):
         means, variances = np.array(batches_of_layer, dtype=np.float64).swapaxes(0, 1)
@@ -136,14 +147,12 @@ def fit_model(
     batches: Batches,
     experiment: Experiment,
     *,
-    weights: dict[int, float],
     checkpoint: Path,
     settings: Mapping,
 ) -> Training:
     """Train, and leave in the model the weights that `experiment.kept_weights` names.
 
-    They are `best`, of the epoch with the lowest validation loss, or `mean`, over the second half of the epochs, with
-    new statistics of batch normalisation: stochastic weight averaging (Izmailov et al. 2018).
+    They are `best`, of the epoch with the lowest validation loss, or `mean`, over the second half of the epochs.
 
     A crash loses two minutes and one validation at most. If the folder `checkpoint` exists, the training resumes from
     it and ends with the same numbers as without the crash.
@@ -152,7 +161,6 @@ def fit_model(
         model: compiled.
         batches: of training and of validation.
         experiment: all settings of the training.
-        weights: class index -> weight in the loss.
         checkpoint: folder of the checkpoint, which holds all that a training needs to resume.
         settings: of the training, as JSON takes them; a checkpoint with others is refused.
 
@@ -161,8 +169,10 @@ def fit_model(
     """
     recorder = Recorder(checkpoint, experiment, settings, batches.steps_per_epoch)
     callbacks = _callbacks(experiment)
-    check_space(checkpoint, estimate_size(model, experiment))
-    recover_folder(checkpoint)
+    if distribution.is_first():
+        check_space(checkpoint, estimate_size(model, experiment))
+        recover_folder(checkpoint)
+    distribution.wait()
     if checkpoint.exists():
         recorder.restore(model)
     recorder.others = callbacks
@@ -176,7 +186,6 @@ def fit_model(
             epochs=epochs,
             initial_epoch=len(recorder.epochs),
             steps_per_epoch=batches.steps_per_epoch - recorder.first_step,
-            class_weight=weights,
             shuffle=False,  # the batches are shuffled already
             callbacks=[*callbacks, recorder],
             verbose=1 if sys.stdout.isatty() else 2,
@@ -184,14 +193,13 @@ def fit_model(
 
     with signals_wait_for(recorder):
         if recorder.first_step:  # Keras gives all epochs of one call the same number of steps
-            model.test_on_batch(*next(iter(batches.validation)))  # makes the metrics, whose values are restored
+            model.test_on_batch(
+                *map(np.asarray, next(iter(batches.validation)))
+            )  # makes the metrics, whose values are restored
             fit(len(recorder.epochs) + 1)
         if len(recorder.epochs) < experiment.epochs and not (recorder.epochs and model.stop_training):
             fit(experiment.epochs)
     model.set_weights(recorder.kept)
-    if experiment.kept_weights == "mean":
-        last_epoch = batches.make(experiment.epochs - 1)
-        settle_statistics(model, itertools.islice(last_epoch, min(batches.steps_per_epoch, _STATISTICS_BATCHES)))
     return _summarise(recorder, batches.images, time.perf_counter() - started)
 
 

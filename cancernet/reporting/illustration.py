@@ -9,15 +9,18 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from cancernet.config import GIVEN_FEATURES
+from cancernet.config import GIVEN_FEATURES, Augmentation, Experiment
+from cancernet.data.dataset import Patch
 from cancernet.data.grid import PATCH_STEP, SlideGrid, make_thumbnail, paint_grid, stitch_slide, thumbnail_side
 from cancernet.data.images import fit_image, read_image
 from cancernet.folders import file_stem
 from cancernet.judging.smoothing import Predictions
+from cancernet.learning.augment import augment_batch
 from cancernet.learning.explain import grad_cam, overlay
 from cancernet.learning.models import ENCODER
 from cancernet.reporting.captions import cut
 from cancernet.reporting.content import Assessment
+from cancernet.reporting.montages import plot_changes
 from cancernet.reporting.slide_plots import Explained, SlideMaps, plot_explained, plot_slide
 from cancernet.run import SAMPLES, Run, name_class
 
@@ -25,6 +28,7 @@ SLIDES, GRADCAM = "slides", "gradcam.jpg"  # in the folder of the report
 LEAST_PATCHES = 20  # of a slide that is drawn
 MOST_SLIDES = 12  # in the report; the others' pictures lie beside it
 EXPLAINED = 4  # images a group
+CHANGED, CHANGES = 4, 7  # training images, and changes of each
 MOST_SAMPLES, SAMPLE_BYTES = 8, 2_000_000  # of all classes together, and of one file
 PICTURE_DPI, JPEG_QUALITY = 120, 88
 
@@ -59,6 +63,29 @@ def illustrate(run: Run, assessment: Assessment, dataset: Path, folder: Path) ->
     if run.settings.experiment.model not in (GIVEN_FEATURES, ENCODER):  # a transformer has tokens, no maps
         galleries["gradcam"] = _draw_explained(run, assessment.predictions, dataset, folder)
     return galleries
+
+
+def draw_changes(patches: Sequence[Patch], dataset: Path, experiment: Experiment) -> dict[str, Figure]:
+    """Draw some training images as they are, and as the network sees them in the first epochs.
+
+    Args:
+        patches: of all splits.
+
+    Returns:
+        The report's figure `augmented`; none where training changes nothing.
+
+    Raises:
+        InputError: a file is not the one that was trained on.
+    """
+    if experiment.augmentation == Augmentation():
+        return {}
+    training = [patch for patch in patches if patch.split == "training"]
+    shown = training[:: -(-len(training) // CHANGED)]
+    read = [read_image(dataset / each.file, channels=experiment.channels, sha256=each.sha256) for each in shown]
+    images = np.stack([fit_image(image, experiment.image_size) for image in read])
+    given = {"augmentation": experiment.augmentation, "seed": experiment.seed, "step": 0}
+    changed = [np.asarray(augment_batch(images, epoch=epoch, **given)) for epoch in range(CHANGES)]
+    return {"augmented": plot_changes([images, *(np.rint(each).astype(np.uint8) for each in changed)])}
 
 
 def copy_samples(predictions: Predictions, dataset: Path, folder: Path) -> None:

@@ -71,6 +71,21 @@ def plot_furthest(*, images: list[np.ndarray], captions: list[str]) -> Figure:
     return figure
 
 
+def plot_changes(columns: list[np.ndarray]) -> Figure:
+    """Images as they are, and beside each what training makes of it: columns of as many images, the first unchanged.
+
+    columns: each uint8 [n, h, w, 3] RGB or [n, h, w, 1] grey.
+    """
+    rows, width = len(columns[0]), len(columns)
+    figure = Figure(figsize=(width * 1.2, rows * 1.2 + 0.35))
+    axes = figure.add_axes((0, 0, 1, rows * 1.2 / (rows * 1.2 + 0.35)))
+    axes.imshow(_montage([column[row] for row in range(rows) for column in columns], columns=width, rows=rows))
+    axes.axis("off")
+    for place, words in ((0, "as it is"), (TILE_PIXELS, "as the network sees it, another way in every epoch")):
+        axes.text(place + 4, -12, words, fontsize=TITLE_SIZE)
+    return figure
+
+
 def plot_dataset(*, counts: dict[str, dict[str, int]], sizes: np.ndarray, samples: dict[str, list]) -> Figure:
     """A built dataset at a glance: images per class and split, image sizes, and samples of each class.
 

@@ -36,6 +36,7 @@ PICTURES = (  # that the page has a place for; others come at its end
     "worst_errors",
     "furthest",
     "history",
+    "augmented",
 )
 SPELLED = (
     *(wording.number, wording.signed, wording.share, wording.count),

@@ -59,10 +59,6 @@ def all_warnings(report: dict) -> list[str]:
             "Train again with a smaller --learning-rate, more epochs or more images."
         )
     found += report["warnings"]
-    if report.get("chose_model"):
-        found.append(
-            "There is no testing split: these figures come from the images that chose the model, and flatter it."
-        )
     if data["split_by"] == "image":
         found.append(
             "Split by image: images of one patient are in training and in testing alike, which flatters these figures. "
@@ -291,7 +287,7 @@ def interval_words(report: dict) -> str:
 
 
 def _warn_of_few(level: float, over: str, groups: int) -> str:
-    judged = f"Only {groups} {over} were judged:"
+    judged = f"Only {groups} {over} were judged:" if groups > 1 else f"Only 1 {over.removesuffix('s')} was judged:"
     if groups < LEAST_GROUPS:
         return f"{judged} too few to say how far the figures may be from those of other {over}."
     return f"{judged} the intervals are rough, and others may give quite other figures."

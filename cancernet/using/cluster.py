@@ -23,6 +23,7 @@ from cancernet.using import parts
 from cancernet.using.archive import PATCHES, SLIDES, Archive, Progress, Slide, identify_run
 from cancernet.using.reading import OpenPart, open_part
 
+LOCAL = "local"  # an address: start a cluster on this machine
 SLIDES_A_READER = 100  # libraries that read slides leak: a process is replaced after so many
 SLIDES_AN_ACTOR = 500  # likewise; it takes longer to start
 TRIES = 3  # of a slide whose process dies: of lack of memory, or with its machine
@@ -54,7 +55,7 @@ class Answer(NamedTuple):
 
 
 def connect(address: str) -> None:
-    """Join a Ray cluster; `local` starts one on this machine, which ends with `ray.shutdown` or this process.
+    """Join a Ray cluster; LOCAL starts one on this machine, which ends with `ray.shutdown` or this process.
 
     Raises:
         InputError: no cluster answers there, or it has another version of Ray or Python.
@@ -63,9 +64,10 @@ def connect(address: str) -> None:
     ended = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error")
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+    except Exception as error:  # Ray raises this and that
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"No Ray cluster can be joined at {address}: {first}") from error
+        place = "started on this machine" if address == LOCAL else f"joined at {address}"
+        raise InputError(f"No Ray cluster can be {place}: {first}") from error
     signal.signal(signal.SIGTERM, ended)  # Ray put its own in this place, which prints a stack
 
 
@@ -305,10 +307,9 @@ class Answerer:
 
 
 def _write_parquet(header: Sequence[str], rows: Sequence[Sequence], path: Path) -> None:
-    schema = pyarrow.schema([(name, _TYPES.get(name, pyarrow.float64())) for name in header])
-    table = pyarrow.Table.from_arrays(
-        [pyarrow.array(each, kind.type) for each, kind in zip(zip(*rows), schema)], schema=schema
-    )
+    columns = dict(zip(header, zip(*rows), strict=True))
+    types = {name: _TYPES.get(name, pyarrow.float64()) for name in header}
+    table = pyarrow.table({name: pyarrow.array(each, types[name]) for name, each in columns.items()})
     partial = path.with_name(f".{path.name}.partial")  # who reads the folder meanwhile passes over hidden files
     pyarrow.parquet.write_table(table, partial)
     os.replace(partial, path)

@@ -98,8 +98,8 @@ class Summary:
         if not count:
             return "No image was answered."
         distances = np.concatenate(self._distances)
-        outside = find_outside(distances)
-        said = [wording.outside_sentence(outside and (outside.outside, outside.images), "patches")]
+        outside, noun = find_outside(distances), "patches" if any(self._slides) else "images"
+        said = [wording.outside_sentence(outside and (outside.outside, outside.images), noun)]
         if self.furthest:
             named = ", ".join(f"{name} ({distance:.1f})" for distance, name, _ in self.furthest[:3])
             said.append(f"The furthest, where 1 is the limit: {named}; see {FURTHEST_PICTURE}.")
@@ -107,7 +107,7 @@ class Summary:
         counts = [
             f"{called[index]:,} called {word} ({called[index] / count:.0%})" for index, word in enumerate(self.words)
         ]
-        said.append(f"{count:,} patches: {', '.join(reversed(counts))}.")
+        said.append(f"{count:,} {noun}: {', '.join(reversed(counts))}.")
         if self._without_map:
             slides = f"{len(self._without_map):,} slide{'s' * (len(self._without_map) > 1)}"
             said.append(f"{sum(self._without_map):,} patches of {slides} are too few or too far apart for a map.")

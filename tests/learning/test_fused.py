@@ -6,6 +6,10 @@ import pytest
 
 from cancernet.learning.fused import fuse_batch_normalization
 
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="the one operation is TensorFlow's; other backends use Keras' own"
+)
+
 
 def make_pair(layers):
     """The same network twice, the second fused."""

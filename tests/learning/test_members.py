@@ -9,7 +9,7 @@ from keras import layers
 
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
-from cancernet.learning import members, scoring
+from cancernet.learning import familiarity, features, members, scoring
 from cancernet.learning.features import Place
 from cancernet.learning.members import Material, fit_members
 from cancernet.learning.models import MODELS
@@ -94,7 +94,7 @@ def test_scores_from_features_are_those_of_the_images(fit):
 
 def test_features_that_are_there_are_not_computed_again(fit, monkeypatch):
     first, _ = fit()
-    monkeypatch.setattr(ImageStore, "fetch", None)
+    monkeypatch.setattr(features, "_compute", None)
     again, _ = fit()
     np.testing.assert_array_equal(again.left_out, first.left_out)
     np.testing.assert_array_equal(again.score(TESTING), first.score(TESTING))
@@ -123,6 +123,17 @@ def test_a_backbone_that_is_trained_moves_and_its_members_stand_side_by_side(fit
     assert not np.allclose(moved[0], moved[1])
     assert len(fitted.training.history["loss"]) == 2
     assert (fitted.training.strength is None) == (strategy == "finetune")
+
+
+def test_images_that_a_network_was_not_trained_on_are_described_as_the_joined_one_does(fit):
+    fitted, material = fit(model="cancernet+densenet121", schedule="constant")
+    described = scoring.average_over_views(familiarity.describe_images(fitted.model), "mirror")
+    _, *values = described.predict(material.images.fetch(np.arange(24)), verbose=0)
+    apart = [rows.tolist() for rows, _ in fitted.seen_apart]
+    of_members = [member["validation"].tolist() for member in MEMBERS]
+    assert apart == [*of_members, [*of_members[0], *of_members[1]]]  # the backbone was trained on none of them
+    for (rows, own), each in zip(fitted.seen_apart, values, strict=True):
+        np.testing.assert_allclose(own, each[rows], atol=1e-5)
 
 
 def test_two_kinds_answer_the_mean_of_their_logits(fit):

@@ -28,7 +28,7 @@ def run_epochs(store, first_epoch=0, **changes):
     experiment = Experiment(**({"epochs": 2, "batch_size": 4, "seed": 1} | changes))
     targets = np.arange(len(store), dtype=np.float32)[:, None]
     batches = pipeline.training_batches(store, targets, experiment, first_epoch=first_epoch)
-    return [(images.numpy(), answers.numpy()[:, 0]) for images, answers in batches]
+    return [(images.numpy(), answers.numpy()[:, 0]) for images, answers, _ in batches]
 
 
 def test_an_epoch_has_every_image_once_in_a_new_order(tmp_path):

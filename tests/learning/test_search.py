@@ -181,6 +181,15 @@ def test_a_search_that_was_begun_for_something_else_is_refused(folder):
         pass
 
 
+def test_a_journal_on_a_shared_disk_is_a_storage(folder, tmp_path):
+    for most in (2, 3):
+        with search.join_search(folder, str(tmp_path / "s.journal"), SPACE, DEFAULT, ASKED) as found:
+            run(found, most)
+            assert states(found) == ["COMPLETE"] * most
+    assert (tmp_path / "s.journal").is_file()
+    assert not (folder / "study.db").exists()
+
+
 def test_a_locked_storage_is_told_in_one_line(folder, monkeypatch):
     monkeypatch.setattr(search, "SECONDS_FOR_STORAGE", 0.1)
     with join(folder):

@@ -61,7 +61,6 @@ def fit(model, checkpoint, experiment=EXPERIMENT):
         model,
         training.Batches(make_batches, validation, images=len(store), steps_per_epoch=steps),
         experiment,
-        weights={0: 1.0, 1: 1.0},
         checkpoint=checkpoint,
         settings={"seed": experiment.seed},
     )

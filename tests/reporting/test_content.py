@@ -13,9 +13,10 @@ from cancernet.reporting.content import (
     Subject,
     assess,
     describe_data,
+    describe_outside,
     find_worst_errors,
     pool_folds,
-    read_worst_errors,
+    read_pictures,
 )
 from cancernet.reporting.wording import warn_of_change
 from cancernet.run import describe_seen, find_seen, write_predictions
@@ -180,4 +181,14 @@ def test_a_file_that_is_not_the_one_that_was_judged_is_no_picture_of_an_error(tm
     (tmp_path / "x.png").write_bytes(b"another")
     predictions = Predictions([Patch("x.png", "a", "", None, None, "testing", "0" * 64)], *[np.array([0])] * 3)
     with pytest.raises(InputError, match=r"x\.png: is not the file that the manifest names"):
-        read_worst_errors({"worst_errors": [{"file": "x.png"}]}, predictions, tmp_path)
+        read_pictures([{"file": "x.png"}], predictions, tmp_path)
+
+
+def test_images_outside_are_counted_and_the_furthest_named():
+    patches = [Patch(f"{name}.png", "a", "", None, None, "testing", "") for name in "abc"]
+    assert describe_outside(np.array([0.5, 2.0, 1.5]), patches) == {
+        "images": 3,
+        "outside": 2,
+        "furthest": [{"file": "b.png", "distance": 2.0}, {"file": "c.png", "distance": 1.5}],
+    }
+    assert describe_outside(np.full(3, np.nan), patches) is None

@@ -5,14 +5,17 @@ import hashlib
 import cv2
 import numpy as np
 import pytest
+from conftest import write_image
 
 from cancernet import InputError, run
+from cancernet.config import Augmentation, Experiment
 from cancernet.data.dataset import Patch
 from cancernet.data.grid import lay_out, lay_out_patches
 from cancernet.judging.smoothing import Predictions
 from cancernet.reporting import illustration
 from cancernet.reporting.content import Assessment
 from cancernet.reporting.illustration import MOST_SLIDES, illustrate, is_worth_drawing
+from cancernet.reporting.montages import TILE_PIXELS
 
 SIDE = 5  # patches of a synthetic slide
 
@@ -135,3 +138,21 @@ def test_a_complete_slide_is_drawn_and_a_sample_is_not():
     assert is_worth_drawing(grid(x, y))
     assert not is_worth_drawing(grid(x[:19], y[:19]))  # too few
     assert not is_worth_drawing(grid(3 * x, 3 * y))  # no neighbours
+
+
+def test_training_images_are_shown_as_the_network_sees_them(tmp_path):
+    patches = []
+    for number in range(9):
+        content = write_image(tmp_path / f"{number}.png", number, (16, 16, 3)).read_bytes()
+        split, sha256 = "testing" if number % 3 == 0 else "training", hashlib.sha256(content).hexdigest()
+        patches.append(Patch(f"{number}.png", "a", "", None, None, split, sha256))
+    assert illustration.draw_changes(patches, tmp_path, Experiment()) == {}
+    experiment = Experiment(image_size=16, augmentation=Augmentation(quarter_turns=True))
+    figure = illustration.draw_changes(patches, tmp_path, experiment)["augmented"]
+    (axes,) = figure.axes
+    picture = axes.images[0].get_array()
+    assert picture.shape == (3 * TILE_PIXELS, 8 * TILE_PIXELS, 3)
+    tiles = picture.reshape(3, TILE_PIXELS, 8, TILE_PIXELS, 3).swapaxes(1, 2)
+    turned = [np.rot90(tiles[0, 0], turns) for turns in range(4)]
+    assert all(any(np.abs(tile.astype(int) - each).mean() < 2 for each in turned) for tile in tiles[0])
+    assert not all((tile == tiles[0, 0]).all() for tile in tiles[0])

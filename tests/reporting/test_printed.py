@@ -37,6 +37,18 @@ def test_the_answer_comes_first_then_the_main_figures_then_how_they_came_about()
     ]
 
 
+def test_images_outside_come_before_all_else():
+    report = make_report() | {"outside": {"images": 5, "outside": 1, "furthest": []}}
+    assert " ".join(lines_of(report)[:2]).startswith(
+        "WARNING: 1 of 5 images (20.0%) lie outside what this run was made for, by their colours"
+    )
+    report["outside"]["outside"] = 5
+    assert lines_of(report)[0].startswith("WARNING: All 5 images lie outside what this run was made for")
+    report["outside"]["outside"] = 0
+    assert lines_of(report) == lines_of(make_report())
+    assert "is not known" in report_text(report | {"outside": None}).split("\n\n")[0]
+
+
 def test_how_the_threshold_was_chosen_what_was_trained_and_for_how_long_is_said_of_every_kind_of_run():
     report = make_report()
     report["decision"] |= {"operating_point": "sensitivity=0.95", "neighbour_sigma": 1.0}

@@ -128,19 +128,19 @@ def test_warnings_follow_from_the_data_and_come_once(report, many):
     assert "flatters these figures" in flattered
     assert duplicates == "2 images appear, byte for byte, under two patients."
     assert all_warnings(report | {"warnings": all_warnings(report)}) == [seen, flattered, duplicates]
-    one_answer, no_testing, unknown = all_warnings(many)
+    one_answer, unknown = all_warnings(many)
     assert one_answer.startswith("The network answers normal for every image: it tells no class from another.")
     assert one_answer not in all_warnings(many | {"confusion_matrix": [[5, 0, 0], [0, 0, 0], [0, 0, 0]]})
     assert one_answer not in all_warnings(many | {"confusion_matrix": [[5, 0, 0], [0, 1, 0], [0, 0, 0]]})
     assert all_warnings(many | {"warnings": ["Its own."]})[:2] == [one_answer, "Its own."]
-    assert "the images that chose the model" in no_testing
     assert "patients are unknown" in unknown
-    assert report_text(many).index("WARNING: There is no testing split") < report_text(many).index("Of 100")
+    assert report_text(many).index("WARNING: The patients are unknown") < report_text(many).index("Of 100")
 
 
 @pytest.mark.parametrize(
     ("groups", "warning"),
     [
+        (1, ["Only 1 patient was judged: too few to say how far the figures may be from those of other patients."]),
         (5, ["Only 5 patients were judged: too few to say how far the figures may be from those of other patients."]),
         (6, ["Only 6 patients were judged: the intervals are rough, and others may give quite other figures."]),
         (19, ["Only 19 patients were judged: the intervals are rough, and others may give quite other figures."]),

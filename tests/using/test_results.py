@@ -22,17 +22,18 @@ def run(network):
     return make_red_run(network)
 
 
-def test_the_table_has_full_precision_and_empty_places():
+def test_the_table_has_four_digits_names_threshold_slide_and_empty_places():
     files = ['a, "b".png', "ü.png"]
     scored = as_scored(np.zeros((2, 2)), "7", [None, 101], [None, 51], files)
     table = io.StringIO()
     results.write_header(table, CLASSES)
-    decided = DecidedPatches(scored, np.array([[1 / 3, 2 / 3], [0.75, 0.25]]), np.array([1, 0]), 0.5)
+    scored = scored._replace(distances=np.array([1.23456, np.nan]))
+    decided = DecidedPatches(scored, np.array([[1 / 3, 2 / 3], [0.75, 0.25]]), np.array([1, 0]), 0.41999)
     results.write_rows(table, decided, CLASSES)
     assert table.getvalue() == (
-        "file,x,y,probability_0,probability_1,predicted\n"
-        '"a, ""b"".png",,,0.3333333333333333,0.6666666666666666,1\n'
-        "ü.png,101,51,0.75,0.25,0\n"
+        "file,x,y,probability_0,probability_1,predicted,threshold,slide,distance\n"
+        '"a, ""b"".png",,,0.3333,0.6667,1,0.42,7,1.2346\n'
+        "ü.png,101,51,0.75,0.25,0,0.42,7,\n"
     )
 
 
@@ -50,7 +51,7 @@ def test_the_region_and_the_table_of_a_large_image_are_in_its_own_pixels(run, tm
     table = io.StringIO()
     results.write_rows(table, decided, CLASSES)
     assert table.getvalue().splitlines()[3].startswith(f"{path},300,100,0.00")
-    assert table.getvalue().splitlines()[3].endswith(",1")
+    assert table.getvalue().splitlines()[3].endswith(f",1,0.5,{path},")
 
 
 def test_regions_of_several_classes_have_a_name_and_colour_each(network):
@@ -70,7 +71,7 @@ def score_square(run, side, thumbnail_pixels=50):
 def test_a_slide_of_few_patches_gets_no_files_and_a_large_image_always(run, tmp_path):
     decided = score_square(run, 4)
     said = results.write_slide(run, Part(SLIDE, "s", "s", []), decided, tmp_path)
-    assert said == "s: 16 patches, 0 called IDC; too few or too far apart for a map"
+    assert said == ""
     assert list(tmp_path.iterdir()) == []
     said = results.write_slide(run, Part(CUT, "s", "s_2", []), decided, tmp_path)
     assert said == "s: 16 patches, 0 called IDC; s_2.geojson, s_2.jpg"

@@ -71,7 +71,6 @@ MODELS = {
 }
 ENCODER = "encoder"  # the model of a run on an encoder of KerasHub; its preset stands in the place of weights
 ENCODERS_NEED = "pip install -r requirements-encoders.txt"
-_ARCHITECTURES = MODELS | {ENCODER: Architecture(smallest_image_size=1)}
 
 
 def find_architecture(name: str) -> Architecture:
@@ -80,9 +79,11 @@ def find_architecture(name: str) -> Architecture:
     Raises:
         InputError: there is none of this name.
     """
-    if name not in _ARCHITECTURES:
+    if name == ENCODER:
+        return Architecture(smallest_image_size=1)
+    if name not in MODELS:
         raise InputError(f"No model is called {name}. Choose one of {', '.join(MODELS)}.")
-    return _ARCHITECTURES[name]
+    return MODELS[name]
 
 
 def build_model(experiment: Experiment, classes: int) -> "keras.Model":
