@@ -79,6 +79,5 @@ def test_the_bytes_of_an_answer_are_those_of_its_images(trained):
     scored, problems = page.score_uploads(trained, uploads.sample_uploads()[:2])
     pictures = page.MOST_PICTURES * 240 * (240 + 12 + 240) * 3
     thumbnails = sum(each.nbytes for each in scored[0].thumbnails)
-    assert (
-        page.count_bytes(page.Answer(scored, problems, {})) == 2 * 48 * 48 * 3 + thumbnails + pictures
-    )  # images as the network takes them
+    kept = 2 * 48 * 48 * 3 + thumbnails + pictures  # images as the network takes them
+    assert page.count_bytes(page.Answer(scored, problems, {})) == kept
