@@ -61,6 +61,7 @@ def connect(address: str) -> None:
         InputError: no cluster answers there, or it has another version of Ray or Python.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to Ray's makers
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # a slide that cannot be read is told once, in our table
     ended = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error")
@@ -158,11 +159,10 @@ class Crew:
             promised = [*self._reading, *self._busy]
             ray.wait(promised, timeout=WAIT_SECONDS, fetch_local=False)  # for the first
             done, _ = ray.wait(promised, num_returns=len(promised), timeout=0, fetch_local=False)  # all that are there
-            answers = [self._take_read(each) if each in self._reading else self._take_answer(each) for each in done]
-            for answer in filter(None, answers):
-                self._unfinished -= 1
-                yield answer
-            yield None
+            taken = [self._take_read(each) if each in self._reading else self._take_answer(each) for each in done]
+            answers = [answer for answer in taken if answer]
+            self._unfinished -= len(answers)
+            yield from answers or [None]
 
     def _hand_out(self) -> None:
         """Give work to whoever is free: actors to the cluster, names to readers, read slides to actors."""
