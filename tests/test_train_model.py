@@ -229,14 +229,14 @@ def test_evaluating_the_same_patients_gives_the_runs_own_figures(folder, tmp_pat
 
 @pytest.mark.slow
 def test_kept_features_give_the_same_run_in_folds_too(folder, tmp_path, monkeypatch):
-    from cancernet.data.images import ImageStore
+    from cancernet.learning import features
 
     shutil.copytree(folder / "dataset", tmp_path / "dataset")
     small = ["--model", "mobilenetv3small", "--weights", "none", "--image-size", "32", "--members", "2"]
     options = ["--dataset", str(tmp_path / "dataset"), *small]
     train_model.main([*options, "--output", str(tmp_path / "first")])
     assert (tmp_path / "dataset.features").is_dir()
-    monkeypatch.setattr(ImageStore, "fetch", None)  # no network sees an image again
+    monkeypatch.setattr(features, "extract_views", None)  # the backbone sees no image again
     train_model.main([*options, "--output", str(tmp_path / "second")])
     train_model.main([*options, "--output", str(tmp_path / "cv"), "--folds", "2"])
     assert (tmp_path / "cv/report.json").is_file()
