@@ -552,6 +552,8 @@ def describe_settings(plan: Plan, patches, summary):
     from cancernet.data import dataset, tiles
     from cancernet.reporting import content
 
+    with quiet_import():  # TensorFlow looks for GPUs, and reports what it does not find
+        machine = run.describe_machine()
     return run.Settings(
         experiment=plan.experiment,
         classes=tuple(dataset.list_classes(patches)),
@@ -563,7 +565,7 @@ def describe_settings(plan: Plan, patches, summary):
         images_are_grey=summary.are_grey,
         usual_size=summary.usual_size,
         mpp=tiles.IDC_MPP if dataset.is_idc(patches) else None,
-        **run.describe_machine(),
+        **machine,
         class_names=content.name_classes(patches),
         seen=run.describe_seen(patches),
     )

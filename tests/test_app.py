@@ -22,7 +22,7 @@ from cancernet.data.sample import make_slide
 from cancernet.judging.decision import fit_decision, load_decision, save_decision
 from cancernet.learning.scoring import log_scores
 from cancernet.reporting.content import Report
-from cancernet.run import DECISION, MODEL, SAMPLES, load_run, read_report, read_settings, write_settings
+from cancernet.run import DECISION, FAMILIAR, MODEL, SAMPLES, load_run, read_report, read_settings, write_settings
 from cancernet.using import page as page_work
 from cancernet.using import uploads
 from cancernet.using.page import ORDERS, list_patches, predictions_csv, score_uploads
@@ -268,6 +268,7 @@ def make_three_classes(run, folder):
     scores = log_scores(np.array([[0.6, 0.3, 0.1], [0.3, 0.6, 0.1], [0.4, 0.1, 0.5], [0.2, 0.5, 0.3]]))
     fitted = fit_decision(scores, np.array([0, 1, 2, 0]), ["1", "1", "2", "2"], classes=("a", "b", "c"), positive=None)
     save_decision(fitted, folder / DECISION)
+    (folder / FAMILIAR).unlink()  # of the other network
     write_settings(folder, dataclasses.replace(read_settings(run), classes=("a", "b", "c"), positive=None))
     return folder
 

@@ -13,7 +13,7 @@ import pytest
 
 from cancernet import InputError
 from cancernet.config import Augmentation, Experiment
-from cancernet.learning import checkpoints, pipeline, training
+from cancernet.learning import checkpoints, fitting, pipeline, training
 
 EXPERIMENT = Experiment(epochs=4, batch_size=8, image_size=8, augmentation=Augmentation(mirror=True, upend=True))
 
@@ -118,7 +118,10 @@ def test_settled_statistics_are_those_of_all_images():
 def test_few_steps_leave_statistics_of_the_weights_they_end_with(tmp_path):
     changes = {"kept_weights": "mean", "epochs": 2, "optimizer": "adam", "learning_rate": 0.1}
     model = make_model()
-    fit(model, tmp_path / "checkpoint", dataclasses.replace(EXPERIMENT, augmentation=Augmentation(), **changes))
+    experiment = dataclasses.replace(EXPERIMENT, augmentation=Augmentation(), statistics_momentum=0.9, **changes)
+    store, labels = make_data()[0], np.arange(40) % 2
+    data = {"training": (store, labels), "validation": (store, labels)}
+    fitting.fit_network(model, experiment, data, {0: 1.0, 1: 1.0}, {}, tmp_path / "checkpoint")
     before, layer = model.layers[1], model.layers[2]
     seen = keras.ops.convert_to_numpy(before(model.layers[0](make_data()[0].fetch(np.arange(40)))))
     np.testing.assert_allclose(layer.moving_mean, seen.mean((0, 1, 2)), rtol=1e-3)

@@ -321,7 +321,7 @@ def test_the_report_is_not_changed_by_writing_it(many, tmp_path):
     before = copy.deepcopy(many)
     page(tmp_path, many)
     assert many == before
-    assert len(json.loads((tmp_path / "report.json").read_bytes())["warnings"]) == 3
+    assert len(json.loads((tmp_path / "report.json").read_bytes())["warnings"]) == 2
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 
