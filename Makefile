@@ -17,7 +17,7 @@ test: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(VENV)/ready-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 # Without: the build, judging, pictures and pages, which do not know what Keras runs on; the transfer models' tests, whose
 # layers are Keras' own; app, export and speed, which are for the backend that they were made with.

@@ -92,12 +92,13 @@ def prediction_rows(files: list[Path], run: Path, rounds: int) -> list[Row]:
 
     from cancernet.data.images import ImageStore, decode_image
     from cancernet.learning import pipeline, scoring
+    from cancernet.learning.views import average_over_views
     from cancernet.run import load_run
     from cancernet.using import prediction
 
     loaded = load_run(run)
     views = loaded.settings.experiment.views
-    network = scoring.average_over_views(loaded.model, views)
+    network = average_over_views(loaded.model, views)
     stores = [ImageStore(files, image_size=48, channels=3, cache=cache) for cache in (False, True)]
     images = stores[1].fetch(np.arange(len(files)))
 

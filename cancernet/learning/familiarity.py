@@ -18,7 +18,7 @@ from sklearn.model_selection import GroupKFold
 
 from cancernet.config import INSIDE_SHARE
 from cancernet.learning.models.structure import has_backbone, split_model
-from cancernet.learning.scoring import average_over_views
+from cancernet.learning.views import average_over_views
 
 COMPONENTS = 4  # principal components of the features; the length of what is left of them counts as one more
 LEAST_IMAGES, MOST_IMAGES = 30, 10_000  # a spread is fitted to
@@ -115,7 +115,7 @@ def watch(model: keras.Model, familiar: Familiar | None, views: str) -> keras.Mo
     Args:
         model: raw images to probabilities.
         familiar: of the same model; None where it is not known.
-        views: as `scoring.average_over_views`.
+        views: as `views.average_over_views`.
 
     Returns:
         Raw images to [probabilities [n, classes], distance [n]]. Above 1 an image lies outside; of several networks it

@@ -23,7 +23,8 @@ from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
 from cancernet.folders import check_space, lock_folder, read_json
 from cancernet.learning.pipeline import evaluation_batches, naming_bad_files
-from cancernet.learning.scoring import BATCH, extract_views
+from cancernet.learning.scoring import BATCH
+from cancernet.learning.views import extract_views
 
 FEATURES, MADE = "features.npy", "features.json"
 _FORM = 1  # to be raised when the same encoder comes to give other features, or the files get another form

@@ -16,6 +16,7 @@ from cancernet.learning.features import Place, find_features
 from cancernet.learning.models import build_model, list_kinds
 from cancernet.learning.models.joining import join_members, shrink_first
 from cancernet.learning.models.structure import attach_head, split_model
+from cancernet.learning.views import average_over_views
 
 Rows = Mapping[str, np.ndarray]  # split -> rows of the material
 
@@ -103,7 +104,7 @@ def _fit_kind(
 
     left_out, seen_apart = [], []
     for network, rows in zip(networks, members, strict=True):
-        described = scoring.average_over_views(familiarity.describe_images(network), experiment.views)
+        described = average_over_views(familiarity.describe_images(network), experiment.views)
         probabilities, values = scoring.predict(described, material.images.select(rows["validation"]))
         left_out.append(scoring.log_scores(probabilities))
         seen_apart.append((familiarity.take_some(rows["validation"]), familiarity.take_some(values)))

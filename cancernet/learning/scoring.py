@@ -1,4 +1,4 @@
-"""Scores of images: log-probabilities, the mean over views of an image, and features of a frozen backbone."""
+"""Scores of images: log-probabilities, from images or from the features of a frozen backbone."""
 
 import keras
 import numpy as np
@@ -7,6 +7,7 @@ from cancernet import Diverged
 from cancernet.data.images import ImageStore
 from cancernet.learning import distribution
 from cancernet.learning.pipeline import evaluation_batches, naming_bad_files
+from cancernet.learning.views import average_over_views
 
 _AT_ONCE = 4096  # images whose features a head is given at a time
 BATCH = 64  # images at a time; more is no faster on a CPU and takes more memory
@@ -54,32 +55,6 @@ def predict_scores(model: keras.Model, store: ImageStore, *, views: str) -> np.n
     return log_scores(predict(average_over_views(model, views), store))
 
 
-def average_over_views(model: keras.Model, views: str) -> keras.Model:
-    """Return a network that shares the model's weights and answers the mean over views of an image, which is square.
-
-    Args:
-        model: images to outputs of any kind, or to several.
-        views: `one`, the image itself; `mirror`, also its mirror image, left to right; `eight`, all its flips and
-            quarter turns.
-    """
-    if views == "one":
-        return model
-    network = _answer_views(model, views)
-    means = [keras.ops.mean(answers, axis=0) for answers in network.outputs]
-    return keras.Model(network.inputs[0], means if len(means) > 1 else means[0])
-
-
-def extract_views(extractor: keras.Model, views: str) -> keras.Model:
-    """Return a network that answers the features of every view of an image, [n, views, f].
-
-    Args:
-        extractor: raw images to features [n, f].
-        views: of each image, as `average_over_views`.
-    """
-    network = _answer_views(extractor, views)
-    return keras.Model(network.inputs[0], keras.ops.transpose(network.outputs[0], (1, 0, 2)))
-
-
 def score_features(head: keras.Model, features: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Score some images by the mean probability over their views.
 
@@ -99,23 +74,6 @@ def score_features(head: keras.Model, features: np.ndarray, rows: np.ndarray) ->
         some = features[rows[start : start + _AT_ONCE]]
         answers.append(keras.ops.convert_to_numpy(head(some.reshape(-1, some.shape[2]))))
     return log_scores(np.concatenate(answers).reshape(len(rows), features.shape[1], -1).mean(axis=1))
-
-
-def _answer_views(model: keras.Model, views: str) -> keras.Model:
-    """Return a network that shares the model's weights and answers each view on its own: [views, n, ...]."""
-    inputs = keras.Input(model.input_shape[1:])
-    return keras.Model(inputs, keras.ops.map(model, keras.ops.stack(list_views(inputs, views))))
-
-
-def list_views(images: keras.KerasTensor, views: str) -> list[keras.KerasTensor]:
-    """The views, as of `average_over_views`, of square images [n, s, s, c]; the images themselves first."""
-    listed = [images]
-    if views != "one":
-        listed.append(keras.ops.flip(images, 2))
-    if views == "eight":
-        listed += [keras.ops.flip(view, 1) for view in listed]
-        listed += [keras.ops.transpose(view, (0, 2, 1, 3)) for view in listed]
-    return listed
 
 
 def predict(model: keras.Model, store: ImageStore) -> np.ndarray:

@@ -17,7 +17,8 @@ from cancernet import InputError
 from cancernet.data.images import ImageStore
 from cancernet.folders import fresh_folder
 from cancernet.judging.decision import Decision, calibrate
-from cancernet.learning.scoring import BATCH, list_views, predict_scores
+from cancernet.learning.scoring import BATCH, predict_scores
+from cancernet.learning.views import list_views
 from cancernet.run import Run
 
 DESCRIPTION = "model.json"
@@ -93,7 +94,7 @@ def build_answering(model: keras.Model, decision: Decision, views: str) -> keras
     Args:
         model: raw images to probabilities.
         decision: its temperature and bias count; it must not smooth over neighbours.
-        views: as `scoring.average_over_views`.
+        views: as `views.average_over_views`.
 
     Returns:
         float32 [n, s, s, c] of 0 to 255 -> float32 [n, classes].

@@ -1,24 +1,13 @@
-"""One training in several processes: their shares are the whole, and two of them train as one does."""
-
-import os
-import socket
-import subprocess
-import sys
-import textwrap
-import time
+"""One training in several processes: their shares are the whole."""
 
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
 
-import build_dataset
 from cancernet import InputError
 from cancernet.config import Augmentation, Experiment
 from cancernet.data.images import ImageStore
-from cancernet.data.sample import write_sample
 from cancernet.learning import distribution, fitting, pipeline, training
-from cancernet.run import MODEL
 
 CHANGED = Experiment(
     epochs=1, batch_size=4, image_size=8, augmentation=Augmentation(shift=0.2, mirror=True, stain_jitter=0.1)
@@ -103,84 +92,3 @@ def test_tensorflow_is_refused():
 
 
 # Keeps the weights of each process, saves a checkpoint before each step, and makes no report; process 1 kills itself.
-PROGRAM = textwrap.dedent("""
-    import os, signal, sys
-    import numpy as np
-    import train_model
-    from cancernet.command_line import run_script
-    from cancernet.learning import checkpoints, training
-
-    name, killed = sys.argv.pop(1), sys.argv.pop(1) == "killed"
-    fit_model, begin = training.fit_model, checkpoints.Recorder.on_train_batch_begin
-
-    def fit_and_keep(model, *given, **named):
-        trained = fit_model(model, *given, **named)
-        np.savez(name, *model.get_weights())
-        return trained
-
-    def begin_or_die(self, batch, logs=None):
-        begin(self, batch, logs)
-        if killed and (len(self.epochs), batch) == (1, 3):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    checkpoints._SECONDS_BETWEEN_CHECKPOINTS = checkpoints._MOST_SECONDS_BETWEEN = -1
-    checkpoints.Recorder.on_train_batch_begin = begin_or_die
-    training.fit_model = fit_and_keep
-    train_model.write_report = lambda *given: (given[1].folder / "report.json").write_text("{}") and ""
-    run_script(train_model.main)
-""")
-
-
-def launch(folder, run, processes, *, killed=None):
-    """Start a training as a launcher does. Returns exit codes and what was said on standard error."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    options = ["--image-size", 24, "--epochs", 2, "--batch-size", 32, "--views", "one", "--distributed"]
-    started = []
-    for process in range(processes):
-        command = [sys.executable, "-c", PROGRAM, f"{run}_{process}.npz", "killed" if process == killed else "whole"]
-        command += ["--dataset", "dataset", "--output", run, *map(str, options)]
-        environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        environment["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
-        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-        if processes > 1:
-            environment["KERAS_DISTRIBUTION_JOB_ADDRESSES"] = address
-            environment["KERAS_DISTRIBUTION_NUM_PROCESSES"] = str(processes)
-            environment["KERAS_DISTRIBUTION_PROCESS_ID"] = str(process)
-        with (folder / f"{process}.txt").open("w") as said:
-            started.append(subprocess.Popen(command, cwd=folder, env=environment, stderr=said, stdout=said))
-    codes = [each.wait(timeout=1200) for each in started]
-    return codes, [(folder / f"{process}.txt").read_text() for process in range(processes)]
-
-
-def read_weights(folder, run, process):
-    with np.load(folder / f"{run}_{process}.npz") as arrays:
-        return [arrays[name] for name in arrays.files]
-
-
-@pytest.mark.slow
-@pytest.mark.xfail(reason="two processes end alike but not as one does: see docs/scale.md", strict=False)
-def test_two_processes_of_which_one_was_killed_train_as_one_does(tmp_path):
-    pytest.importorskip("jax")
-    write_sample(tmp_path / "source", seed=1, patients=8, side=350)
-    build_dataset.main(["--source", str(tmp_path / "source"), "--output", str(tmp_path / "dataset")])
-    codes, said = launch(tmp_path, "one", 1)
-    assert codes == [0], said
-    started = time.monotonic()
-    codes, said = launch(tmp_path, "two", 2, killed=1)
-    assert codes == [2, -9], said
-    assert said[0].count("error: Another process of this training has ended") == 1
-    assert "Traceback" not in said[0]
-    assert time.monotonic() - started < 300
-    codes, said = launch(tmp_path, "two", 2)
-    assert codes == [0, 0], said
-    first, second, alone = (read_weights(tmp_path, *which) for which in (("two", 0), ("two", 1), ("one", 0)))
-    for one, two, expected in zip(first, second, alone, strict=True):
-        assert np.array_equal(one, two)
-        np.testing.assert_allclose(one, expected, rtol=1e-3, atol=1e-4)
-    assert (tmp_path / "two" / MODEL).is_file()
-    figures = [
-        np.genfromtxt(tmp_path / run / "predictions.csv", delimiter=",", skip_header=1) for run in ("one", "two")
-    ]
-    np.testing.assert_allclose(figures[0][:, 5:7], figures[1][:, 5:7], atol=1e-3)

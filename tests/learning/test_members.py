@@ -16,6 +16,7 @@ from cancernet.learning.models import MODELS
 from cancernet.learning.models.head import build_head
 from cancernet.learning.models.joining import join_members
 from cancernet.learning.models.structure import has_backbone, split_model
+from cancernet.learning.views import average_over_views
 
 SIDE = 8
 LABELS = np.arange(24) % 2
@@ -127,7 +128,7 @@ def test_a_backbone_that_is_trained_moves_and_its_members_stand_side_by_side(fit
 
 def test_images_that_a_network_was_not_trained_on_are_described_as_the_joined_one_does(fit):
     fitted, material = fit(model="cancernet+densenet121", schedule="constant")
-    described = scoring.average_over_views(familiarity.describe_images(fitted.model), "mirror")
+    described = average_over_views(familiarity.describe_images(fitted.model), "mirror")
     _, *values = described.predict(material.images.fetch(np.arange(24)), verbose=0)
     apart = [rows.tolist() for rows, _ in fitted.seen_apart]
     of_members = [member["validation"].tolist() for member in MEMBERS]

@@ -10,12 +10,11 @@ from cancernet import InputError
 from cancernet.data.images import ImageStore
 from cancernet.learning import scoring
 from cancernet.learning.scoring import (
-    average_over_views,
-    extract_views,
     log_scores,
     predict_scores,
     score_features,
 )
+from cancernet.learning.views import average_over_views, extract_views
 
 SIDE = 4
 
