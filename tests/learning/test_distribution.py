@@ -89,6 +89,3 @@ def test_a_batch_must_go_evenly_into_the_devices(monkeypatch, tmp_path):
 def test_tensorflow_is_refused():
     with pytest.raises(InputError, match="--distributed needs Keras on JAX, not on tensorflow"), distribution.joined():
         pass
-
-
-# Keeps the weights of each process, saves a checkpoint before each step, and makes no report; process 1 kills itself.
