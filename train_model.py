@@ -1,5 +1,6 @@
 """Train a network on a built dataset, then report on patients it has never seen."""
 
+import argparse
 import contextlib
 import dataclasses
 import io
@@ -19,7 +20,7 @@ from cancernet.command_line import (
     seed,
 )
 from cancernet.config import DATASET, RECIPES, RUNS, Experiment
-from cancernet.learning.experiments import choose_experiment, fit_to_grey, model_names, recipe_name
+from cancernet.learning.experiments import NAMES, choose_experiment, fit_to_grey
 from cancernet.learning.models import MODELS, list_kinds
 
 LEAST_VALIDATION_PATIENTS = 10  # below it the decision is mostly the luck of who they are: see docs/recipes.md
@@ -97,6 +98,21 @@ def parse_arguments(argv: Sequence[str]):
     )
     parser.add_argument("--force", action="store_true", help="replace a run that is there")
     return parser.parse_args(argv)
+
+
+def recipe_name(text: str) -> str:
+    """Argument type: one of RECIPES, or a JSON file."""
+    if text not in RECIPES and not text.endswith(".json"):
+        raise argparse.ArgumentTypeError(f"takes {', '.join(RECIPES)}, or a file .json of settings, not {text!r}")
+    return text
+
+
+def model_names(text: str) -> str:
+    """Argument type: one of MODELS, or several joined by +."""
+    unknown = [name for name in text.split("+") if name not in MODELS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"takes {NAMES}, not {unknown[0]!r}")
+    return text
 
 
 def main(argv: Sequence[str]) -> None:

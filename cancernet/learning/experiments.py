@@ -1,6 +1,5 @@
 """The settings of a training from what was asked for: a recipe, a recipe file and options. Needs no Keras."""
 
-import argparse
 import dataclasses
 from pathlib import Path
 
@@ -8,25 +7,11 @@ from cancernet import InputError
 from cancernet.config import DEFAULT_RECIPE, GIVEN_FEATURES, RECIPES, Augmentation, Experiment, read_recipe
 from cancernet.learning.models import ENCODER, MODELS, check_architecture, find_architecture, list_kinds
 
+NAMES = f"{', '.join(MODELS)}, or several joined by +"  # what --model takes
 OF_EPOCHS = (  # settings of networks that are trained in epochs; the head of a frozen backbone has none of them
     *("epochs", "batch_size", "optimizer", "learning_rate", "schedule", "weight_decay", "augmentation"),
     *("statistics_momentum", "kept_weights", "early_stopping_patience"),
 )
-
-
-def recipe_name(text: str) -> str:
-    """Argument type: one of RECIPES, or a JSON file."""
-    if text not in RECIPES and not text.endswith(".json"):
-        raise argparse.ArgumentTypeError(f"takes {', '.join(RECIPES)}, or a file .json of settings, not {text!r}")
-    return text
-
-
-def model_names(text: str) -> str:
-    """Argument type: one of MODELS, or several joined by +."""
-    unknown = [name for name in text.split("+") if name not in MODELS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"takes {', '.join(MODELS)}, or several joined by +, not {unknown[0]!r}")
-    return text
 
 
 def choose_experiment(arguments) -> Experiment:
@@ -83,10 +68,9 @@ def gather_settings(arguments) -> dict:
         return given
     del given["recipe"]
     read = read_recipe(Path(arguments.recipe))
-    try:
-        model_names(read.get("model", "cancernet"))
-    except argparse.ArgumentTypeError as error:
-        raise InputError(f"{arguments.recipe} is no recipe: model {error}.") from None
+    unknown = [name for name in read.get("model", "cancernet").split("+") if name not in MODELS]
+    if unknown:
+        raise InputError(f"{arguments.recipe} is no recipe: model takes {NAMES}, not {unknown[0]!r}.")
     return read | given
 
 
