@@ -95,6 +95,7 @@ def test_a_slide_is_sent_looked_at_and_kept_as_predict_images_says(page, tiny_ru
     slide_map = page.get_by_test_id("stVegaLiteChart")
     slide_map.locator("canvas, svg").first.wait_for()
     threshold = move_threshold(page, tiny_run)
+    page.get_by_test_id("stStatusWidget").wait_for(state="detached")
     with page.expect_download() as download:
         page.get_by_role("button", name="All patches as CSV").click()
     kept = read_table(download.value.path().read_text())
@@ -102,7 +103,7 @@ def test_a_slide_is_sent_looked_at_and_kept_as_predict_images_says(page, tiny_ru
     assert len(kept) == len(expected) == len(slide) + 1 + 9
     for place, row in expected.items():
         assert kept[place]["predicted"] == row["predicted"]
-        assert float(kept[place]["probability_1"]) == pytest.approx(float(row["probability_1"]), abs=1e-5)
+        assert float(kept[place]["probability_IDC"]) == pytest.approx(float(row["probability_IDC"]), abs=1e-4)
     click_a_patch(page, slide_map)
     assert [url for url in asked if "//localhost:" not in url and not url.startswith(("data:", "blob:"))] == []
 
@@ -176,6 +177,7 @@ def move_threshold(page, run):
     page.get_by_role("slider").first.focus()
     for _ in range(STEPS):
         page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(200)  # a key that is pressed while the page is drawn anew is lost
     threshold = decision.curve["threshold"][decision.curve["threshold"].index(decision.threshold) + STEPS]
     playwright.expect(value).to_have_text(f"{threshold:.1%}")
     rates = expected_rates(decision, threshold)

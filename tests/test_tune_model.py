@@ -91,7 +91,7 @@ def test_trials_are_judged_by_all_their_folds_as_training_trains_them(made, tmp_
 @pytest.mark.slow
 def test_a_frozen_backbone_is_searched_on_kept_features_and_no_test_image_is_read(made, tmp_path, capsys):
     (tmp_path / "space.json").write_text('{"class_weight": {"choices": ["balanced", "none"]}}')
-    options = ["--model", "mobilenetv3small", "--weights", "none", "--image-size", "32", "--members", "2"]
+    options = ["--model", "mobilenetv3small", "--weights", "none", "--image-size", "40", "--members", "2"]
     given = [
         "--dataset",
         str(made / "dataset"),

@@ -12,9 +12,6 @@ from typing import NamedTuple
 import keras
 import numpy as np
 from keras import layers, ops
-from sklearn.covariance import LedoitWolf
-from sklearn.decomposition import PCA
-from sklearn.model_selection import GroupKFold
 
 from cancernet.config import INSIDE_SHARE
 from cancernet.learning.models.structure import has_backbone, split_model
@@ -131,6 +128,8 @@ def watch(model: keras.Model, familiar: Familiar | None, views: str) -> keras.Mo
 
 
 def _fit_spread(values: np.ndarray, patients: np.ndarray, colours: int) -> Spread:
+    from sklearn.model_selection import GroupKFold  # 50 MB that answering does not need
+
     folds = GroupKFold(min(_FOLDS, len(set(patients))))
     alone = np.empty(len(values))
     for others, own in folds.split(values, groups=patients):
@@ -140,6 +139,9 @@ def _fit_spread(values: np.ndarray, patients: np.ndarray, colours: int) -> Sprea
 
 def _shrink(values: np.ndarray, colours: int) -> Spread:
     """A spread of these images, with a limit of 1."""
+    from sklearn.covariance import LedoitWolf
+    from sklearn.decomposition import PCA
+
     features = values[:, colours:]
     found = PCA(min(COMPONENTS, *features.shape), random_state=0).fit(features)
     mean, components = found.mean_.astype(np.float32), found.components_.T.astype(np.float32)

@@ -223,9 +223,10 @@ def explain_patches(run: Run, patches: Sequence[Shown], made: dict[tuple, np.nda
 def predictions_csv(run: Run, decided: Sequence[DecidedPatches]) -> str:
     """All patches in the form of predictions.csv that predict_images.py writes."""
     table = io.StringIO()
-    results.write_header(table, run.decision.classes)
+    names = [name_class(run.settings, each) for each in run.decision.classes]
+    results.write_header(table, names)
     for each in decided:
-        results.write_rows(table, each, run.decision.classes)
+        results.write_rows(table, each, names)
     return table.getvalue()
 
 

@@ -15,12 +15,13 @@ from cancernet.learning.models import build_model
 
 PROGRAM = """
 import sys
+from pathlib import Path
 import numpy as np
 from cancernet import run
 import keras
 
 images = np.load("images.npy")
-answers = [run.load_run(sys.argv[1]).model.predict(images, verbose=0)]
+answers = [run.load_run(Path(sys.argv[1])).model.predict(images, verbose=0)]
 answers.append(keras.models.load_model("cancernet.keras").predict(images, verbose=0))
 np.save("answers.npy", answers)
 assert ("tensorflow" if keras.backend.backend() == "jax" else "jax") not in sys.modules
