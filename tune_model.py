@@ -20,7 +20,7 @@ import train_model
 from cancernet import InputError
 from cancernet.command_line import Parser, at_least, check_output, run_script
 from cancernet.config import DATASET, RUNS
-from cancernet.learning import search_space
+from cancernet.learning import experiments, search_space
 from cancernet.learning.models import check_architecture, list_kinds
 
 FOLDS = 5
@@ -102,7 +102,7 @@ def choose_space(file: Path | None, training, base) -> dict:
             for kind in list_kinds(changed):
                 architecture = check_architecture(kind)
             if architecture.family == "transfer" and "+" not in base.model:
-                train_model.check_backbone(training, changed, base)
+                experiments.check_backbone(training, changed, base)
     return search_space.widen_to(space, base)
 
 

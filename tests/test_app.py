@@ -340,7 +340,7 @@ def test_the_table_has_the_probabilities_of_predict_images(tiny_run):
     decided = decide_patches(run, scored)
     rows = list(csv.DictReader(io.StringIO(predictions_csv(run, [decided]))))
     assert [float(row["probability_IDC"]) for row in rows] == decided.probabilities[:, 1].round(4).tolist()
-    assert [row["predicted"] for row in rows] == [run.decision.classes[index] for index in decided.predicted]
+    assert [row["predicted"] for row in rows] == [("benign", "IDC")[index] for index in decided.predicted]
 
 
 def test_nothing_is_written_to_disk(page, monkeypatch):
