@@ -103,8 +103,12 @@ def test_a_frozen_backbone_is_searched_on_kept_features_and_no_test_image_is_rea
     tune_model.main([*given, *options, "--folds", "2", "--trials", "2"])
     assert "2 trials (2 finished)" in capsys.readouterr().out
     logs = [(tmp_path / "s/logs" / f"{number:04}.txt").read_text() for number in (0, 1)]
-    assert "Computing the features of 54 images, once" in logs[0]
+    with (made / "dataset/manifest.csv").open() as file:
+        known = [row for row in csv.DictReader(file) if row["split"] != "testing"]
+    assert f"Computing the features of {len(known)} images, once" in logs[0]
     assert "Computing" not in logs[1]
+    (features,) = made.glob("dataset.without_testing.features/mobilenetv3small-40-*/features.npy")
+    assert len(np.load(features)) == len(known)
     assert not (made / "dataset.features").exists()
 
 
