@@ -57,7 +57,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         nargs="?",
         const="local",
         metavar="ADDRESS",
-        help="answer each path, one slide, on the Ray cluster at this address, or on all cores here (without Ray)",
+        help="answer slides with Ray: on the cluster at ADDRESS, else on all cores of this machine (without Ray)",
     )
     parser.add_argument("--force", action="store_true", help="replace predictions that are there")
     return parser.parse_args(argv)

@@ -38,26 +38,15 @@ def fit_network(
     Raises:
         InputError: a file cannot be used, the devices cannot share a batch, or as `training.fit_model`.
     """
-    devices = distribution.count_devices()
-    if experiment.batch_size % devices:
-        raise InputError(
-            f"A batch of {experiment.batch_size} images cannot be shared evenly by {devices} devices. Give a "
-            f"--batch-size that is a multiple of {devices}."
-        )
+    _check_shares(experiment.batch_size)
     images, labels = data["training"]
     of_images = np.array([weights[label] for label in labels])
     steps = pipeline.steps_per_epoch(len(images), experiment.batch_size)
     targets = {split: keras.utils.to_categorical(of, len(weights)) for split, (_, of) in data.items()}
 
     def make_batches(first_epoch: int, first_step: int = 0) -> Iterable:
-        return pipeline.training_batches(
-            images,
-            targets["training"],
-            experiment,
-            weights=of_images,
-            first_epoch=first_epoch,
-            first_step=first_step,
-        )
+        begin = {"first_epoch": first_epoch, "first_step": first_step}
+        return pipeline.training_batches(images, targets["training"], experiment, weights=of_images, **begin)
 
     training.set_statistics_momentum(model, experiment.statistics_momentum)
     fused.fuse_batch_normalization(model)
@@ -66,9 +55,8 @@ def fit_network(
         def prepare() -> None:
             training.compile_model(network, experiment, classes=len(weights), steps_per_epoch=steps)
 
-        chosen = "float32"
-        if experiment.mixed_precision:
-            chosen = _choose_precision(network, prepare, make_batches, checkpoint)
+        mixed = experiment.mixed_precision
+        chosen = _choose_precision(network, prepare, make_batches, checkpoint) if mixed else "float32"
         prepare()
         validation, at_once = data["validation"][0], experiment.batch_size * max(1, 128 // experiment.batch_size)
         trained = training.fit_model(
@@ -89,6 +77,15 @@ def fit_network(
         )
     precision.set_precision(model, precision.SINGLE)  # what is saved answers in float32
     return trained._replace(precision=chosen)
+
+
+def _check_shares(batch_size: int) -> None:
+    devices = distribution.count_devices()
+    if batch_size % devices:
+        raise InputError(
+            f"A batch of {batch_size} images cannot be shared evenly by {devices} devices. Give a "
+            f"--batch-size that is a multiple of {devices}."
+        )
 
 
 def _choose_precision(model: keras.Model, prepare: Callable[[], None], make_batches: Callable, checkpoint: Path) -> str:
