@@ -297,8 +297,9 @@ def describe_trial(trial):
 
 def write_outcome(output: Path, outcome, base) -> str:
     """Write recipe.json, trials.csv, search.txt and search.png. Returns what is to be printed."""
+    from cancernet.folders import write_whole
     from cancernet.reporting import search as words
-    from cancernet.reporting.report import draw_pictures, write_whole
+    from cancernet.reporting.report import draw_pictures
 
     best = search_space.apply_settings(base, outcome.best.settings)
     text = words.tell_search(outcome)

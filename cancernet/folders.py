@@ -119,6 +119,19 @@ def read_json(path: Path, kind: type[Kind], *, again: str, fault: str = "is dama
         raise InputError(f"{path} {fault}: {place and place + ': '}{first['msg']}{came}. {again}") from None
 
 
+def write_whole(folder: Path, files: dict[str, bytes]) -> None:
+    """Write files into a folder, each either the old one or the whole new one."""
+    partial = {name: folder / f".{name}.partial" for name in files}
+    try:
+        for name, content in files.items():
+            partial[name].write_bytes(content)
+        for name in files:
+            os.replace(partial[name], folder / name)
+    finally:
+        for path in partial.values():
+            path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def lock_folder(folder: Path, work: str, *, wait: bool = False) -> Iterator[None]:
     """Let no other process make or replace a folder meanwhile; what a killed one left of it is put right first.

@@ -19,7 +19,7 @@ from cancernet import InputError, __version__, tables
 from cancernet.command_line import check_output
 from cancernet.config import GIVEN_FEATURES, Experiment
 from cancernet.data.dataset import Patch
-from cancernet.folders import Kind, read_json, replace_folder
+from cancernet.folders import Kind, read_json, replace_folder, write_whole
 from cancernet.judging.decision import Decision, load_decision, save_decision
 from cancernet.judging.smoothing import Predictions
 from cancernet.learning.models import ENCODER, ENCODERS_NEED
@@ -113,15 +113,12 @@ def prepare_folder(folder: Path, asked: Mapping, *, force: bool) -> Path:
             raise InputError(f"{folder} is not empty and no run. Choose another --output.")
         if not force:
             raise InputError(f"{folder} holds a finished run. Choose another --output, or --force to replace it.")
-    begun, text = work / BEGUN, _spell(asked)
-    partial = begun.with_name(f".{BEGUN}.partial")
     if work.exists() and not _was_asked(work, asked):
-        if {path.name for path in work.iterdir()} - {begun.name, partial.name} and not force:
+        if {path.name for path in work.iterdir()} - {BEGUN, f".{BEGUN}.partial"} and not force:
             raise InputError(f"{work} was begun with other settings. Start again with --force, or finish it first.")
         shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, begun)
+    write_whole(work, {BEGUN: _spell(asked).encode()})
     return work
 
 

@@ -5,7 +5,6 @@ Scores are log-probabilities `[n, k]` float64, a row an image, a column a class,
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cancernet import Diverged, InputError
-from cancernet.folders import read_json
+from cancernet.folders import read_json, write_whole
 from cancernet.judging.calibration import apply_calibration, fit_calibration
 
 DEFAULT_OPERATING_POINT = "balanced"
@@ -188,9 +187,7 @@ def save_decision(decision: Decision, path: Path) -> None:
     """Write the decision as JSON, one line a field; the file is either the old one or the whole new one."""
     path = Path(path)
     lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in asdict(decision).items())
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_whole(path.parent, {path.name: ("{\n" + ",\n".join(lines) + "\n}\n").encode()})
 
 
 def load_decision(path: Path) -> Decision:

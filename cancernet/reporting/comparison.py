@@ -11,6 +11,7 @@ from typing import TypedDict
 from matplotlib.figure import Figure
 
 from cancernet import InputError
+from cancernet.folders import write_whole
 from cancernet.judging.comparison import LOWER_IS_BETTER, align_predictions, compare_figures, compare_patients
 from cancernet.judging.metrics import evaluate
 from cancernet.judging.smoothing import Predictions
@@ -306,4 +307,4 @@ def write_comparison(folder: Path, comparison: Comparison, figures: dict[str, Fi
         COMPARISON_PAGE: html,
         COMPARISON: pages.spell_json(comparison),
     }
-    pages.write_whole(folder, drawn | {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()})
+    write_whole(folder, drawn | {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()})

@@ -9,7 +9,6 @@ import base64
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 
+from cancernet.folders import write_whole
 from cancernet.judging.smoothing import Predictions
 from cancernet.reporting import montages, plots, wording
 from cancernet.reporting.content import Report
@@ -130,19 +130,6 @@ def spell_json(content: dict) -> str:
     """The content as JSON; ValueError where it holds NaN or an infinity, which JSON has not."""
     _refuse_no_number(content, "report")
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def write_whole(folder: Path, files: dict[str, bytes]) -> None:
-    """Write files into a folder, each either the old one or the whole new one."""
-    partial = {name: folder / f".{name}.partial" for name in files}
-    try:
-        for name, content in files.items():
-            partial[name].write_bytes(content)
-        for name in files:
-            os.replace(partial[name], folder / name)
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
 
 
 def open_template(name: str) -> Template:

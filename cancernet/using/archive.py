@@ -2,9 +2,9 @@
 
 import csv
 import hashlib
+import io
 import itertools
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from cancernet import InputError, tables
 from cancernet.command_line import check_replaceable
-from cancernet.folders import file_stem
+from cancernet.folders import file_stem, read_json, write_whole
 from cancernet.run import CONFIG, DECISION, MODEL
 from cancernet.using.parts import printable
 
@@ -113,8 +113,8 @@ def open_folder(folder: Path, asked: Mapping, *, force: bool) -> None:
             shutil.rmtree(folder)
         for name in (PATCHES, SLIDES):
             (folder / name).mkdir(parents=True)
-        _write_whole(path, json.dumps(asked, indent=1) + "\n")
-    before = json.loads(path.read_text(encoding="utf-8"))
+        write_whole(folder, {ASKED: (json.dumps(asked, indent=1) + "\n").encode()})
+    before = read_json(path, dict, again="Choose another --output, or --force to delete what is there.")
     different = [name for name in asked if before.get(name) != asked[name]]
     if different:
         name = different[0]
@@ -189,18 +189,11 @@ def _read_table(path: Path, header: Sequence[str]) -> list[list[str]]:
 
 
 def _write_table(path: Path, rows: Iterable[Sequence]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    _append(partial, rows)
-    os.replace(partial, path)
+    text = io.StringIO(newline="")
+    tables.write_rows(text, rows)
+    write_whole(path.parent, {path.name: text.getvalue().encode("utf-8", "surrogateescape")})
 
 
 def _append(path: Path, rows: Iterable[Sequence]) -> None:
     with path.open("a", newline="", encoding="utf-8", errors="surrogateescape") as file:
         tables.write_rows(file, rows)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

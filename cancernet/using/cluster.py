@@ -3,6 +3,7 @@
 The only module that knows Ray. Plain tasks and actors, not Ray Data: see docs/scale.md.
 """
 
+import io
 import os
 import signal
 from collections import Counter, deque
@@ -18,6 +19,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from cancernet import InputError
+from cancernet.folders import write_whole
 from cancernet.run import Settings
 from cancernet.using import parts
 from cancernet.using.archive import PATCHES, SLIDES, Archive, Progress, Slide, identify_run
@@ -65,7 +67,7 @@ def connect(address: str) -> None:
     ended = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error")
-    except Exception as error:  # Ray raises this and that
+    except Exception as error:  # Ray raises errors of many types
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         place = "started on this machine" if address == LOCAL else f"joined at {address}"
         raise InputError(f"No Ray cluster can be {place}: {first}") from error
@@ -310,9 +312,9 @@ def _write_parquet(header: Sequence[str], rows: Sequence[Sequence], path: Path) 
     columns = dict(zip(header, zip(*rows), strict=True))
     types = {name: _TYPES.get(name, pyarrow.float64()) for name in header}
     table = pyarrow.table({name: pyarrow.array(each, types[name]) for name, each in columns.items()})
-    partial = path.with_name(f".{path.name}.partial")  # who reads the folder meanwhile passes over hidden files
-    pyarrow.parquet.write_table(table, partial)
-    os.replace(partial, path)
+    content = io.BytesIO()
+    pyarrow.parquet.write_table(table, content)
+    write_whole(path.parent, {path.name: content.getvalue()})
 
 
 def _measure() -> int:

@@ -130,6 +130,13 @@ def test_a_damaged_table_is_one_line(folder):
         Archive(folder)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "3"])
+def test_damaged_settings_are_one_line(folder, text):
+    (folder / archive.ASKED).write_text(text)
+    with pytest.raises(InputError, match=r"asked\.json .*Choose another --output"):
+        archive.open_folder(folder, ASKED, force=False)
+
+
 def test_a_run_is_known_by_its_files(tmp_path):
     for name in ("model.keras", "decision.json", "config.json"):
         (tmp_path / name).write_text(name)
