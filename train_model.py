@@ -348,9 +348,12 @@ def fit_run(plan: Plan, material, patches, summary, folder: Path) -> tuple:
     settings = describe_settings(plan, patches, summary)
     by_patient = plan.split_by != "image"
     members = splits.deal_members(patches, experiment.members, by_patient=by_patient, seed=experiment.seed)
+    parts = None  # several members leave images enough out to choose a strength by
+    if len(members) == 1:
+        parts = splits.deal_training(patches, by_patient=by_patient, seed=experiment.seed)
     trained_on = np.unique(np.concatenate([member["training"] for member in members]))
     weights = training.class_weights(material.labels[trained_on], len(settings.classes), experiment.class_weight)
-    material = material._replace(weights=weights)
+    material = material._replace(weights=weights, parts=parts)
     announce(plan, settings, len(trained_on))
     with pipeline.naming_bad_files(material.images):
         fitted = fit_members(experiment, material, members, describe_training(settings), folder)

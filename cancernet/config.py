@@ -26,6 +26,7 @@ SPLIT_NAMES = {  # names that a folder or a split file may use
 }
 TESTING_SHARE = 0.20  # of all patients
 VALIDATION_SHARE = 0.10  # of the patients that are not for testing
+TRAINING_PARTS = 5  # that training is dealt into, at most, to choose the strength of a single member's head
 INSIDE_SHARE = 0.985  # of validation images that lie inside what a run was made for, each measured without its patient
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 from cancernet import InputError
-from cancernet.config import SPLIT_NAMES, SPLITS, TESTING_SHARE, VALIDATION_SHARE
+from cancernet.config import SPLIT_NAMES, SPLITS, TESTING_SHARE, TRAINING_PARTS, VALIDATION_SHARE
 from cancernet.data.dataset import Patch
 
 
@@ -108,10 +108,30 @@ def deal_members(patches: Sequence[Patch], members: int, *, by_patient: bool, se
     if members == 1:
         return [{split: rows[split] for split in ("training", "validation")}]
     known = np.sort(np.concatenate([rows["training"], rows["validation"]]))
-    labels = [patches[row].label for row in known]
-    groups = list_groups([patches[row] for row in known], by_patient=by_patient)
-    dealt = deal_parts(labels, groups, parts=members, seed=seed, called="members")
-    return [{"training": known[rest], "validation": known[own]} for rest, own in dealt]
+    return _deal_rows(patches, known, parts=members, by_patient=by_patient, seed=seed)
+
+
+def deal_training(patches: Sequence[Patch], *, by_patient: bool, seed: int) -> list[dict[str, np.ndarray]]:
+    """Deal the training images into up to five parts, to choose a setting by what each part says when left out.
+
+    Returns:
+        Of each part, the rows of `patches` without it, as `training`, and its own, as `validation`; none where one
+        patient, or one image of a class, is all there is.
+    """
+    rows = np.flatnonzero([patch.split == "training" for patch in patches])
+    labels = Counter(patches[row].label for row in rows)
+    groups = set(list_groups([patches[row] for row in rows], by_patient=by_patient))
+    parts = min(TRAINING_PARTS, len(groups), *labels.values())
+    return _deal_rows(patches, rows, parts=parts, by_patient=by_patient, seed=seed) if parts > 1 else []
+
+
+def _deal_rows(
+    patches: Sequence[Patch], rows: np.ndarray, *, parts: int, by_patient: bool, seed: int
+) -> list[dict[str, np.ndarray]]:
+    labels = [patches[row].label for row in rows]
+    groups = list_groups([patches[row] for row in rows], by_patient=by_patient)
+    dealt = deal_parts(labels, groups, parts=parts, seed=seed, called="members")
+    return [{"training": rows[rest], "validation": rows[own]} for rest, own in dealt]
 
 
 def deal_parts(

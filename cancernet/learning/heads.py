@@ -28,6 +28,9 @@ _HIDDEN_UNITS, _BATCH = 64, 200
 _LEAST_EPOCHS, _LEAST_STEPS = 20, 600  # of a hidden layer: few images need many epochs
 
 
+Rows = Mapping[str, np.ndarray]  # split -> rows of the examples
+
+
 class Kind(NamedTuple):
     """What is tried of a kind of head."""
 
@@ -94,11 +97,16 @@ class Examples(NamedTuple):
 
 
 def fit_heads(
-    examples: Examples, members: Sequence[Mapping[str, np.ndarray]], *, kind: str = "linear", seed: int = 0
+    examples: Examples,
+    members: Sequence[Rows],
+    *,
+    parts: Sequence[Rows] | None = None,
+    kind: str = "linear",
+    seed: int = 0,
 ) -> Heads:
     """Fit a head with a penalty on the squared coefficients for each member.
 
-    The strength of the penalty is the one with the lowest log-loss, weighted by class, of the images that the members
+    The strength of the penalty is the one with the lowest log-loss, weighted by class, of the images that the parts
     leave out, so it is chosen by patient. It is looked for among those of the kind, from the first on to where it gets
     worse.
 
@@ -107,6 +115,7 @@ def fit_heads(
 
     Args:
         members: of each, the rows of `examples` that are its `training` and its `validation`.
+        parts: such rows, by which the strength is chosen; None is by the members themselves.
         kind: of head: `linear`, a logistic regression; `kernel`, one on Gaussian kernels to landmarks, which are drawn
             from training; `hidden`, one hidden layer.
         seed: of what is random.
@@ -114,13 +123,14 @@ def fit_heads(
     started = time.perf_counter()
     tried: dict[int, tuple[float, list[FittedHead]]] = {}
     strengths, best = HEADS[kind]
-    left_out = np.concatenate([rows["validation"] for rows in members])
+    chosen_by = parts or members
+    left_out = np.concatenate([rows["validation"] for rows in chosen_by])
     of_images = np.array([examples.weights[label] for label in examples.labels[left_out]])
 
     def loss_at(place: int) -> float:
         if place not in tried:
             fitted, told = [], []
-            for rows in members:
+            for rows in chosen_by:
                 fitted.append(fit_head(examples, rows["training"], kind, strengths[place], seed))
                 told += [fitted[-1].predict(some) for some in _mean_views(examples.features, rows["validation"])]
             loss = log_loss(
@@ -136,7 +146,10 @@ def fit_heads(
         while 0 <= best + step < len(strengths) and loss_at(best + step) < loss_at(best):
             best += step
     losses = {strengths[place]: loss for place, (loss, _) in sorted(tried.items())}
-    return Heads(tried[best][1], strengths[best], losses, time.perf_counter() - started)
+    fitted = tried[best][1]
+    if parts:
+        fitted = [fit_head(examples, rows["training"], kind, strengths[best], seed) for rows in members]
+    return Heads(fitted, strengths[best], losses, time.perf_counter() - started)
 
 
 def fit_head(examples: Examples, rows: np.ndarray, kind: str, strength: float, seed: int) -> FittedHead:

@@ -13,12 +13,11 @@ from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
 from cancernet.learning import familiarity, fitting, heads, scoring, training
 from cancernet.learning.features import Place, find_features
+from cancernet.learning.heads import Rows
 from cancernet.learning.models import build_model, list_kinds
 from cancernet.learning.models.joining import join_members, shrink_first
 from cancernet.learning.models.structure import attach_head, split_model
 from cancernet.learning.views import average_over_views
-
-Rows = Mapping[str, np.ndarray]  # split -> rows of the material
 
 
 class Material(NamedTuple):
@@ -29,6 +28,7 @@ class Material(NamedTuple):
     weights: dict[int, float]  # class index -> weight in the loss
     place: Place  # where the features of these images are kept
     given: np.ndarray | None = None  # features [n, views, f] that came from elsewhere, in the place of a backbone's
+    parts: Sequence[Rows] | None = None  # of training, that choose the strength of heads; None is by the members
 
 
 class Fitted(NamedTuple):
@@ -148,4 +148,5 @@ def _fit_heads(
         features = find_features(extractor, experiment, material.images, material.place)
     print(f"Fitting {experiment.head} heads to the features ...", flush=True)
     examples = heads.Examples(features, material.labels, material.weights, work)
-    return extractor, features, heads.fit_heads(examples, members, kind=experiment.head, seed=experiment.seed)
+    chosen = {"parts": material.parts, "kind": experiment.head, "seed": experiment.seed}
+    return extractor, features, heads.fit_heads(examples, members, **chosen)

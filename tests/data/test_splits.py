@@ -7,7 +7,15 @@ from conftest import ROOT
 from cancernet import InputError
 from cancernet.config import SPLITS
 from cancernet.data.dataset import Patch
-from cancernet.data.splits import assign_folds, assign_splits, list_groups, plan_splits, read_split_file
+from cancernet.data.splits import (
+    assign_folds,
+    assign_splits,
+    deal_members,
+    deal_training,
+    list_groups,
+    plan_splits,
+    read_split_file,
+)
 
 
 def make_images(patients=50, patches=20, given=""):
@@ -155,6 +163,38 @@ def test_every_image_is_tested_in_one_fold(by_image):
 def test_more_folds_than_patients_are_refused():
     with pytest.raises(InputError, match=r"4 patient\(s\) and .* cannot fill 5 folds"):
         assign_folds(["0", "1"] * 10, [str(n % 4) for n in range(20)], folds=5, seed=1)
+
+
+def test_training_is_dealt_by_patient_and_validation_is_left_alone():
+    images = plan(make_images())
+    parts = deal_training(images, by_patient=True, seed=1)
+    training = [row for row, image in enumerate(images) if image.split == "training"]
+    assert len(parts) == 5
+    assert sorted(np.concatenate([part["validation"] for part in parts])) == training
+    for part in parts:
+        assert sorted(np.concatenate([part["training"], part["validation"]])) == training
+        seen, left_out = ({images[row].patient for row in part[split]} for split in ("training", "validation"))
+        assert not seen & left_out
+
+
+@pytest.mark.parametrize(("patients", "parts"), [(6, 4), (4, 2), (3, 0)])
+def test_few_training_patients_make_fewer_parts(patients, parts):
+    images = plan(make_images(patients))
+    assert len({image.patient for image in images if image.split == "training"}) == max(parts, 1)
+    assert len(deal_training(images, by_patient=True, seed=1)) == parts
+
+
+def test_one_member_takes_the_splits_and_several_deal_all_but_testing():
+    images = plan(make_images())
+    rows = {split: [row for row, image in enumerate(images) if image.split == split] for split in SPLITS}
+    (one,) = deal_members(images, 1, by_patient=True, seed=1)
+    assert {split: list(of) for split, of in one.items()} == {
+        "training": rows["training"],
+        "validation": rows["validation"],
+    }
+    dealt = deal_members(images, 4, by_patient=True, seed=1)
+    left_out = np.concatenate([member["validation"] for member in dealt])
+    assert sorted(left_out) == sorted(rows["training"] + rows["validation"])
 
 
 def test_the_published_split_is_whole():

@@ -62,6 +62,17 @@ def test_the_loss_of_a_strength_is_that_of_images_left_out_by_hand(fit):
     assert found.losses[found.strength] == pytest.approx(by_hand)
 
 
+def test_parts_choose_the_strength_of_a_head_that_is_fitted_to_all_of_training(fit, tmp_path):
+    features, labels = make_features(48, noise=2.0, size=40)
+    member = {"training": np.arange(40), "validation": np.arange(40, 48)}
+    parts = deal(40)
+    found = fit(features, labels, [member], parts=parts)
+    assert found.losses == fit(features, labels, parts).losses != fit(features, labels, [member]).losses
+    (head,) = found.fitted
+    by_hand = fit_head(Examples(features, labels, WEIGHTS, tmp_path), np.arange(40), "linear", found.strength, 0)
+    np.testing.assert_array_equal(head.classifier.coef_, by_hand.classifier.coef_)
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("kind", HEADS)
 def test_the_network_answers_the_mean_of_the_logits_of_the_heads_that_were_fitted(kind, classes, fit, tmp_path):
