@@ -127,6 +127,7 @@ def test_the_report_on_disk_is_the_printed_one(folder):
     assert (folder / "runs/one/report.txt").read_text().strip() in (folder / "printed.txt").read_text()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(folder, tmp_path):
     train(folder, "--output", tmp_path / "same", "--seed", "42")
     train(folder, "--output", tmp_path / "other", "--seed", "6", "--views", "one")
@@ -183,6 +184,7 @@ def test_folds_may_be_judged_in_part(folder, tmp_path):
     assert report["evaluated_on"] == "folds 2 of 3"
 
 
+@pytest.mark.slow
 def test_an_unfinished_cross_validation_goes_on_only_as_it_was_begun(folder, tmp_path, monkeypatch, capsys):
     options = ["--output", tmp_path / "cv", *SMALL, "--folds", "2", "--epochs", "1"]
     train_run, cut_off = train_model.train_run, []
@@ -357,12 +359,21 @@ def test_a_changed_image_is_found(folder, tmp_path):
         (["--model", "resnet50", "--weights", "nowhere.h5"], "No weights file nowhere.h5"),
     ],
 )
-def test_what_is_wrong_is_said_at_once(folder, tmp_path, options, message):
-    command = [sys.executable, str(ROOT / "train_model.py"), "--dataset", str(folder / "dataset"), *options]
+def test_what_is_wrong_is_said_at_once(folder, tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((InputError, SystemExit)) as caught:
+        train_model.main(["--dataset", str(folder / "dataset"), *options])
+    said = f"error: {caught.value}\n" if caught.type is InputError else capsys.readouterr().err
+    assert said.startswith(f"error: {message}")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("options", [["--epochs", "0"], ["--dataset", "nowhere"]])
+def test_what_is_wrong_ends_with_status_2_and_one_line(tmp_path, options):
+    command = [sys.executable, str(ROOT / "train_model.py"), *options]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {message}")
-    assert done.stderr.count("\n") == 1
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: ")
 
 
 @pytest.mark.parametrize(

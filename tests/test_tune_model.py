@@ -43,6 +43,7 @@ def arguments(made, output, *options):
     return [*given, *SMALL, *map(str, options)]
 
 
+@pytest.mark.slow
 def test_a_search_ends_with_a_recipe_that_training_takes(made, tmp_path, capsys):
     output = tmp_path / "search"
     tune_model.main(arguments(made, output, "--trials", 1))
