@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cancernet import InputError
-from cancernet.judging.bootstrap import PLAIN, jackknife, jackknife_interval
+from cancernet.judging.jackknife import PLAIN, jackknife, jackknife_interval
 from cancernet.judging.metrics import (
     MANY_CLASS_METRICS,
     TWO_CLASS_METRICS,
@@ -58,7 +58,7 @@ def compare_figures(runs: Sequence[Predictions], *, classes: Sequence[str], posi
 
     A difference is a metric, `{"value", "low", "high"}` with a 95% interval, and `verdict`: `better` or `worse` than
     the first where the whole interval is on one side of zero, else `unclear`. What cannot be given is None, with a
-    `reason`. The interval is that of `bootstrap.jackknife_interval` on the figures' own scale, the difference being one
+    `reason`. The interval is that of `jackknife.jackknife_interval` on the figures' own scale, the difference being one
     figure of each patient's two answers. How often it holds the true difference of two runs is simulated by
     benchmarks/coverage.py; the table is in docs/reporting.md.
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cancernet import InputError
-from cancernet.judging.bootstrap import (
+from cancernet.judging.jackknife import (
     CORRELATION,
     LEVEL,
     PLAIN,
@@ -73,7 +73,7 @@ def evaluate(
 
     Returns "metrics", "per_class", "confusion_matrix" (rows: true class), "calibration", "interval", "prevalence" (None
     where none was given), "patients" (known ones only), "patient_spread". A metric is {"value", "low", "high"}: a 95%
-    interval over patients, as of `bootstrap.jackknife_interval`; the decisions are taken as they are. An undefined
+    interval over patients, as of `jackknife.jackknife_interval`; the decisions are taken as they are. An undefined
     value, or an interval that cannot be given, is None with a "reason".
 
     Raises InputError: no images, shapes that do not match, an unknown class, probabilities that are none.

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
-from cancernet.judging.bootstrap import class_rates, jackknife
+from cancernet.judging.jackknife import class_rates, jackknife
 from cancernet.judging.metrics import as_metric, group_images
 
 RATES = ("sensitivity", "specificity", "ppv", "f1", "balanced_accuracy")

@@ -16,7 +16,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
-from cancernet.judging.bootstrap import ratio
+from cancernet.judging.jackknife import ratio
 
 SMALLEST = np.finfo(np.float64).eps  # probabilities are kept so far from 0 and 1
 

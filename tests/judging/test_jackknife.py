@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from cancernet.judging.bootstrap import (
+from cancernet.judging.jackknife import (
     CORRELATION,
     MOST_PARTS,
     POSITIVE,
