@@ -11,10 +11,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import settings
 
 # A shell that starts a program in the background lets it ignore these, and all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# The same examples in every run; HYPOTHESIS_PROFILE=default draws others.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 ROOT = Path(__file__).parents[1]
 KILLS = int(os.environ.get("KILLS", "2"))  # of each of four kinds of trainings, a quarter of those of builds; 5 make 20
