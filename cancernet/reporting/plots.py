@@ -206,7 +206,7 @@ def plot_patients(*, patients: list[dict]) -> Figure:
     rates = [rate for rate in behind if any(patient.get(rate) is not None for patient in patients)]
     if not rates:
         raise ValueError("plot_patients: none of the patients has an accuracy, sensitivity or specificity.")
-    figure, panels = new_figure(max(5.2, 2.9 * len(rates)), 4.0, columns=len(rates), sharey=True)
+    figure, panels = new_figure(8.7, 4.0, columns=len(rates), sharey=True)
     for axes, rate in zip(panels, rates, strict=True):
         known = sorted((each for each in patients if each.get(rate) is not None), key=lambda each: each[rate])
         values = [each[rate] for each in known]

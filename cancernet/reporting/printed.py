@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 from cancernet.reporting.captions import cut
 from cancernet.reporting.wording import (
-    HELD_FIXED,
     METRICS,
     all_warnings,
     answers,
     class_label,
     class_word,
     count,
+    held_fixed,
     interval,
     interval_words,
     number,
@@ -38,7 +38,7 @@ def report_text(report: dict) -> str:
     said += [wrap(report["statement"]), *(wrap(f"WARNING: {warning}") for warning in all_warnings(report))]
     said.append("\n".join(wrap(answer["text"]) for answer in answers(report)))
     said += [_describe_confusion(report), _describe_metrics(report), _describe_classes(report), _describe_folds(report)]
-    made = [_describe_decision(report), _describe_training(report), _describe_data(report), HELD_FIXED]
+    made = [_describe_decision(report), _describe_training(report), _describe_data(report), held_fixed(report)]
     said.append("\n".join(wrap(line) for line in made if line))
     return "\n\n".join(part for part in said if part) + "\n"
 

@@ -167,7 +167,7 @@ def _render_html(report: Report, *, pictures: dict[str, bytes], folder: Path) ->
         metric_names={name: label for name, (label, _) in wording.METRICS.items()},
         interval_words=wording.interval_words(report),
         flaws=wording.possible_flaws(report),
-        held_fixed=wording.HELD_FIXED,
+        held_fixed=wording.held_fixed(report),
         outside=wording.report_outside(report),
         split_words=wording.split_words(report["data"]),
         twice=wording.TWICE,

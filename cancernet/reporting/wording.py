@@ -155,6 +155,11 @@ def report_outside(report: dict) -> str:
     return outside_sentence(outside and (outside["outside"], outside["images"]), "images")
 
 
+def held_fixed(report: dict) -> str:
+    """What the intervals of a report leave out; "" of one that has no interval."""
+    return HELD_FIXED if any(metric["high"] is not None for metric in report["metrics"].values()) else ""
+
+
 def split_words(data: dict) -> str:
     """By what the images were split."""
     if data["split_by"] == "patient" and not data["patients_known"]:

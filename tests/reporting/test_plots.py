@@ -199,7 +199,9 @@ def test_patients_are_sorted_and_those_without_a_rate_counted():
 
 def test_many_patients_are_dots_without_names_and_many_classes_have_accuracy_only():
     rows = [{"patient": str(i), "images": 9, "correct": 9, "accuracy": i / 150} for i in range(150)]
-    (axes,) = plots.plot_patients(patients=rows).axes
+    figure = plots.plot_patients(patients=rows)
+    assert figure.get_figwidth() == plots.plot_patients(patients=[patient("p", 1, 1, 1, 1)]).get_figwidth()
+    (axes,) = figure.axes
     assert len(axes.collections[0].get_offsets()) == 150
     assert not axes.get_xticklabels()
     with pytest.raises(ValueError, match="none of the patients has"):

@@ -51,6 +51,33 @@ def test_other_thresholds_are_shown_with_what_they_gave(report, tmp_path):
 def test_it_says_what_the_intervals_hold_fixed(report, tmp_path):
     said = "The intervals hold the model and its threshold fixed: what another training"
     assert said in page(tmp_path, report)
+    assert said in " ".join(report_text(report).split())
+    report["metrics"] = {
+        name: metric(each["value"], reason="too few patients") for name, each in report["metrics"].items()
+    }
+    html = page(tmp_path, report)
+    assert "The intervals" not in html
+    assert "The intervals" not in report_text(report)
+    assert "Judged on the testing split: 5 images" in html
+
+
+def test_neighbours_that_change_nothing_are_a_sentence_and_no_table(report, tmp_path):
+    same = metric(0.9, reason="too few patients")
+    report["neighbours"] = {"with": {"auroc": same}, "without": {"auroc": same}}
+    report["neighbours"]["difference"] = {"auroc": metric(0.0, reason="too few patients") | {"verdict": "unclear"}}
+    html = page(tmp_path, report)
+    assert "Neighbours changed no figure" in html
+    assert "judged both ways" not in html
+    report["neighbours"]["difference"]["auroc"]["value"] = -0.1
+    html = page(tmp_path, report)
+    assert "Neighbours changed no figure" not in html
+    assert "judged both ways" in html
+    assert "&ndash;: too few patients.</p>" in html
+
+
+def test_settings_are_named_without_the_parts_of_the_program(report, tmp_path):
+    report["settings"] = {"run": "other", "of the run.experiment.image_size": 48}
+    assert "<dt>image size</dt><dd>48</dd>" in page(tmp_path, report)
 
 
 def test_undefined_figures_are_not_available_with_their_reason(many, tmp_path):
