@@ -17,7 +17,7 @@ from cancernet.reporting.content import Report
 from cancernet.run import MODEL, Run, Settings, find_runs, read_report, read_settings
 from cancernet.using import card, uploads
 from cancernet.using.card import plain
-from cancernet.using.shelf import Shelf
+from cancernet.using.shelf import Shelf, Visitor
 
 PURPOSE = "For research and teaching, not for diagnosis."
 KEPT = "Images stay in this computer's memory until the page is closed; nothing is written to disk."
@@ -155,7 +155,7 @@ def answer_images(loading: Future[Run], report: Report | None, files: Sequence, 
     state, shelf = st.session_state, open_shelf()
     mpp = SCALES.get(state.get("scale"))
     if "visitor" not in state:
-        state.visitor = object()
+        state.visitor = Visitor()
     answer = shelf.get(state.visitor, (key, mpp))
     if answer is None:
         bar = st.progress(0.0, "Reading the images")

@@ -109,6 +109,8 @@ def test_a_patch_is_answered_with_probabilities_decision_and_grad_cam(page, tiny
     assert (answer.index(f"{idc:.1%}") < answer.index(f"{benign:.1%}")) == (idc > benign)
     assert "**1 patch** called" in texts(page)
     assert len(page.get("image")) == 1
+    assert [each.value for each in page.subheader] == ["The patch", "Results to keep"]
+    assert [each.label for each in page.selectbox] == ["Run"]  # one patch has no order
     assert not maps(page)
     assert [button.label for button in page.download_button] == ["All patches as CSV", "The run's report"]
     assert not page.toggle  # a patch without a place has no neighbours
@@ -210,6 +212,15 @@ def test_a_broken_file_is_named_and_the_others_stay(page):
     table = page.table[0].value
     assert table["file"].tolist() == [r"bad\_\[x\]\(y\)\.png"]  # Markdown would make it a link
     assert "not an image" in table["why"][0]
+
+
+def test_images_unlike_those_of_the_run_are_told_of_and_shown(page):
+    black = cv2.imencode(".png", np.zeros((50, 50, 3), np.uint8))[1].tobytes()
+    name, data = sample_uploads()[40]
+    send(page, (name, data, PNG), ("black.png", black, PNG))
+    assert "1 of 2 patches (50.0%) lie outside what this run was made for" in texts(page)
+    assert "The furthest, with their distance; 1 is the limit." in texts(page)
+    assert len(page.get("image")) == 2 + 1  # and the one outside
 
 
 def test_nothing_but_broken_files_is_said(page):

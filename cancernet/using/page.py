@@ -15,6 +15,7 @@ from cancernet import InputError
 from cancernet.data.grid import PATCH_STEP, stitch_slide
 from cancernet.data.images import fit_image
 from cancernet.folders import file_stem
+from cancernet.judging.outside import Outside
 from cancernet.learning import explain
 from cancernet.learning.models import ENCODER
 from cancernet.reporting import illustration
@@ -24,6 +25,7 @@ from cancernet.using import parts, prediction, results, slide_map, uploads
 from cancernet.using.prediction import DecidedPatches, ScoredPatches
 
 MOST_PICTURES = 24  # with Grad-CAM that are kept of a visitor's: 9 MB
+MOST_FURTHEST = 6  # images outside what the run was made for that are shown first
 LEAST_ON_A_MAP = 4  # patches of a slide
 ORDERS = ("Highest probability first", "Closest to the threshold first", "In the order sent")
 SCALE_LABEL = "Micrometres per pixel of large images"  # the page asks for it, where predict_images.py has --mpp
@@ -195,6 +197,29 @@ def list_patches(run: Run, decided: Sequence[DecidedPatches], order: str) -> lis
     return patches
 
 
+def show_furthest(scored: Sequence[ScoredPatches], outside: Outside) -> list[tuple[np.ndarray, str]]:
+    """The images farthest outside what the run was made for, at most MOST_FURTHEST.
+
+    Args:
+        outside: of the distances of all patches of `scored`, in their order.
+
+    Returns:
+        Picture and name of each, the furthest first; a picture is uint8 [SHOWN_PIXELS, SHOWN_PIXELS, 3].
+    """
+    places = [(each, row) for each in scored for row in range(len(each.files))]
+    chosen = [(*places[index], distance) for index, distance in outside.furthest[:MOST_FURTHEST]]
+    return [
+        (fit_image(_as_rgb(each.images[row]), SHOWN_PIXELS), f"{distance:.1f}: {name_patch(each, row)}")
+        for each, row, distance in chosen
+    ]
+
+
+def name_patch(scored: ScoredPatches, row: int) -> str:
+    """The file of a patch, and where in it the patch lies if it was cut from a large image."""
+    file = scored.files[row]
+    return f"x {scored.x[row]}, y {scored.y[row]} of {file}" if file == scored.slide else file
+
+
 def explain_patches(run: Run, patches: Sequence[Shown], made: dict[tuple, np.ndarray]) -> list[np.ndarray]:
     """Each patch, and where there are maps Grad-CAM of what it was called to its right: uint8 [SHOWN_PIXELS, w, 3].
 
@@ -254,6 +279,9 @@ def pack_regions(run: Run, decided: Sequence[DecidedPatches]) -> bytes:
 
 
 def _side_by_side(image: np.ndarray, overlaid: np.ndarray) -> np.ndarray:
-    rgb = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
     gap = np.full((SHOWN_PIXELS, GAP, 3), 255, np.uint8)
-    return np.hstack([fit_image(rgb, SHOWN_PIXELS), gap, fit_image(overlaid, SHOWN_PIXELS)])
+    return np.hstack([fit_image(_as_rgb(image), SHOWN_PIXELS), gap, fit_image(overlaid, SHOWN_PIXELS)])
+
+
+def _as_rgb(image: np.ndarray) -> np.ndarray:
+    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image

@@ -15,6 +15,7 @@ from cancernet.using.card import plain
 from cancernet.using.prediction import DecidedPatches, ScoredPatches
 
 CARDS_A_PAGE, CARDS_A_ROW = 6, 3
+FURTHEST_WIDTH = 120  # pixels on the screen
 OPERATING_POINTS = {"balanced": "where sensitivity and specificity together should be highest"}
 
 
@@ -26,6 +27,10 @@ def show_answers(run: Run, report: Report | None, answer: page.Answer) -> None:
         st.caption(plain(said))
     elif said:
         st.warning(plain(said), icon=":material/warning:")
+        st.caption("The furthest, with their distance; 1 is the limit.")
+        with st.container(horizontal=True):
+            for picture, name in page.show_furthest(answer.scored, outside):
+                st.image(picture, caption=plain(name), width=FURTHEST_WIDTH)
     threshold, neighbours = ask_how_to_decide(run, report, answer.scored)
     decided = [
         prediction.decide_patches(run, each, neighbours=neighbours, threshold=threshold) for each in answer.scored
@@ -149,12 +154,13 @@ def show_map(run: Run, slides: list[DecidedPatches]) -> tuple[DecidedPatches | N
 
 def show_patches(run: Run, decided: list[DecidedPatches], clicked: page.Shown | None, answer: page.Answer) -> None:
     """Show the patch that was clicked, or a page of all, each with Grad-CAM, its probabilities and its decision."""
-    st.subheader(f"The {card.noun(run.settings)}")
+    count = sum(len(each.predicted) for each in decided)
+    st.subheader(f"The {card.noun(run.settings, count)}")
     if clicked:
         st.markdown("The patch that you clicked on the map. Click beside the tissue to see all.")
         patches = [clicked]
     else:
-        order = st.selectbox("Order", page.ORDERS, key="order", width=320)
+        order = st.selectbox("Order", page.ORDERS, key="order", width=320) if count > 1 else page.ORDERS[0]
         patches = page.list_patches(run, decided, order)
     pages = -(-len(patches) // CARDS_A_PAGE)
     number = st.pagination(pages, key=f"page of {pages}") if pages > 1 else 1
@@ -172,10 +178,7 @@ def show_patch(run: Run, patch: page.Shown, picture: np.ndarray) -> None:
     """A card: the picture, what the patch was called, its probabilities and its file."""
     st.image(picture, width="stretch", alt="The image, and beside it what spoke for its class")
     st.html(page.describe_answer(run, patch))
-    scored, row = patch.decided.scored, patch.row
-    file = scored.files[row]
-    place = f"x {scored.x[row]}, y {scored.y[row]} of {file}"
-    st.caption(plain(place if file == scored.slide else file))
+    st.caption(plain(page.name_patch(patch.decided.scored, patch.row)))
 
 
 def offer_downloads(

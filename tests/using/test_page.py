@@ -7,6 +7,7 @@ from conftest import zip_files
 from pyramid import write_small_pyramid
 from red_run import make_decision, make_network, make_red_run, patch
 
+from cancernet.judging.outside import find_outside
 from cancernet.run import load_run
 from cancernet.using import page, parts, prediction, uploads
 from cancernet.using.prediction import decide_patches
@@ -73,6 +74,18 @@ def test_few_pictures_with_grad_cam_are_kept(trained, monkeypatch):
     assert [row for _, row, _ in made] == [2, 3, 4]  # the oldest went
     again = page.explain_patches(trained, patches[:2], made)
     assert all(map(np.array_equal, first, again))
+
+
+def test_the_furthest_outside_come_first_with_distance_and_place(trained):
+    files = uploads.sample_uploads()[:3]
+    (slide,), _ = page.score_uploads(trained, files)
+    grey = np.full((48, 48, 1), 7, np.uint8)
+    cut = slide._replace(files=[slide.slide] * 3, x=[0, 50, 100], y=[0, 0, 0], images=[grey] * 3)
+    scored = [slide._replace(distances=np.array([0.5, 1.25, 0.2])), cut._replace(distances=np.array([0.1, 0.2, 3.0]))]
+    found = page.show_furthest(scored, find_outside(np.concatenate([each.distances for each in scored])))
+    assert [name for _, name in found] == [f"3.0: x 100, y 0 of {slide.slide}", f"1.2: {files[1][0]}"]
+    assert [picture.shape for picture, _ in found] == [(240, 240, 3)] * 2
+    assert (found[0][0] == 7).all()
 
 
 def test_the_bytes_of_an_answer_are_those_of_its_images(trained):
