@@ -25,7 +25,7 @@ class Card(NamedTuple):
     interval: str  # heading of the intervals
     over: str  # patients or images
     figures: list[tuple[str, str, str]]  # name, value and interval of each of CARD_METRICS that the run has
-    images: str  # number of training images, and of patients where they are known
+    images: str  # number of training images, and of the patients that are known
     classes: list[str]  # training images of each class
     network: str
     warnings: list[str]
@@ -35,7 +35,6 @@ def describe_run(settings: Settings, report: Report) -> Card:
     """What the page says of a run, from its report."""
     training, experiment = report["data"]["splits"]["training"], settings.experiment
     metrics, interval = report["metrics"], report["interval"]
-    of_patients = f" of {training['patients']:,} patients" if report["data"]["patients_known"] else ""
     return Card(
         report["statement"],
         f"{interval['level']:.0%} interval",
@@ -44,7 +43,7 @@ def describe_run(settings: Settings, report: Report) -> Card:
             (wording.METRICS[name][0].split(" (")[0], wording.number(metric["value"]), wording.interval(metric))
             for name, metric in ((name, metrics[name]) for name in CARD_METRICS if name in metrics)
         ],
-        f"{training['images']:,} images{of_patients}",
+        wording.counted(training),
         [f"{wording.class_label(report, name)}: {count:,}" for name, count in training["classes"].items()],
         f"{experiment.model}, {experiment.image_size} pixels, {_describe_length(report)}{report['created']}.",
         wording.all_warnings(report),
