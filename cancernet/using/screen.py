@@ -15,7 +15,7 @@ from cancernet.using.card import plain
 from cancernet.using.prediction import DecidedPatches, ScoredPatches
 
 CARDS_A_PAGE, CARDS_A_ROW = 6, 3
-FURTHEST_WIDTH = 120  # pixels on the screen
+FURTHEST_WIDTH = 108  # pixels on the screen: three beside each other on a phone
 OPERATING_POINTS = {"balanced": "where sensitivity and specificity together should be highest"}
 
 
