@@ -17,11 +17,11 @@ from cancernet.reporting.content import Report
 from cancernet.run import MODEL, Run, Settings, find_runs, read_report, read_settings
 from cancernet.using import card, uploads
 from cancernet.using.card import plain
-from cancernet.using.shelf import Shelf, Visitor
+from cancernet.using.shelf import Shelf
 
 PURPOSE = "For research and teaching, not for diagnosis."
 KEPT = "Images stay in this computer's memory until the page is closed; nothing is written to disk."
-MOST_KEPT_BYTES = 2**28  # of the images of all visitors together; those of one have at most 450 MB
+MOST_KEPT_BYTES = 2**27  # of the images of all visitors together; those of one have at most 450 MB
 SCALES = {"0.25 (a scan at 40x)": 0.25, "0.5 (20x)": 0.5, "1 (10x)": 1.0, "2 (5x)": 2.0, "4 (IDC patches)": 4.0}
 
 
@@ -80,10 +80,16 @@ def load(folder: Path) -> Run:
     return page.open_run(folder)
 
 
-@st.cache_resource
+@st.cache_resource(show_spinner=False)
 def open_shelf() -> Shelf:
     """What is kept of all visitors, a `page.Answer` each; whose was given up is answered again at the next click."""
     return Shelf(MOST_KEPT_BYTES)
+
+
+@st.cache_resource(scope="session", show_spinner=False, on_release=lambda visitor: open_shelf().drop(visitor))
+def name_visitor() -> object:
+    """Under what the shelf keeps the answers of this session; when its page is closed they are dropped."""
+    return object()
 
 
 def show_card(settings: Settings, report: Report | None) -> None:
@@ -152,16 +158,14 @@ def answer_images(loading: Future[Run], report: Report | None, files: Sequence, 
             run = loading.result()
     from cancernet.using import page, screen
 
-    state, shelf = st.session_state, open_shelf()
+    state, shelf, visitor = st.session_state, open_shelf(), name_visitor()
     mpp = SCALES.get(state.get("scale"))
-    if "visitor" not in state:
-        state.visitor = Visitor()
-    answer = shelf.get(state.visitor, (key, mpp))
+    answer = shelf.get(visitor, (key, mpp))
     if answer is None:
         bar = st.progress(0.0, "Reading the images")
         answer = page.Answer(*page.score_uploads(run, read_files(files), mpp=mpp, tell=bar.progress), {})
         bar.empty()
-        shelf.put(state.visitor, (key, mpp), answer, page.count_bytes(answer))
+        shelf.put(visitor, (key, mpp), answer, page.count_bytes(answer))
     if mpp is not None or any("micrometres" in problem.reason for problem in answer.problems):
         st.selectbox(
             page.SCALE_LABEL,

@@ -245,6 +245,11 @@ def explain_patches(run: Run, patches: Sequence[Shown], made: dict[tuple, np.nda
     return shown
 
 
+def without_images(decided: DecidedPatches) -> DecidedPatches:
+    """The same answers without the images, which Streamlit would keep as long as a button that makes a file of them."""
+    return decided._replace(scored=decided.scored._replace(images=()))
+
+
 def predictions_csv(run: Run, decided: Sequence[DecidedPatches]) -> str:
     """All patches in the form of predictions.csv that predict_images.py writes."""
     table = io.StringIO()

@@ -186,6 +186,8 @@ def offer_downloads(
 ) -> None:
     """Buttons for what a visitor may keep; each is made when it is asked for."""
     st.subheader("Results to keep")
+    decided, slides = ([page.without_images(each) for each in some] for some in (decided, slides))
+    slide = slide and page.without_images(slide)
     given = {"on_click": "ignore", "width": "stretch"}
     with st.container(horizontal=True):
         st.download_button(

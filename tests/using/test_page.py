@@ -88,6 +88,17 @@ def test_the_furthest_outside_come_first_with_distance_and_place(trained):
     assert (found[0][0] == 7).all()
 
 
+def test_what_a_button_makes_a_file_of_holds_no_images(trained):
+    (scored,), _ = page.score_uploads(trained, uploads.sample_uploads())
+    decided = prediction.decide_patches(trained, scored)
+    light = page.without_images(decided)
+    assert not light.scored.images
+    assert len(scored.images) == len(uploads.sample_uploads())
+    assert page.predictions_csv(trained, [light]) == page.predictions_csv(trained, [decided])
+    assert page.pack_regions(trained, [light])
+    assert page.draw_picture(trained, light) == page.draw_picture(trained, decided)
+
+
 def test_the_bytes_of_an_answer_are_those_of_its_images(trained):
     scored, problems = page.score_uploads(trained, uploads.sample_uploads()[:2])
     pictures = page.MOST_PICTURES * 240 * (240 + 12 + 240) * 3
