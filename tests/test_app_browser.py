@@ -184,7 +184,7 @@ def click_a_patch(page, slide_map):
     page.mouse.wheel(0, -200)
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 3)
     page.get_by_text("The patch that you clicked on the map").wait_for()
-    playwright.expect(page.get_by_test_id("stImage")).to_have_count(1)
+    playwright.expect(page.get_by_alt_text("what spoke for its class")).to_have_count(1)
 
 
 def predict_images(run, files, threshold, tmp_path):

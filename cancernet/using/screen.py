@@ -30,7 +30,7 @@ def show_answers(run: Run, report: Report | None, answer: page.Answer) -> None:
         st.caption("The furthest, with their distance; 1 is the limit.")
         with st.container(horizontal=True):
             for picture, name in page.show_furthest(answer.scored, outside):
-                st.image(picture, caption=plain(name), width=FURTHEST_WIDTH)
+                st.image(picture, caption=plain(name), width=FURTHEST_WIDTH, alt=name)
     threshold, neighbours = ask_how_to_decide(run, report, answer.scored)
     decided = [
         prediction.decide_patches(run, each, neighbours=neighbours, threshold=threshold) for each in answer.scored
