@@ -116,24 +116,28 @@ def finish(dataset, output, options):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_training_killed_at_any_moment_ends_with_the_same_figures(dataset, tmp_path, kind):
     """Half of the kills are at any moment, half while a checkpoint is written; each time it goes on from there."""
-    options, moment, counts = KINDS[kind], random.Random(kind), []
+    options, moment, killed, writing = KINDS[kind], random.Random(kind), 0, 0
     whole, output, work = tmp_path / "whole", tmp_path / "run", tmp_path / "run.unfinished"
     took = finish(dataset, whole, options)
     shutil.rmtree(f"{dataset}.features", ignore_errors=True)  # so that these are computed again, and killed meanwhile
-    for number in range(KILLS):
-        while_writing = number % 2 and kind != "frozen"  # heads that are fitted at once have no checkpoint
-        process, seconds = start(dataset, output, options), moment.uniform(0.3, 0.9) * took
-        counts.append(kill(process, work, seconds=seconds * (0.7 if while_writing else 1), while_writing=while_writing))
+    for _ in range(3 * KILLS):  # some are through before they are killed
+        while_writing = killed % 2 and kind != "frozen"  # heads that are fitted at once have no checkpoint
+        started, process = time.monotonic(), start(dataset, output, options)
+        seconds = moment.uniform(0.3, 0.9) * took * (0.7 if while_writing else 1)
+        was_killed, was_writing = kill(process, work, seconds=seconds, while_writing=while_writing)
+        killed, writing = killed + was_killed, writing + was_writing
         check_checkpoints(work, whole)
-        if output.exists():  # it was through already
+        if output.exists():
+            took = min(took, time.monotonic() - started)  # the machine may be less busy than before
             assert read_figures(output) == read_figures(whole)
             shutil.rmtree(output)
+        if killed == KILLS:
+            break
     finish(dataset, output, options)
     assert read_figures(output) == read_figures(whole)
     assert sorted(os.listdir(tmp_path)) == ["run", "whole"]
-    killed, writing = map(sum, zip(*counts, strict=True))
-    print(f"{kind}: {killed} of {KILLS} killed before the end, {writing} while a checkpoint was written")
-    assert killed >= KILLS / 2
+    print(f"{kind}: {killed} killed, {writing} of them while a checkpoint was written")
+    assert killed == KILLS
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
