@@ -317,7 +317,7 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
             "settings": content.flatten(describe_training(settings)),
         },
         chose_model=judged == "validation",
-        warnings=[*warn_of_processes(), *warn_of_features(plan), *warn_of_few(left_out)],
+        warnings=[*warn_of_features(plan), *warn_of_few(left_out)],
         prevalence=plan.prevalence,
     )
     if len(testing):
@@ -467,18 +467,6 @@ def warn_of_few(validation) -> list[str]:
     return [
         f"Calibration and threshold were fitted on {len(patients)} validation patient(s); other patients would have "
         "given others. Train with --members 5: then all patients of training and validation are used for it."
-    ]
-
-
-def warn_of_processes() -> list[str]:
-    """Several processes do not train to the numbers of one yet."""
-    from cancernet.learning import distribution
-
-    if not distribution.is_one_of_several():
-        return []
-    return [
-        "Trained in several processes, which do not come to the same numbers as one, and it is not known why "
-        "(docs/scale.md): a trial, not a result."
     ]
 
 

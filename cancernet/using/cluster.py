@@ -64,6 +64,7 @@ def connect(address: str) -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to Ray's makers
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # a slide that cannot be read is told once, in our table
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")  # a reader takes seconds to start
     ended = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error")
