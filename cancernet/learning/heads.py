@@ -60,22 +60,28 @@ class Kernel(NamedTuple):
         return rbf_kernel(standardised, self.landmarks, gamma=self.width) @ self.weights
 
 
-class FittedHead(NamedTuple):
-    """From mean features to probabilities: standardised, perhaps carried into a kernel's space, classified."""
+class Space(NamedTuple):
+    """What a classifier takes of mean features: they are standardised, and perhaps carried into a kernel's space."""
 
-    kind: str
+    kind: str  # of head
     scaler: StandardScaler
     kernel: Kernel | None
-    classifier: LogisticRegression | MLPClassifier
 
     def transform(self, features: np.ndarray) -> np.ndarray:
         """What the classifier takes of mean features [n, f]."""
         standardised = self.scaler.transform(features)
         return self.kernel.transform(standardised) if self.kernel else standardised
 
+
+class FittedHead(NamedTuple):
+    """From mean features to probabilities."""
+
+    space: Space
+    classifier: LogisticRegression | MLPClassifier
+
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Probabilities [n, classes] of mean features [n, f]."""
-        return self.classifier.predict_proba(self.transform(features))
+        return self.classifier.predict_proba(self.space.transform(features))
 
 
 class Heads(NamedTuple):
@@ -124,14 +130,15 @@ def fit_heads(
     tried: dict[int, tuple[float, list[FittedHead]]] = {}
     strengths, best = HEADS[kind]
     chosen_by = parts or members
+    spaces = [fit_space(examples, rows["training"], kind, seed) for rows in chosen_by]
     left_out = np.concatenate([rows["validation"] for rows in chosen_by])
     of_images = np.array([examples.weights[label] for label in examples.labels[left_out]])
 
     def loss_at(place: int) -> float:
         if place not in tried:
             fitted, told = [], []
-            for rows in chosen_by:
-                fitted.append(fit_head(examples, rows["training"], kind, strengths[place], seed))
+            for rows, space in zip(chosen_by, spaces, strict=True):
+                fitted.append(fit_head(examples, rows["training"], space, strengths[place], seed))
                 told += [fitted[-1].predict(some) for some in _mean_views(examples.features, rows["validation"])]
             loss = log_loss(
                 examples.labels[left_out],
@@ -148,27 +155,36 @@ def fit_heads(
     losses = {strengths[place]: loss for place, (loss, _) in sorted(tried.items())}
     fitted = tried[best][1]
     if parts:
-        fitted = [fit_head(examples, rows["training"], kind, strengths[best], seed) for rows in members]
+        spaces = [fit_space(examples, rows["training"], kind, seed) for rows in members]
+        fitted = [
+            fit_head(examples, rows["training"], space, strengths[best], seed)
+            for rows, space in zip(members, spaces, strict=True)
+        ]
     return Heads(fitted, strengths[best], losses, time.perf_counter() - started)
 
 
-def fit_head(examples: Examples, rows: np.ndarray, kind: str, strength: float, seed: int) -> FittedHead:
-    """Fit one head to some rows; the arguments are as for `fit_heads`."""
+def fit_space(examples: Examples, rows: np.ndarray, kind: str, seed: int) -> Space:
+    """Fit what a head of some rows takes, whatever its strength; the arguments are as for `fit_heads`."""
     scaler = StandardScaler()
     for some in _mean_views(examples.features, rows):
         scaler.partial_fit(some)
     scaler.scale_ = np.maximum(scaler.scale_, _SMALLEST_DEVIATION)
     kernel = _choose_landmarks(examples.features, rows, scaler, seed) if kind == "kernel" else None
-    head = FittedHead(kind, scaler, kernel, LogisticRegression(C=strength, max_iter=_ITERATIONS))
-    if kind == "hidden":
-        head = head._replace(classifier=_make_hidden(len(rows), strength, seed))
+    return Space(kind, scaler, kernel)
+
+
+def fit_head(examples: Examples, rows: np.ndarray, space: Space, strength: float, seed: int) -> FittedHead:
+    """Fit one head to some rows; the arguments are as for `fit_heads`."""
+    classifier = LogisticRegression(C=strength, max_iter=_ITERATIONS)
+    if space.kind == "hidden":
+        classifier = _make_hidden(len(rows), strength, seed)
     labels = examples.labels[rows]
-    transformed = _write(map(head.transform, _mean_views(examples.features, rows)), len(rows), examples.scratch)
+    transformed = _write(map(space.transform, _mean_views(examples.features, rows)), len(rows), examples.scratch)
     with warnings.catch_warnings():
-        if kind == "hidden":  # its number of epochs is fixed
+        if space.kind == "hidden":  # its number of epochs is fixed
             warnings.simplefilter("ignore", ConvergenceWarning)
-        head.classifier.fit(transformed, labels, np.array([examples.weights[label] for label in labels]))
-    return head
+        classifier.fit(transformed, labels, np.array([examples.weights[label] for label in labels]))
+    return FittedHead(space, classifier)
 
 
 def build_head(fitted: Sequence[FittedHead]) -> keras.Model:
@@ -177,18 +193,20 @@ def build_head(fitted: Sequence[FittedHead]) -> keras.Model:
     Its answer is the softmax of their mean logits. Linear heads become one linear head; those of others stand side by
     side in one hidden layer. All take features that are standardised as for the first.
     """
-    reference = fitted[0].scaler
+    reference = fitted[0].space.scaler
     outputs = [_read_output(each.classifier) for each in fitted]
-    if fitted[0].kind == "linear":
-        outputs = [_move(output, each.scaler, reference) for output, each in zip(outputs, fitted, strict=True)]
+    if fitted[0].space.kind == "linear":
+        outputs = [_move(output, each.space.scaler, reference) for output, each in zip(outputs, fitted, strict=True)]
         mean = Dense(*(np.mean(part, axis=0) for part in zip(*outputs, strict=True)))
         return build_linear_head(reference.mean_, reference.scale_, mean)
-    if fitted[0].kind == "kernel":
+    if fitted[0].space.kind == "kernel":
         hidden = [_centre_kernel(each, reference) for each in fitted]
-        outputs = [Dense(each.kernel.weights @ output.kernel, output.bias) for each, output in zip(fitted, outputs)]
+        outputs = [
+            Dense(each.space.kernel.weights @ output.kernel, output.bias) for each, output in zip(fitted, outputs)
+        ]
     else:
         first = [Dense(each.classifier.coefs_[0], each.classifier.intercepts_[0]) for each in fitted]
-        hidden = [_move(layer, each.scaler, reference) for layer, each in zip(first, fitted)]
+        hidden = [_move(layer, each.space.scaler, reference) for layer, each in zip(first, fitted)]
     kernels, biases = zip(*outputs, strict=True)
     joined = Dense(np.concatenate(kernels) / len(fitted), np.mean(biases, axis=0))
     return build_wide_head(reference.mean_, reference.scale_, hidden, joined)
@@ -251,8 +269,8 @@ def _move(layer: Dense, own: StandardScaler, reference: StandardScaler) -> Dense
 
 def _centre_kernel(fitted: FittedHead, reference: StandardScaler) -> Centres:
     """A head's kernel on features that another scaler standardised."""
-    ratio, shift = _compare(fitted.scaler, reference)
-    return Centres(ratio, fitted.kernel.landmarks - shift, fitted.kernel.width)
+    ratio, shift = _compare(fitted.space.scaler, reference)
+    return Centres(ratio, fitted.space.kernel.landmarks - shift, fitted.space.kernel.width)
 
 
 def _compare(own: StandardScaler, reference: StandardScaler) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
 from cancernet.learning import heads
-from cancernet.learning.heads import HEADS, Examples, build_head, fit_head, fit_heads
+from cancernet.learning.heads import HEADS, Examples, build_head, fit_head, fit_heads, fit_space
 
 WEIGHTS = {0: 1.0, 1: 1.0}
 
@@ -29,6 +29,10 @@ def make_features(n, noise, *, size=6, classes=2):
 def deal(n, parts=3):
     part = np.arange(n) // 4 % parts
     return [{"training": np.flatnonzero(part != k), "validation": np.flatnonzero(part == k)} for k in range(parts)]
+
+
+def fit_one(examples, rows, strength):
+    return fit_head(examples, rows, fit_space(examples, rows, "linear", 0), strength, 0)
 
 
 @pytest.fixture
@@ -69,7 +73,7 @@ def test_parts_choose_the_strength_of_a_head_that_is_fitted_to_all_of_training(f
     found = fit(features, labels, [member], parts=parts)
     assert found.losses == fit(features, labels, parts).losses != fit(features, labels, [member]).losses
     (head,) = found.fitted
-    by_hand = fit_head(Examples(features, labels, WEIGHTS, tmp_path), np.arange(40), "linear", found.strength, 0)
+    by_hand = fit_one(Examples(features, labels, WEIGHTS, tmp_path), np.arange(40), found.strength)
     np.testing.assert_array_equal(head.classifier.coef_, by_hand.classifier.coef_)
 
 
@@ -121,11 +125,11 @@ def test_a_fit_in_blocks_is_that_of_all_at_once(tmp_path, monkeypatch):
     features, labels = make_features(60, noise=1.0)
     views = np.concatenate([features - 1, features + 1], axis=1)  # whose mean is `features`
     rows = np.arange(5, 60)
-    whole = fit_head(Examples(features, labels, WEIGHTS, tmp_path), rows, "linear", 1e-2, 0)
+    whole = fit_one(Examples(features, labels, WEIGHTS, tmp_path), rows, 1e-2)
     monkeypatch.setattr(heads, "_AT_ONCE", 7)
-    in_blocks = fit_head(Examples(views, labels, WEIGHTS, tmp_path), rows, "linear", 1e-2, 0)
+    in_blocks = fit_one(Examples(views, labels, WEIGHTS, tmp_path), rows, 1e-2)
     by_hand = StandardScaler().fit(features[rows, 0])
-    np.testing.assert_allclose(in_blocks.scaler.scale_, by_hand.scale_, rtol=1e-5)
+    np.testing.assert_allclose(in_blocks.space.scaler.scale_, by_hand.scale_, rtol=1e-5)
     np.testing.assert_allclose(in_blocks.classifier.coef_, whole.classifier.coef_, rtol=1e-3)
     assert list(tmp_path.iterdir()) == []
 
