@@ -348,8 +348,8 @@ def fit_run(plan: Plan, material, patches, summary, folder: Path) -> tuple:
     settings = describe_settings(plan, patches, summary)
     by_patient = plan.split_by != "image"
     members = splits.deal_members(patches, experiment.members, by_patient=by_patient, seed=experiment.seed)
-    parts = None  # several members leave images enough out to choose a strength by
-    if len(members) == 1:
+    parts = None  # several members leave images enough out to choose a head's strength by
+    if len(members) == 1 and experiment.strategy in ("frozen", "two-phase"):
         parts = splits.deal_training(patches, by_patient=by_patient, seed=experiment.seed)
     trained_on = np.unique(np.concatenate([member["training"] for member in members]))
     weights = training.class_weights(material.labels[trained_on], len(settings.classes), experiment.class_weight)

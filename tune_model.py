@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import dataclasses
 import importlib.util
+import io
 import json
 import logging
 import math
@@ -173,6 +174,8 @@ class Trainer:
         """
         import numpy as np
 
+        from cancernet.folders import write_whole
+
         experiment = search_space.apply_settings(self.plan.experiment, trial.params)
         probabilities = np.empty((len(self.patches), len({patch.label for patch in self.patches})))
         predicted = np.empty(len(self.patches), int)
@@ -184,10 +187,9 @@ class Trainer:
             probabilities[rows], predicted[rows] = told.probabilities, told.predicted
             own = told.probabilities[np.arange(len(rows)), told.labels]
             yield float(-np.log(np.maximum(own, np.finfo(np.float64).eps)).sum()), len(rows)
-        path = self.output / KEPT / f"{trial.number:04}.npz"
-        with path.with_suffix(".part").open("wb") as file:
-            np.savez(file, probabilities=probabilities, predicted=predicted)
-        path.with_suffix(".part").replace(path)
+        content = io.BytesIO()
+        np.savez(content, probabilities=probabilities, predicted=predicted)
+        write_whole(self.output / KEPT, {f"{trial.number:04}.npz": content.getvalue()})
 
     def predict(self, trial, scratch: Path):
         """The predictions of a finished trial; trained again where another machine has them."""

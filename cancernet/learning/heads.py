@@ -155,11 +155,9 @@ def fit_heads(
     losses = {strengths[place]: loss for place, (loss, _) in sorted(tried.items())}
     fitted = tried[best][1]
     if parts:
-        spaces = [fit_space(examples, rows["training"], kind, seed) for rows in members]
-        fitted = [
-            fit_head(examples, rows["training"], space, strengths[best], seed)
-            for rows, space in zip(members, spaces, strict=True)
-        ]
+        trained_on = [rows["training"] for rows in members]
+        spaces = [fit_space(examples, rows, kind, seed) for rows in trained_on]
+        fitted = [fit_head(examples, *each, strengths[best], seed) for each in zip(trained_on, spaces, strict=True)]
     return Heads(fitted, strengths[best], losses, time.perf_counter() - started)
 
 
