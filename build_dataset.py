@@ -191,13 +191,17 @@ def make_sample(folder: Path, seed: int) -> None:
 
 def save_overview(folder: Path, built: Built) -> None:
     """Draw counts, sizes and eight images of each class as overview.png."""
+    from cancernet.data.dataset import name_classes
     from cancernet.data.images import read_image
     from cancernet.reporting import montages
+    from cancernet.reporting.wording import class_label
 
-    counts = {split: Counter(patch.label for patch in built.patches if patch.split == split) for split in SPLITS}
+    named = {"class_names": name_classes(built.patches)}
+    label = {patch.label: class_label(named, patch.label) for patch in built.patches}
+    counts = {split: Counter(label[patch.label] for patch in built.patches if patch.split == split) for split in SPLITS}
     examples: dict[str, list] = {}
     for patch in sorted(built.patches, key=lambda patch: patch.sha256):  # random enough, and always the same
-        shown = examples.setdefault(patch.label, [])
+        shown = examples.setdefault(label[patch.label], [])
         if len(shown) < 8:
             shown.append(read_image(folder / patch.file, channels=3, sha256=patch.sha256))
     sizes = [(check.width, check.height) for check in built.checks]

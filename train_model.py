@@ -438,7 +438,6 @@ def describe_settings(plan: Plan, patches, summary):
     """All that is needed to train again: config.json."""
     from cancernet import run
     from cancernet.data import dataset, tiles
-    from cancernet.reporting import content
 
     with quiet_import():  # TensorFlow looks for GPUs, and reports what it does not find
         machine = run.describe_machine()
@@ -454,7 +453,7 @@ def describe_settings(plan: Plan, patches, summary):
         usual_size=summary.usual_size,
         mpp=tiles.IDC_MPP if dataset.is_idc(patches) else None,
         **machine,
-        class_names=content.name_classes(patches),
+        class_names=dataset.name_classes(patches),
         seen=run.describe_seen(patches),
     )
 

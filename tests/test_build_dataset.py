@@ -24,8 +24,10 @@ from cancernet.data import building
 from cancernet.data.building import fingerprint
 from cancernet.data.dataset import read_manifest, read_summary
 from cancernet.data.source import SourceFile
+from cancernet.reporting import montages
 
 save_overview = build_dataset.save_overview
+plot_dataset = montages.plot_dataset
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +52,8 @@ def snapshot(folder):
 
 def test_every_image_lands_in_its_class_folder(slides, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(build_dataset, "save_overview", save_overview)
+    drawn = []
+    monkeypatch.setattr(montages, "plot_dataset", lambda **asked: drawn.append(plot_dataset(**asked)) or drawn[0])
     before = snapshot(slides)
     patches = build(slides, tmp_path / "built")
     assert snapshot(slides) == before
@@ -60,6 +64,7 @@ def test_every_image_lands_in_its_class_folder(slides, tmp_path, capsys, monkeyp
         assert patch.sha256 == hashlib.sha256(data).hexdigest()
     assert len({(patch.patient, patch.split) for patch in patches}) == 10
     assert (tmp_path / "built" / "overview.png").stat().st_size > 10_000
+    assert "1 (IDC)" in [label.get_text() for label in drawn[0].axes[-1].get_yticklabels()]
     table = capsys.readouterr().out
     assert "testing" in table
     assert "33.3% 1" in table

@@ -261,6 +261,11 @@ def is_idc(patches: Iterable[Patch]) -> bool:
     return all(patch.label in ("0", "1") and is_named(patch.file.rpartition("/")[2]) for patch in patches)
 
 
+def name_classes(patches: Sequence[Patch]) -> dict[str, str] | None:
+    """What the classes' folders mean, where that is known."""
+    return {"0": "benign", "1": "IDC"} if is_idc(patches) else None
+
+
 def list_classes(patches: Iterable[Patch]) -> list[str]:
     """Names of the classes, sorted: the order of the model's outputs."""
     return sorted({patch.label for patch in patches})

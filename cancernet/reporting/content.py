@@ -10,7 +10,7 @@ import numpy as np
 from typing_extensions import TypedDict  # of which pydantic can read a field's types before Python 3.12
 
 from cancernet.config import SPLITS
-from cancernet.data.dataset import Patch, Summary, count_patches, is_idc
+from cancernet.data.dataset import Patch, Summary, count_patches, name_classes
 from cancernet.data.grid import Layout, lay_out_patches
 from cancernet.data.images import read_image
 from cancernet.judging.comparison import compare_figures
@@ -267,11 +267,6 @@ def _describe_folds(folders: Sequence[Path], reports: Sequence[Report], names: I
         "mean": {name: float(np.mean(values)) for name, values in known.items()},
         "spread": {name: float(np.std(values, ddof=1)) for name, values in known.items()},
     }
-
-
-def name_classes(patches: Sequence[Patch]) -> dict[str, str] | None:
-    """What the classes' folders mean, where that is known."""
-    return {"0": "benign", "1": "IDC"} if is_idc(patches) else None
 
 
 def describe_data(patches: Sequence[Patch], summary: Summary) -> Data:
