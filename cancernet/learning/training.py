@@ -108,13 +108,21 @@ class FilledAccuracy(keras.metrics.CategoricalAccuracy):
         super().update_state(y_true, y_pred, None if sample_weight is None else sample_weight > 0)
 
 
-def set_statistics_momentum(model: keras.Model, momentum: float) -> None:
-    """Set the momentum of batch normalisation's moving statistics, in sub-models too: 0 to 1, nearer to 1 is slower."""
+def find_statistics(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """The layers of batch normalisation whose moving statistics training changes, in sub-models too."""
+    found: list[keras.layers.BatchNormalization] = []
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            set_statistics_momentum(layer, momentum)
-        elif isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = momentum
+            found += find_statistics(layer)
+        elif isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+            found.append(layer)
+    return found
+
+
+def set_statistics_momentum(model: keras.Model, momentum: float) -> None:
+    """Set the momentum of batch normalisation's moving statistics: 0 to 1, nearer to 1 is slower."""
+    for layer in find_statistics(model):
+        layer.momentum = momentum
 
 
 def settle_statistics(model: keras.Model, batches: Iterable) -> None:
@@ -125,10 +133,12 @@ def settle_statistics(model: keras.Model, batches: Iterable) -> None:
     images is the mean of the batches' variances and the variance of their means, for batches of equal size.
 
     Args:
-        model: flat, without sub-models.
+        model: changed in place; its sub-models, too.
         batches: images first, then anything.
     """
-    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    layers = find_statistics(model)
+    if not layers:
+        return
     momenta = [layer.momentum for layer in layers]
     set_statistics_momentum(model, 0.0)  # so that the statistics are those of the last batch
     found = []

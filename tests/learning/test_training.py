@@ -115,6 +115,18 @@ def test_settled_statistics_are_those_of_all_images():
     assert layer.momentum == 0.9
 
 
+def test_statistics_of_sub_models_are_settled_but_not_fixed_ones():
+    layer, fixed = keras.layers.BatchNormalization(), keras.layers.BatchNormalization(trainable=False)
+    image = keras.Input((1,))
+    model = keras.Model(image, keras.Sequential([keras.Input((1,)), fixed, layer])(image))
+    fixed.moving_mean.assign([1.0])
+    fixed.moving_variance.assign([1.0 - fixed.epsilon])
+    training.settle_statistics(model, [(np.array([[1.0], [3.0]], np.float32), None)])
+    assert layer.moving_mean.numpy() == pytest.approx([1])
+    assert fixed.moving_mean.numpy() == pytest.approx([1])
+    training.settle_statistics(keras.Sequential([keras.Input((1,)), fixed]), None)  # nothing to settle: no batch is made
+
+
 def test_few_steps_leave_statistics_of_the_weights_they_end_with(tmp_path):
     changes = {"kept_weights": "mean", "epochs": 2, "optimizer": "adam", "learning_rate": 0.1}
     model = make_model()
