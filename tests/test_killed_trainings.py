@@ -17,8 +17,8 @@ import build_dataset
 
 pytestmark = pytest.mark.slow
 
-# A checkpoint before every step, so that a kill can meet one that is being written; and a backbone of two layers, since
-# what a kill can spoil does not depend on its size.
+# A checkpoint before every step, so that a kill can meet one that is being written; and a backbone of four layers,
+# since what a kill can spoil does not depend on its size.
 EAGER = """
 import sys
 from cancernet.command_line import run_script
@@ -26,9 +26,12 @@ import train_model
 def main(argv):
     import keras
     from cancernet.learning import checkpoints
+    from cancernet.learning.models import MODELS
     def small_backbone(include_top, weights, input_tensor):
-        middle = keras.layers.Conv2D(4, 3, strides=4, activation="relu", name="expanded_conv_7_add")(input_tensor)
-        return keras.Model(input_tensor, keras.layers.Conv2D(8, 3, strides=2, activation="relu")(middle))
+        maps = input_tensor
+        for name in MODELS["mobilenetv3small"].stages:
+            maps = keras.layers.Conv2D(4, 3, strides=2, activation="relu", name=name)(maps)
+        return keras.Model(input_tensor, keras.layers.Conv2D(8, 3, activation="relu")(maps))
     keras.applications.MobileNetV3Small = small_backbone
     checkpoints._SECONDS_BETWEEN_CHECKPOINTS = checkpoints._MOST_SECONDS_BETWEEN = -1
     train_model.main(argv)

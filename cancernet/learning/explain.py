@@ -33,7 +33,7 @@ def grad_cam(model: keras.Model, images: np.ndarray, class_index: int | np.ndarr
     The maps are the output of the last convolution, or of its activation, of at least LEAST_PLACES a side: 24x24 for
     CancerNet at 48 pixels, 28x28 for the small CNN at 128. CancerNet's last maps, 12x12, show the same square in every
     image, whatever is in it (docs/gradcam.md). Where no maps are so large, the last are taken. A transfer model
-    averages maps of two sizes into its features, 14x14 and 7x7 at 224 pixels; both are weighed and added on the finer
+    averages maps of four sizes into its features, 56x56 to 7x7 at 224 pixels; all are weighed and added on the finest
     grid. The gradient is that of the score before the softmax. Dropout is off, and batch normalisation uses its stored
     statistics.
 

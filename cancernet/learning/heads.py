@@ -16,6 +16,7 @@ from sklearn.metrics import log_loss
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from cancernet.learning.models.head import Centres, Dense, build_linear_head, build_wide_head
 
@@ -102,6 +103,7 @@ class Examples(NamedTuple):
     scratch: Path  # folder with room for the features of one view
 
 
+@threadpool_limits.wrap(limits=1)  # in steps so small threads wait for each other: two take 2 to 12 times as long
 def fit_heads(
     examples: Examples,
     members: Sequence[Rows],

@@ -205,8 +205,12 @@ def test_each_image_may_have_its_own_class_and_batches_do_not_matter(network, im
         ("cancernet", 48, 3, {(24, 24, 64)}),
         ("simple_cnn", 128, 1, {(28, 28, 64)}),
         ("mobilenetv3small", 64, 3, {(4, 4, 48), (2, 2, 576)}),
-        pytest.param("resnet50", 64, 3, {(4, 4, 1024), (2, 2, 2048)}, marks=pytest.mark.slow),
-        pytest.param("densenet121", 64, 3, {(4, 4, 1024), (2, 2, 1024)}, marks=pytest.mark.slow),
+        pytest.param(
+            "resnet50", 64, 3, {(16, 16, 256), (8, 8, 512), (4, 4, 1024), (2, 2, 2048)}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "densenet121", 64, 3, {(16, 16, 256), (8, 8, 512), (4, 4, 1024), (2, 2, 1024)}, marks=pytest.mark.slow
+        ),
         pytest.param("efficientnetv2b0", 64, 3, {(4, 4, 672), (2, 2, 1280)}, marks=pytest.mark.slow),
     ],
 )

@@ -108,9 +108,10 @@ class TestSize:
         assert model.count_params() == 1_629_443
 
     def test_a_backbone_less_its_top_and_a_head(self):
-        # 7,037,504 as published for DenseNet121 without its top; features of two sizes of maps, of 1,024 each;
+        # 7,037,504 as published for DenseNet121 without its top; features of four sizes of maps;
         # a feature has 4 parameters of normalisation and 3 of the dense layer, which has 3 biases.
-        assert build_model(experiment("densenet121"), 3).count_params() == 7_037_504 + (4 + 3) * 2 * 1024 + 3
+        features = 256 + 512 + 1024 + 1024
+        assert build_model(experiment("densenet121"), 3).count_params() == 7_037_504 + (4 + 3) * features + 3
 
     @pytest.mark.parametrize("name", ["cancernet", "simple_cnn", "mobilenetv3small"])
     def test_the_smallest_image_is_taken(self, name):
@@ -162,9 +163,9 @@ class TestPreprocessing:
         extractor, _ = split_model(build_model(experiment(name), 2))
         reference = backbone_of(name)
         reference.set_weights(extractor.get_weights())
-        stages = [reference.get_layer(MODELS[name].middle).output, reference.output]
-        assert stages[0].shape[1] == 2 * stages[1].shape[1]
+        stages = [*(reference.get_layer(stage).output for stage in MODELS[name].stages), reference.output]
         images = random_images(extractor)
+        assert [len(images[0]) // stage.shape[1] for stage in stages] == [4, 8, 16, 32]
 
         def pool(images):
             maps = keras.Model(reference.input, stages)(images, training=False)

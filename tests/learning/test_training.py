@@ -124,7 +124,8 @@ def test_statistics_of_sub_models_are_settled_but_not_fixed_ones():
     training.settle_statistics(model, [(np.array([[1.0], [3.0]], np.float32), None)])
     assert layer.moving_mean.numpy() == pytest.approx([1])
     assert fixed.moving_mean.numpy() == pytest.approx([1])
-    training.settle_statistics(keras.Sequential([keras.Input((1,)), fixed]), None)  # nothing to settle: no batch is made
+    nothing_to_settle = keras.Sequential([keras.Input((1,)), fixed])
+    training.settle_statistics(nothing_to_settle, None)  # no batch is made
 
 
 def test_few_steps_leave_statistics_of_the_weights_they_end_with(tmp_path):

@@ -30,7 +30,8 @@ class Architecture:
     channels: int = 3  # the default; a backbone takes no other number
     smallest_image_size: int = 32  # pixels: a smaller image leaves no maps to pool
     backbone: str = ""  # the constructor's name in keras.applications
-    middle: str = ""  # its last layer before the last halving of the maps' sides; pooled beside the very last
+    # Its last layers before the maps' sides are halved, from a quarter of the image's on; pooled beside the very last.
+    stages: tuple[str, ...] = ()
     preprocessing: str = ""  # caffe: BGR less the mean | torch: scaled and standardised | included: by the backbone
     imagenet: str = ""  # where Keras publishes its ImageNet weights without the top: path under weights.APPLICATIONS
 
@@ -40,31 +41,31 @@ MODELS = {
     "simple_cnn": Architecture("simple_cnn", image_size=128, channels=1, smallest_image_size=22),
     "resnet50": Architecture(
         backbone="ResNet50",
-        middle="conv4_block6_out",
+        stages=("conv2_block3_out", "conv3_block4_out", "conv4_block6_out"),
         preprocessing="caffe",
         imagenet=f"resnet/resnet50{KERNELS}",
     ),
     "densenet121": Architecture(
         backbone="DenseNet121",
-        middle="pool4_relu",
+        stages=("pool2_relu", "pool3_relu", "pool4_relu"),
         preprocessing="torch",
         imagenet=f"densenet/densenet121{KERNELS}",
     ),
     "densenet201": Architecture(
         backbone="DenseNet201",
-        middle="pool4_relu",
+        stages=("pool2_relu", "pool3_relu", "pool4_relu"),
         preprocessing="torch",
         imagenet=f"densenet/densenet201{KERNELS}",
     ),
     "efficientnetv2b0": Architecture(
         backbone="EfficientNetV2B0",
-        middle="block6a_expand_activation",
+        stages=("block2b_add", "block4a_expand_activation", "block6a_expand_activation"),
         preprocessing="included",
         imagenet="efficientnet_v2/efficientnetv2-b0_notop.h5",
     ),
     "mobilenetv3small": Architecture(
         backbone="MobileNetV3Small",
-        middle="expanded_conv_7_add",
+        stages=("expanded_conv_project_bn", "expanded_conv_2_add", "expanded_conv_7_add"),
         preprocessing="included",
         imagenet="mobilenet_v3/weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5",
     ),

@@ -5,7 +5,7 @@
     image -> extractor -> head -> probabilities
 
 `extractor` and `head` are sub-models of these names, and neither has a sub-model in it. The extractor maps the raw
-image to features: it preprocesses the image, runs every layer of the backbone and averages its last two sizes of maps.
+image to features: it preprocesses the image, runs every layer of the backbone and averages its maps of four sizes.
 The head maps features to probabilities: `cancernet.learning.models.head`. A saved file keeps these parts, so the
 functions here work on a loaded model too.
 """

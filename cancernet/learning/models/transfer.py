@@ -48,8 +48,9 @@ def build_transfer_model(architecture: Architecture, image_size: int, classes: i
 def build_extractor(architecture: Architecture, image_size: int, weights: str | Path) -> keras.Model:
     """Build the network from raw images [n, image_size, image_size, 3] to features [n, f].
 
-    The features are global averages of the backbone's last maps and of those at twice their side. The finer maps show
-    less of the objects in an image and more of its texture, which tells tissue apart (figures: docs/recipes.md).
+    The features are global averages of the backbone's maps of four sizes, from a quarter of the image's side on. The
+    finer maps show less of the objects in an image and more of its texture, which tells tissue apart (figures:
+    docs/recipes.md).
 
     Args:
         architecture: one of family `transfer`.
@@ -64,7 +65,7 @@ def build_extractor(architecture: Architecture, image_size: int, weights: str | 
     backbone = construct(include_top=False, weights=None, input_tensor=preprocess(image, architecture.preprocessing))
     if weights != "none":
         load_backbone_weights(backbone, architecture.backbone, Path(weights))
-    stages = {"middle": backbone.get_layer(architecture.middle).output, "last": backbone.output}
+    stages = {name: backbone.get_layer(name).output for name in architecture.stages} | {"last": backbone.output}
     pooled = [layers.GlobalAveragePooling2D(name=f"{name}_features")(maps) for name, maps in stages.items()]
     features = layers.Concatenate(name="features")(pooled)
     return keras.Model(image, features, name="extractor")
