@@ -10,6 +10,7 @@ from conftest import ROOT
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from cancernet.learning import heads
 from cancernet.learning.heads import HEADS, Examples, build_head, fit_head, fit_heads, fit_space
@@ -53,6 +54,22 @@ def test_the_strength_is_the_best_on_images_left_out_not_on_those_fitted(fit):
     assert found.strength < 1e-1  # without a penalty 40 features are learned by heart
     sure, strongest = fit(*make_features(600, noise=0.3), deal(600)), HEADS["linear"].strengths[-3:]
     assert sure.strength in strongest
+
+
+def test_heads_are_fitted_in_one_thread_and_others_are_left_as_they_were(fit, monkeypatch):
+    def count_threads():
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    seen, fit_usually = [], heads.LogisticRegression.fit
+    monkeypatch.setattr(
+        heads.LogisticRegression, "fit", lambda *given: seen.append(count_threads()) or fit_usually(*given)
+    )
+    with threadpool_limits(2):
+        before = count_threads()
+        fit(*make_features(48, noise=2.0), deal(48))
+        assert count_threads() == before
+    assert before
+    assert all(threads == [1] * len(before) for threads in seen)
 
 
 def test_the_loss_of_a_strength_is_that_of_images_left_out_by_hand(fit):
