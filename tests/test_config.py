@@ -46,7 +46,7 @@ def test_a_recipe_file_gives_what_it_names_and_nothing_else(tmp_path):
         ({"mixed_precision": 1}, "mixed_precision: Input should be a valid boolean"),
         ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
         ({"optimizer": "sgd"}, "optimizer: Input should be 'adagrad', 'adam' or 'adamw', not 'sgd'."),
-        ({"recipe": "best"}, "recipe is 'best'; choose one of tutorial, standard, strong, transfer."),
+        ({"recipe": "best"}, "recipe is 'best'; choose one of tutorial, standard, joined, transfer, strong."),
         ([], "a.json is no recipe: Input should be an object"),
         ("{", "a.json is no recipe: Invalid JSON"),
     ],

@@ -342,7 +342,10 @@ def test_a_changed_image_is_found(folder, tmp_path):
         (["--batch-size", "-3"], "argument --batch-size: takes a whole number of at least 1"),
         (["--learning-rate", "0"], "argument --learning-rate: takes a number above 0"),
         (["--prevalence", "2"], "argument --prevalence: takes a share below 1"),
-        (["--recipe", "best"], "argument --recipe: takes tutorial, standard, strong, transfer, or a file .json of"),
+        (
+            ["--recipe", "best"],
+            "argument --recipe: takes tutorial, standard, joined, transfer, strong, or a file .json of",
+        ),
         (["--recipe", "no.json"], "There is no no.json"),
         (["--model", "vgg"], "argument --model: takes cancernet, simple_cnn, resnet50"),
         (["--dataset", "nowhere"], "nowhere has no manifest.csv"),
@@ -391,8 +394,10 @@ def test_what_is_wrong_ends_with_status_2_and_one_line(tmp_path, options):
         (["--model", "densenet121"], {"strategy": "frozen", "members": 5, "augmentation": Augmentation()}),
         (["--model", "densenet121", "--members", "2"], {"members": 2}),
         (["--model", "densenet121", "--head", "hidden"], {"head": "hidden", "strategy": "frozen"}),
-        (["--recipe", "strong"], {"model": "cancernet+densenet121", "image_size": 96, "strategy": "frozen"}),
-        (["--model", "simple_cnn+resnet50", "--image-size", "64"], {"recipe": "strong", "image_size": 64}),
+        (["--recipe", "strong"], {"model": "densenet121", "image_size": 96, "strategy": "frozen", "views": "eight"}),
+        (["--recipe", "strong", "--model", "resnet50"], {"model": "resnet50", "image_size": 224}),
+        (["--recipe", "joined"], {"model": "cancernet+densenet121", "image_size": 96, "strategy": "frozen"}),
+        (["--model", "simple_cnn+resnet50", "--image-size", "64"], {"recipe": "joined", "image_size": 64}),
     ],
 )
 def test_the_command_line_changes_its_recipe(options, expected, tmp_path):

@@ -29,10 +29,10 @@ def choose_experiment(arguments) -> Experiment:
     families = {architecture.family for architecture in architectures}
     recipe = named or DEFAULT_RECIPE
     if "transfer" in families and not named:
-        recipe = "transfer" if len(architectures) == 1 else "strong"
+        recipe = "transfer" if len(architectures) == 1 else "joined"
     base = RECIPES[recipe]
     own = {"model": model, "weights": "imagenet" if "transfer" in families else "none"}
-    if len(architectures) == 1:
+    if len(architectures) == 1 and model != base.model:
         own |= {"image_size": architectures[0].image_size, "channels": architectures[0].channels}
     if "augmentation" in given:
         given["augmentation"] = dataclasses.replace(base.augmentation, **given["augmentation"])

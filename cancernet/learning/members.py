@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from cancernet.config import Experiment
@@ -49,6 +50,8 @@ def fit_members(
 
     The members' answer is the softmax of their mean logits, the (normalised) geometric mean of their probabilities.
     Linear heads on one frozen backbone are then one linear head, so that five cost no more than one when they answer.
+    The logits of networks of different kinds are first brought to one scale, or the one that is surest of itself would
+    outvote the others.
 
     Args:
         members: of each, the rows of `material` that are its `training` and its `validation`. One member is the usual
@@ -62,17 +65,39 @@ def fit_members(
     kinds = [_fit_kind(own, material, members, settings, work) for own in list_kinds(experiment)]
     if len(kinds) == 1:
         return kinds[0]
-    model = join_members([kind.model for kind in kinds])
+    labels = material.labels[np.concatenate([rows["validation"] for rows in members])]
+    temperatures = [find_temperature(kind.left_out, labels, material.weights) for kind in kinds]
+    model = join_members([kind.model for kind in kinds], temperatures)
+    left_out = [kind.left_out / temperature for kind, temperature in zip(kinds, temperatures, strict=True)]
     return Fitted(
         model,
         kinds[0].training._replace(
             strength=next((kind.training.strength for kind in kinds if kind.training.strength), None),
             seconds=sum(kind.training.seconds for kind in kinds),
         ),
-        log_softmax(np.mean([kind.left_out for kind in kinds], axis=0), axis=1),
+        log_softmax(np.mean(left_out, axis=0), axis=1),
         lambda rows: scoring.predict_scores(model, material.images.select(rows), views=experiment.views),
         [each for kind in kinds for each in kind.seen_apart],
     )
+
+
+def find_temperature(scores: np.ndarray, labels: np.ndarray, weights: Mapping[int, float]) -> float:
+    """The temperature of the least log-loss of softmax(scores / temperature): Guo et al. 2017, section 4.2.
+
+    Args:
+        scores: log-probabilities [n, classes] of images that were not trained on.
+        labels: class index [n].
+        weights: class index -> weight in the loss.
+
+    Returns:
+        0.1 to 10.
+    """
+    own, of_images = (np.arange(len(labels)), labels), [weights[label] for label in labels]
+
+    def loss(log_temperature: float) -> float:
+        return -np.average(log_softmax(scores / np.exp(log_temperature), axis=1)[own], weights=of_images)
+
+    return float(np.exp(minimize_scalar(loss, bounds=np.log([0.1, 10]), method="bounded").x))
 
 
 def _fit_kind(

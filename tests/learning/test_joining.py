@@ -53,12 +53,19 @@ def build_kernel():
 
 
 @pytest.mark.parametrize(
-    "networks", [build_members, build_two_kinds, build_kernel, lambda: [build_backbone(1), build_backbone(2)]]
+    "networks",
+    [
+        *(build_members, build_two_kinds, build_kernel, lambda: [build_backbone(1), build_backbone(2)]),
+        lambda: [join_members(build_members()), build_simple_cnn(22, 3, 3)],
+    ],
 )
-def test_the_joined_network_answers_the_mean_of_the_logits_also_from_its_file(networks, tmp_path):
+@pytest.mark.parametrize("factor", [None, 0.5])
+def test_the_joined_network_answers_the_mean_of_the_logits_also_from_its_file(networks, factor, tmp_path):
     networks = networks()
-    joined = join_members(networks)
-    expected = np.exp(np.mean([np.log(network(IMAGES)) for network in networks], axis=0))
+    temperatures = factor and [1 + factor * number for number in range(len(networks))]
+    joined = join_members(networks, temperatures)
+    logits = [np.log(network(IMAGES)) for network in networks]
+    expected = np.exp(np.mean([each / t for each, t in zip(logits, temperatures or [1] * 9)], axis=0))
     expected /= expected.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(joined(IMAGES), expected, rtol=1e-4)
     joined.save(tmp_path / "model.keras")

@@ -6,12 +6,13 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from scipy.special import log_softmax
 
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
 from cancernet.learning import familiarity, features, members, scoring
 from cancernet.learning.features import Place
-from cancernet.learning.members import Material, fit_members
+from cancernet.learning.members import Material, find_temperature, fit_members
 from cancernet.learning.models import MODELS
 from cancernet.learning.models.head import build_head
 from cancernet.learning.models.joining import join_members
@@ -137,6 +138,15 @@ def test_images_that_a_network_was_not_trained_on_are_described_as_the_joined_on
         np.testing.assert_allclose(own, each[rows], atol=1e-5)
 
 
+@pytest.mark.parametrize("factor", [0.5, 1, 3])
+def test_the_temperature_takes_back_what_makes_a_network_too_sure(factor):
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 2, 50_000)
+    labels = (random.random(len(logits)) < 1 / (1 + np.exp(-logits))).astype(int)
+    scores = log_softmax(np.stack([0 * logits, factor * logits], axis=1), axis=1)
+    assert find_temperature(scores, labels, {0: 1.0, 1: 1.0}) == pytest.approx(factor, rel=0.03)
+
+
 def test_two_kinds_answer_the_mean_of_their_logits(fit):
     fitted, material = fit(model="cancernet+densenet121", schedule="constant")
     alone = [
@@ -144,11 +154,14 @@ def test_two_kinds_answer_the_mean_of_their_logits(fit):
         for name, strategy in (("cancernet", "all"), ("densenet121", "frozen"))
     ]
     images = material.images.fetch(TESTING)
-    expected = join_members([each.model for each in alone])(images)
+    labels = material.labels[np.concatenate([rows["validation"] for rows in MEMBERS])]
+    temperatures = [find_temperature(each.left_out, labels, material.weights) for each in alone]
+    assert temperatures[0] != pytest.approx(temperatures[1], rel=0.1)
+    expected = join_members([each.model for each in alone], temperatures)(images)
     np.testing.assert_allclose(fitted.model(images), expected, atol=1e-4)
     np.testing.assert_allclose(
         fitted.left_out[:, 1] - fitted.left_out[:, 0],
-        np.mean([each.left_out[:, 1] - each.left_out[:, 0] for each in alone], axis=0),
+        np.mean([(each.left_out[:, 1] - each.left_out[:, 0]) / t for each, t in zip(alone, temperatures)], axis=0),
         atol=1e-4,
     )
     np.testing.assert_allclose(np.exp(fitted.left_out).sum(axis=1), 1)

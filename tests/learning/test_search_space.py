@@ -32,7 +32,7 @@ def choose(*options):
         ([], "scratch"),
         (["--model", "densenet121"], "frozen"),
         (["--model", "densenet121", "--strategy", "finetune"], "finetuned"),
-        (["--recipe", "strong"], "joined"),
+        (["--recipe", "joined"], "joined"),
     ],
 )
 def test_each_way_of_training_has_a_table_that_makes_sense(options, name):

@@ -20,31 +20,39 @@ def shrink_first(network: keras.Sequential, image_size: int) -> keras.Sequential
     return keras.Sequential([*first, *network.layers], name=network.name)
 
 
-def join_members(networks: Sequence[keras.Model]) -> keras.Model:
+def join_members(networks: Sequence[keras.Model], temperatures: Sequence[float] | None = None) -> keras.Model:
     """Join networks of the same inputs and classes to one that answers the softmax of their mean logits.
 
     They stand side by side in a model whose sub-models are `member_1`, `member_2`, ...
+
+    Args:
+        temperatures: that the logits of each network are divided by; 1 if not given.
     """
     if len(networks) == 1:
         return networks[0]
     image = keras.Input(networks[0].input_shape[1:], name="image")
-    members = [_answer_logits(network, f"member_{number}") for number, network in enumerate(networks, start=1)]
+    members = [
+        _answer_logits(network, f"member_{number}", temperature)
+        for number, (network, temperature) in enumerate(
+            zip(networks, temperatures or [1] * len(networks), strict=True), 1
+        )
+    ]
     logits = layers.Average(name="mean_logits")([member(image) for member in members])
     return keras.Model(image, layers.Softmax(name="probabilities")(logits), name=networks[0].name)
 
 
-def _answer_logits(network: keras.Model, name: str) -> keras.Model:
-    """The same network without its softmax, sharing all weights but a copy of the last layer's."""
+def _answer_logits(network: keras.Model, name: str, temperature: float) -> keras.Model:
+    """The same network without its softmax, over a temperature, sharing all weights but a copy of the last layer's."""
     if has_backbone(network):
         extractor, head = split_model(network)
-        return attach_head(extractor, _answer_logits(head, "head"), name)
+        return attach_head(extractor, _answer_logits(head, "head", temperature), name)
     *others, last = network.layers
     if isinstance(last, layers.Softmax):  # joined already
-        return keras.Model(network.inputs[0], others[-1].output, name=name)
+        return keras.Model(network.inputs[0], layers.Rescaling(1 / temperature)(others[-1].output), name=name)
     logits = layers.Dense(last.units, name="logits")
     if isinstance(network, keras.Sequential):
         answering = keras.Sequential([keras.Input(network.input_shape[1:]), *others, logits], name=name)
     else:  # a head with a hidden layer
         answering = keras.Model(network.inputs[0], logits(others[-1].output), name=name)
-    logits.set_weights(last.get_weights())
+    logits.set_weights([values / temperature for values in last.get_weights()])
     return answering
