@@ -7,9 +7,9 @@ import json
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,7 +83,7 @@ def describe_machine() -> dict[str, dict]:
     versions = {"cancernet": __version__, "python": platform.python_version()}
     packages = (*PACKAGES, "jax") if keras.backend.backend() == "jax" else PACKAGES
     return {
-        "versions": versions | {name: sys.modules[name].__version__ for name in packages},
+        "versions": versions | {name: import_module(name).__version__ for name in packages},
         "hardware": {"device": describe_device(), "cores": os.cpu_count(), "system": platform.platform()},
     }
 
