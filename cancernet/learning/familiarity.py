@@ -12,6 +12,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 from keras import layers, ops
+from threadpoolctl import threadpool_limits
 
 from cancernet.config import INSIDE_SHARE
 from cancernet.learning.models.structure import has_backbone, split_model
@@ -69,6 +70,7 @@ def take_some(values: np.ndarray) -> np.ndarray:
     return values[:: -(-len(values) // MOST_IMAGES)] if len(values) else values
 
 
+@threadpool_limits.wrap(limits=1)  # as a head is fitted, and for the same reason
 def fit_familiar(values: Sequence[tuple[np.ndarray, np.ndarray]], *, channels: int) -> Familiar | None:
     """Learn what images are like from those that each network was not trained on.
 
