@@ -135,7 +135,7 @@ RECIPES = {
         kept_weights="mean",
     ),
     "transfer": TRANSFER,
-    # The best for patches of 4 micrometres a pixel: all flips and quarter turns of each, for four times the time.
+    # For patches of 4 micrometres a pixel, with all flips and quarter turns of each, in four times the time.
     "strong": replace(TRANSFER, recipe="strong", model="densenet121", image_size=96, views="eight"),
 }
 

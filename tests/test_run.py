@@ -1,8 +1,10 @@
 """A run folder: written, loaded, or refused with what is wrong."""
 
+import importlib.metadata
 import json
 import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from cancernet.data.dataset import Patch
 from cancernet.judging.smoothing import Predictions
 from cancernet.run import (
     choose_folder,
+    describe_machine,
     finish_folder,
     is_finished,
     load_run,
@@ -36,6 +39,11 @@ def test_what_validation_images_are_like_is_kept_and_runs_without_it_load(tiny_r
         load_run(run)
     (run / "familiar.npz").unlink()
     assert load_run(run).familiar is None
+
+
+def test_versions_are_told_of_packages_that_are_not_imported_yet(monkeypatch):
+    monkeypatch.delitem(sys.modules, "imutils", raising=False)
+    assert describe_machine()["versions"]["imutils"] == importlib.metadata.version("imutils")
 
 
 def test_a_run_without_an_output_is_numbered_and_an_unfinished_one_goes_on(tmp_path):
