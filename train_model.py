@@ -166,6 +166,7 @@ def make_run(plan: "Plan", arguments, patches, summary, work: Path) -> str:
         return (work / run.REPORT_TEXT).read_text(encoding="utf-8")
     if arguments.folds:
         return train_folds(plan, arguments.folds, choose_folds(arguments), patches, summary, work)
+    check_members(plan, [patches], plan.experiment.members)
     return train_run(plan, open_material(plan, patches, work), patches, summary, work)
 
 
@@ -261,6 +262,18 @@ def deal_folds(plan: Plan, patches, folds: int) -> list[list]:
     return dealt
 
 
+def check_members(plan: Plan, dealt: Sequence[Sequence], members: int) -> None:
+    """See that there are patients for so many members, in each fold, before TensorFlow is loaded.
+
+    Raises:
+        InputError: there are not.
+    """
+    from cancernet.data import splits
+
+    for patches in dealt if members > 1 else ():
+        splits.deal_members(patches, members, by_patient=plan.split_by != "image", seed=plan.experiment.seed)
+
+
 def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary, work: Path) -> str:
     """Cross-validation: a run for each fold judged, then one report on all their test images together."""
     from cancernet import run
@@ -270,6 +283,7 @@ def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary,
     folders = [work / f"fold_{number}" for number in judged]
     every = deal_folds(plan, patches, folds)
     dealt = [every[number - 1] for number in judged]
+    check_members(plan, dealt, plan.experiment.members)
     material = open_material(plan, patches, work)
     for folder, own in zip(folders, dealt, strict=True):
         if run.is_finished(folder):

@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     space = choose_space(arguments.space, training, plan.experiment)
     known = [patch for patch in patches if patch.split != "testing"]
     folds = train_model.deal_folds(plan, known, arguments.folds)
-    check_members(plan, folds, space)
+    train_model.check_members(plan, folds, max(space["members"].ends) if "members" in space else 1)
     trainer = Trainer(plan, known, folds, summary, arguments.output)
     asked = describe_search(plan, space, arguments.folds)
     prepare_folder(arguments.output, asked)
@@ -105,19 +105,6 @@ def choose_space(file: Path | None, training, base) -> dict:
             if architecture.family == "transfer" and "+" not in base.model:
                 experiments.check_backbone(training, changed, base)
     return search_space.widen_to(space, base)
-
-
-def check_members(plan: train_model.Plan, folds: Sequence[Sequence], space: Mapping) -> None:
-    """See that every fold has patients for the most members that are searched.
-
-    Raises:
-        InputError: one has not.
-    """
-    from cancernet.data import splits
-
-    most = max(space["members"].ends) if "members" in space else 1
-    for patches in folds if most > 1 else ():
-        splits.deal_members(patches, most, by_patient=plan.split_by != "image", seed=plan.experiment.seed)
 
 
 def describe_search(plan: train_model.Plan, space: Mapping, folds: int) -> dict:
