@@ -50,8 +50,8 @@ def fit_members(
 
     The members' answer is the softmax of their mean logits, the (normalised) geometric mean of their probabilities.
     Linear heads on one frozen backbone are then one linear head, so that five cost no more than one when they answer.
-    The logits of networks of different kinds are first brought to one scale, or the one that is surest of itself would
-    outvote the others.
+    The logits of networks of different kinds are first brought to one scale, or those of the largest logits would
+    dominate the mean.
 
     Args:
         members: of each, the rows of `material` that are its `training` and its `validation`. One member is the usual

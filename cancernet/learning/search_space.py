@@ -53,7 +53,7 @@ SPACES = {
         "image_size": Range(choices=(32, 48, 64)),
         **EPOCHS,
     },
-    # Each image size and each kind of views has features of its own, computed once. A hidden layer is slow.
+    # Each image size and each kind of views has features of its own, computed once. Hidden layers are slow.
     "frozen": {
         "head": Range(choices=("linear", "kernel")),
         "image_size": Range(choices=(64, 96, 128)),
