@@ -21,8 +21,8 @@ test-slow: $(VENV)/ready-dev
 
 # Without: the build, judging, pictures and pages, which do not know what Keras runs on; the transfer models' tests, whose
 # layers are Keras' own; app, export and speed, which are for the backend that they were made with.
-CORE := tests/learning/test_distribution.py tests/learning/test_training.py tests/learning/test_pipeline.py \
-	tests/learning/test_scoring.py tests/learning/test_explain.py tests/learning/test_fused.py tests/test_run.py
+CORE := tests/training/test_distribution.py tests/training/test_epochs.py tests/training/test_pipeline.py \
+	tests/training/test_scoring.py tests/explain/test_gradcam.py tests/training/test_fused.py tests/test_run.py
 test-jax: $(VENV)/ready-dev
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(CORE)
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import streamlit as st
 
 from cancernet import InputError
-from cancernet.command_line import Parser, quiet_import
+from cancernet.cli import Parser, quiet_import
 from cancernet.config import RUNS
 from cancernet.reporting.content import Report
 from cancernet.run import MODEL, Run, Settings, find_runs, read_report, read_settings
-from cancernet.using import card, uploads
-from cancernet.using.card import plain
-from cancernet.using.shelf import Shelf
+from cancernet.web import run_summary, uploads
+from cancernet.web.answer_cache import Shelf
+from cancernet.web.run_summary import plain
 
 PURPOSE = "For research and teaching, not for diagnosis."
 KEPT = "Images stay in this computer's memory until the page is closed; nothing is written to disk."
@@ -36,9 +36,9 @@ def main() -> None:
         st.caption(f"Run **{plain(folder.resolve().name)}**. **{PURPOSE}** {KEPT}")
         with st.sidebar:
             show_card(settings, report)
-        files, key = ask_for_images(settings, card.find_samples(folder))
+        files, key = ask_for_images(settings, run_summary.find_samples(folder))
         if files is None:
-            st.info(card.welcome(settings), icon=":material/info:")
+            st.info(run_summary.welcome(settings), icon=":material/info:")
         model = folder / MODEL
         loading = begin_to_load(str(folder), model.stat().st_mtime_ns if model.is_file() else 0)
         if files is not None:
@@ -75,7 +75,7 @@ def load(folder: Path) -> Run:
     if "keras" not in sys.modules:
         with quiet_import():
             import keras  # noqa: F401
-    from cancernet.using import page
+    from cancernet.web import page
 
     return page.open_run(folder)
 
@@ -97,7 +97,7 @@ def show_card(settings: Settings, report: Report | None) -> None:
     if not report:
         st.info("This run has no report.json, so nothing is known of how good it is.")
         return
-    described = card.describe_run(settings, report)
+    described = run_summary.describe_run(settings, report)
     st.markdown(f"**How good it is.** {plain(described.statement)}")
     rows = [f"| | | {plain(described.interval)} |", "|:--|--:|:--|"]
     st.markdown("\n".join([*rows, *("| " + " | ".join(map(plain, cells)) + " |" for cells in described.figures)]))
@@ -111,7 +111,7 @@ def show_card(settings: Settings, report: Report | None) -> None:
 
 def ask_for_images(settings: Settings, samples: Sequence[Path]) -> tuple[list | None, tuple]:
     """The files that were sent, or the paths of the samples, None for none; and a key that changes with them."""
-    state, limits, of_patches = st.session_state, uploads.Limits(), card.is_of_patches(settings)
+    state, limits, of_patches = st.session_state, uploads.Limits(), run_summary.is_of_patches(settings)
     given, or_else = st.columns([3, 1], vertical_alignment="bottom")
     limit = f"Up to {limits.files:,} images and {limits.bytes // 2**20} MB at a time, unpacked."
     names = " Names such as 10253_idx5_x1351_y1101_class0.png place patches on their slide."
@@ -156,7 +156,7 @@ def answer_images(loading: Future[Run], report: Report | None, files: Sequence, 
     else:
         with st.spinner("Loading the network ..."):
             run = loading.result()
-    from cancernet.using import page, screen
+    from cancernet.web import page, screen
 
     state, shelf, visitor = st.session_state, open_shelf(), name_visitor()
     mpp = SCALES.get(state.get("scale"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cancernet import InputError
-from cancernet.command_line import Parser, check_output, positive_number, run_script, seed
+from cancernet.cli import Parser, check_output, positive_number, run_script, seed
 from cancernet.config import DATASET, ORIGINAL, SPLITS
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def parse_arguments(argv: Sequence[str]) -> Namespace:
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
     from cancernet.data.building import check_apart
-    from cancernet.folders import lock_folder
+    from cancernet.storage import lock_folder
 
     check_output(arguments.output)
     check_apart(arguments.source, arguments.output)
@@ -71,7 +71,7 @@ def build(arguments: Namespace) -> None:
     from cancernet.data import building
     from cancernet.data.dataset import write_manifest
     from cancernet.data.source import list_files
-    from cancernet.folders import check_space, describe_unsupported, fresh_folder
+    from cancernet.storage import check_space, describe_unsupported, fresh_folder
 
     source, output = arguments.source, arguments.output
     if arguments.download:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cancernet import InputError
-from cancernet.command_line import Parser, check_output, check_replaceable, run_script
+from cancernet.cli import Parser, check_output, check_replaceable, run_script
 
 
 def parse_arguments(argv: Sequence[str]):
@@ -23,7 +23,7 @@ def parse_arguments(argv: Sequence[str]):
 
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
-    from cancernet.folders import lock_folder
+    from cancernet.storage import lock_folder
 
     output = arguments.output
     if len(arguments.runs) < 2:
@@ -37,13 +37,13 @@ def main(argv: Sequence[str]) -> None:
 
 
 def compare(runs: Sequence[Path], output: Path | None) -> None:
-    from cancernet import folders
+    from cancernet import storage
     from cancernet.reporting import comparison, comparison_plots
 
     compared, predictions = comparison.compare_runs(runs)
     if output:
         figures = comparison_plots.draw_figures(compared, predictions)
-        with folders.fresh_folder(output) as folder:
+        with storage.fresh_folder(output) as folder:
             comparison.write_comparison(folder, compared, figures)
     print(comparison.comparison_text(compared))
     if output:

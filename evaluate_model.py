@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cancernet import InputError
-from cancernet.command_line import Parser, check_output, check_replaceable, prevalence, quiet_import, run_script
+from cancernet.cli import Parser, check_output, check_replaceable, prevalence, quiet_import, run_script
 from cancernet.config import DATASET, SPLITS
 
 
@@ -25,7 +25,7 @@ def parse_arguments(argv: Sequence[str]):
 
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
-    from cancernet.folders import lock_folder
+    from cancernet.storage import lock_folder
 
     output = arguments.output
     if output:
@@ -47,9 +47,10 @@ def evaluate(arguments) -> None:
 
     with quiet_import():
         import keras  # noqa: F401
-    from cancernet import folders, run
-    from cancernet.learning import familiarity, pipeline, scoring
+    from cancernet import run, storage
+    from cancernet.explain import out_of_distribution
     from cancernet.reporting import content, illustration, printed, report
+    from cancernet.training import pipeline, scoring
 
     judge = run.load_run(arguments.run)
     if arguments.no_neighbours and judge.decision.without_neighbours:
@@ -75,7 +76,9 @@ def evaluate(arguments) -> None:
         prevalence=arguments.prevalence,
         dataset=arguments.dataset.resolve().name,
     )
-    probabilities, distances = scoring.predict(familiarity.watch(judge.model, judge.familiar, experiment.views), store)
+    probabilities, distances = scoring.predict(
+        out_of_distribution.watch(judge.model, judge.familiar, experiment.views), store
+    )
     assessment = content.assess(patches, scoring.log_scores(probabilities), judge.decision, subject)
     assessment.report["outside"] = content.describe_outside(distances, patches)
     described, predictions, _ = assessment
@@ -84,7 +87,7 @@ def evaluate(arguments) -> None:
         far = described["outside"]["furthest"] if described["outside"] else []
         furthest = content.read_pictures(far, predictions, arguments.dataset)
         figures = report.draw_figures(described, predictions, error_images=errors, furthest_images=furthest)
-        with folders.fresh_folder(output) as folder:
+        with storage.fresh_folder(output) as folder:
             run.write_predictions(folder, predictions, judge.decision.classes)
             described = described | illustration.illustrate(judge, assessment, arguments.dataset, folder)
             report.write_report(folder, described, figures)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cancernet.command_line import Parser, quiet_import, run_script
+from cancernet.cli import Parser, quiet_import, run_script
 from cancernet.config import DATASET
 
 CHECKED = 500  # images that the run and the export are both asked for
@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
     from cancernet import run
     from cancernet.data import dataset
-    from cancernet.folders import lock_folder
+    from cancernet.storage import lock_folder
 
     run.read_settings(arguments.run)
     patches, summary = dataset.read_manifest(arguments.dataset), dataset.read_summary(arguments.dataset)
@@ -31,8 +31,8 @@ def main(argv: Sequence[str]) -> None:
         import keras  # noqa: F401
     import numpy as np
 
-    from cancernet.learning import pipeline
-    from cancernet.using import export
+    from cancernet.inference import export
+    from cancernet.training import pipeline
 
     export.check_packages(arguments.format)
     judge = run.load_run(arguments.run)

@@ -8,15 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cancernet import InputError
-from cancernet.command_line import (
-    Parser,
-    check_output,
-    check_replaceable,
-    positive_number,
-    prevalence,
-    quiet_import,
-    run_script,
-)
+from cancernet.cli import Parser, check_output, check_replaceable, positive_number, prevalence, quiet_import, run_script
 
 OUTPUT = Path("predictions")
 
@@ -76,59 +68,59 @@ def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
     if arguments.ray and arguments.shard:
         raise InputError("--shard divides the work between jobs, and --ray divides it itself. Give one of them.")
-    from cancernet.folders import lock_folder
-    from cancernet.using import parts
+    from cancernet.inference import work_list
+    from cancernet.storage import lock_folder
 
     output = name_output(arguments)
     check_output(output)
-    arguments.paths = parts.expand_tables(arguments.paths)
+    arguments.paths = work_list.expand_tables(arguments.paths)
     with lock_folder(output, "prediction"):
         if arguments.ray:
             predict_archive(arguments, output)
             return
-        check_replaceable(output, holds=parts.PREDICTIONS, called="predictions", force=arguments.force)
+        check_replaceable(output, holds=work_list.PREDICTIONS, called="predictions", force=arguments.force)
         predict_all(arguments, output)
 
 
 def predict_all(arguments: argparse.Namespace, output: Path) -> None:
     """Find the images, score and decide them all, and write what comes of it."""
-    from cancernet.using import parts
+    from cancernet.inference import work_list
 
-    files, others = parts.find_files(arguments.paths)
+    files, others = work_list.find_files(arguments.paths)
 
     with quiet_import():
         import keras  # noqa: F401
-    from cancernet import folders
+    from cancernet import storage
+    from cancernet.inference.summary import SUMMARY
     from cancernet.run import load_run
-    from cancernet.using.summary import SUMMARY
 
     run = load_run(arguments.run)
-    planned = parts.plan_parts(files, mpp=run.settings.mpp, tile=arguments.tile)
+    planned = work_list.plan_parts(files, mpp=run.settings.mpp, tile=arguments.tile)
     if others:
-        print(folders.describe_unsupported(others))
-    print(parts.describe_plan(planned))
+        print(storage.describe_unsupported(others))
+    print(work_list.describe_plan(planned))
     if arguments.shard:
-        planned = parts.take_shard(planned, *arguments.shard)
-        print(f"Of these, part {arguments.shard[0]} of {arguments.shard[1]}: {parts.describe_plan(planned)}")
-    with folders.fresh_folder(output) as folder:
+        planned = work_list.take_shard(planned, *arguments.shard)
+        print(f"Of these, part {arguments.shard[0]} of {arguments.shard[1]}: {work_list.describe_plan(planned)}")
+    with storage.fresh_folder(output) as folder:
         summary, rejected = predict(run, planned, folder, arguments)
-    print(f"\n{summary.describe()}\nEvery patch: {output / parts.PREDICTIONS}; every slide: {output / SUMMARY}")
+    print(f"\n{summary.describe()}\nEvery patch: {output / work_list.PREDICTIONS}; every slide: {output / SUMMARY}")
     if rejected:
-        print(f"{len(rejected):,} file(s) could not be used, named in {output / parts.REJECTED}")
+        print(f"{len(rejected):,} file(s) could not be used, named in {output / work_list.REJECTED}")
     if rejected and not summary.count and not arguments.shard:
-        raise InputError(f"No image could be used, first {parts.printable(': '.join(rejected[0]))}")
+        raise InputError(f"No image could be used, first {work_list.printable(': '.join(rejected[0]))}")
 
 
 def predict_archive(arguments: argparse.Namespace, output: Path) -> None:
     """Answer slides on a Ray cluster. What is finished stays: the same command goes on where it was ended."""
     try:
-        from cancernet.using import cluster
+        from cancernet.inference import ray
     except ImportError as error:
         raise InputError(f"--ray needs more: pip install -r requirements-cluster.txt ({error}).") from error
+    from cancernet.inference import archive, work_list
     from cancernet.run import read_settings
-    from cancernet.using import archive, parts
 
-    work = cluster.Work(
+    work = ray.Work(
         arguments.run.resolve(),
         read_settings(arguments.run),
         output.resolve(),
@@ -137,14 +129,14 @@ def predict_archive(arguments: argparse.Namespace, output: Path) -> None:
         not arguments.no_neighbours,
         arguments.threshold,
     )
-    archive.open_folder(output, cluster.describe_work(work), force=arguments.force)
+    archive.open_folder(output, ray.describe_work(work), force=arguments.force)
     kept = archive.Archive(output)
-    cluster.answer_archive(arguments.ray, work, kept, arguments.paths, say=functools.partial(print, flush=True))
+    ray.answer_archive(arguments.ray, work, kept, arguments.paths, say=functools.partial(print, flush=True))
     print(f"{len(kept.finished):,} slides: {output / archive.SUMMARY}, their patches: {output / archive.PATCHES}")
     if kept.failed:
         print(f"{len(kept.failed):,} file(s) could not be used, named in {output / archive.FAILED}")
     if not kept.finished:
-        raise InputError(f"No slide could be used, first {parts.printable(': '.join(kept.failed[0][1:]))}")
+        raise InputError(f"No slide could be used, first {work_list.printable(': '.join(kept.failed[0][1:]))}")
 
 
 def name_output(arguments: argparse.Namespace) -> Path:
@@ -160,10 +152,12 @@ def predict(run, planned: Sequence, folder: Path, arguments: argparse.Namespace)
     """Write the results of all parts into the folder, with a bar; see `results.predict_parts`."""
     from tqdm import tqdm
 
-    from cancernet.using import parts, results
+    from cancernet.inference import results, work_list
 
     options = results.Options(arguments.mpp, not arguments.no_neighbours, arguments.threshold)
-    known = all(part.kind != parts.CUT for part in planned)  # how many patches a large image has is not known before
+    known = all(
+        part.kind != work_list.CUT for part in planned
+    )  # how many patches a large image has is not known before
     total = sum(len(part.files) for part in planned) if known else None
     started = time.monotonic()
     with tqdm(total=total, unit=" images", disable=None, smoothing=0.1) as bar:

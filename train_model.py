@@ -9,19 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cancernet import InputError
-from cancernet.command_line import (
-    Parser,
-    at_least,
-    check_output,
-    positive_number,
-    prevalence,
-    quiet_import,
-    run_script,
-    seed,
-)
+from cancernet.cli import Parser, at_least, check_output, positive_number, prevalence, quiet_import, run_script, seed
 from cancernet.config import DATASET, RECIPES, RUNS, Experiment
-from cancernet.learning.experiments import NAMES, choose_experiment, fit_to_grey
-from cancernet.learning.models import MODELS, list_kinds
+from cancernet.models.architectures import MODELS, list_kinds
+from cancernet.training.experiments import NAMES, choose_experiment, fit_to_grey
 
 LEAST_VALIDATION_PATIENTS = 10  # below it the decision is mostly the luck of who they are: see docs/recipes.md
 
@@ -120,7 +111,7 @@ def main(argv: Sequence[str]) -> None:
     if not arguments.distributed:
         train(arguments)
         return
-    from cancernet.learning import distribution
+    from cancernet.training import distribution
 
     with distribution.joined():
         train(arguments)
@@ -132,8 +123,8 @@ def train(arguments) -> None:
     choose_folds(arguments)
     named = arguments.output or RUNS / experiment.model.replace("+", "_")
     from cancernet import run
-    from cancernet.folders import lock_folder
-    from cancernet.learning import distribution
+    from cancernet.storage import lock_folder
+    from cancernet.training import distribution
 
     plan, patches, summary = make_plan(arguments, experiment, named.name)
     asked = describe_request(plan, arguments)
@@ -190,7 +181,7 @@ class Plan:
 def make_plan(arguments, experiment: Experiment, name: str):
     """The plan of a training by that name, with the patches of its dataset and their summary."""
     from cancernet.data import dataset
-    from cancernet.judging import decision
+    from cancernet.evaluation import decision
 
     decision.parse_operating_point(arguments.operating_point)
     patches, summary = dataset.read_manifest(arguments.dataset), dataset.read_summary(arguments.dataset)
@@ -277,8 +268,8 @@ def check_members(plan: Plan, dealt: Sequence[Sequence], members: int) -> None:
 def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary, work: Path) -> str:
     """Cross-validation: a run for each fold judged, then one report on all their test images together."""
     from cancernet import run
-    from cancernet.learning import distribution
     from cancernet.reporting import content, printed, report
+    from cancernet.training import distribution
 
     folders = [work / f"fold_{number}" for number in judged]
     every = deal_folds(plan, patches, folds)
@@ -310,8 +301,8 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
     import numpy as np
 
     from cancernet import run
-    from cancernet.learning import distribution, pipeline, training
     from cancernet.reporting import content
+    from cancernet.training import distribution, epochs, pipeline
 
     finished, fitted, left_out, weights = fit_run(plan, material, patches, summary, folder)
     decision, settings, trained = finished.decision, finished.settings, fitted.training
@@ -327,7 +318,7 @@ def train_run(plan: Plan, material, patches, summary, folder: Path) -> str:
         content.describe_data(patches, summary),
         made={
             "class_weights": {name: weights[index] for index, name in enumerate(settings.classes)},
-            "training": training.describe(trained, settings.hardware["device"]),
+            "training": epochs.describe(trained, settings.hardware["device"]),
             "settings": content.flatten(describe_training(settings)),
         },
         chose_model=judged == "validation",
@@ -354,9 +345,10 @@ def fit_run(plan: Plan, material, patches, summary, folder: Path) -> tuple:
 
     from cancernet import run
     from cancernet.data import splits
-    from cancernet.judging import smoothing
-    from cancernet.learning import familiarity, pipeline, training
-    from cancernet.learning.members import fit_members
+    from cancernet.evaluation import smoothing
+    from cancernet.explain import out_of_distribution
+    from cancernet.training import epochs, pipeline
+    from cancernet.training.ensembles import fit_members
 
     experiment = plan.experiment
     settings = describe_settings(plan, patches, summary)
@@ -366,7 +358,7 @@ def fit_run(plan: Plan, material, patches, summary, folder: Path) -> tuple:
     if len(members) == 1 and experiment.strategy in ("frozen", "two-phase"):
         parts = splits.deal_training(patches, by_patient=by_patient, seed=experiment.seed)
     trained_on = np.unique(np.concatenate([member["training"] for member in members]))
-    weights = training.class_weights(material.labels[trained_on], len(settings.classes), experiment.class_weight)
+    weights = epochs.class_weights(material.labels[trained_on], len(settings.classes), experiment.class_weight)
     material = material._replace(weights=weights, parts=parts)
     announce(plan, settings, len(trained_on))
     with pipeline.naming_bad_files(material.images):
@@ -384,7 +376,7 @@ def fit_run(plan: Plan, material, patches, summary, folder: Path) -> tuple:
     )
     groups = np.array(splits.list_groups(patches, by_patient=by_patient))
     values = [(values, groups[rows]) for rows, values in fitted.seen_apart]
-    familiar = familiarity.fit_familiar(values, channels=experiment.channels)
+    familiar = out_of_distribution.fit_familiar(values, channels=experiment.channels)
     return run.Run(fitted.model, decision, settings, folder, familiar), fitted, left_out, weights
 
 
@@ -435,15 +427,15 @@ def open_material(plan: Plan, patches, work: Path):
 
     from cancernet import run
     from cancernet.data import dataset
-    from cancernet.learning import features, given_features, pipeline
-    from cancernet.learning.members import Material
+    from cancernet.training import feature_cache, given_features, pipeline
+    from cancernet.training.ensembles import Material
 
     classes = dataset.list_classes(patches)
     labels = np.array([classes.index(patch.label) for patch in patches])
     is_read_once = all(kind.strategy == "frozen" for kind in list_kinds(plan.experiment))
     cache_limit = 0 if is_read_once else plan.cache_limit
     images = pipeline.open_store(plan.dataset, patches, plan.experiment, cache_limit=cache_limit)
-    place = features.Place(features.name_folder(plan.dataset), work / run.FEATURES, plan.manifest_sha256)
+    place = feature_cache.Place(feature_cache.name_folder(plan.dataset), work / run.FEATURES, plan.manifest_sha256)
     given = plan.features and given_features.open_given(plan.features, patches, place.otherwise)
     return Material(images, labels, {}, place, given)
 

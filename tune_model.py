@@ -19,10 +19,10 @@ from pathlib import Path
 
 import train_model
 from cancernet import InputError
-from cancernet.command_line import Parser, at_least, check_output, run_script
+from cancernet.cli import Parser, at_least, check_output, run_script
 from cancernet.config import DATASET, RUNS
-from cancernet.learning import experiments, search_space
-from cancernet.learning.models import check_architecture, list_kinds
+from cancernet.models.architectures import check_architecture, list_kinds
+from cancernet.training import experiments, search_space
 
 FOLDS = 5
 ASKED = "search.json"  # what a search was begun for
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
     prepare_folder(arguments.output, asked)
     from tqdm import tqdm
 
-    from cancernet.learning import search
+    from cancernet.training import search
 
     default = {name: search_space.get_setting(plan.experiment, name) for name in space}
     print(f"Searching {', '.join(space)}: {arguments.trials} trials, {trainer.describe()}.", flush=True)
@@ -161,7 +161,7 @@ class Trainer:
         """
         import numpy as np
 
-        from cancernet.folders import write_whole
+        from cancernet.storage import write_whole
 
         experiment = search_space.apply_settings(self.plan.experiment, trial.params)
         probabilities = np.empty((len(self.patches), len({patch.label for patch in self.patches})))
@@ -183,7 +183,7 @@ class Trainer:
         import numpy as np
 
         from cancernet.data import dataset
-        from cancernet.judging.smoothing import Predictions
+        from cancernet.evaluation.smoothing import Predictions
 
         path = self.output / KEPT / f"{trial.number:04}.npz"
         if not path.is_file():
@@ -199,8 +199,8 @@ class Trainer:
         plan = dataclasses.replace(self.plan, experiment=experiment)
         material = self._open(plan)
         from cancernet.data.grid import lay_out_patches
-        from cancernet.judging.smoothing import predict_split
-        from cancernet.learning import pipeline
+        from cancernet.evaluation.smoothing import predict_split
+        from cancernet.training import pipeline
 
         finished, fitted, _, _ = train_model.fit_run(plan, material, patches, self.summary, work)
         left_out = [patches[row] for row in rows]
@@ -212,12 +212,12 @@ class Trainer:
         size = plan.experiment.image_size
         if size not in self._materials:
             material = train_model.open_material(plan, self.patches, self.output)
-            from cancernet.learning import features
+            from cancernet.training import feature_cache
 
             logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of every new network
             # Features of all but test patients are a set of their own: those of a training hold test patients', too.
             place = material.place._replace(
-                folder=features.name_folder(Path(f"{plan.dataset}.without_testing")),
+                folder=feature_cache.name_folder(Path(f"{plan.dataset}.without_testing")),
                 manifest_sha256=f"{plan.manifest_sha256} without testing",
             )
             self._materials[size] = material._replace(place=place)
@@ -240,9 +240,9 @@ def conclude(found, trainer: Trainer):
         InputError: no trial, or not the default, has been finished.
     """
     from cancernet.data import dataset
-    from cancernet.judging.comparison import compare_figures
-    from cancernet.learning import search
+    from cancernet.evaluation.comparison import compare_figures
     from cancernet.reporting.search import Outcome
+    from cancernet.training import search
 
     trials = found.study.get_trials()
     finished = [trial for trial in trials if trial.state.name == "COMPLETE"]
@@ -286,9 +286,9 @@ def describe_trial(trial):
 
 def write_outcome(output: Path, outcome, base) -> str:
     """Write recipe.json, trials.csv, search.txt and search.png. Returns what is to be printed."""
-    from cancernet.folders import write_whole
     from cancernet.reporting import search as words
     from cancernet.reporting.report import draw_pictures
+    from cancernet.storage import write_whole
 
     best = search_space.apply_settings(base, outcome.best.settings)
     text = words.tell_search(outcome)

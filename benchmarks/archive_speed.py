@@ -53,12 +53,12 @@ def measure_steps(run_folder: Path, files: list[Path]) -> tuple[dict[str, float]
     """The seconds of one core that each step takes for these files, and their patches."""
     os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
     cv2.setNumThreads(1)
+    from cancernet.inference import prediction, reading, results, work_list
     from cancernet.run import load_run
-    from cancernet.using import parts, prediction, reading, results
 
     run, costs, patches = load_run(run_folder), {}, 0
-    found = [parts.find_files([str(file)])[0] for file in files]
-    planned = [part for each in found for part in parts.plan_parts(each, mpp=run.settings.mpp, tile="auto")]
+    found = [work_list.find_files([str(file)])[0] for file in files]
+    planned = [part for each in found for part in work_list.plan_parts(each, mpp=run.settings.mpp, tile="auto")]
     for number, part in enumerate([planned[0], *planned]):  # the first compiles
         if number == 1:
             costs.clear()

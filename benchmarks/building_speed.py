@@ -32,7 +32,7 @@ SHARE = 5  # a build of a fifth of the files shows whether the cost is linear
 FIRST_STEP = """
 import os, sys
 import train_model
-from cancernet.command_line import quiet_import
+from cancernet.cli import quiet_import
 with quiet_import():
     import keras
 keras.callbacks.Callback.on_train_batch_end = lambda self, batch, logs=None: os._exit(0)

@@ -19,10 +19,10 @@ from scipy.special import expit, logit
 from scipy.stats import norm, t
 
 from cancernet.data.dataset import Patch
-from cancernet.judging import metrics
-from cancernet.judging.comparison import compare_figures
-from cancernet.judging.metrics import TWO_CLASS_METRICS
-from cancernet.judging.smoothing import Predictions
+from cancernet.evaluation import metrics
+from cancernet.evaluation.comparison import compare_figures
+from cancernet.evaluation.metrics import TWO_CLASS_METRICS
+from cancernet.evaluation.smoothing import Predictions
 
 POPULATION = 20_000  # patients that the true figures are of
 THRESHOLD = 0.28  # about the share of IDC

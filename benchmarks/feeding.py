@@ -44,15 +44,16 @@ def compare_feeding(files: list[Path], batch_size: int, steps: int, rounds: int)
 
     from cancernet.config import RECIPES, TUTORIAL_AUGMENTATION, Augmentation
     from cancernet.data.images import ImageStore
-    from cancernet.learning import fused, models, pipeline, training
+    from cancernet.models import architectures
+    from cancernet.training import epochs, fused, pipeline
 
     files = files[: len(files) // batch_size * batch_size]  # so that all batches are whole
     store = ImageStore(files, image_size=48, channels=3)
     store.fetch(np.arange(len(files)))
     targets = keras.utils.to_categorical([index % 2 for index in range(len(files))], 2)
-    model = models.build_model(RECIPES["tutorial"], 2)
+    model = architectures.build_model(RECIPES["tutorial"], 2)
     fused.fuse_batch_normalization(model)
-    training.compile_model(model, RECIPES["tutorial"], classes=2, steps_per_epoch=len(files) // batch_size)
+    epochs.compile_model(model, RECIPES["tutorial"], classes=2, steps_per_epoch=len(files) // batch_size)
 
     def feed(augmentation: Augmentation) -> Iterator:
         experiment = dataclasses.replace(
@@ -70,7 +71,7 @@ def compare_feeding(files: list[Path], batch_size: int, steps: int, rounds: int)
 
 def feeding_rows(files: list[Path], rounds: int) -> list[Row]:
     """Measure the rows of feeding; on a GPU also the share of time that a step waits for its batch."""
-    from cancernet.learning import pipeline
+    from cancernet.training import pipeline
 
     rows = []
     for batch_size in (32, 128):
@@ -91,10 +92,10 @@ def prediction_rows(files: list[Path], run: Path, rounds: int) -> list[Row]:
     import numpy as np
 
     from cancernet.data.images import ImageStore, decode_image
-    from cancernet.learning import pipeline, scoring
-    from cancernet.learning.views import average_over_views
+    from cancernet.inference import prediction
+    from cancernet.models.test_time_augmentation import average_over_views
     from cancernet.run import load_run
-    from cancernet.using import prediction
+    from cancernet.training import pipeline, scoring
 
     loaded = load_run(run)
     views = loaded.settings.experiment.views

@@ -21,12 +21,12 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.recipes import FIGURES, format_difference, format_markdown, format_number  # noqa: E402
-from cancernet.command_line import quiet_import  # noqa: E402
+from cancernet.cli import quiet_import  # noqa: E402
 from cancernet.config import RECIPES  # noqa: E402
 from cancernet.data import dataset, splits  # noqa: E402
-from cancernet.judging.comparison import compare_figures  # noqa: E402
-from cancernet.judging.metrics import evaluate  # noqa: E402
-from cancernet.judging.smoothing import Predictions  # noqa: E402
+from cancernet.evaluation.comparison import compare_figures  # noqa: E402
+from cancernet.evaluation.metrics import evaluate  # noqa: E402
+from cancernet.evaluation.smoothing import Predictions  # noqa: E402
 
 MEMBERS = 5
 
@@ -80,7 +80,7 @@ def answer_by_members(data: Set, split: Split, kind: str, seed: int) -> np.ndarr
     """The softmax of the mean logits of five heads of a kind."""
     from scipy.special import softmax
 
-    from cancernet.learning.heads import Examples, fit_heads
+    from cancernet.training.heads import Examples, fit_heads
 
     weights = dict.fromkeys(range(data.labels.max() + 1), 1.0)
     with tempfile.TemporaryDirectory() as scratch:
@@ -95,9 +95,9 @@ def read_set(arguments: argparse.Namespace) -> Set:
     """The dataset with its features, which are computed where they are not there."""
     import dataclasses
 
-    from cancernet.learning import features, pipeline
-    from cancernet.learning.models import build_model
-    from cancernet.learning.models.structure import split_model
+    from cancernet.models.architectures import build_model
+    from cancernet.models.structure import split_model
+    from cancernet.training import feature_cache, pipeline
 
     patches = dataset.read_manifest(arguments.dataset)
     classes = dataset.list_classes(patches)
@@ -107,9 +107,9 @@ def read_set(arguments: argparse.Namespace) -> Set:
     extractor, _ = split_model(build_model(experiment, len(classes)))
     images = pipeline.open_store(arguments.dataset, patches, experiment, cache_limit=0)
     manifest = dataset.hash_manifest(arguments.dataset)
-    place = features.Place(features.name_folder(arguments.dataset), Path(tempfile.gettempdir()), manifest)
+    place = feature_cache.Place(feature_cache.name_folder(arguments.dataset), Path(tempfile.gettempdir()), manifest)
     labels = np.array([classes.index(patch.label) for patch in patches])
-    return Set(patches, labels, features.find_features(extractor, experiment, images, place))
+    return Set(patches, labels, feature_cache.find_features(extractor, experiment, images, place))
 
 
 def deal(data: Set, folds: int, seed: int) -> list[Split]:

@@ -21,9 +21,9 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from cancernet.judging.comparison import align_predictions, compare_figures  # noqa: E402
-from cancernet.judging.metrics import evaluate  # noqa: E402
-from cancernet.judging.smoothing import Predictions  # noqa: E402
+from cancernet.evaluation.comparison import align_predictions, compare_figures  # noqa: E402
+from cancernet.evaluation.metrics import evaluate  # noqa: E402
+from cancernet.evaluation.smoothing import Predictions  # noqa: E402
 from cancernet.run import REPORT, read_predictions, read_report  # noqa: E402
 
 FOLDS = 5

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import feeding  # noqa: E402
 from benchmarks.recipes import stop_if_failed  # noqa: E402
 from benchmarks.table import Row, format_table, measure_in_turn  # noqa: E402
-from cancernet.command_line import quiet_import  # noqa: E402
+from cancernet.cli import quiet_import  # noqa: E402
 
 SCRIPTS = ("build_dataset.py", "train_model.py", "evaluate_model.py", "predict_images.py")
 

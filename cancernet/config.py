@@ -149,7 +149,7 @@ def read_recipe(path: Path) -> dict[str, object]:
     Raises:
         InputError: the file is missing or no JSON, or has an unknown name, or a value of a wrong type or out of range.
     """
-    from cancernet.folders import read_json
+    from cancernet.storage import read_json
 
     read_json(path, Experiment, fault="is no recipe", again="See Experiment in cancernet/config.py.")
     given = json.loads(path.read_bytes())

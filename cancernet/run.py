@@ -15,14 +15,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cancernet import InputError, __version__, tables
-from cancernet.command_line import check_output
+from cancernet import InputError, __version__, storage
+from cancernet.cli import check_output
 from cancernet.config import GIVEN_FEATURES, Experiment
 from cancernet.data.dataset import Patch
-from cancernet.folders import Kind, read_json, replace_folder, write_whole
-from cancernet.judging.decision import Decision, load_decision, save_decision
-from cancernet.judging.smoothing import Predictions
-from cancernet.learning.models import ENCODER, ENCODERS_NEED
+from cancernet.evaluation.decision import Decision, load_decision, save_decision
+from cancernet.evaluation.smoothing import Predictions
+from cancernet.models.architectures import ENCODER, ENCODERS_NEED
+from cancernet.storage import Kind, read_json, replace_folder, write_whole
 
 MODEL, DECISION, CONFIG, HISTORY = "model.keras", "decision.json", "config.json", "history.csv"
 REPORT, REPORT_TEXT, REPORT_PAGE, PREDICTIONS = "report.json", "report.txt", "report.html", "predictions.csv"
@@ -71,14 +71,14 @@ class Run(NamedTuple):
     decision: Decision
     settings: Settings
     folder: Path
-    familiar: "familiarity.Familiar | None" = None  # noqa: F821  # None where it is not known
+    familiar: "out_of_distribution.Familiar | None" = None  # noqa: F821  # None where it is not known
 
 
 def describe_machine() -> dict[str, dict]:
     """Versions of what computed, and the hardware: the fields of Settings that the machine knows."""
     import keras
 
-    from cancernet.learning.pipeline import describe_device
+    from cancernet.training.pipeline import describe_device
 
     versions = {"cancernet": __version__, "python": platform.python_version()}
     packages = (*PACKAGES, "jax") if keras.backend.backend() == "jax" else PACKAGES
@@ -268,23 +268,25 @@ def load_run(folder: Path) -> Run:
     return Run(model, decision, settings, folder, _load_familiar(folder, model))
 
 
-def _load_familiar(folder: Path, model) -> "familiarity.Familiar | None":  # noqa: F821
+def _load_familiar(folder: Path, model) -> "out_of_distribution.Familiar | None":  # noqa: F821
     """What validation images are like; None where the run does not have it.
 
     Raises:
         InputError: the file is damaged, or of another network.
     """
-    from cancernet.learning import familiarity
+    from cancernet.explain import out_of_distribution
 
     path = folder / FAMILIAR
     if not path.is_file():
         return None
-    fields = familiarity.Spread._fields
+    fields = out_of_distribution.Spread._fields
     try:
         with np.load(path, allow_pickle=False) as file:
             parts = [[file[f"{number}_{name}"] for name in fields] for number in range(len(file.files) // len(fields))]
-        familiar = familiarity.Familiar(tuple(familiarity.Spread(*part[:-1], float(part[-1])) for part in parts))
-        familiarity.check_familiar(model, familiar)
+        familiar = out_of_distribution.Familiar(
+            tuple(out_of_distribution.Spread(*part[:-1], float(part[-1])) for part in parts)
+        )
+        out_of_distribution.check_familiar(model, familiar)
     except Exception as error:  # as of the model
         raise InputError(f"{path} is damaged or of another run. {_AGAIN}") from error
     return familiar
@@ -358,7 +360,7 @@ def write_predictions(folder: Path, predictions: Predictions, classes: Sequence[
         header = [*Patch._fields[:5], *(f"probability_{name}" for name in classes), "predicted"]
         rows = zip(predictions.patches, predictions.probabilities.tolist(), predictions.predicted, strict=True)
         lines = ([*patch[:5], *shares, classes[index]] for patch, shares, index in rows)
-        tables.write_rows(file, itertools.chain([header], lines))
+        storage.write_rows(file, itertools.chain([header], lines))
 
 
 def read_predictions(folder: Path, classes: Sequence[str]) -> Predictions:
@@ -370,7 +372,7 @@ def read_predictions(folder: Path, classes: Sequence[str]) -> Predictions:
     path = folder / PREDICTIONS
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            header, *lines = tables.read_rows(file)
+            header, *lines = storage.read_rows(file)
         return _read_rows([dict(zip(header, line, strict=True)) for line in lines], classes)
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise InputError(f"{path} is missing or damaged. {_AGAIN}") from error

@@ -1,4 +1,4 @@
-"""The sub-packages and their order: nothing imports upwards, learning and judging do not know each other."""
+"""The parts and their order: nothing imports upwards; training and evaluation do not know each other."""
 
 import ast
 from pathlib import Path
@@ -8,19 +8,22 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(ROOT.glob("*.py"))
 MODULES = sorted((ROOT / "cancernet").rglob("*.py"))
-MAY_IMPORT = {  # sub-package -> those it may import, beside itself
+MAY_IMPORT = {  # part -> the parts it may import, in addition to itself
     "ground": set(),
     "data": {"ground"},
-    "learning": {"ground", "data"},
-    "judging": {"ground", "data"},
-    "run": {"ground", "data", "learning", "judging"},
-    "reporting": {"ground", "data", "learning", "judging", "run"},
-    "using": {"ground", "data", "learning", "judging", "run", "reporting"},
+    "models": {"ground", "data"},
+    "training": {"ground", "data", "models"},
+    "evaluation": {"ground", "data"},
+    "explain": {"ground", "data", "models"},
+    "run": {"ground", "data", "models", "training", "evaluation", "explain"},
+    "reporting": {"ground", "data", "models", "training", "evaluation", "explain", "run"},
+    "workflow": {"ground", "data", "models", "training", "evaluation", "explain", "run", "reporting"},
+    "inference": {"ground", "data", "models", "training", "evaluation", "explain", "run", "reporting"},
+    "web": {"ground", "data", "models", "training", "evaluation", "explain", "run", "reporting", "inference"},
 }
-WITHOUT_KERAS = {"ground", "data", "judging"}
-TRAINS = tuple(f"cancernet.learning.{name}" for name in ("training", "fitting", "members", "heads"))
+WITHOUT_KERAS = {"ground", "data", "evaluation"}
 # All else is written against Keras; the last two load TensorFlow only where it is Keras' backend.
-KNOW_TENSORFLOW = {"augment.py", "pipeline.py", "fused.py", "explain.py"}
+KNOW_TENSORFLOW = {"augment.py", "pipeline.py", "fused.py", "gradcam.py"}
 
 
 def find_imports(source: str) -> set[str]:
@@ -48,16 +51,14 @@ def find_faults(path: str, source: str) -> list[str]:
         package = name.split(".")[0]
         if package == "cancernet" and find_part(name) not in MAY_IMPORT[part] | {part}:
             faults.append(f"{part} imports {name}")
-        if package in ("keras", "tensorflow") and part in WITHOUT_KERAS and path != "cancernet/command_line.py":
+        if package in ("keras", "tensorflow") and part in WITHOUT_KERAS and path != "cancernet/cli.py":
             faults.append(f"{part} imports {name}")
         if package == "tensorflow" and path.rpartition("/")[2] not in KNOW_TENSORFLOW:
             faults.append(f"{path} imports {name}")
-        if package in ("ray", "pyarrow") and path != "cancernet/using/cluster.py":
+        if package in ("ray", "pyarrow") and path != "cancernet/inference/ray.py":
             faults.append(f"{path} imports {name}")
-        if part == "using" and name.startswith(
-            ("cancernet.learning.training", "cancernet.learning.fitting", "cancernet.learning.members")
-        ):
-            faults.append(f"using imports {name}, which trains")
+        if package == "streamlit" and part != "web":
+            faults.append(f"{part} imports {name}")
     return faults
 
 
@@ -69,17 +70,20 @@ def test_no_module_imports_upwards(path):
 @pytest.mark.parametrize(
     ("path", "line"),
     [
-        ("cancernet/folders.py", "from cancernet.data import images"),
-        ("cancernet/data/grid.py", "from cancernet.judging.decision import decide"),
+        ("cancernet/storage.py", "from cancernet.data import images"),
+        ("cancernet/data/grid.py", "from cancernet.evaluation.decision import decide"),
         ("cancernet/data/grid.py", "import keras"),
-        ("cancernet/judging/decision.py", "from cancernet.learning import scoring"),
-        ("cancernet/judging/decision.py", "from keras import ops"),
-        ("cancernet/learning/members.py", "from cancernet.judging import decision"),
-        ("cancernet/learning/members.py", "import tensorflow as tf"),
+        ("cancernet/evaluation/decision.py", "from cancernet.training import scoring"),
+        ("cancernet/evaluation/decision.py", "from keras import ops"),
+        ("cancernet/models/structure.py", "from cancernet.training import heads"),
+        ("cancernet/training/ensembles.py", "from cancernet.evaluation import decision"),
+        ("cancernet/training/ensembles.py", "import tensorflow as tf"),
         ("cancernet/run.py", "from cancernet.reporting import wording"),
-        ("cancernet/reporting/plots.py", "from cancernet.using import prediction"),
-        ("cancernet/using/archive.py", "import ray"),
-        ("cancernet/using/page.py", "from cancernet.learning.training import fit_model"),
+        ("cancernet/reporting/plots.py", "from cancernet.inference import prediction"),
+        ("cancernet/reporting/plots.py", "import streamlit"),
+        ("cancernet/inference/archive.py", "import ray"),
+        ("cancernet/inference/prediction.py", "from cancernet.workflow import train"),
+        ("cancernet/workflow/train.py", "from cancernet.inference import prediction"),
     ],
 )
 def test_an_import_that_runs_back_is_found(path, line):
@@ -87,13 +91,13 @@ def test_an_import_that_runs_back_is_found(path, line):
 
 
 def test_every_module_lies_in_a_part_that_has_an_order():
-    folders = {path.parent.name for path in MODULES} - {"cancernet", "models"}
+    folders = {path.parent.name for path in MODULES} - {"cancernet"}
     assert folders | {"ground", "run"} == set(MAY_IMPORT)
-    ground = {"__init__", "command_line", "config", "folders", "tables"}
+    ground = {"__init__", "cli", "config", "storage"}
     assert {path.stem for path in (ROOT / "cancernet").glob("*.py")} == ground | {"run"}
 
 
 def test_only_scripts_read_arguments_and_print():
     for path in MODULES:
-        if path.name != "command_line.py":
+        if path.name != "cli.py":
             assert "argparse" not in find_imports(path.read_text(encoding="utf-8")), path

@@ -7,7 +7,7 @@ import pytest
 
 from cancernet import InputError
 from cancernet.config import RECIPES, Experiment, read_recipe
-from cancernet.folders import read_json
+from cancernet.storage import read_json
 
 
 @pytest.mark.parametrize("experiment", RECIPES.values(), ids=RECIPES)

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cancernet import InputError
-from cancernet.judging.decision import load_decision
+from cancernet.evaluation.decision import load_decision
 from cancernet.reporting.content import Report
 from cancernet.run import load_run, read_report, read_settings
-from cancernet.using import card
+from cancernet.web import run_summary
 
 NESTED = b"[" * 100_000 + b"]" * 100_000
 HUGE = b'{"temperature": 1' + b"0" * 400 + b"}"
@@ -99,7 +99,7 @@ JSON = st.recursive(
 @pytest.mark.slow
 def test_the_page_can_describe_every_report_that_is_not_refused(run):
     loaded, whole = load_run(run), json.loads((run / "report.json").read_text())
-    card.describe_run(loaded.settings, read_report(run, Report))
+    run_summary.describe_run(loaded.settings, read_report(run, Report))
     assert read_report(run, Report) == whole  # nothing is left out
     refused = 0
     for path in list(places(whole))[1:]:
@@ -108,7 +108,7 @@ def test_the_page_can_describe_every_report_that_is_not_refused(run):
             put(content, path, other)
             (run / "report.json").write_text(json.dumps(content))
             try:
-                card.describe_run(loaded.settings, read_report(run, Report))
+                run_summary.describe_run(loaded.settings, read_report(run, Report))
             except InputError:
                 refused += 1
     assert refused > 200

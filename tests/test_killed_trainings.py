@@ -21,12 +21,12 @@ pytestmark = pytest.mark.slow
 # since what a kill can spoil does not depend on its size.
 EAGER = """
 import sys
-from cancernet.command_line import run_script
+from cancernet.cli import run_script
 import train_model
 def main(argv):
     import keras
-    from cancernet.learning import checkpoints
-    from cancernet.learning.models import MODELS
+    from cancernet.training import checkpoints
+    from cancernet.models.architectures import MODELS
     def small_backbone(include_top, weights, input_tensor):
         maps = input_tensor
         for name in MODELS["mobilenetv3small"].stages:

@@ -20,7 +20,7 @@ import psutil
 import pyarrow.parquet
 
 import predict_images
-from cancernet.using import cluster as archive_cluster
+from cancernet.inference import ray as archive_cluster
 
 SLIDES = 12
 PATIENCE = 900  # seconds; idle it takes twenty

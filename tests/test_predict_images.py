@@ -15,7 +15,7 @@ import pytest
 from conftest import PRINT_PEAK_MB, ROOT
 from pyramid import TUMOUR_LEFT, TUMOUR_SIDE, TUMOUR_TOP, write_pyramid
 
-import cancernet.using
+import cancernet.inference
 import predict_images
 from cancernet import InputError
 from cancernet.data.sample import cut_patches, make_slide
@@ -186,8 +186,8 @@ def test_bad_input_is_refused_before_anything_heavy(tmp_path):
 
 def test_without_ray_one_line_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "cancernet.using.cluster", raising=False)
-    monkeypatch.delattr(cancernet.using, "cluster", raising=False)
+    monkeypatch.delitem(sys.modules, "cancernet.inference.ray", raising=False)
+    monkeypatch.delattr(cancernet.inference, "ray", raising=False)
     with pytest.raises(InputError, match=r"--ray needs more: pip install -r requirements-cluster.txt"):
         predict("run", "slide.svs", "--output", tmp_path / "out", "--ray")
 

@@ -11,7 +11,7 @@ import pytest
 
 from cancernet import InputError
 from cancernet.data.dataset import Patch
-from cancernet.judging.smoothing import Predictions
+from cancernet.evaluation.smoothing import Predictions
 from cancernet.run import (
     choose_folder,
     describe_machine,

@@ -231,14 +231,14 @@ def test_evaluating_the_same_patients_gives_the_runs_own_figures(folder, tmp_pat
 
 @pytest.mark.slow
 def test_kept_features_give_the_same_run_in_folds_too(folder, tmp_path, monkeypatch):
-    from cancernet.learning import features
+    from cancernet.training import feature_cache
 
     shutil.copytree(folder / "dataset", tmp_path / "dataset")
     small = ["--model", "mobilenetv3small", "--weights", "none", "--image-size", "32", "--members", "2"]
     options = ["--dataset", str(tmp_path / "dataset"), *small]
     train_model.main([*options, "--output", str(tmp_path / "first")])
     assert (tmp_path / "dataset.features").is_dir()
-    monkeypatch.setattr(features, "extract_views", None)  # the backbone sees no image again
+    monkeypatch.setattr(feature_cache, "extract_views", None)  # the backbone sees no image again
     train_model.main([*options, "--output", str(tmp_path / "second")])
     train_model.main([*options, "--output", str(tmp_path / "cv"), "--folds", "2"])
     assert (tmp_path / "cv/report.json").is_file()
@@ -498,7 +498,7 @@ def test_a_kept_model_learns_what_is_plain_to_see(folder, tmp_path):
 def test_mixed_precision_is_measured_recorded_and_gone_from_the_saved_model(folder, monkeypatch, capsys):
     import keras
 
-    from cancernet.learning import precision
+    from cancernet.training import precision
 
     seconds = iter((0.1, 0.05))
     monkeypatch.setattr(precision, "_time_step", lambda *_: next(seconds))

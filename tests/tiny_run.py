@@ -16,10 +16,11 @@ from cancernet.data.dataset import Patch
 from cancernet.data.grid import lay_out_patches
 from cancernet.data.images import fit_image
 from cancernet.data.sample import cut_patches, make_slide
-from cancernet.judging import decision, smoothing
-from cancernet.learning import familiarity
-from cancernet.learning.scoring import log_scores
+from cancernet.evaluation import decision, smoothing
+from cancernet.explain import out_of_distribution
+from cancernet.models import image_features
 from cancernet.reporting import content, report
+from cancernet.training.scoring import log_scores
 
 SIZE = 48
 SIGMA = 1.0
@@ -58,8 +59,8 @@ def make_run(folder: Path, *, classes: tuple[str, ...] = ("0", "1"), mpp: float 
         class_names=described["class_names"],
         seen=run.describe_seen(patches),
     )
-    _, values = familiarity.describe_images(model).predict(images[rows["validation"]], verbose=0)
-    familiar = familiarity.fit_familiar([(values, [patch.patient for patch in of_validation])], channels=3)
+    _, values = image_features.describe_images(model).predict(images[rows["validation"]], verbose=0)
+    familiar = out_of_distribution.fit_familiar([(values, [patch.patient for patch in of_validation])], channels=3)
     run.save_run(run.Run(model, frozen, settings, folder, familiar), {"loss": [1.0]}, predictions)
     report.write_report(folder, described, report.draw_figures(described, predictions))
     return folder

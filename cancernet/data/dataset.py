@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from cancernet import InputError, tables
+from cancernet import InputError, storage
 from cancernet.config import SPLITS
 from cancernet.data.images import EXTENSIONS
-from cancernet.folders import read_json, walk
+from cancernet.storage import read_json, walk
 
 MANIFEST = "manifest.csv"
 REJECTED = "rejected.csv"
@@ -124,7 +124,7 @@ def write_manifest(
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        tables.write_rows(file, itertools.chain([header], rows))
+        storage.write_rows(file, itertools.chain([header], rows))
 
 
 def read_manifest(dataset: Path) -> list[Patch]:
@@ -139,7 +139,7 @@ def read_manifest(dataset: Path) -> list[Patch]:
         raise InputError(f"{dataset} has no {MANIFEST}, so it is not a built dataset. Run build_dataset.py first.")
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = tables.read_rows(file)
+            rows = storage.read_rows(file)
             if tuple(next(rows, ())) != Patch._fields:
                 raise InputError(f"{path} must have the columns {','.join(Patch._fields)}. {again}")
             patches = _read_rows(rows)

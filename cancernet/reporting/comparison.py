@@ -11,14 +11,14 @@ from typing import TypedDict
 from matplotlib.figure import Figure
 
 from cancernet import InputError
-from cancernet.folders import write_whole
-from cancernet.judging.comparison import LOWER_IS_BETTER, align_predictions, compare_figures, compare_patients
-from cancernet.judging.metrics import evaluate
-from cancernet.judging.smoothing import Predictions
+from cancernet.evaluation.comparison import LOWER_IS_BETTER, align_predictions, compare_figures, compare_patients
+from cancernet.evaluation.metrics import evaluate
+from cancernet.evaluation.smoothing import Predictions
 from cancernet.reporting import printed, wording
 from cancernet.reporting import report as pages
 from cancernet.reporting.content import Heading, Metric
 from cancernet.run import PREDICTIONS, read_predictions, read_report
+from cancernet.storage import write_whole
 
 COMPARISON, COMPARISON_TEXT, COMPARISON_PAGE = "comparison.json", "comparison.txt", "comparison.html"
 TOLD = ("auroc", "balanced_accuracy", "f1", "macro_f1", "log_loss")  # in a sentence each, the most important first

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from cancernet.judging.comparison import LOWER_IS_BETTER
-from cancernet.judging.smoothing import Predictions
+from cancernet.evaluation.comparison import LOWER_IS_BETTER
+from cancernet.evaluation.smoothing import Predictions
 from cancernet.reporting.captions import break_lines, cut, shorten
 from cancernet.reporting.plots import (
     COLOURS,

@@ -13,12 +13,12 @@ from cancernet.config import SPLITS
 from cancernet.data.dataset import Patch, Summary, count_patches, name_classes
 from cancernet.data.grid import Layout, lay_out_patches
 from cancernet.data.images import read_image
-from cancernet.judging.comparison import compare_figures
-from cancernet.judging.decision import Decision, decide_otherwise, expected_rates
-from cancernet.judging.metrics import evaluate
-from cancernet.judging.operating_points import judge_points
-from cancernet.judging.outside import find_outside
-from cancernet.judging.smoothing import Predictions, predict_split
+from cancernet.evaluation.comparison import compare_figures
+from cancernet.evaluation.decision import Decision, decide_otherwise, expected_rates
+from cancernet.evaluation.metrics import evaluate
+from cancernet.evaluation.operating_points import judge_points
+from cancernet.evaluation.smoothing import Predictions, predict_split
+from cancernet.explain.outside import find_outside
 from cancernet.reporting.montages import FALSE_ALARM, MISSED, WRONG
 from cancernet.reporting.wording import counted, warn_of_change
 from cancernet.run import read_predictions, read_report

@@ -13,16 +13,16 @@ from cancernet.config import GIVEN_FEATURES, Augmentation, Experiment
 from cancernet.data.dataset import Patch
 from cancernet.data.grid import PATCH_STEP, SlideGrid, make_thumbnail, paint_grid, stitch_slide, thumbnail_side
 from cancernet.data.images import fit_image, read_image
-from cancernet.folders import file_stem
-from cancernet.judging.smoothing import Predictions
-from cancernet.learning.augment import augment_batch
-from cancernet.learning.explain import grad_cam, overlay
-from cancernet.learning.models import ENCODER
+from cancernet.evaluation.smoothing import Predictions
+from cancernet.explain.gradcam import grad_cam, overlay
+from cancernet.models.architectures import ENCODER
 from cancernet.reporting.captions import cut
 from cancernet.reporting.content import Assessment
 from cancernet.reporting.montages import plot_changes
 from cancernet.reporting.slide_plots import Explained, SlideMaps, plot_explained, plot_slide
 from cancernet.run import SAMPLES, Run, name_class
+from cancernet.storage import file_stem
+from cancernet.training.augment import augment_batch
 
 SLIDES, GRADCAM = "slides", "gradcam.jpg"  # in the folder of the report
 LEAST_PATCHES = 20  # of a slide that is drawn

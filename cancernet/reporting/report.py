@@ -17,13 +17,13 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 
-from cancernet.folders import write_whole
-from cancernet.judging.smoothing import Predictions
+from cancernet.evaluation.smoothing import Predictions
 from cancernet.reporting import montages, plots, wording
 from cancernet.reporting.content import Report
 from cancernet.reporting.printed import report_text
 from cancernet.reporting.wording import all_warnings, class_label, class_word
 from cancernet.run import REPORT, REPORT_PAGE, REPORT_TEXT
+from cancernet.storage import write_whole
 
 PICTURE_DPI = 144
 PICTURES = (  # that the page has a place for; others come at its end

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from cancernet import tables
+from cancernet import storage
 from cancernet.reporting import printed
 from cancernet.reporting.plots import BLUE, GREEN, GREY, NOTE_SIZE, ORANGE, TITLE_SIZE, new_figure
 
@@ -104,7 +104,7 @@ def write_table(outcome: Outcome) -> str:
         + [row.settings.get(name, "") for name in names]
         for row in outcome.rows
     )
-    tables.write_rows(text, [["trial", "state", "log_loss", "folds", "seconds", *names], *rows])
+    storage.write_rows(text, [["trial", "state", "log_loss", "folds", "seconds", *names], *rows])
     return text.getvalue()
 
 

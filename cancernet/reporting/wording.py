@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from cancernet.config import INSIDE_SHARE
-from cancernet.judging.jackknife import FEW_GROUPS, LEAST_GROUPS
+from cancernet.evaluation.intervals import FEW_GROUPS, LEAST_GROUPS
 
 METRICS = {  # name in the report -> what it is called, what it says
     "accuracy": ("accuracy", "share of all images that are given their own class"),

@@ -15,7 +15,7 @@ from cancernet.data.source import (
     list_files,
     separate_misplaced,
 )
-from cancernet.folders import describe_unsupported
+from cancernet.storage import describe_unsupported
 
 
 def listed(source, *pattern):

@@ -8,7 +8,7 @@ from conftest import make_summary
 
 from cancernet import InputError
 from cancernet.data.dataset import Patch
-from cancernet.judging.smoothing import Predictions, fit_on_validation
+from cancernet.evaluation.smoothing import Predictions, fit_on_validation
 from cancernet.reporting.content import (
     Subject,
     assess,

@@ -11,7 +11,7 @@ from cancernet import InputError, run
 from cancernet.config import Augmentation, Experiment
 from cancernet.data.dataset import Patch
 from cancernet.data.grid import lay_out, lay_out_patches
-from cancernet.judging.smoothing import Predictions
+from cancernet.evaluation.smoothing import Predictions
 from cancernet.reporting import illustration
 from cancernet.reporting.content import Assessment
 from cancernet.reporting.illustration import MOST_SLIDES, illustrate, is_worth_drawing

@@ -1,0 +1,194 @@
+"""Neighbours on a slide: scores smoothed over its grid, the decision fitted with them, and applied to slides.
+
+A patch that lies on no slide is judged alone.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from scipy.special import log_softmax
+
+from cancernet import InputError
+from cancernet.data.dataset import Patch
+from cancernet.data.grid import Layout, SlideGrid, lay_out_patches
+from cancernet.evaluation.calibration import log_loss, minimise_log_loss
+from cancernet.evaluation.decision import Decision, calibrate, decide, fit_decision
+
+SIGMA = 1.0  # patches: what helps on every complete slide that was tried (docs/recipes.md)
+SIGMAS = (0.0, SIGMA, 1.5, 2.0, 3.0)  # what may be chosen; 0 is no smoothing
+LEAST_SLIDES = 6  # complete ones, for a calibration and a threshold of smoothed scores
+KERNEL_REACH = 4.0  # the Gaussian is cut off at so many sigma
+
+
+class Predictions(NamedTuple):
+    """What a frozen decision says of the patches of one split, row by row."""
+
+    patches: Sequence[Patch]
+    labels: np.ndarray  # class index [n]
+    probabilities: np.ndarray  # calibrated [n, classes]
+    predicted: np.ndarray  # class index [n]
+
+
+def smooth_scores(scores: np.ndarray, slides: Sequence[SlideGrid], sigma: float) -> np.ndarray:
+    """Average each patch's score with its neighbours', weighted by a Gaussian of the distance on the grid.
+
+    What is averaged are logits: with two classes the logit difference, whatever constant a row's scores share.
+    Places without a patch weigh nothing: normalised convolution (Knutsson & Westin 1993). A slide
+    is smoothed on its own.
+
+    Args:
+        scores: [n, k] log-probabilities of k classes, or logits; finite.
+        slides: those that are smoothed; patches of no slide keep their row as it came.
+        sigma: standard deviation in patches; 0 returns the scores unchanged.
+
+    Returns:
+        float64 [n, k] log-probabilities.
+
+    Raises:
+        InputError: a sigma below 0.
+    """
+    scores = np.asarray(scores, float)
+    if sigma < 0:
+        raise InputError(f"Sigma is {sigma}. Give 0 (no smoothing) or a number of patches above it.")
+    smoothed = scores.copy()
+    for slide in slides if sigma else ():
+        grid = np.zeros((*slide.shape, scores.shape[1] + 1))
+        grid[slide.rows, slide.columns, :-1] = scores[slide.members]
+        grid[slide.rows, slide.columns, -1] = 1  # occupied
+        blurred = gaussian_filter(grid, (sigma, sigma, 0), mode="constant", truncate=KERNEL_REACH)
+        blurred = blurred[slide.rows, slide.columns]
+        smoothed[slide.members] = log_softmax(blurred[:, :-1] / blurred[:, -1:], axis=1)
+    return smoothed
+
+
+def choose_sigma(scores: np.ndarray, labels: np.ndarray, slides: Sequence[SlideGrid]) -> float:
+    """Choose the width of the smoothing for slides like these: SIGMA, or another that is clearly better.
+
+    Each slide is left out in turn: a temperature and biases are fitted to the other slides, smoothed likewise, and the
+    left-out slide's log-loss is taken at these. Another width is chosen where its log-loss is lower than SIGMA's by
+    more than one standard error of the difference over the slides (the rule of one standard error, Breiman et al.
+    1984, section 3.4.3). Fitted and judged on the same slides a wide smoothing looks better than it is on the next one.
+
+    Args:
+        scores: [n, k] log-probabilities of validation patches.
+        labels: [n] index of the true class.
+        slides: the complete ones among them; SIGMA for fewer than two.
+
+    Returns:
+        The standard deviation in patches; 0 is no smoothing.
+    """
+    if len(slides) < 2:
+        return SIGMA
+    losses = {sigma: _left_out_losses(smooth_scores(scores, slides, sigma), labels, slides) for sigma in SIGMAS}
+    gains = {sigma: losses[SIGMA] - of_slides for sigma, of_slides in losses.items()}
+    clear = {s: g.mean() for s, g in gains.items() if g.mean() > g.std(ddof=1) / np.sqrt(len(slides))}
+    return max(clear, key=clear.get, default=SIGMA)
+
+
+def _left_out_losses(scores: np.ndarray, labels: np.ndarray, slides: Sequence[SlideGrid]) -> np.ndarray:
+    """Mean log-loss of each slide [slides] at the calibration of the others."""
+    losses = []
+    for left_out in slides:
+        rest = np.concatenate([slide.members for slide in slides if slide is not left_out])
+        calibration = minimise_log_loss(scores[rest], labels[rest])
+        losses.append(log_loss(calibration, scores[left_out.members], labels[left_out.members])[0])
+    return np.array(losses)
+
+
+def fit_on_validation(
+    patches: Sequence[Patch],
+    scores: np.ndarray,
+    *,
+    classes: Sequence[str],
+    positive: str | None,
+    operating_point: str,
+    neighbours: bool,
+    log_class_weight: float = 0.0,
+) -> Decision:
+    """Fix the decision on the validation split: calibration and threshold, and the smoothing over neighbours.
+
+    Where patches have places, complete slides are smoothed, also where validation itself has none: a width of SIGMA
+    needs no fitting, and the calibration and the threshold are then those of patches judged alone. With LEAST_SLIDES
+    complete slides smoothed scores get a calibration and a threshold of their own. Where neighbours are used the
+    decision also holds the one without them.
+
+    Args:
+        scores: log-probabilities [n, classes] in the order of `patches`.
+        positive: one of two classes, which the operating point is of; None of more.
+        operating_point: as `decision.parse_operating_point` takes it.
+        neighbours: whether smoothing over a slide's neighbours may be chosen.
+        log_class_weight: of two classes, as `decision.fit_decision` takes it.
+    """
+    labels = np.array([classes.index(patch.label) for patch in patches], dtype=int)
+    slides = lay_out_patches(patches).slides
+
+    def fit(rows: np.ndarray, smoothed: np.ndarray) -> Decision:
+        return fit_decision(
+            smoothed[rows],
+            labels[rows],
+            [patches[row].patient for row in rows],
+            classes=classes,
+            positive=positive,
+            operating_point=operating_point,
+            log_class_weight=log_class_weight,
+        )
+
+    alone = fit(np.arange(len(patches)), scores)
+    if not (neighbours and slides):
+        return alone
+    complete = [slide for slide in slides if slide.is_complete]
+    sigma = choose_sigma(scores, labels, complete)
+    if not sigma:
+        return alone
+    together = alone
+    if len(complete) >= LEAST_SLIDES:
+        together = fit(np.concatenate([slide.members for slide in complete]), smooth_scores(scores, complete, sigma))
+    return dataclasses.replace(together, neighbour_sigma=sigma, without_neighbours=alone)
+
+
+def predict_split(decision: Decision, patches: Sequence[Patch], scores: np.ndarray, layout: Layout) -> Predictions:
+    """What a frozen decision says of the patches of a split, beside their true classes.
+
+    Args:
+        scores: log-probabilities [n, classes] in the order of `patches`.
+        layout: of `patches`.
+    """
+    if len(patches) != len(scores):
+        raise ValueError(f"{len(patches)} patches but {len(scores)} scores")
+    labels = np.array([decision.classes.index(patch.label) for patch in patches], dtype=int)
+    return Predictions(patches, labels, *apply_decision(decision, scores, layout.slides))
+
+
+def apply_decision(
+    decision: Decision, scores: np.ndarray, slides: Sequence[SlideGrid], *, threshold: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Calibrated probabilities float64 [n, classes] and decided class indices [n] of scored patches.
+
+    Where the decision smooths over neighbours, the patches of a slide are smoothed together. Patches on no slide,
+    and slides with too many gaps (`SlideGrid.is_complete`), are judged by the decision that was fitted without
+    neighbours.
+
+    Args:
+        scores: log-probabilities [n, classes].
+        slides: those laid out among the n patches.
+        threshold: on the positive class's probability, in place of the decision's own; 0 to 1.
+
+    Raises:
+        InputError: a threshold for more than two classes.
+    """
+    if threshold is not None and decision.positive is None:
+        raise InputError("A threshold needs a run of two classes; this one takes the most probable of several.")
+    alone = decision.without_neighbours or decision
+    probabilities = calibrate(alone, scores)
+    predicted = decide(alone, probabilities, threshold)
+    if not decision.neighbour_sigma:
+        return probabilities, predicted
+    complete = [slide for slide in slides if slide.is_complete]
+    smoothed = smooth_scores(scores, complete, decision.neighbour_sigma)
+    for slide in complete:
+        probabilities[slide.members] = calibrate(decision, smoothed[slide.members])
+        predicted[slide.members] = decide(decision, probabilities[slide.members], threshold)
+    return probabilities, predicted

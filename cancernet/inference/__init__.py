@@ -1,0 +1,1 @@
+"""A run applied to new images: list the work, read, predict, write."""

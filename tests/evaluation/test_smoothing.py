@@ -1,0 +1,238 @@
+"""Scores smoothed over neighbours, its width chosen, and a decision applied to slides and to patches alone."""
+
+from time import perf_counter
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from cancernet import InputError
+from cancernet.data.dataset import Patch
+from cancernet.data.grid import lay_out
+from cancernet.evaluation import decision
+from cancernet.evaluation.smoothing import (
+    LEAST_SLIDES,
+    SIGMA,
+    apply_decision,
+    choose_sigma,
+    fit_on_validation,
+    predict_split,
+    smooth_scores,
+)
+
+
+def layout_of(patients, x, y):
+    return lay_out(patients, x, y, [f"patch {i}" for i in range(len(x))])
+
+
+def smooth(scores, patients, x, y, sigma):
+    return smooth_scores(scores, layout_of(patients, x, y).slides, sigma)
+
+
+def choose(scores, labels, patients, x, y):
+    return choose_sigma(scores, np.asarray(labels), layout_of(patients, x, y).slides)
+
+
+def full_slide(rows, columns, first=1):
+    """x and y of every place of a grid, row after row."""
+    y, x = np.divmod(np.arange(rows * columns), columns)
+    return 50 * x + first, 50 * y + first
+
+
+def smooth_slowly(scores, patients, x, y, sigma):
+    """The definition, one pair of patches at a time; a kernel reaches 4 sigma along each axis."""
+    reach = int(4 * sigma + 0.5)
+    smoothed = scores.copy()
+    for i in range(len(scores)):
+        total, weights = 0, 0
+        for j in range(len(scores)):
+            if None in (x[i], x[j]) or patients[i] != patients[j] or not patients[i]:
+                continue
+            across, down = (x[i] - x[j]) / 50, (y[i] - y[j]) / 50
+            if abs(across) <= reach and abs(down) <= reach:
+                weight = np.exp(-(across**2 + down**2) / (2 * sigma**2))
+                total, weights = total + weight * (scores[j] - scores[j].mean()), weights + weight
+        if weights:
+            smoothed[i] = log_softmax(total / weights)
+    return smoothed
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("sigma", [0.5, 1.5, 3.0])
+def test_smoothing_equals_the_plain_loop(classes, sigma):
+    rng = np.random.default_rng(3)
+    places = [rng.choice(12 * 9, 60, replace=False) for _ in "ab"]  # half of the grid is missing
+    x = [int(place % 12 * 50 + 1) for both in places for place in both] + [None, 51]
+    y = [int(place // 12 * 50 + 101) for both in places for place in both] + [None, 51]
+    patients = ["a"] * 60 + ["b"] * 60 + ["a", ""]
+    order = rng.permutation(len(x))
+    patients, x, y = ([values[i] for i in order] for values in (patients, x, y))
+    scores = log_softmax(rng.normal(0, 3, (len(x), classes)), axis=1)
+    expected = smooth_slowly(scores, patients, x, y, sigma)
+    np.testing.assert_allclose(smooth(scores, patients, x, y, sigma), expected, rtol=1e-10)
+
+
+def test_two_neighbours_average_their_logit_difference():
+    scores = log_softmax([[0.0, 0.0], [0.0, 3.0]], axis=1)
+    smoothed = smooth(scores, ["p", "p"], [1, 51], [1, 1], 1.0)
+    weight = np.exp(-0.5)
+    np.testing.assert_allclose(smoothed[:, 1] - smoothed[:, 0], [3 * weight / (1 + weight), 3 / (1 + weight)])
+    np.testing.assert_allclose(np.exp(smoothed).sum(axis=1), 1)
+
+
+def test_what_has_no_neighbour_or_no_place_stays_as_it_is():
+    scores = log_softmax(np.random.default_rng(0).normal(0, 2, (6, 2)), axis=1)
+    patients = ["p", "p", "q", "", "", "p"]
+    x, y = [1, 51, 1, 1, 51, None], [1, 1, 1, 1, 1, 1]  # q is alone; "" is no slide; the last has no x
+    smoothed = smooth(scores, patients, x, y, 1.0)
+    np.testing.assert_allclose(smoothed[2], scores[2])
+    np.testing.assert_array_equal(smoothed[3:], scores[3:])
+    assert not np.allclose(smoothed[:2], scores[:2])
+    unchanged = smooth(scores, patients, x, y, 0)
+    np.testing.assert_array_equal(unchanged, scores)
+    assert unchanged is not scores
+
+
+def test_nan_is_an_unknown_place_too():
+    scores = np.log([[0.2, 0.8], [0.9, 0.1]])
+    np.testing.assert_array_equal(smooth(scores, ["p", "p"], [1, np.nan], [1, 1], 1)[1], scores[1])
+
+
+def test_smoothing_280_slides_takes_seconds():
+    x, y = full_slide(25, 40)
+    patients = np.repeat([str(i) for i in range(280)], 1000)
+    start = perf_counter()
+    smooth(np.zeros((280_000, 2)), patients, np.tile(x, 280), np.tile(y, 280), 1.5)
+    assert perf_counter() - start < 15  # half a second on a quiet machine
+
+
+def test_negative_sigma_is_refused():
+    with pytest.raises(InputError, match="Sigma is -1"):
+        smooth(np.zeros((1, 2)), ["p"], [1], [1], -1)
+
+
+def blob_slides(noise, patients=3, side=20):
+    """A tumour in the middle of each slide, seen by a network whose errors are independent from patch to patch."""
+    rng = np.random.default_rng(1)
+    x, y = full_slide(side, side)
+    label = (np.hypot(x / 50 - side / 2, y / 50 - side / 2) < side / 4).astype(int)
+    x, y, labels = np.tile(x, patients), np.tile(y, patients), np.tile(label, patients)
+    logits = 2.0 * labels - 1 + rng.normal(0, noise, len(labels))
+    names = np.repeat([f"p{i}" for i in range(patients)], side * side)
+    return log_softmax(np.column_stack([-logits / 2, logits / 2]), axis=1), labels, names, x, y
+
+
+def test_the_usual_width_is_kept_where_no_other_is_clearly_better():
+    assert choose(*blob_slides(noise=0.5)) == SIGMA
+
+
+def test_a_wider_one_is_chosen_where_slides_left_out_agree():
+    assert choose(*blob_slides(noise=6.0, patients=6)) in (1.5, 2.0, 3.0)
+
+
+def test_one_slide_cannot_tell_a_width():
+    assert choose(*blob_slides(noise=6.0, patients=1)) == SIGMA
+
+
+def test_no_smoothing_is_chosen_where_neighbours_mislead():
+    """A tumour in every second place: a network with few errors needs no neighbours."""
+    x, y = full_slide(10, 10)
+    labels = np.tile((x // 50 + y // 50) % 2, 3)
+    scores = np.log(np.column_stack([0.8 - 0.6 * labels, 0.2 + 0.6 * labels]))
+    scores[::17] = scores[::17, ::-1]
+    assert choose(scores, labels, np.repeat(["p", "q", "r"], 100), np.tile(x, 3), np.tile(y, 3)) == 0.0
+
+
+def test_smoothing_is_not_praised_for_curing_overconfidence():
+    """Classes without any order in space: smoothing only pulls overconfident scores together."""
+    rng = np.random.default_rng(2)
+    x, y = full_slide(20, 20)
+    labels = rng.integers(0, 2, 1200)
+    logits = 40 * (labels - 0.5) + rng.normal(0, 30, 1200)  # right in three of four, and always sure
+    scores = log_softmax(np.column_stack([-logits / 2, logits / 2]), axis=1)
+    placed = np.repeat(["p", "q", "r"], 400), np.tile(x, 3), np.tile(y, 3)
+
+    def log_loss(sigma):
+        return -smooth(scores, *placed, sigma)[np.arange(1200), labels].mean()
+
+    assert log_loss(1.0) < log_loss(0)  # so that log loss alone would choose it
+    assert choose(scores, labels, *placed) == 0.0
+
+
+def fit(scores, labels, patients, x, y, **options):
+    patches = [
+        Patch(f"{i}.png", str(label), patient, int(left), int(top), "validation", "")
+        for i, (label, patient, left, top) in enumerate(zip(labels, patients, x, y))
+    ]
+    given = {"classes": ("0", "1"), "positive": "1", "operating_point": "balanced", "neighbours": True}
+    return fit_on_validation(patches, scores, **given | options), patches
+
+
+def test_the_decision_with_neighbours_holds_the_one_without():
+    smoothed, _ = fit(*blob_slides(noise=2.0, patients=LEAST_SLIDES))
+    alone, _ = fit(*blob_slides(noise=2.0, patients=LEAST_SLIDES), neighbours=False)
+    assert smoothed.neighbour_sigma >= SIGMA
+    assert smoothed.without_neighbours == alone
+    assert smoothed.temperature != alone.temperature  # a calibration of its own
+    assert alone.neighbour_sigma == 0
+    assert alone.without_neighbours is None
+
+
+def test_few_slides_are_smoothed_by_the_calibration_of_patches_alone():
+    few, _ = fit(*blob_slides(noise=2.0, patients=LEAST_SLIDES - 1))
+    assert few.neighbour_sigma >= SIGMA
+    assert (few.temperature, few.threshold) == (few.without_neighbours.temperature, few.without_neighbours.threshold)
+
+
+def test_slides_are_smoothed_where_validation_has_only_a_sample_of_each():
+    scores, labels, patients, x, y = blob_slides(noise=2.0)
+    kept = np.random.default_rng(0).random(len(labels)) < 0.2
+    sampled, _ = fit(scores[kept], labels[kept], patients[kept], x[kept], y[kept])
+    assert sampled.neighbour_sigma == SIGMA
+
+
+def test_patches_without_places_are_never_smoothed():
+    scores, labels, patients, _, _ = blob_slides(noise=2.0)
+    patches = [Patch("", str(label), patient, None, None, "", "") for label, patient in zip(labels, patients)]
+    given = {"classes": ("0", "1"), "positive": "1", "operating_point": "balanced", "neighbours": True}
+    assert fit_on_validation(patches, scores, **given).neighbour_sigma == 0
+
+
+def test_a_complete_slide_is_smoothed_and_a_sample_is_judged_alone():
+    scores, labels, patients, x, y = blob_slides(noise=2.0, patients=6)
+    fitted, _ = fit(scores, labels, patients, x, y)
+    alone = fitted.without_neighbours
+    sparse = np.flatnonzero(patients == "p1")[::7]
+    kept = np.append(np.flatnonzero(patients == "p0"), sparse)
+    layout = layout_of(patients[kept], x[kept], y[kept])
+    probabilities, predicted = apply_decision(fitted, scores[kept], layout.slides)
+    complete = smooth_scores(scores[kept], layout.slides[:1], fitted.neighbour_sigma)[:400]
+    np.testing.assert_array_equal(probabilities[:400], decision.calibrate(fitted, complete))
+    np.testing.assert_array_equal(probabilities[400:], decision.calibrate(alone, scores[sparse]))
+    np.testing.assert_array_equal(predicted[400:], probabilities[400:, 1] >= alone.threshold)
+    np.testing.assert_array_equal(predicted[:400], probabilities[:400, 1] >= fitted.threshold)
+
+
+def test_a_threshold_given_replaces_both_of_the_decisions():
+    scores, labels, patients, x, y = blob_slides(noise=2.0, patients=6)
+    fitted, _ = fit(scores, labels, patients, x, y)
+    probabilities, predicted = apply_decision(fitted, scores, layout_of(patients, x, y).slides, threshold=0.9)
+    np.testing.assert_array_equal(predicted, probabilities[:, 1] >= 0.9)
+
+
+def test_a_threshold_for_several_classes_is_refused():
+    scores = np.log([[0.6, 0.3, 0.1], [0.2, 0.6, 0.2], [0.1, 0.3, 0.6]])
+    fitted = decision.fit_decision(scores, [0, 1, 2], ["", "", ""], classes=("a", "b", "c"), positive=None)
+    with pytest.raises(InputError, match="A threshold needs a run of two classes"):
+        apply_decision(fitted, scores, (), threshold=0.5)
+
+
+def test_predictions_of_a_split_stand_beside_its_true_classes():
+    scores, labels, patients, x, y = blob_slides(noise=2.0, patients=6)
+    fitted, patches = fit(scores, labels, patients, x, y)
+    layout = layout_of(patients, x, y)
+    found = predict_split(fitted, patches, scores, layout)
+    np.testing.assert_array_equal(found.labels, labels)
+    np.testing.assert_array_equal(found.predicted, apply_decision(fitted, scores, layout.slides)[1])
+    with pytest.raises(ValueError, match="2400 patches but 3 scores"):
+        predict_split(fitted, patches, scores[:3], layout)

@@ -1,0 +1,106 @@
+"""Exports: what is in the file, that it answers as the run does, and that one that does not is not kept."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import cv2
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT, write_image
+
+from cancernet import InputError
+from cancernet.data.images import ImageStore
+from cancernet.evaluation.decision import calibrate
+from cancernet.inference import export
+from cancernet.run import load_run
+from cancernet.training.scoring import predict_scores
+
+
+@pytest.fixture
+def run(tiny_run, tmp_path):
+    """A run that smooths over neighbours, in a folder of its own."""
+    shutil.copytree(tiny_run, tmp_path / "run")
+    return load_run(tmp_path / "run")
+
+
+@pytest.fixture
+def images(tmp_path):
+    return ImageStore([write_image(tmp_path / f"{seed}.png", seed) for seed in range(5)], image_size=48, channels=3)
+
+
+def of(name):
+    for package in export.FORMATS[name].packages:
+        pytest.importorskip(package)
+    return name
+
+
+@pytest.mark.parametrize("name", export.FORMATS)
+def test_an_export_answers_as_the_run_does_of_an_image_alone(run, images, name):
+    experiment = run.settings.experiment
+    folder, difference = export.export_run(run, of(name), images)
+    alone = run.decision.without_neighbours
+    expected = calibrate(alone, predict_scores(run.model, images, views=experiment.views))
+    answer = export._OPEN[name](folder / export.FORMATS[name].file)
+    np.testing.assert_allclose(answer(images.fetch(np.arange(5)).astype(np.float32)), expected, atol=1e-5)
+    about = json.loads((folder / "model.json").read_text())
+    assert about["checked"] == {"images": 5, "largest_difference": difference}
+    assert (about["threshold"], about["classes"], about["positive"]) == (alone.threshold, ["0", "1"], "1")
+
+
+def test_an_export_that_answers_otherwise_is_not_kept(run, images, monkeypatch):
+    wrong = np.tile([0.5, 0.5], (5, 1))
+    monkeypatch.setitem(export._OPEN, "saved_model", lambda path: lambda images: wrong)
+    with pytest.raises(InputError, match=r"saved_model export gives probabilities that differ by up to 0\.\d+ from"):
+        export.export_run(run, "saved_model", images)
+    assert not list(run.folder.glob("saved_model*"))
+
+
+def test_views_are_averaged_and_then_calibrated():
+    image = keras.Input((2, 2, 1))
+    positive = keras.layers.Flatten()(image)[:, :1] / 255  # the pixel in the upper left corner
+    model = keras.Model(image, keras.ops.concatenate([1 - positive, positive], axis=1))
+    pixels = np.array([[[[51], [102]], [[153], [204]]]], np.float32)  # shares 0.2 0.4 0.6 0.8
+    decision = SimpleNamespace(temperature=2.0, bias=(0.0, 1.0))
+    for views, mean in (("one", 0.2), ("mirror", 0.3), ("eight", 0.5)):
+        odds = np.sqrt(mean / (1 - mean)) * np.e  # temperature 2 is a square root, a bias of 1 a factor of e
+        found = export.build_answering(model, decision, views).predict(pixels, verbose=0)
+        np.testing.assert_allclose(found, [[1 / (1 + odds), odds / (1 + odds)]], rtol=1e-5)
+
+
+def test_constants_of_a_layer_within_are_no_inputs_of_the_file(run, tmp_path, images):
+    of("onnx")
+    inner = keras.Sequential([keras.Input((48, 48, 3)), keras.layers.Normalization(mean=(1, 2, 3), variance=(4, 5, 6))])
+    image = keras.Input((48, 48, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(inner(image))
+    model = keras.Model(image, keras.layers.Dense(2, activation="softmax", kernel_initializer="zeros")(pooled))
+    _, difference = export.export_run(run._replace(model=model), "onnx", images)
+    assert difference < 1e-6
+
+
+def test_a_missing_package_is_named_with_what_to_do(monkeypatch):
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    message = "--format litert needs ai_edge_litert. Get it with pip install -r requirements-export.txt."
+    with pytest.raises(InputError, match=f"^{message}$"):
+        export.check_packages("litert")
+    export.check_packages("saved_model")
+
+
+def test_the_eight_lines_of_the_guide_answer_without_tensorflow(run, images, tmp_path):
+    folder, _ = export.export_run(run, of("onnx"), images)
+    guide = (ROOT / "docs/export.md").read_text()
+    lines = [line.strip() for line in guide.partition("without TensorFlow\n")[2].splitlines() if line[:4] == "    "]
+    assert len(lines) == 8
+    script = "\n".join(lines).replace("runs/cancernet/onnx", str(folder)).replace("patch.png", str(tmp_path / "3.png"))
+    script += "\nimport sys; assert not {'tensorflow', 'keras'} & set(sys.modules)"
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    alone = run.decision.without_neighbours
+    share = calibrate(alone, predict_scores(run.model, images, views=run.settings.experiment.views))[3, 1]
+    assert re.fullmatch(r"(\d\.\d+) (positive|negative)\n", said)
+    assert float(said.split()[0]) == pytest.approx(share, abs=1e-4)
+    assert said.split()[1] == ("positive" if share >= alone.threshold else "negative")
+    assert cv2.imread(str(tmp_path / "3.png")).shape == (50, 50, 3)  # it was scaled

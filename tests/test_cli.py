@@ -1,0 +1,240 @@
+"""What a script may replace: results of its own kind, and never a trained run; what a seed is."""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, write_slides
+
+import build_dataset
+import compare_runs
+import evaluate_model
+import export_model
+import predict_images
+import train_model
+import tune_model
+from cancernet import InputError
+from cancernet.cli import Parser, at_least, check_output, positive_number, seed
+from cancernet.storage import lock_folder
+
+SCRIPTS = {
+    "evaluate": (evaluate_model, ["no run"], "report.json", "a report"),
+    "predict": (predict_images, ["no run", "no image"], "predictions.csv", "predictions"),
+    "compare": (compare_runs, ["no run", "no other"], "comparison.json", "a comparison"),
+}
+
+
+OPTIONS = [build_dataset, train_model, evaluate_model, predict_images, compare_runs, tune_model, export_model]
+
+
+class Parsed(Exception):
+    """In the place of reading arguments."""
+
+
+@pytest.mark.parametrize("script", OPTIONS, ids=lambda script: script.__name__)
+def test_every_option_has_a_text_and_its_default(script, monkeypatch):
+    def keep_parser(parser, argv):
+        raise Parsed(parser)
+
+    monkeypatch.setattr(Parser, "parse_args", keep_parser)
+    with pytest.raises(Parsed) as kept:
+        script.parse_arguments([])
+    for action in kept.value.args[0]._actions:
+        said = action.help and action.help % {"default": action.default, "prog": ""}
+        assert said, action.option_strings
+        if action.option_strings and action.nargs != 0 and not action.required:
+            assert said.endswith(")"), f"{action.option_strings}: {said} (what if it is not given?)"
+            if action.default is not None:
+                assert (
+                    f"{action.default:g}" in said if isinstance(action.default, float) else str(action.default) in said
+                )
+
+
+def complaint(script, arguments, output, *options):
+    with pytest.raises(InputError) as caught:
+        script.main([*arguments, "--output", str(output), *options])
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("left_by_training", ["model.keras", "history.csv", "fold_1/model.keras"])
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_trained_run_is_never_replaced(tmp_path, name, left_by_training):
+    script, arguments, own, _ = SCRIPTS[name]
+    for file in (own, left_by_training):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("")
+    for options in ([], ["--force"]):
+        said = complaint(script, arguments, tmp_path, *options)
+        assert said == f"{tmp_path} holds a trained run, which would be lost. Choose another --output."
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_results_are_replaced_with_force_only(tmp_path, name):
+    script, arguments, own, called = SCRIPTS[name]
+    again = f"{tmp_path}/out is there already. Choose another --output, or --force to replace {called}."
+    assert complaint(script, arguments, tmp_path / "out") != again
+    (tmp_path / "out").mkdir()
+    assert complaint(script, arguments, tmp_path / "out", "--force") == again  # whatever it is
+    (tmp_path / "out" / own).write_text("")
+    assert complaint(script, arguments, tmp_path / "out") == again
+    assert complaint(script, arguments, tmp_path / "out", "--force") != again
+
+
+@pytest.mark.parametrize("output", [".", "..", "/", "below/.."])
+def test_the_folder_one_is_in_is_not_to_be_made(tmp_path, monkeypatch, output):
+    (tmp_path / "here/below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    said = f"--output {Path(output)} is the folder you are in or above it. Name a folder to be made."
+    assert complaint(build_dataset, [], output) == said
+    for name, (script, arguments, own, _) in SCRIPTS.items():
+        (tmp_path / "here" / own).write_text("")
+        assert complaint(script, arguments, output, "--force") == said, name
+
+
+@pytest.mark.parametrize("text", ["-1", str(2**32), "1.5", "x", "²"])
+def test_a_seed_is_a_whole_number_of_32_bits(text):
+    with pytest.raises(InputError, match=rf"argument --seed: takes a whole number from 0 to 4294967295, not '{text}'"):
+        build_dataset.main(["--seed", text])
+    assert [seed("0"), seed(str(2**32 - 1))] == [0, 2**32 - 1]
+
+
+def test_what_is_printed_ends_no_script():
+    code = r"from cancernet.cli import run_script; run_script(lambda _: print('caf\udce9 built'))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env={"PYTHONIOENCODING": "utf-8"}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "caf\\udce9 built\n", "")
+
+
+@pytest.mark.parametrize("text", ["１２", "²", "x", "", "9" * 5000])
+def test_numbers_are_of_plain_digits(text):
+    for kind in (at_least(1), positive_number):
+        with pytest.raises(argparse.ArgumentTypeError):
+            kind(text)
+    assert (at_least(-5)("-3"), at_least(1)("12"), positive_number("1e-3")) == (-3, 12, 0.001)
+
+
+def test_a_link_and_a_mount_point_are_refused_before_the_work(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(InputError, match=f"is a link. Give the folder that it leads to, {tmp_path}"):
+        check_output(tmp_path / "link")
+    with pytest.raises(InputError, match="--output /proc is a mount point. Name a folder to be made in it: /proc/NAME"):
+        check_output(Path("/proc"))
+
+
+def run_shell(code, redirected):
+    """Exit code, standard output and standard error of a script with this code, by a shell that redirects them."""
+    script = f"from cancernet.cli import run_script\ndef main(_):\n    {code}\nrun_script(main)"
+    command = ["bash", "-c", f'"$0" -c "$1" {redirected}; exit "${{PIPESTATUS[0]}}"', sys.executable, script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+LOST = "error: the work is done, but what it printed was lost ({}).\n"
+WORKS = "print('x' * 100_000)\n    print('done', file=open('{}', 'w'))"
+
+
+@pytest.mark.parametrize(
+    ("redirected", "why"),
+    [
+        ("> /dev/full", "No space left on device"),
+        (">&-", "it is closed"),
+        ("| true", "Broken pipe"),
+    ],
+)
+def test_work_goes_on_where_nobody_reads_what_is_printed(tmp_path, redirected, why):
+    code, printed, error = run_shell(WORKS.format(tmp_path / "done"), redirected)
+    assert (code, printed, error) == (2, "", LOST.format(why))
+    assert (tmp_path / "done").read_text() == "done\n"
+
+
+def test_an_error_is_told_on_standard_output_where_standard_error_is_closed():
+    raises = "from cancernet import InputError; raise InputError('Mend it.')"
+    assert run_shell(raises, "2>&-") == (2, "error: Mend it.\n", "")
+    assert run_shell(raises, ">&-") == (2, "", "error: Mend it.\n")
+    assert run_shell(raises, ">&- 2>&-") == (2, "", "")
+
+
+def test_a_refusal_of_the_system_claims_nothing_about_what_was_overwritten():
+    assert run_shell("open('/proc/nothing', 'w')", "") == (2, "", "error: No such file or directory: /proc/nothing.\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(signal.SIGTERM, "ended by SIGTERM."), (signal.SIGHUP, "ended by SIGHUP."), (signal.SIGINT, "interrupted.")],
+)
+def test_a_signal_ends_a_script_as_ctrl_c_does(tmp_path, number, said):
+    code = f"""
+import signal, time
+from pathlib import Path
+from cancernet.cli import run_script
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def main(_):
+    try:
+        Path({str(tmp_path / "begun")!r}).touch()
+        time.sleep(60)
+    finally:
+        print("cleared up")
+run_script(main)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=-1, stderr=-1, text=True)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.communicate(timeout=20) == ("cleared up\n", f"error: {said}\n")
+    assert process.returncode == 128 + number
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path):
+    code = "import os, signal\n    os.kill(os.getpid(), signal.SIGHUP)\n    print('lived')"
+    script = f"from cancernet.cli import run_script\ndef main(_):\n    {code}\nrun_script(main)"
+    command = ["bash", "-c", 'trap "" HUP; exec "$0" -c "$1"', sys.executable, script]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout == "lived\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "work"), [("evaluate", "evaluation"), ("predict", "prediction"), ("compare", "comparison")]
+)
+def test_two_at_once_are_told_of_each_other(tmp_path, name, work):
+    script, arguments, _, _ = SCRIPTS[name]
+    with lock_folder(tmp_path / "out", work):
+        said = complaint(script, arguments, tmp_path / "out")
+    told = f"Another {work} is working on {tmp_path / 'out'} (process {os.getpid()}). "
+    assert said == told + "Wait for it, or give another --output."
+
+
+# Ends its work just before what it wrote would get its name.
+WRITTEN = """
+import sys, time
+from cancernet import folders
+from cancernet.cli import run_script
+def wait(*_):
+    print("written", flush=True)
+    time.sleep(60)
+folders.replace_folder = wait
+run_script(__import__(sys.argv.pop(1)).main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["predict_images", "evaluate_model", "compare_runs"])
+def test_a_terminated_script_leaves_nothing_behind(tmp_path, tiny_run, folders, name):
+    source = write_slides(tmp_path / "source", patients=5)
+    build_dataset.main(["--source", str(source), "--output", str(tmp_path / "dataset")])
+    arguments = {
+        "predict_images": [tiny_run, source],
+        "evaluate_model": [tiny_run, "--dataset", tmp_path / "dataset"],
+        "compare_runs": folders[:2],
+    }[name]
+    command = [sys.executable, "-c", WRITTEN, name, *map(str, arguments), "--output", str(tmp_path / "results/out")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert any(line == "written\n" for line in process.stdout), process.stderr.read()
+    assert len(os.listdir(tmp_path / "results")) == 2  # the lock and what is not finished
+    process.terminate()
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error.splitlines()[-1]) == (143, "error: ended by SIGTERM.")
+    assert os.listdir(tmp_path / "results") == []

@@ -1,0 +1,288 @@
+"""A folder is whole or not there, whatever process is killed when; two processes do not make the same one at once."""
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+from conftest import ROOT
+
+from cancernet import InputError
+from cancernet.storage import (
+    check_space,
+    describe_size,
+    file_stem,
+    fresh_folder,
+    is_mount_point,
+    lock_folder,
+    recover_folder,
+    replace_folder,
+    walk,
+)
+
+
+def make(folder, text):
+    folder.mkdir(parents=True)
+    (folder / "text").write_text(text)
+    return folder
+
+
+def run(code, *arguments, **options):
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, **options)
+
+
+# Replaces argv[1] by a folder with the text "new" and is killed at call number argv[2] that renames or removes.
+KILLED = """
+import os, shutil, sys
+from pathlib import Path
+from cancernet.storage import fresh_folder
+calls = 0
+def killed_at(function):
+    def call(*arguments, **options):
+        global calls
+        calls += 1
+        if calls == int(sys.argv[2]):
+            os.kill(os.getpid(), 9)
+        return function(*arguments, **options)
+    return call
+Path.rename, shutil.rmtree = killed_at(Path.rename), killed_at(shutil.rmtree)
+with fresh_folder(Path(sys.argv[1])) as folder:
+    (folder / "text").write_text("new")
+"""
+
+
+@pytest.mark.parametrize("call", range(1, 7))
+def test_a_process_killed_while_it_replaces_a_folder_loses_neither(tmp_path, call):
+    folder = make(tmp_path / "folder", "old")
+    killed = run(KILLED, folder, call)
+    killed.wait()
+    assert killed.returncode == (-9 if call < 6 else 0)  # three renames, and two removals
+    recover_folder(folder)
+    assert (folder / "text").read_text() == ("old" if call <= 2 else "new")
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_the_next_call_finds_the_old_folder_before_it_makes_a_new_one(tmp_path):
+    make(tmp_path / "folder.replaced", "old")
+    make(tmp_path / "folder.partial-99", "half")
+    with contextlib.suppress(ZeroDivisionError), fresh_folder(tmp_path / "folder"):
+        raise ZeroDivisionError
+    assert (tmp_path / "folder/text").read_text() == "old"
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_only_a_folders_own_leftovers_are_removed(tmp_path):
+    others = ["folder.partially", "folder.partial-x", "other.partial-3", "folder.unfinished", "folder.replaced-mine"]
+    for name in others:
+        make(tmp_path / name, "kept")
+    for name in ("folder.partial", "folder.partial-3", "folder.partial-3-old"):
+        make(tmp_path / name, "half")
+    recover_folder(tmp_path / "folder")
+    assert sorted(os.listdir(tmp_path)) == sorted(others)
+
+
+def test_a_folder_that_cannot_be_named_leaves_both_as_they_were(tmp_path, monkeypatch):
+    new, old = make(tmp_path / "new", "new"), make(tmp_path / "old", "old")
+    rename = type(new).rename
+
+    def refuse(path, target):
+        if path == new:
+            raise OSError(errno.EBUSY, "busy", str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(type(new), "rename", refuse)
+    with pytest.raises(OSError, match="busy"):
+        replace_folder(new, old)
+    assert ((new / "text").read_text(), (old / "text").read_text()) == ("new", "old")
+
+
+def fill_the_disk(folder):
+    with fresh_folder(folder) as partial:
+        (partial / "text").write_bytes(bytes(2_000_000))
+        raise OSError(errno.ENOSPC, "No space left on device", "some/file")
+
+
+def test_what_could_not_be_written_is_named_and_nothing_claimed_that_is_not_so(tmp_path):
+    for made, said in ((False, "are free."), (True, f"are free. {tmp_path}/folder is as it was.")):
+        if made:
+            make(tmp_path / "folder", "old")
+        with pytest.raises(InputError) as caught:
+            fill_the_disk(tmp_path / "folder")
+        assert str(caught.value).startswith("No space left on device: some/file. 2.0 MB were written before, ")
+        assert str(caught.value).endswith(said)
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from cancernet.storage import lock_folder
+with lock_folder(Path(sys.argv[1]), "build"):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_told_who_is_at_work(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    first = run(HOLDS, tmp_path / "folder")
+    try:
+        assert first.stdout.readline() == "locked\n"
+        for name in ("folder", "link"):  # the same folder under two names
+            with pytest.raises(InputError) as caught, lock_folder(tmp_path / name, "build"):
+                pass
+            assert str(caught.value).startswith(
+                f"Another build is working on {tmp_path / 'folder'} (process {first.pid}). "
+            )
+        with lock_folder(tmp_path / "other", "build"):
+            pass
+    finally:
+        first.kill()
+        first.wait()
+    with lock_folder(tmp_path / "folder", "build"):  # a lock dies with its process
+        assert (tmp_path / ".folder.lock").read_text().startswith(f"{os.getpid()}\n")
+    assert os.listdir(tmp_path) == ["link"]
+
+
+def test_a_network_file_system_without_locks_has_one_by_the_existence_of_a_file(tmp_path):
+    refuse = "import fcntl, errno\ndef flock(*_):\n    raise OSError(errno.ENOSYS, 'no')\nfcntl.flock = flock\n"
+    first = run(refuse + HOLDS, tmp_path / "folder", stderr=subprocess.PIPE)
+    try:
+        assert first.stdout.readline() == "locked\n"
+        second = run(refuse + HOLDS, tmp_path / "folder", stderr=subprocess.PIPE)
+        said = second.communicate()[1]
+        assert f"InputError: Another build is working on {tmp_path / 'folder'} (process {first.pid})" in said
+    finally:
+        first.kill()
+        assert "flock not supported on this filesystem" in first.communicate()[1]
+    third = run(refuse + HOLDS.replace("60", "0"), tmp_path / "folder", stderr=subprocess.PIPE)
+    assert third.communicate()[0] == "locked\n"  # that a lock's process is gone is seen on its own machine
+
+
+def test_a_lock_puts_right_what_a_killed_process_left(tmp_path):
+    make(tmp_path / "folder.replaced", "old")
+    with lock_folder(tmp_path / "folder", "build"):
+        assert (tmp_path / "folder/text").read_text() == "old"
+
+
+def test_many_processes_at_once_do_not_meet(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+from cancernet import InputError
+from cancernet.storage import lock_folder
+count, done = Path(sys.argv[1]) / "count", 0
+while done < 40:
+    try:
+        with lock_folder(Path(sys.argv[1]) / "folder", "build"):
+            count.write_text(str(int(count.read_text()) + 1))
+            done += 1
+    except InputError:
+        pass
+"""
+    (tmp_path / "count").write_text("0")
+    processes = [run(code, tmp_path) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert (tmp_path / "count").read_text() == "120"
+
+
+def test_a_full_disk_is_told_before_the_work(tmp_path):
+    check_space(tmp_path / "not/there/yet", 1)
+    free = shutil.disk_usage(tmp_path).free
+    with pytest.raises(InputError) as caught:
+        check_space(tmp_path / "new", 2 * free, instead="Do this.")
+    assert f"{tmp_path / 'new'} needs about {describe_size(2 * free)}, and " in str(caught.value)
+    assert str(caught.value).endswith(" are free. Do this.")
+
+
+def test_sizes_are_said_in_their_unit():
+    assert [describe_size(size) for size in (300, 99_999, 150_000, 1_234_567_890)] == [
+        *("300 bytes", "99,999 bytes", "0.1 MB", "1.2 GB")
+    ]
+
+
+def test_a_mount_point_is_known(tmp_path):
+    assert is_mount_point(tmp_path.root and type(tmp_path)("/proc"))
+    assert not is_mount_point(tmp_path)
+    assert not is_mount_point(tmp_path / "nothing")
+
+
+def listed(folder):
+    others = Counter()
+    return [file for file, _ in walk(folder, (".png",), others=others)], dict(others)
+
+
+def test_folders_are_walked_in_the_order_of_their_names(tmp_path):
+    for file in ("b/x.png", "a.png", "a/z.png", "a/b/y.png", "a-1.png", "b/.hidden/x.png"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("")
+    assert listed(tmp_path)[0] == ["a/b/y.png", "a/z.png", "a-1.png", "a.png", "b/x.png"]
+
+
+def test_a_loop_of_folders_ends(tmp_path):
+    for name in "ab":
+        make(tmp_path / name, "")
+        (tmp_path / name / "x.png").write_text("")
+    (tmp_path / "a/self").symlink_to(".")
+    (tmp_path / "a/up").symlink_to("..")
+    (tmp_path / "b/itself.png").symlink_to("itself.png")
+    (tmp_path / "b/other").symlink_to(tmp_path / "a")  # no loop: followed
+    files, others = listed(tmp_path)
+    assert files == ["a/x.png", "b/itself.png", "b/other/x.png", "b/x.png"]
+    assert others == {"": 3, "link to a folder that it lies in": 4}
+
+
+def test_a_path_that_is_too_long_costs_itself_only(tmp_path):
+    (tmp_path / "x.png").write_text("")
+    here = os.getcwd()
+    os.chdir(tmp_path)
+    for _ in range(25):
+        os.mkdir("d" * 200)
+        os.chdir("d" * 200)
+    os.chdir(here)
+    assert listed(tmp_path) == (["x.png"], {"folder with too long a path": 1})
+    subprocess.run(["rm", "-rf", tmp_path / ("d" * 200)], check=True)
+
+
+def test_nine_hundred_folders_in_each_other_are_walked(tmp_path):
+    folder = tmp_path / "/".join("d" * 900)
+    os.makedirs(folder)
+    (folder / "x.png").write_text("")
+    assert len(listed(tmp_path)[0]) == 1
+
+
+@pytest.mark.slow
+def test_a_folder_replaced_again_and_again_is_whole_after_every_kill(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+from cancernet.storage import fresh_folder, lock_folder
+with lock_folder(Path(sys.argv[1]), "build"):
+    while True:
+        with fresh_folder(Path(sys.argv[1])) as folder:
+            for name in "abc":
+                (folder / name).write_text(name * 100)
+"""
+    folder = tmp_path / "folder"
+    for number in range(20):
+        process = run(code, folder)
+        while not folder.exists():
+            time.sleep(0.01)
+        time.sleep(0.2 + number * 0.0137)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with lock_folder(folder, "build"):
+            assert {path.name: path.read_text() for path in folder.iterdir()} == {name: name * 100 for name in "abc"}
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_names_of_files_are_plain_and_none_comes_twice():
+    taken = set()
+    stems = [file_stem(name, taken) for name in ("a b/c", "a b c", "A_B_C", "../..", "ü.1")]
+    assert stems == ["a_b_c", "a_b_c_2", "A_B_C_3", "slide", "ü.1"]

@@ -1,0 +1,208 @@
+"""Features on disk: computed once, in the manifest's order, gone on with after a kill, refused if they do not fit."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT
+from keras import layers
+
+from cancernet import InputError
+from cancernet.config import Experiment
+from cancernet.data.images import ImageStore
+from cancernet.storage import lock_folder
+from cancernet.training import feature_cache
+from cancernet.training.feature_cache import Place, find_features, hash_extractor, name_folder
+
+SIDE, ROWS = 4, 150  # two whole batches and one in part
+EXPERIMENT = Experiment(model="densenet121", strategy="frozen", image_size=SIDE, views="mirror")
+
+
+class CountedStore(ImageStore):
+    """Images in memory that count how often they are asked for."""
+
+    def __init__(self, n=ROWS, seed=0):
+        super().__init__(["-"] * n, image_size=SIDE, channels=3)
+        self._images[:] = np.random.default_rng(seed).integers(0, 256, self._images.shape)
+        self._ready[:], self.fetched = True, []
+
+    def fetch(self, indices):
+        self.fetched.append(len(indices))
+        return super().fetch(indices)
+
+
+def make_extractor(seed=1, scale=1 / 255):
+    keras.utils.set_random_seed(seed)
+    image = keras.Input((SIDE, SIDE, 3))
+    maps = layers.Conv2D(5, 3)(layers.Rescaling(scale)(image))
+    return keras.Model(image, layers.GlobalAveragePooling2D()(maps), name="extractor")
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(name_folder(tmp_path / "idc"), tmp_path / "run.unfinished/features", "ab" * 32)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Features that are there already."""
+    place = Place(tmp_path_factory.mktemp("data") / "idc.features", None, "ab" * 32)
+    find_features(make_extractor(), EXPERIMENT, CountedStore(), place)
+    return place.folder
+
+
+def only_folder(place):
+    (folder,) = place.folder.iterdir()
+    return folder
+
+
+def test_rows_are_the_images_in_order_in_every_view(place):
+    store, extractor = CountedStore(), make_extractor()
+    found = find_features(extractor, EXPERIMENT, store, place)
+    assert found.shape == (ROWS, 2, 5)
+    assert found.dtype == np.float32
+    images = store._images
+    for view, seen in enumerate((images, images[:, :, ::-1])):
+        np.testing.assert_allclose(found[:, view], extractor(seen), rtol=1e-5, atol=1e-6)
+
+
+def test_they_lie_beside_the_dataset_with_what_made_them(finished, tmp_path):
+    assert name_folder(tmp_path / "idc") == tmp_path / "idc.features"
+    (folder,) = finished.iterdir()
+    weights = hash_extractor(make_extractor())
+    assert folder.name == f"densenet121-4-mirror-{weights[:8]}"
+    assert json.loads((folder / "feature_cache.json").read_text()) == {
+        **{"form": 1, "encoder": "densenet121", "sha256": weights},
+        **{"image_size": SIDE, "views": "mirror", "manifest_sha256": "ab" * 32},
+    }
+
+
+def test_what_lies_there_is_mapped_and_no_image_is_read(finished, place):
+    shutil.copytree(finished, place.folder)
+    store = CountedStore()
+    again = find_features(make_extractor(), EXPERIMENT, store, place)
+    assert store.fetched == []
+    assert isinstance(again, np.memmap)
+    assert not again.flags.writeable
+    np.testing.assert_array_equal(again, np.load(only_folder(place) / "features.npy"))
+
+
+def test_other_weights_and_views_have_folders_of_their_own(finished, place):
+    shutil.copytree(finished, place.folder)
+    find_features(make_extractor(seed=2), EXPERIMENT, CountedStore(), place)
+    find_features(make_extractor(), Experiment(model="densenet121", views="one"), CountedStore(), place)
+    assert len(list(place.folder.iterdir())) == 3
+
+
+def test_an_extractor_is_known_by_its_weights_and_by_what_it_does_to_pixels():
+    assert hash_extractor(make_extractor()) == hash_extractor(make_extractor())  # whose layers have other names
+    assert hash_extractor(make_extractor()) != hash_extractor(make_extractor(seed=2))
+    assert hash_extractor(make_extractor()) != hash_extractor(make_extractor(scale=1 / 127))
+
+
+class Cut(Exception):
+    """In the place of a kill."""
+
+
+def test_what_was_computed_before_a_kill_is_kept(finished, place):
+    (whole,) = finished.iterdir()
+
+    class CutStore(CountedStore):
+        def fetch(self, indices):
+            if indices[0] == 128:
+                raise Cut
+            return super().fetch(indices)
+
+    with pytest.raises(Exception, match="Cut"):
+        find_features(make_extractor(), EXPERIMENT, CutStore(), place)
+    unfinished = only_folder(place)
+    assert unfinished.name.endswith(".unfinished")
+    with (unfinished / "features.npy").open("ab") as file:
+        file.write(b"half of a batch")
+    store = CountedStore()
+    np.testing.assert_array_equal(
+        find_features(make_extractor(), EXPERIMENT, store, place), np.load(whole / "features.npy")
+    )
+    assert sum(store.fetched) < ROWS  # of 150 images, 22 to 86 were left
+    assert not unfinished.exists()
+
+
+def test_an_unfinished_one_of_another_dataset_is_begun_anew(place):
+    work = place.folder / f"densenet121-4-mirror-{hash_extractor(make_extractor())[:8]}.unfinished"
+    work.mkdir(parents=True)
+    (work / "feature_cache.json").write_text("{}")
+    (work / "features.npy").write_bytes(b"\0" * 10**5)
+    store = CountedStore()
+    find_features(make_extractor(), EXPERIMENT, store, place)
+    assert sum(store.fetched) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("breakage", "message"),
+    [
+        (lambda folder: change(folder, manifest_sha256="cd"), "its manifest_sha256 is cd, that of this training abab"),
+        (lambda folder: change(folder, views="one"), "does not fit: its views is one"),
+        (lambda folder: change(folder, image_size="4"), "feature_cache.json is damaged: image_size"),
+        (lambda folder: (folder / "feature_cache.json").unlink(), "There is no .*feature_cache.json"),
+        (lambda folder: (folder / "features.npy").unlink(), "features.npy is missing or damaged"),
+        (lambda folder: os.truncate(folder / "features.npy", 1000), "features.npy is missing or damaged"),
+        (lambda folder: np.save(folder / "features.npy", np.zeros((9, 2, 5), "f4")), r"\[9, 2, 5\]; .* has 150 images"),
+    ],
+)
+def test_what_does_not_fit_is_refused(finished, place, breakage, message):
+    shutil.copytree(finished, place.folder)
+    breakage(only_folder(place))
+    with pytest.raises(InputError, match=f"{message}.*Remove this folder; the next training computes it again"):
+        find_features(make_extractor(), EXPERIMENT, CountedStore(), place)
+
+
+def change(folder, **values):
+    made = json.loads((folder / "feature_cache.json").read_text())
+    (folder / "feature_cache.json").write_text(json.dumps(made | values))
+
+
+def test_a_folder_that_cannot_be_written_is_said_and_another_used(place, monkeypatch, capsys):
+    monkeypatch.setattr(feature_cache.os, "access", lambda path, mode: False)
+    found = find_features(make_extractor(), EXPERIMENT, CountedStore(), place)
+    assert found.filename.is_relative_to(place.otherwise)
+    assert "idc.features cannot be written: features are kept in" in capsys.readouterr().out
+    place.folder.rmdir()
+    place.folder.write_text("a file in the way")
+    store = CountedStore()
+    find_features(make_extractor(), EXPERIMENT, store, place)
+    assert store.fetched == []  # those of the other place
+
+
+def test_no_room_is_said_before_the_work(place, monkeypatch):
+    monkeypatch.setattr(feature_cache, "check_space", lambda *_, **__: (_ for _ in ()).throw(InputError("no room")))
+    store = CountedStore()
+    with pytest.raises(InputError, match="no room"):
+        find_features(make_extractor(), EXPERIMENT, store, place)
+    assert store.fetched == []
+
+
+def test_a_second_process_waits_for_the_first(place):
+    waits = f"""
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {str(ROOT)!r})
+from cancernet.storage import lock_folder
+with lock_folder(Path(sys.argv[1]), "training", wait=True):
+    print("entered", flush=True)
+"""
+    with lock_folder(place.folder / "key", "training"):
+        second = subprocess.Popen(
+            [sys.executable, "-c", waits, str(place.folder / "key")], stdout=subprocess.PIPE, text=True
+        )
+        said = second.stdout.readline()
+        assert said.startswith("Another training is working on")
+        assert f"(process {os.getpid()}). Waiting for it" in said
+        time.sleep(0.2)
+        assert second.poll() is None
+    assert second.communicate(timeout=20)[0] == "entered\n"

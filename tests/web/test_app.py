@@ -1,0 +1,364 @@
+"""The page, each flow without a browser."""
+
+import csv
+import dataclasses
+import functools
+import io
+import json
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import cv2
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT, zip_files
+from streamlit.components.v2 import manifest_scanner
+from streamlit.testing.v1 import AppTest
+
+from cancernet.data.sample import make_slide
+from cancernet.evaluation.decision import fit_decision, load_decision, save_decision
+from cancernet.inference.prediction import DecidedPatches, decide_patches
+from cancernet.reporting.content import Report
+from cancernet.run import DECISION, FAMILIAR, MODEL, SAMPLES, load_run, read_report, read_settings, write_settings
+from cancernet.training.scoring import log_scores
+from cancernet.web import page as page_work
+from cancernet.web import uploads
+from cancernet.web.page import ORDERS, list_patches, predictions_csv, score_uploads
+
+PNG, ZIP = "image/png", "application/zip"
+sample_uploads = functools.cache(uploads.sample_uploads)
+
+
+@pytest.fixture(autouse=True)
+def nothing_twice(monkeypatch):
+    """The sample is painted once; no installed package is searched for components of pages, of which this has none."""
+    monkeypatch.setattr(uploads, "sample_uploads", sample_uploads)
+    monkeypatch.setattr(manifest_scanner, "scan_component_manifests", list)
+
+
+@pytest.fixture
+def page(tiny_run, monkeypatch):
+    """The page of the tiny run, opened."""
+    return open_page(tiny_run, monkeypatch)
+
+
+def open_page(run, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["app.py", "--run", str(run)])
+    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    assert not page.exception
+    return page
+
+
+def send(page, *files):
+    page.file_uploader[0].set_value(list(files)).run()
+    assert not page.exception
+    return page
+
+
+def find_button(page, words):
+    return next(button for button in page.button if words in button.label)
+
+
+def texts(page):
+    """All that stands on the page, the marks of Markdown taken out."""
+    elements = [*page.markdown, *page.caption, *page.info, *page.warning, *page.error, *page.title, *page.subheader]
+    return "\n".join(str(element.value) for element in elements).replace("\\", "")
+
+
+def describe_expected(decision):
+    images, patients = decision.fitted_on["images"], decision.fitted_on["patients"]
+    rates = " and ".join(f"{name} {value:.1%}" for name, value in decision.expected_on_validation.items())
+    return f"{images:,} images of {patients} patients, leads to expect {rates}"
+
+
+def maps(page):
+    return page.get("vega_lite_chart")
+
+
+def test_a_click_leaves_the_compiled_network_alone(tiny_run, monkeypatch):
+    cleared = []
+    monkeypatch.setattr(keras.backend, "clear_session", lambda: cleared.append(True))
+    page = open_page(tiny_run, monkeypatch)
+    page.run()
+    assert not cleared
+
+
+def test_the_card_says_what_the_run_is_worth(page, tiny_run):
+    report = json.loads((tiny_run / "report.json").read_text())
+    said = texts(page)
+    metric = report["metrics"]["sensitivity"]
+    assert "For research and teaching, not for diagnosis." in said
+    assert report["statement"] in said
+    assert f"| sensitivity | {metric['value']:.3f} | too few patients for an interval |" in said
+    assert "What it was trained on.** 73 images of 2 patients" in said
+    assert "- 1 (IDC): 19" in said
+    assert not maps(page)
+    assert not page.download_button
+
+
+def test_a_patch_is_answered_with_probabilities_decision_and_grad_cam(page, tiny_run):
+    name, data = sample_uploads()[40]
+    send(page, ("one.png", data, PNG))
+    run = load_run(tiny_run)
+    (scored,), _ = score_uploads(run, [(name, data)])
+    benign, idc = decide_patches(run, scored, neighbours=False).probabilities[0]
+    (answer,) = [each.proto.body for each in page.get("html") if 'class="called"' in each.proto.body]
+    assert (answer.index(f"{idc:.1%}") < answer.index(f"{benign:.1%}")) == (idc > benign)
+    assert "**1 patch** called" in texts(page)
+    assert len(page.get("image")) == 1
+    assert [each.value for each in page.subheader] == ["The patch", "Results to keep"]
+    assert [each.label for each in page.selectbox] == ["Run"]  # one patch has no order
+    assert not maps(page)
+    assert [button.label for button in page.download_button] == ["All patches as CSV", "The run's report"]
+    assert not page.toggle  # a patch without a place has no neighbours
+    plain = load_decision(tiny_run / "decision.json").without_neighbours
+    tested = read_report(tiny_run, Report)["neighbours"]["without"]
+    assert [metric.label for metric in page.metric] == ["Sensitivity, tested", "Specificity, tested"]
+    assert [metric.value for metric in page.metric] == [
+        f"{tested[name]['value']:.1%}" for name in ("sensitivity", "specificity")
+    ]
+    assert f"Validation, {describe_expected(plain)}." in texts(page)
+    assert "For smoothed slides" not in texts(page)
+
+
+def test_a_zip_of_a_patient_makes_a_map_with_neighbours(page, tiny_run):
+    send(page, ("patient.zip", zip_files(sample_uploads()), ZIP))
+    assert len(maps(page)) == 1
+    assert "The slide 79001" in texts(page)
+    assert page.toggle[0].value
+    own = load_decision(tiny_run / "decision.json")
+    assert page.select_slider[0].value == own.threshold
+    page.toggle[0].set_value(False).run()
+    assert page.select_slider[0].value == own.without_neighbours.threshold
+    assert describe_expected(own.without_neighbours) in texts(page)
+    labels = [button.label for button in page.download_button]
+    assert labels[:3] == [
+        "All patches as CSV",
+        "Picture of 79001 with outline",
+        "Regions of the slide as GeoJSON",
+    ]
+
+
+def test_a_patch_beside_a_slide_is_judged_at_its_own_threshold(page, tiny_run):
+    own = load_decision(tiny_run / "decision.json")
+    send(page, ("patient.zip", zip_files(sample_uploads()), ZIP), ("one.png", sample_uploads()[40][1], PNG))
+    assert describe_expected(own) in texts(page)
+    assert f"Judged one by one, from {own.without_neighbours.threshold:.1%}: 1 patch." in texts(page)
+    page.select_slider[0].set_value(1.0).run()
+    assert "Judged one by one: 1 patch." in texts(page)
+
+
+def test_the_patches_closest_to_the_threshold_come_first():
+    run = SimpleNamespace(decision=SimpleNamespace(classes=("0", "1"), positive="1"))
+    shares = np.array([[0.1, 0.9], [0.8, 0.2], [0.6, 0.4]])
+    for threshold, expected in ((0.0, [1, 2, 0]), (0.45, [2, 1, 0]), (1.0, [0, 2, 1])):
+        decided = DecidedPatches(None, shares, np.array([1, 0, 0]), threshold)
+        assert [patch.row for patch in list_patches(run, [decided], ORDERS[1])] == expected
+
+
+def test_the_sample_is_one_click_away_and_files_replace_it(page):
+    find_button(page, "sample").click().run()
+    assert not page.exception
+    assert len(maps(page)) == 1
+    assert f"**{len(sample_uploads()):,} patches**" in texts(page)
+    write = cv2.imencode(".png", np.full((50, 50, 3), 200, np.uint8))[1].tobytes()
+    send(page, ("grey.png", write, PNG))
+    assert not maps(page)
+    assert "**1 patch** called" in texts(page)
+
+
+def test_the_threshold_moves_the_expected_rates_and_the_decisions_and_comes_back(page, tiny_run):
+    find_button(page, "sample").click().run()
+    own = load_decision(tiny_run / "decision.json")
+    report = read_report(tiny_run, Report)
+    assert page.metric[1].value == f"{report['metrics']['specificity']['value']:.1%}"
+    page.select_slider[0].set_value(1.0).run()
+    assert not page.metric
+    assert "leads to expect sensitivity 0.0% and specificity 100.0%." in texts(page)
+    assert "**0** called IDC (0%, 0.0 mm²)" in texts(page)
+    page.select_slider[0].set_value(0.0).run()
+    assert "leads to expect sensitivity 100.0% and specificity 0.0%." in texts(page)
+    assert "called benign (0%" in texts(page)
+    find_button(page, "The run's own").click().run()
+    assert page.select_slider[0].value == own.threshold
+    assert describe_expected(own) in texts(page)
+
+
+def test_few_false_alarms_are_one_click_away_and_tested(page, tiny_run):
+    find_button(page, "sample").click().run()
+    point = load_decision(tiny_run / "decision.json").other_points["specificity=0.95"]
+    find_button(page, "Fewer false alarms").click().run()
+    assert page.select_slider[0].value == point
+    row = next(each for each in read_report(tiny_run, Report)["operating_points"] if each["name"] == "specificity=0.95")
+    assert page.metric[1].value == f"{row['specificity']['value']:.1%}"
+
+
+def test_the_network_is_asked_once_while_the_images_are_the_same(page, monkeypatch):
+    find_button(page, "sample").click().run()
+    monkeypatch.setattr(page_work, "score_uploads", None)
+    page.select_slider[0].set_value(0.5).run()
+    page.selectbox(key="order").set_value(ORDERS[2]).run()
+    assert not page.exception
+
+
+def test_a_broken_file_is_named_and_the_others_stay(page):
+    files = sample_uploads()[:3]
+    send(page, *((name, data, PNG) for name, data in files), ("bad_[x](y).png", b"\x89PNG\r\n\x1a\n no more", PNG))
+    assert "**3 patches**" in texts(page)
+    assert page.expander[0].label == "1 file could not be used"
+    table = page.table[0].value
+    assert table["file"].tolist() == [r"bad\_\[x\]\(y\)\.png"]  # Markdown would make it a link
+    assert "not an image" in table["why"][0]
+
+
+def test_images_unlike_those_of_the_run_are_told_of_and_shown(page):
+    black = cv2.imencode(".png", np.zeros((50, 50, 3), np.uint8))[1].tobytes()
+    name, data = sample_uploads()[40]
+    send(page, (name, data, PNG), ("black.png", black, PNG))
+    assert "1 of 2 patches (50.0%) lie outside what this run was made for" in texts(page)
+    assert "The furthest, with their distance; 1 is the limit." in texts(page)
+    assert len(page.get("image")) == 2 + 1  # and the one outside
+
+
+def test_nothing_but_broken_files_is_said(page):
+    send(page, ("bad.png", b"no image", PNG), ("bomb.zip", b"PK\x03\x04", ZIP))
+    assert "No image is left to look at." in texts(page)
+    assert page.expander[0].label == "2 files could not be used"
+    assert not page.download_button
+
+
+def test_overlapping_patches_are_refused_as_predict_images_does(page):
+    files = sample_uploads()[:6]
+    name = files[0][0]
+    near = f"79001_idx5_x{int(name.split('_x')[1].split('_')[0]) + 10}_y{name.split('_y')[1]}"
+    send(page, *((each, content, PNG) for each, content in [*files, (near, files[1][1])]))
+    table = page.table[0].value
+    assert "Two patches of slide 79001 overlap" in table["why"][0].replace("\\", "")
+    assert table["file"][0].endswith(" and 6 more")
+    assert "No image is left to look at." in texts(page)
+
+
+def test_a_large_image_asks_for_its_scale_and_is_cut(page):
+    image = make_slide(5, 5, side=400).image
+    send(page, ("large.png", cv2.imencode(".png", image[..., ::-1])[1].tobytes(), PNG))
+    why = page.table[0].value["why"][0].replace("\\", "")
+    assert "does not say how many micrometres a pixel is" in why
+    assert f'Give "{page.selectbox(key="scale").label}", such as' in why
+    assert "--" not in why
+    page.selectbox(key="scale").set_value("4 (IDC patches)").run()
+    assert not page.exception
+    assert not page.table
+    assert len(maps(page)) == 1
+    assert "The slide large.png" in texts(page)
+
+
+def test_two_slides_are_chosen_between(page):
+    other = [(name.replace("79001", "79002"), data) for name, data in sample_uploads()]
+    send(page, ("two.zip", zip_files([*sample_uploads(), *other]), ZIP))
+    assert page.selectbox(key="slide").options == ["79001", "79002"]
+    page.selectbox(key="slide").set_value("79002").run()
+    labels = [button.label for button in page.download_button]
+    assert labels[1:3] == ["Picture of 79002 with outline", "Regions of all slides as GeoJSON"]
+
+
+def make_three_classes(run, folder):
+    """A copy of a run of two classes with a network of three that nobody trained, and no report."""
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("report.json"))
+    layers = keras.layers
+    keras.Sequential(
+        [
+            keras.Input(load_run(run).model.input_shape[1:]),
+            layers.Conv2D(2, 3, strides=2),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    ).save(folder / MODEL)
+    scores = log_scores(np.array([[0.6, 0.3, 0.1], [0.3, 0.6, 0.1], [0.4, 0.1, 0.5], [0.2, 0.5, 0.3]]))
+    fitted = fit_decision(scores, np.array([0, 1, 2, 0]), ["1", "1", "2", "2"], classes=("a", "b", "c"), positive=None)
+    save_decision(fitted, folder / DECISION)
+    (folder / FAMILIAR).unlink()  # of the other network
+    write_settings(folder, dataclasses.replace(read_settings(run), classes=("a", "b", "c"), positive=None))
+    return folder
+
+
+def test_several_classes_have_no_threshold(tiny_run, tmp_path, monkeypatch):
+    page = open_page(make_three_classes(tiny_run, tmp_path / "three"), monkeypatch)
+    find_button(page, "sample").click().run()
+    assert not page.exception
+    assert not page.select_slider
+    assert "Each image is given the most probable of the classes." in texts(page)
+    assert page.selectbox(key="class").options == ["a", "b", "c"]
+
+
+def test_a_run_that_is_not_of_patches_has_its_own_words_and_samples_and_no_map(tiny_run, tmp_path, monkeypatch):
+    folder = make_three_classes(tiny_run, tmp_path / "xray")
+    grey = {"mpp": None, "images_are_grey": True, "usual_size": "256x256"}
+    write_settings(folder, dataclasses.replace(read_settings(folder), **grey))
+    page = open_page(folder, monkeypatch)
+    assert not page.button  # the run keeps no samples
+    for name, data in sample_uploads()[:6]:
+        path = folder / SAMPLES / "b" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    page.run()
+    assert "grey, usually 256x256 pixels, of the classes a, b, c." in texts(page)
+    find_button(page, "Try some tested images").click().run()
+    assert not page.exception
+    assert "**6 images**" in texts(page)
+    assert "b/79001_idx5" in texts(page)
+    assert not maps(page)
+    assert not any(word in texts(page) for word in ("patch", "tissue", "slide"))
+
+
+def test_the_first_view_waits_for_no_keras(tiny_run):
+    code = "import sys\nfrom cancernet.web import answer_cache, run_summary, uploads\nprint('keras' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_the_newest_run_is_taken_and_others_can_be_chosen(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = open_without_run(monkeypatch)
+    assert "There is no finished run under runs." in texts(page)
+    for name in ("old", "new"):
+        shutil.copytree(tiny_run, tmp_path / "runs" / name, copy_function=shutil.copyfile)
+    (tmp_path / "runs" / "unfinished").mkdir()
+    (tmp_path / "runs/old/report.json").unlink()
+    page = open_without_run(monkeypatch)
+    assert page.selectbox(key="run").options == ["new", "old"]
+    page.selectbox(key="run").set_value(page.selectbox(key="run").options[1]).run()
+    assert "This run has no report.json" in texts(page)
+
+
+def open_without_run(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    return AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+
+
+def test_a_damaged_run_is_said_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["app.py", "--run", str(tmp_path / "none")])
+    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    assert "There is no run" in texts(page)
+    assert not page.exception
+
+
+def test_the_table_has_the_probabilities_of_predict_images(tiny_run):
+    run = load_run(tiny_run)
+    (scored,), _ = score_uploads(run, sample_uploads())
+    decided = decide_patches(run, scored)
+    rows = list(csv.DictReader(io.StringIO(predictions_csv(run, [decided]))))
+    assert [float(row["probability_IDC"]) for row in rows] == decided.probabilities[:, 1].round(4).tolist()
+    assert [row["predicted"] for row in rows] == [("benign", "IDC")[index] for index in decided.predicted]
+
+
+def test_nothing_is_written_to_disk(page, monkeypatch):
+    def refuse(*arguments, **_):
+        raise AssertionError(f"written: {arguments}")
+
+    for module, name in (("tempfile", "mkstemp"), ("tempfile", "NamedTemporaryFile"), ("pathlib", "Path.write_bytes")):
+        monkeypatch.setattr(f"{module}.{name}", refuse)
+    send(page, ("patient.zip", zip_files(sample_uploads()), ZIP))
+    assert len(maps(page)) == 1
