@@ -1,8 +1,11 @@
-# make demo: synthetic slides, built, trained on and reported.  make test: the test suite.  make test-slow: its slow part
-# (with KILLS=5 at the end: 20 kills of trainings and 20 of builds in the place of 8 and 8).
-# make test-jax: the core of it with Keras on JAX.
-# make lint: the linter.  make clean: away with the environment and the demo.
-# make benchmark: how fast, against what; on SOURCE, a folder of IDC patches, and DATASET, built of it.
+# make demo       build, train and report on synthetic slides
+# make test       fast tests (four minutes on two cores)
+# make test-slow  slow tests; KILLS=5 kills 20 trainings and 20 builds instead of 8 and 8
+# make test-jax   core tests with Keras on JAX
+# make lint       ruff
+# make types      mypy
+# make benchmark  speed on SOURCE, a folder of IDC patches, and DATASET, built from it
+# make clean      delete the environment and the demo
 PYTHON ?= python3
 SOURCE ?= datasets/original
 DATASET ?= datasets/idc
@@ -19,8 +22,8 @@ test: $(VENV)/ready-dev
 test-slow: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
-# Without: the build, judging, pictures and pages, which do not know what Keras runs on; the transfer models' tests, whose
-# layers are Keras' own; app, export and speed, which are for the backend that they were made with.
+# Left out: parts that do not depend on Keras' backend (building, evaluation, reports, pages), tests of backbones, whose
+# layers are Keras' own, and parts that need TensorFlow or the backend a run was made with (page, export, benchmarks).
 CORE := tests/training/test_distribution.py tests/training/test_epochs.py tests/training/test_pipeline.py \
 	tests/training/test_scoring.py tests/explain/test_gradcam.py tests/training/test_fused.py tests/test_run.py
 test-jax: $(VENV)/ready-dev
@@ -29,6 +32,9 @@ test-jax: $(VENV)/ready-dev
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/ready-dev
+	$(BIN)/mypy cancernet *.py
 
 $(VENV)/ready: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -46,4 +52,4 @@ benchmark: $(VENV)/ready-dev
 clean:
 	rm -rf $(VENV) datasets/sample datasets/demo runs/demo
 
-.PHONY: demo test test-slow test-jax lint benchmark clean
+.PHONY: demo test test-slow test-jax lint types benchmark clean

@@ -116,7 +116,7 @@ def predict_archive(arguments: argparse.Namespace, output: Path) -> None:
     try:
         from cancernet.inference import ray
     except ImportError as error:
-        raise InputError(f"--ray needs more: pip install -r requirements-cluster.txt ({error}).") from error
+        raise InputError(f'--ray needs Ray and PyArrow ({error}): pip install ".[cluster]"') from error
     from cancernet.inference import archive, work_list
     from cancernet.run import read_settings
 

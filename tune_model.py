@@ -61,7 +61,7 @@ def duration(text: str) -> float:
 def main(argv: Sequence[str]) -> None:
     arguments, training = parse_arguments(argv)
     if importlib.util.find_spec("optuna") is None:
-        raise InputError("A search needs optuna. Get it with pip install -r requirements-search.txt.")
+        raise InputError('A search needs Optuna, which is not installed: pip install ".[search]"')
     experiment = train_model.choose_experiment(training)
     until = time.monotonic() + arguments.timeout
     plan, patches, summary = train_model.make_plan(training, experiment, arguments.output.name)

@@ -1,4 +1,4 @@
-"""predict_images.py --ray: the answers of one process, whoever is killed. Needs requirements-cluster.txt."""
+"""predict_images.py --ray: the answers of one process, whoever is killed. Needs Ray."""
 
 import csv
 import os
@@ -15,7 +15,7 @@ from conftest import ROOT
 
 from cancernet.data.sample import cut_patches, make_slide
 
-pytest.importorskip("ray", reason="needs requirements-cluster.txt")
+pytest.importorskip("ray", reason="needs Ray")
 import psutil
 import pyarrow.parquet
 

@@ -188,7 +188,7 @@ def test_without_ray_one_line_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "cancernet.inference.ray", raising=False)
     monkeypatch.delattr(cancernet.inference, "ray", raising=False)
-    with pytest.raises(InputError, match=r"--ray needs more: pip install -r requirements-cluster.txt"):
+    with pytest.raises(InputError, match=r"--ray needs Ray and PyArrow .*: pip install \"\.\[cluster\]\""):
         predict("run", "slide.svs", "--output", tmp_path / "out", "--ray")
 
 

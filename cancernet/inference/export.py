@@ -23,7 +23,7 @@ from cancernet.training.scoring import BATCH, predict_scores
 
 DESCRIPTION = "model.json"
 TOLERANCE = 1e-5  # of a probability
-_REQUIREMENTS = "requirements-export.txt"
+_INSTALL = 'pip install ".[export]"'
 
 
 class Format(NamedTuple):
@@ -49,7 +49,7 @@ def check_packages(name: str) -> None:
     """
     for package in FORMATS[name].packages:
         if importlib.util.find_spec(package) is None:
-            raise InputError(f"--format {name} needs {package}. Get it with pip install -r {_REQUIREMENTS}.")
+            raise InputError(f"--format {name} needs {package}, which is not installed: {_INSTALL}")
 
 
 def export_run(run: Run, name: str, images: ImageStore) -> tuple[Path, float]:

@@ -71,7 +71,7 @@ MODELS = {
     ),
 }
 ENCODER = "encoder"  # the model of a run on an encoder of KerasHub; its preset stands in the place of weights
-ENCODERS_NEED = "pip install -r requirements-encoders.txt"
+ENCODERS_NEED = 'pip install ".[encoders]"'
 
 
 def find_architecture(name: str) -> Architecture:

@@ -45,8 +45,8 @@ def joined() -> Iterator[None]:
         import keras
     if keras.backend.backend() != "jax":
         raise InputError(
-            f"--distributed needs Keras on JAX, not on {keras.backend.backend()}. Install requirements-jax.txt and set "
-            "KERAS_BACKEND=jax."
+            f"--distributed needs Keras on JAX, not on {keras.backend.backend()}: "
+            'pip install ".[jax]", then set KERAS_BACKEND=jax.'
         )
     import jax
 
