@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cancernet import InputError
-from cancernet.cli import Parser, check_output, positive_number, run_script, seed
+from cancernet.cli import Parser, positive_number, run_script, seed
 from cancernet.config import DATASET, ORIGINAL, SPLITS
 
 if TYPE_CHECKING:
@@ -59,11 +59,10 @@ def parse_arguments(argv: Sequence[str]) -> Namespace:
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
     from cancernet.data.building import check_apart
-    from cancernet.storage import lock_folder
+    from cancernet.storage import FolderKind, claim_folder
 
-    check_output(arguments.output)
     check_apart(arguments.source, arguments.output)
-    with lock_folder(arguments.output, "build"):
+    with claim_folder(arguments.output, FolderKind.DATASET, force=True):  # `read_current` compares the settings
         build(arguments)
 
 

@@ -3,12 +3,11 @@
 The first run given is the baseline that the others are compared with.
 """
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from cancernet import InputError
-from cancernet.cli import Parser, check_output, check_replaceable, run_script
+from cancernet.cli import Parser, run_script
 
 
 def parse_arguments(argv: Sequence[str]):
@@ -23,16 +22,12 @@ def parse_arguments(argv: Sequence[str]):
 
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
-    from cancernet.storage import lock_folder
+    from cancernet.storage import FolderKind, claim_folder
 
     output = arguments.output
     if len(arguments.runs) < 2:
         raise InputError(f"One run alone, {arguments.runs[0]}, cannot be compared. Give two or more.")
-    if output:
-        check_output(output)
-    with lock_folder(output, "comparison") if output else contextlib.nullcontext():
-        if output:
-            check_replaceable(output, holds="comparison.json", called="a comparison", force=arguments.force)
+    with claim_folder(output, FolderKind.COMPARISON, force=arguments.force):
         compare(arguments.runs, output)
 
 

@@ -1,12 +1,11 @@
 """Apply a finished run, with its frozen decision, to the images of any built dataset and report on them."""
 
-import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from cancernet import InputError
-from cancernet.cli import Parser, check_output, check_replaceable, prevalence, quiet_import, run_script
+from cancernet.cli import Parser, prevalence, quiet_import, run_script
 from cancernet.config import DATASET, SPLITS
 
 
@@ -25,14 +24,10 @@ def parse_arguments(argv: Sequence[str]):
 
 def main(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
-    from cancernet.storage import lock_folder
+    from cancernet.storage import FolderKind, claim_folder
 
     output = arguments.output
-    if output:
-        check_output(output)
-    with lock_folder(output, "evaluation") if output else contextlib.nullcontext():
-        if output:
-            check_replaceable(output, holds="report.json", called="a report", force=arguments.force)
+    with claim_folder(output, FolderKind.EVALUATION, force=arguments.force):
         evaluate(arguments)
 
 

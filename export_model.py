@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     rows = np.unique(np.linspace(0, len(patches) - 1, CHECKED).astype(int))
     images = pipeline.open_store(arguments.dataset, [patches[row] for row in rows], judge.settings.experiment)
     print(f"Exporting {arguments.run} and comparing its answers on {len(rows)} images ...", flush=True)
-    with lock_folder(arguments.run / arguments.format, "export"), quiet_import():  # the converters talk, too
+    with lock_folder(arguments.run / arguments.format), quiet_import():  # the converters talk, too
         folder, difference = export.export_run(judge, arguments.format, images)
     print(f"No probability differs by more than {difference:.1g} from the run's on {len(rows)} images.")
     file = folder / export.FORMATS[arguments.format].file

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cancernet import InputError
-from cancernet.cli import Parser, check_output, check_replaceable, positive_number, prevalence, quiet_import, run_script
+from cancernet.cli import Parser, positive_number, prevalence, quiet_import, run_script
 
 OUTPUT = Path("predictions")
 
@@ -69,16 +69,15 @@ def main(argv: Sequence[str]) -> None:
     if arguments.ray and arguments.shard:
         raise InputError("--shard divides the work between jobs, and --ray divides it itself. Give one of them.")
     from cancernet.inference import work_list
-    from cancernet.storage import lock_folder
+    from cancernet.storage import FolderKind, claim_folder
 
     output = name_output(arguments)
-    check_output(output)
     arguments.paths = work_list.expand_tables(arguments.paths)
-    with lock_folder(output, "prediction"):
-        if arguments.ray:
+    if arguments.ray:
+        with claim_folder(output, FolderKind.ARCHIVE, force=True):  # `open_folder` compares the request
             predict_archive(arguments, output)
-            return
-        check_replaceable(output, holds=work_list.PREDICTIONS, called="predictions", force=arguments.force)
+        return
+    with claim_folder(output, FolderKind.PREDICTIONS, force=arguments.force):
         predict_all(arguments, output)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cancernet import InputError
-from cancernet.cli import Parser, at_least, check_output, positive_number, prevalence, quiet_import, run_script, seed
+from cancernet.cli import Parser, at_least, positive_number, prevalence, quiet_import, run_script, seed
 from cancernet.config import DATASET, RECIPES, RUNS, Experiment
 from cancernet.models.architectures import MODELS, list_kinds
 from cancernet.training.experiments import NAMES, choose_experiment, fit_to_grey
@@ -123,7 +123,7 @@ def train(arguments) -> None:
     choose_folds(arguments)
     named = arguments.output or RUNS / experiment.model.replace("+", "_")
     from cancernet import run
-    from cancernet.storage import lock_folder
+    from cancernet.storage import FolderKind, check_replaceable, lock_folder
     from cancernet.training import distribution
 
     plan, patches, summary = make_plan(arguments, experiment, named.name)
@@ -131,14 +131,14 @@ def train(arguments) -> None:
     numbered = not arguments.output and not arguments.force
     folder = run.choose_folder(named, asked) if numbered else named
     plan = dataclasses.replace(plan, name=folder.name)
-    check_output(folder)
+    check_replaceable(folder, FolderKind.RUN, force=arguments.force)
     if not distribution.is_first():
         distribution.wait()  # until the first has prepared the folder
         with contextlib.redirect_stdout(io.StringIO()):
             make_run(plan, arguments, patches, summary, run.name_unfinished(folder))
         distribution.wait()
         return
-    with lock_folder(folder, "training"):
+    with lock_folder(folder):
         work = run.prepare_folder(folder, asked, force=arguments.force)
         distribution.wait()
         text = make_run(plan, arguments, patches, summary, work)

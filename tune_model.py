@@ -19,9 +19,10 @@ from pathlib import Path
 
 import train_model
 from cancernet import InputError
-from cancernet.cli import Parser, at_least, check_output, run_script
+from cancernet.cli import Parser, at_least, run_script
 from cancernet.config import DATASET, RUNS
 from cancernet.models.architectures import check_architecture, list_kinds
+from cancernet.storage import FolderKind, check_replaceable
 from cancernet.training import experiments, search_space
 
 FOLDS = 5
@@ -128,9 +129,7 @@ def prepare_folder(output: Path, asked: Mapping) -> None:
     Raises:
         InputError: something else is there.
     """
-    check_output(output)
-    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / ASKED).is_file()):
-        raise InputError(f"{output} is there already and is no search. Choose another --output.")
+    check_replaceable(output, FolderKind.SEARCH, force=True)  # `join_search` refuses a search for something else
     output.mkdir(parents=True, exist_ok=True)
     if not (output / ASKED).is_file():
         (output / ASKED).write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What the scripts share: argument types, what --force may replace, and errors as one line."""
+"""What the scripts share: argument types, and errors as one line."""
 
 import argparse
 import contextlib
@@ -9,13 +9,9 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TextIO
 
 from cancernet import CancerNetError, InputError
-from cancernet.storage import is_mount_point
-
-RUN_FILES = ("model.keras", "history.csv", "fold_*")  # what a training leaves and nothing else does
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,37 +56,6 @@ def prevalence(text: str) -> float:
     if value >= 1:
         raise argparse.ArgumentTypeError(f"takes a share below 1, not {text!r}")
     return value
-
-
-def check_output(output: Path) -> None:
-    """See that a folder to be made, or to be replaced as a whole, can be: before the work, not after it.
-
-    Raises:
-        InputError: it is the folder that the user is in or above it, a link, or a mount point, which no rename moves.
-    """
-    if Path.cwd().is_relative_to(output.resolve()):
-        raise InputError(f"--output {output} is the folder you are in or above it. Name a folder to be made.")
-    if output.is_symlink():
-        raise InputError(f"--output {output} is a link. Give the folder that it leads to, {output.resolve()}.")
-    if is_mount_point(output):
-        raise InputError(f"--output {output} is a mount point. Name a folder to be made in it: {output / 'NAME'}.")
-
-
-def check_replaceable(output: Path, *, holds: str, called: str, force: bool) -> None:
-    """See that nothing is lost if results are written as the folder `output`: it is new or, with `force`, their like.
-
-    Args:
-        holds: a file that such results have, though runs may have it too.
-        called: what they are called.
-
-    Raises:
-        InputError: something else is there, above all a trained run; or as `check_output`.
-    """
-    check_output(output)
-    if any(any(output.glob(name)) for name in RUN_FILES):
-        raise InputError(f"{output} holds a trained run, which would be lost. Choose another --output.")
-    if output.exists() and not (force and (output / holds).is_file()):
-        raise InputError(f"{output} is there already. Choose another --output, or --force to replace {called}.")
 
 
 @contextlib.contextmanager

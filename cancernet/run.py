@@ -16,13 +16,12 @@ from typing import NamedTuple
 import numpy as np
 
 from cancernet import InputError, __version__, storage
-from cancernet.cli import check_output
 from cancernet.config import GIVEN_FEATURES, Experiment
 from cancernet.data.dataset import Patch
 from cancernet.evaluation.decision import Decision, load_decision, save_decision
 from cancernet.evaluation.smoothing import Predictions
 from cancernet.models.architectures import ENCODER, ENCODERS_NEED
-from cancernet.storage import Kind, read_json, replace_folder, write_whole
+from cancernet.storage import FolderKind, Kind, check_replaceable, read_json, replace_folder, write_whole
 
 MODEL, DECISION, CONFIG, HISTORY = "model.keras", "decision.json", "config.json", "history.csv"
 REPORT, REPORT_TEXT, REPORT_PAGE, PREDICTIONS = "report.json", "report.txt", "report.html", "predictions.csv"
@@ -104,15 +103,8 @@ def prepare_folder(folder: Path, asked: Mapping, *, force: bool) -> Path:
         InputError: `folder` is something that must not or cannot be replaced, or the unfinished one was asked for
             something else.
     """
-    check_output(folder)
+    check_replaceable(folder, FolderKind.RUN, force=force)
     work = name_unfinished(folder)
-    if folder.is_file():
-        raise InputError(f"{folder} is a file; --output takes the folder of the run.")
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / REPORT).is_file():
-            raise InputError(f"{folder} is not empty and no run. Choose another --output.")
-        if not force:
-            raise InputError(f"{folder} holds a finished run. Choose another --output, or --force to replace it.")
     if work.exists() and not _was_asked(work, asked):
         if {path.name for path in work.iterdir()} - {BEGUN, f".{BEGUN}.partial"} and not force:
             raise InputError(f"{work} was begun with other settings. Start again with --force, or finish it first.")

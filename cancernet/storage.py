@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import enum
 import errno
 import operator
 import os
@@ -9,12 +10,12 @@ import platform
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TextIO, TypeVar
 
-from cancernet import InputError
+from cancernet import InputError, StorageError
 
 Kind = TypeVar("Kind")
 SYSTEM_NAMES = ("__MACOSX", "Thumbs.db", "desktop.ini")
@@ -135,19 +136,18 @@ def write_whole(folder: Path, files: dict[str, bytes]) -> None:
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path, work: str, *, wait: bool = False) -> Iterator[None]:
-    """Let no other process make or replace a folder meanwhile; what a killed one left of it is put right first.
+def lock_folder(folder: Path, *, announce: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Let no other process make or replace a folder meanwhile, and first repair what a killed process left of it.
 
     The lock is the file `.NAME.lock` beside the folder. The system frees it when its process ends, however it ends; on
     a network file system without locks filelock falls back to the existence of that file, and says so.
 
     Args:
-        folder: which need not be there.
-        work: what the caller does, such as `build`, for the message.
-        wait: until another process that has the lock is ready.
+        folder: may be absent.
+        announce: receives a message before waiting for another process to release the lock.
 
     Raises:
-        InputError: another process has the lock, and `wait` is false.
+        StorageError: another process has the lock, and `announce` is None.
     """
     import filelock
 
@@ -158,10 +158,10 @@ def lock_folder(folder: Path, work: str, *, wait: bool = False) -> Iterator[None
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout as error:
-        at_work = f"Another {work} is working on {folder} ({_read_holder(path)})."
-        if not wait:
-            raise InputError(f"{at_work} Wait for it, or give another --output.") from error
-        print(f"{at_work} Waiting for it ...", flush=True)
+        found = f"Another process is writing {folder} ({_read_holder(path)})."
+        if not announce:
+            raise StorageError(f"{found} Wait until it has finished, or choose another output folder.") from error
+        announce(f"{found} Waiting for it ...")
         lock.acquire()
     try:
         if isinstance(lock, filelock.UnixFileLock):
@@ -293,12 +293,95 @@ def describe_size(size: int) -> str:
     return f"{size:,} bytes"
 
 
+class FolderKind(enum.Enum):
+    """Results that a command writes as one folder: what messages call them, and the files that identify them."""
+
+    RUN = "a trained run", "report.json"
+    DATASET = "a dataset", "manifest.csv", "dataset.json"
+    EVALUATION = "an evaluation report", "report.json"
+    COMPARISON = "a comparison", "comparison.json"
+    SEARCH = "a search", "search.json"
+    ARCHIVE = "predictions of a slide archive", "asked.json"
+    PREDICTIONS = "predictions", "predictions.csv"
+    SAMPLE = ("sample images",)  # without a file that identifies them: never replaced
+
+    def __init__(self, noun: str, *files: str) -> None:
+        self.noun = noun
+        self.files = files
+
+
+_TRAINING_FILES = ("model.keras", "history.csv", "fold_*")  # only a training writes them
+
+
+def check_replaceable(folder: Path, kind: FolderKind, *, force: bool) -> None:
+    """Check that writing results as `folder` destroys nothing else.
+
+    The folder must be absent or empty, or, with `force`, contain results of the same kind. It is renamed as a whole, so
+    it cannot be a link, a mount point, the current folder or one of its parents.
+
+    Args:
+        force: whether results of the same kind may be replaced. A command that resumes its own results, or finds them
+            up to date, passes True and compares what was requested itself.
+
+    Raises:
+        InputError: the folder contains anything else, above all a trained run, or cannot be renamed.
+    """
+    if folder.is_symlink():
+        raise InputError(f"{folder} is a link. Give the folder that it points to, {os.path.realpath(folder)}.")
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise InputError(f"{folder} is the current folder or one of its parents. Choose another output folder.")
+    if is_mount_point(folder):
+        raise InputError(f"{folder} is a mount point and cannot be renamed. Choose a folder in it: {folder / 'NAME'}.")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file. Choose another output folder.")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    found = _identify_folder(folder)
+    if found is not kind:
+        contents = found.noun if found else "other files"
+        raise InputError(f"{folder} contains {contents}, not {kind.noun}. Choose another output folder.")
+    if not force:
+        raise InputError(
+            f"{folder} already contains {kind.noun}. Choose another output folder, or add --force to replace this one."
+        )
+
+
+def _identify_folder(folder: Path) -> FolderKind | None:
+    """Return the kind of results in a folder; None for anything else, such as half of a run."""
+    is_trained = any(any(folder.glob(name)) for name in _TRAINING_FILES)
+    for kind in FolderKind:
+        is_complete = kind.files and all((folder / name).is_file() for name in kind.files)
+        if is_complete and is_trained == (kind is FolderKind.RUN):
+            return kind
+    return None
+
+
 def is_mount_point(folder: Path) -> bool:
     """Whether something is mounted at a folder, so that it cannot be renamed: a container's volume, say."""
     import psutil
 
     mounted = {partition.mountpoint for partition in psutil.disk_partitions(all=True)}  # knows a bind mount, too
     return os.path.ismount(folder) or str(folder.resolve()) in mounted
+
+
+@contextlib.contextmanager
+def claim_folder(folder: Path | None, kind: FolderKind, *, force: bool) -> Iterator[None]:
+    """Lock a folder for results of a kind; `check_replaceable` decides whether it may be used.
+
+    Args:
+        folder: None where nothing is written; then nothing is locked.
+
+    Raises:
+        InputError: see `check_replaceable`.
+        StorageError: another process is writing the folder.
+    """
+    if folder is None:
+        yield
+        return
+    check_replaceable(folder, kind, force=force)
+    with lock_folder(folder):
+        check_replaceable(folder, kind, force=force)  # another process may have finished meanwhile
+        yield
 
 
 _RUN = set("=+-@＝＋－＠\t\r\n")  # what a spreadsheet takes for the beginning of a formula, by OWASP's "CSV Injection"

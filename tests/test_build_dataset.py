@@ -207,7 +207,7 @@ def test_validation_without_the_second_class_is_refused(slides, tmp_path):
 def test_a_folder_that_is_no_dataset_is_never_replaced(slides, tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious/thesis.txt").write_text("x")
-    with pytest.raises(InputError, match="not empty and no dataset"):
+    with pytest.raises(InputError, match="contains other files, not a dataset"):
         build(slides, tmp_path / "precious", "--force")
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="is a file"):

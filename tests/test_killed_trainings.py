@@ -153,7 +153,7 @@ def test_a_training_that_is_ended_writes_its_checkpoint_and_a_second_one_is_refu
     second = start(dataset, tmp_path / "run", options)
     said = second.communicate()[0]
     assert second.returncode == 2
-    assert f"error: Another training is working on {tmp_path / 'run'} (process {process.pid})." in said
+    assert f"error: Another process is writing {tmp_path / 'run'} (process {process.pid})." in said
     assert os.listdir(tmp_path / "run.unfinished") == ["begun.json"]
     process.send_signal(number)
     assert process.communicate(timeout=60)[0].splitlines()[-1] in ("error: ended by SIGTERM.", "error: interrupted.")

@@ -166,11 +166,12 @@ def test_bad_input_is_refused_before_anything_heavy(tmp_path):
     (tmp_path / "empty folder").mkdir()
     taken = tmp_path / "taken"
     taken.mkdir()
+    (taken / "text").write_text("")
     for arguments, message in {
         ("run", tmp_path / "empty folder"): "No images under .*empty folder. Give a folder",
         ("run", tmp_path / "none"): "There is no .*none. Give images",
-        ("run", ".", "--output", taken): "taken is there already. Choose another",
-        ("run", ".", "--output", taken, "--force"): "taken is there already",
+        ("run", ".", "--output", taken): "taken contains other files, not predictions. Choose another",
+        ("run", ".", "--output", taken, "--force"): "taken contains other files",
         ("run", ".", "--shard", "0/3"): "takes a part of a number of parts such as 3/16, not '0/3'",
         ("run", ".", "--shard", "4/3"): "not '4/3'",
         ("run", ".", "--shard", "three"): "not 'three'",

@@ -169,7 +169,8 @@ def finish(work):
 def test_a_run_that_cannot_be_replaced_is_finished_by_the_next_call(tmp_path, monkeypatch):
     run, rename = tmp_path / "run", type(tmp_path).rename
     (run / "old").mkdir(parents=True)
-    (run / "report.json").write_text("{}")
+    for file in ("report.json", "model.keras"):
+        (run / file).write_text("{}")
     work = begin(run, force=True)
     finish(work)
     monkeypatch.setattr(type(tmp_path), "rename", lambda path, to: rename(path, to if path != work else "/proc/x"))
@@ -211,5 +212,5 @@ def test_a_run_in_a_link_or_a_mount_point_is_refused_before_training(tmp_path, m
     with pytest.raises(InputError, match="is a link"):
         begin(tmp_path / "link")
     monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "volume")
-    with pytest.raises(InputError, match="is a mount point"):
+    with pytest.raises(InputError, match="is a mount point and cannot"):
         begin(tmp_path / "volume")

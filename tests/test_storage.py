@@ -9,13 +9,17 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
-from cancernet import InputError
+from cancernet import InputError, StorageError
 from cancernet.storage import (
+    FolderKind,
+    check_replaceable,
     check_space,
+    claim_folder,
     describe_size,
     file_stem,
     fresh_folder,
@@ -123,7 +127,7 @@ HOLDS = """
 import sys, time
 from pathlib import Path
 from cancernet.storage import lock_folder
-with lock_folder(Path(sys.argv[1]), "build"):
+with lock_folder(Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(60)
 """
@@ -135,17 +139,17 @@ def test_a_second_process_is_told_who_is_at_work(tmp_path):
     try:
         assert first.stdout.readline() == "locked\n"
         for name in ("folder", "link"):  # the same folder under two names
-            with pytest.raises(InputError) as caught, lock_folder(tmp_path / name, "build"):
+            with pytest.raises(StorageError) as caught, lock_folder(tmp_path / name):
                 pass
             assert str(caught.value).startswith(
-                f"Another build is working on {tmp_path / 'folder'} (process {first.pid}). "
+                f"Another process is writing {tmp_path / 'folder'} (process {first.pid}). "
             )
-        with lock_folder(tmp_path / "other", "build"):
+        with lock_folder(tmp_path / "other"):
             pass
     finally:
         first.kill()
         first.wait()
-    with lock_folder(tmp_path / "folder", "build"):  # a lock dies with its process
+    with lock_folder(tmp_path / "folder"):  # a lock dies with its process
         assert (tmp_path / ".folder.lock").read_text().startswith(f"{os.getpid()}\n")
     assert os.listdir(tmp_path) == ["link"]
 
@@ -157,7 +161,7 @@ def test_a_network_file_system_without_locks_has_one_by_the_existence_of_a_file(
         assert first.stdout.readline() == "locked\n"
         second = run(refuse + HOLDS, tmp_path / "folder", stderr=subprocess.PIPE)
         said = second.communicate()[1]
-        assert f"InputError: Another build is working on {tmp_path / 'folder'} (process {first.pid})" in said
+        assert f"StorageError: Another process is writing {tmp_path / 'folder'} (process {first.pid})" in said
     finally:
         first.kill()
         assert "flock not supported on this filesystem" in first.communicate()[1]
@@ -167,7 +171,7 @@ def test_a_network_file_system_without_locks_has_one_by_the_existence_of_a_file(
 
 def test_a_lock_puts_right_what_a_killed_process_left(tmp_path):
     make(tmp_path / "folder.replaced", "old")
-    with lock_folder(tmp_path / "folder", "build"):
+    with lock_folder(tmp_path / "folder"):
         assert (tmp_path / "folder/text").read_text() == "old"
 
 
@@ -175,15 +179,15 @@ def test_many_processes_at_once_do_not_meet(tmp_path):
     code = """
 import sys
 from pathlib import Path
-from cancernet import InputError
+from cancernet import StorageError
 from cancernet.storage import lock_folder
 count, done = Path(sys.argv[1]) / "count", 0
 while done < 40:
     try:
-        with lock_folder(Path(sys.argv[1]) / "folder", "build"):
+        with lock_folder(Path(sys.argv[1]) / "folder"):
             count.write_text(str(int(count.read_text()) + 1))
             done += 1
-    except InputError:
+    except StorageError:
         pass
 """
     (tmp_path / "count").write_text("0")
@@ -207,8 +211,94 @@ def test_sizes_are_said_in_their_unit():
     ]
 
 
+CONTENTS = {  # of each kind, what its folder has
+    FolderKind.RUN: ["report.json", "predictions.csv", "history.csv", "model.keras"],
+    FolderKind.DATASET: ["manifest.csv", "dataset.json", "training/0/a.png"],
+    FolderKind.EVALUATION: ["report.json", "predictions.csv"],
+    FolderKind.COMPARISON: ["comparison.json"],
+    FolderKind.SEARCH: ["search.json"],
+    FolderKind.ARCHIVE: ["asked.json", "summary.csv"],
+    FolderKind.PREDICTIONS: ["predictions.csv", "summary.csv"],
+}
+
+
+def fill(folder, files):
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("")
+    return folder
+
+
+def check_refused(folder, kind, said, *, force=True):
+    with pytest.raises(InputError) as caught:
+        check_replaceable(folder, kind, force=force)
+    assert str(caught.value) == f"{folder} {said}"
+
+
+@pytest.mark.parametrize("kind", FolderKind)
+def test_only_results_of_the_same_kind_are_replaced(tmp_path, kind):
+    for number, (other, files) in enumerate(CONTENTS.items()):
+        folder = fill(tmp_path / str(number), files)
+        if other is not kind:
+            check_refused(folder, kind, f"contains {other.noun}, not {kind.noun}. Choose another output folder.")
+        else:
+            check_replaceable(folder, kind, force=True)
+            said = f"already contains {kind.noun}. Choose another output folder, or add --force to replace this one."
+            check_refused(folder, kind, said, force=False)
+
+
+@pytest.mark.parametrize("kind", FolderKind)
+def test_a_folder_that_is_absent_or_empty_may_be_written_and_one_of_other_files_never(tmp_path, kind):
+    check_replaceable(tmp_path / "absent", kind, force=False)
+    (tmp_path / "empty").mkdir()
+    check_replaceable(tmp_path / "empty", kind, force=False)
+    for name in ("thesis.txt", "model.keras", "manifest.csv", "fold_1/x"):
+        folder = fill(tmp_path / name.replace("/", "-"), [name])
+        check_refused(folder, kind, f"contains other files, not {kind.noun}. Choose another output folder.")
+
+
+@pytest.mark.parametrize("trained", ["model.keras", "history.csv", "fold_1/model.keras"])
+def test_nothing_but_another_run_replaces_what_a_training_wrote(tmp_path, trained):
+    check_replaceable(fill(tmp_path / "run", ["report.json", trained]), FolderKind.RUN, force=True)
+    for kind, files in CONTENTS.items():
+        if kind is not FolderKind.RUN:
+            folder = fill(tmp_path / kind.name, [*files, trained])
+            with pytest.raises(InputError, match="contains (a trained run|other files), not"):
+                check_replaceable(folder, kind, force=True)
+
+
+def test_what_cannot_be_renamed_is_refused(tmp_path, monkeypatch):
+    kind = FolderKind.DATASET
+    (tmp_path / "here/below").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "here")
+    fill(tmp_path, ["file"])
+    check_refused(tmp_path / "link", kind, f"is a link. Give the folder that it points to, {tmp_path}/here.")
+    check_refused(tmp_path / "file", kind, "is a file. Choose another output folder.")
+    check_refused(Path("/proc"), kind, "is a mount point and cannot be renamed. Choose a folder in it: /proc/NAME.")
+    monkeypatch.chdir(tmp_path / "here/below")
+    for folder in (Path(), Path(".."), Path("../../here"), tmp_path):
+        check_refused(folder, kind, "is the current folder or one of its parents. Choose another output folder.")
+    check_replaceable(Path("new"), kind, force=False)
+
+
+def test_a_claimed_folder_is_checked_and_locked(tmp_path):
+    with claim_folder(None, FolderKind.COMPARISON, force=False):
+        pass
+    claim = claim_folder(tmp_path / "out", FolderKind.COMPARISON, force=False)
+    with claim, pytest.raises(StorageError, match="Another process is writing"), lock_folder(tmp_path / "out"):
+        pass
+    fill(tmp_path / "out.replaced", ["comparison.json"])  # gets its name back when the lock is held
+    claim = claim_folder(tmp_path / "out", FolderKind.COMPARISON, force=False)
+    with pytest.raises(InputError, match="already contains"), claim:
+        pass
+    claim = claim_folder(tmp_path / "out", FolderKind.SEARCH, force=True)
+    with pytest.raises(InputError, match="contains a comparison, not a search"), claim:
+        pass
+    assert os.listdir(tmp_path) == ["out"]
+
+
 def test_a_mount_point_is_known(tmp_path):
-    assert is_mount_point(tmp_path.root and type(tmp_path)("/proc"))
+    assert is_mount_point(Path("/proc"))
     assert not is_mount_point(tmp_path)
     assert not is_mount_point(tmp_path / "nothing")
 
@@ -263,7 +353,7 @@ def test_a_folder_replaced_again_and_again_is_whole_after_every_kill(tmp_path):
 import sys
 from pathlib import Path
 from cancernet.storage import fresh_folder, lock_folder
-with lock_folder(Path(sys.argv[1]), "build"):
+with lock_folder(Path(sys.argv[1])):
     while True:
         with fresh_folder(Path(sys.argv[1])) as folder:
             for name in "abc":
@@ -277,7 +367,7 @@ with lock_folder(Path(sys.argv[1]), "build"):
         time.sleep(0.2 + number * 0.0137)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        with lock_folder(folder, "build"):
+        with lock_folder(folder):
             assert {path.name: path.read_text() for path in folder.iterdir()} == {name: name * 100 for name in "abc"}
     assert os.listdir(tmp_path) == ["folder"]
 

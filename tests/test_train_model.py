@@ -152,11 +152,11 @@ def test_the_model_file_alone_answers_images(folder):
 
 
 def test_a_finished_run_is_not_replaced_without_force(folder, tmp_path):
-    with pytest.raises(InputError, match="holds a finished run"):
+    with pytest.raises(InputError, match="already contains a trained run"):
         train(folder, "--output", folder / "runs/one")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/thesis.txt").write_text("x")
-    with pytest.raises(InputError, match="not empty and no run"):
+    with pytest.raises(InputError, match="contains other files, not a trained run"):
         train(folder, "--output", tmp_path / "thesis", "--force")
 
 
@@ -351,7 +351,7 @@ def test_a_changed_image_is_found(folder, tmp_path):
         (["--dataset", "nowhere"], "nowhere has no manifest.csv"),
         (["--operating-point", "0.9x"], "Unknown operating point '0.9x'"),
         (["--image-size", "4"], "cancernet takes images of at least 8 pixels"),
-        (["--output", "."], "--output . is the folder you are in"),
+        (["--output", "."], ". is the current folder or one of its parents"),
         (["--positive", "IDC"], "--positive takes one of the classes, 0 or 1; got IDC"),
         (["--strategy", "frozen"], "--strategy frozen needs a backbone"),
         (["--model", "densenet121", "--weights", "none", "--epochs", "3"], "--epochs is for networks that are trained"),

@@ -179,7 +179,7 @@ def test_more_members_than_patients_are_refused_before_the_first_trial(made, tmp
 def test_a_folder_of_something_else_is_not_taken(made, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other/file").write_text("")
-    with pytest.raises(InputError, match="other is there already and is no search. Choose another --output."):
+    with pytest.raises(InputError, match="other contains other files, not a search. Choose another output folder."):
         tune_model.main(arguments(made, tmp_path / "other"))
 
 

@@ -21,8 +21,6 @@ import numpy as np
 from cancernet import InputError
 from cancernet.config import SPLITS
 from cancernet.data.dataset import (
-    MANIFEST,
-    SUMMARY,
     BuildSettings,
     Patch,
     Summary,
@@ -32,6 +30,7 @@ from cancernet.data.dataset import (
 )
 from cancernet.data.images import MOST_MEGAPIXELS, decode_image, read_file
 from cancernet.data.source import SourceFile
+from cancernet.storage import FolderKind, check_replaceable
 
 ALMOST_BLACK = 16  # of 255: in 16 bits this is 4095, the largest value that 12 bits hold
 _CHUNK = 128  # files that a worker takes at a time
@@ -298,12 +297,9 @@ def read_current(output: Path, settings: BuildSettings, source_fingerprint: str,
     Raises:
         InputError: `output` holds something else that must not be overwritten.
     """
-    if output.is_file() or output.is_symlink():
-        raise InputError(f"{output} is a file; --output takes the folder to be made.")
+    check_replaceable(output, FolderKind.DATASET, force=True)  # the settings are compared below
     if not output.exists() or not any(output.iterdir()):
         return None
-    if not (output / MANIFEST).is_file() or not (output / SUMMARY).is_file():
-        raise InputError(f"{output} is not empty and no dataset made by build_dataset.py. Choose another --output.")
     try:
         summary = read_summary(output)
     except InputError:

@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 from scipy.special import expit, ndtri
 
 from cancernet import InputError
+from cancernet.storage import FolderKind, check_replaceable
 
 PATCH_PIXELS = 50
 SIDE_PIXELS = 540  # of a slide: about 85 patches of tissue
@@ -139,8 +140,7 @@ def write_sample(folder: Path, *, seed: int, patients: int = 30, side: int = SID
     """
     if patients < 1:
         raise InputError(f"Cannot make a sample of {patients} patients. Ask for 1 or more.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} already exists and is not an empty folder. Remove it or name another.")
+    check_replaceable(folder, FolderKind.SAMPLE, force=False)
     folder.parent.mkdir(parents=True, exist_ok=True)
     written = 0
     with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cancernet import InputError, storage
-from cancernet.cli import check_replaceable
 from cancernet.inference.work_list import printable
 from cancernet.run import CONFIG, DECISION, MODEL
-from cancernet.storage import file_stem, read_json, write_whole
+from cancernet.storage import FolderKind, check_replaceable, file_stem, read_json, write_whole
 
 PATCHES, SLIDES = "patches", "slides"  # folders: a Parquet file a slide; a map and the regions of each
 SUMMARY, FAILED, ASKED = "summary.csv", "failed.csv", "asked.json"
@@ -107,8 +106,8 @@ def open_folder(folder: Path, asked: Mapping, *, force: bool) -> None:
         InputError: something else is there, or answers of another run or with other options.
     """
     path = folder / ASKED
+    check_replaceable(folder, FolderKind.ARCHIVE, force=True)  # what was requested is compared below
     if force or not path.is_file():
-        check_replaceable(folder, holds=ASKED, called="them", force=force)
         if folder.exists():
             shutil.rmtree(folder)
         for name in (PATCHES, SLIDES):

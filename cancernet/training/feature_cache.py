@@ -86,7 +86,7 @@ def find_features(extractor: keras.Model, experiment: Experiment, images: ImageS
     folder = place.folder / key
     if not folder.is_dir():
         folder = _choose_parent(place) / key
-        with lock_folder(folder, "training", wait=True):
+        with lock_folder(folder, announce=lambda text: print(text, flush=True)):
             if not folder.is_dir():
                 _compute(extract_views(extractor, experiment.views), images, made, folder)
     return _open(folder, made, len(images))

@@ -14,7 +14,7 @@ import pytest
 from conftest import KILLS, ROOT, write_image, write_slides
 
 import build_dataset
-from cancernet import InputError
+from cancernet import InputError, StorageError
 from cancernet.data import building
 from cancernet.data.dataset import Patch, read_manifest
 from cancernet.data.source import SourceFile
@@ -182,7 +182,7 @@ def test_a_killed_worker_is_one_line(at_work, tmp_path):
 
 def test_a_second_build_at_once_is_refused(at_work, tmp_path):
     process, _ = at_work
-    with pytest.raises(InputError, match=rf"Another build is working on .*built \(process {process.pid}\)"):
+    with pytest.raises(StorageError, match=rf"Another process is writing .*built \(process {process.pid}\)"):
         build(tmp_path / "source", tmp_path / "built")
     process.communicate(timeout=60)
     assert process.returncode == 0
@@ -198,8 +198,8 @@ def test_an_output_that_cannot_be_renamed_is_refused(slides, tmp_path, monkeypat
     else:
         monkeypatch.setattr(os.path, "ismount", lambda path: path == output)
     said = {
-        "link": "is a link. Give the folder that it leads to",
-        "mount": "is a mount point. Name a folder to be made",
+        "link": "is a link. Give the folder that it points to",
+        "mount": "is a mount point and cannot be renamed",
     }
     with pytest.raises(InputError, match=said[what]):
         build(slides, output)
@@ -265,6 +265,6 @@ def write_blind(folder):
     """A folder for PYTHONPATH in which a file system always says that it has room."""
     (folder / "blind").mkdir()
     (folder / "blind/sitecustomize.py").write_text(
-        "from cancernet import folders\nfolders.check_space = lambda *_, **__: 0"
+        "from cancernet import storage\nstorage.check_space = lambda *_, **__: 0"
     )
     return f"{folder / 'blind'}:{ROOT}"

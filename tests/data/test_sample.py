@@ -236,10 +236,10 @@ def test_corner_patches_of_one_seed_share_the_stain():
             lambda folder: sample.write_sample(folder / "new", seed=1, patients=0),
             "Cannot make a sample of 0 patients. Ask for 1 or more.",
         ),
-        (lambda folder: sample.write_sample(folder, seed=1), "already exists and is not an empty folder. Remove it or"),
+        (lambda folder: sample.write_sample(folder, seed=1), "contains other files, not sample images. Choose another"),
         (
             lambda folder: sample.write_sample(folder / "a.txt", seed=1),
-            "already exists and is not an empty folder. Remove it",
+            "a.txt is a file. Choose another output folder.",
         ),
     ],
 )

@@ -119,7 +119,7 @@ def test_what_is_no_archive_is_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "text").write_text("")
     for force in (False, True):
-        with pytest.raises(InputError, match="mine is there already"):
+        with pytest.raises(InputError, match="mine contains other files, not predictions of a slide archive"):
             archive.open_folder(tmp_path / "mine", ASKED, force=force)
     assert (tmp_path / "mine" / "text").is_file()
 

@@ -193,15 +193,15 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 from cancernet.storage import lock_folder
-with lock_folder(Path(sys.argv[1]), "training", wait=True):
+with lock_folder(Path(sys.argv[1]), announce=lambda text: print(text, flush=True)):
     print("entered", flush=True)
 """
-    with lock_folder(place.folder / "key", "training"):
+    with lock_folder(place.folder / "key"):
         second = subprocess.Popen(
             [sys.executable, "-c", waits, str(place.folder / "key")], stdout=subprocess.PIPE, text=True
         )
         said = second.stdout.readline()
-        assert said.startswith("Another training is working on")
+        assert said.startswith("Another process is writing")
         assert f"(process {os.getpid()}). Waiting for it" in said
         time.sleep(0.2)
         assert second.poll() is None
