@@ -262,7 +262,7 @@ def check_members(plan: Plan, dealt: Sequence[Sequence], members: int) -> None:
     from cancernet.data import splits
 
     for patches in dealt if members > 1 else ():
-        splits.deal_members(patches, members, by_patient=plan.split_by != "image", seed=plan.experiment.seed)
+        splits.split_members(patches, members, by_patient=plan.split_by != "image", seed=plan.experiment.seed)
 
 
 def train_folds(plan: Plan, folds: int, judged: Sequence[int], patches, summary, work: Path) -> str:
@@ -353,18 +353,18 @@ def fit_run(plan: Plan, material, patches, summary, folder: Path) -> tuple:
     experiment = plan.experiment
     settings = describe_settings(plan, patches, summary)
     by_patient = plan.split_by != "image"
-    members = splits.deal_members(patches, experiment.members, by_patient=by_patient, seed=experiment.seed)
+    members = splits.split_members(patches, experiment.members, by_patient=by_patient, seed=experiment.seed)
     parts = None  # several members leave images enough out to choose a head's strength by
     if len(members) == 1 and experiment.strategy in ("frozen", "two-phase"):
-        parts = splits.deal_training(patches, by_patient=by_patient, seed=experiment.seed)
-    trained_on = np.unique(np.concatenate([member["training"] for member in members]))
+        parts = splits.split_training(patches, by_patient=by_patient, seed=experiment.seed)
+    trained_on = np.unique(np.concatenate([member.training for member in members]))
     weights = epochs.class_weights(material.labels[trained_on], len(settings.classes), experiment.class_weight)
     material = material._replace(weights=weights, parts=parts)
     announce(plan, settings, len(trained_on))
     with pipeline.naming_bad_files(material.images):
         fitted = fit_members(experiment, material, members, describe_training(settings), folder)
     settings = dataclasses.replace(settings, training_precision=fitted.training.precision)
-    left_out = [patches[row] for member in members for row in member["validation"]]
+    left_out = [patches[row] for member in members for row in member.validation]
     decision = smoothing.fit_on_validation(
         left_out,
         fitted.left_out,

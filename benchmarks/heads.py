@@ -35,7 +35,7 @@ class Split(NamedTuple):
     """The rows of a fold."""
 
     known: np.ndarray
-    members: list[dict[str, np.ndarray]]  # `known` dealt, as in a training
+    members: list[splits.Fold]  # `known` dealt, as in a training
     testing: np.ndarray
 
 
@@ -119,7 +119,7 @@ def deal(data: Set, folds: int, seed: int) -> list[Split]:
     for assigned in splits.assign_folds(labels, groups, folds=folds, seed=seed):
         own = [patch._replace(split=split) for patch, split in zip(data.patches, assigned, strict=True)]
         is_testing = np.array(assigned) == "testing"
-        members = splits.deal_members(own, MEMBERS, by_patient=True, seed=seed)
+        members = splits.split_members(own, MEMBERS, by_patient=True, seed=seed)
         dealt.append(Split(np.flatnonzero(~is_testing), members, np.flatnonzero(is_testing)))
     return dealt
 

@@ -72,7 +72,6 @@ def make_summary(**changes) -> Summary:
         source_images=6,
         images=4,
         splits={"training": counts, "all": counts},
-        source_patients=2,
         images_without_patient=0,
         rejected=1,
         left_out_images=1,

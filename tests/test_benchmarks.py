@@ -63,7 +63,7 @@ def test_every_patient_is_tested_once_and_dealt_to_the_members_of_the_other_fold
     dealt = heads.deal(heads.Set(patches, np.arange(80) % 2, None), 3, 42)
     assert sorted(np.concatenate([split.testing for split in dealt]).tolist()) == list(range(80))
     for split in dealt:
-        assert sorted(np.concatenate([rows["validation"] for rows in split.members])) == split.known.tolist()
+        assert sorted(np.concatenate([rows.validation for rows in split.members])) == split.known.tolist()
         assert not {patches[row].patient for row in split.known} & {patches[row].patient for row in split.testing}
 
 

@@ -19,7 +19,7 @@ import pytest
 from conftest import ROOT, write_image, write_slides
 
 import build_dataset
-from cancernet import InputError
+from cancernet import InputError, StorageError
 from cancernet.data import building
 from cancernet.data.building import fingerprint
 from cancernet.data.dataset import read_manifest, read_summary
@@ -153,7 +153,7 @@ def test_a_second_build_prints_the_first_ones_table(slides, tmp_path, capsys):
 def test_links_that_lead_nowhere_are_missing_files(slides, tmp_path):
     build(slides, tmp_path / "built", "--mode", "symlink")
     slides.rename(tmp_path / "moved")
-    with pytest.raises(InputError, match=r"60 file\(s\) are missing from"):
+    with pytest.raises(StorageError, match=r"60 file\(s\) are listed in manifest.csv but missing from"):
         read_manifest(tmp_path / "built")
 
 

@@ -25,7 +25,7 @@ from cancernet.data.dataset import (
     Patch,
     Summary,
     count_patches,
-    is_whole,
+    is_unchanged,
     read_summary,
 )
 from cancernet.data.images import MOST_MEGAPIXELS, decode_image, read_file
@@ -249,7 +249,6 @@ def summarise(plan: Plan, built: Built, settings: BuildSettings, source_fingerpr
             split: count_patches([patch for patch in patches if split in (patch.split, "all")])
             for split in (*SPLITS, "all")
         },
-        source_patients=len({patch.patient for patch in planned if patch.patient}),
         images_without_patient=sum(not patch.patient for patch in patches),
         rejected=len(plan.misplaced) + len(rejected),
         left_out_images=len(planned) - len(patches) - len(rejected),
@@ -312,7 +311,7 @@ def read_current(output: Path, settings: BuildSettings, source_fingerprint: str,
     if changed and not force:
         names = ", ".join(sorted(changed))
         raise InputError(f"{output} was made with other settings ({names}). Use --force to replace it.")
-    is_current = not changed and summary.source_fingerprint == source_fingerprint and is_whole(output, summary)
+    is_current = not changed and summary.source_fingerprint == source_fingerprint and is_unchanged(output, summary)
     return summary if is_current else None
 
 

@@ -8,15 +8,14 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from cancernet import InputError, storage
+from cancernet import InputError, StorageError, storage
 from cancernet.config import SPLITS
 from cancernet.data.images import EXTENSIONS
-from cancernet.storage import read_json, walk
 
 MANIFEST = "manifest.csv"
 REJECTED = "rejected.csv"
@@ -26,20 +25,20 @@ _COORDINATES = re.compile(r"_x(\d+)_y(\d+)")
 
 
 class Patch(NamedTuple):
-    """An image with its class, its patient and its place. In a built dataset it is one row of the manifest."""
+    """An image with its class, patient and position. In a built dataset it is one row of the manifest."""
 
     file: str  # relative to the folder of the dataset or of the source, with forward slashes
     label: str  # name of its class
-    patient: str  # "" where unknown
-    x: int | None  # pixel offset in the slide
+    patient: str  # "" if unknown
+    x: int | None  # left and top pixel in the slide
     y: int | None
-    split: str  # training | validation | testing; "" as long as there is none
-    sha256: str  # of the file's bytes; "" as long as it is not read
+    split: str  # training | validation | testing; "" before the split
+    sha256: str  # of the file's bytes; "" before it is read
 
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """What the user chose for a build. Other settings make another dataset."""
+    """The settings that the contents of a dataset depend on. Other settings make another dataset."""
 
     source: str
     split_by: Literal["patient", "image"]
@@ -52,7 +51,7 @@ class BuildSettings:
 
 @dataclass(frozen=True)
 class Counts:
-    """How much is in a split."""
+    """Number of images and patients in a split."""
 
     images: int
     patients: int  # known ones
@@ -61,20 +60,19 @@ class Counts:
 
 @dataclass(frozen=True)
 class Summary:
-    """dataset.json: what a build did."""
+    """The contents of dataset.json. Counts are of built images unless a comment says otherwise."""
 
-    source_images: int
-    images: int  # built; the counts below are of these unless they say otherwise
-    splits: dict[str, Counts]  # with one more, "all"
-    source_patients: int
+    source_images: int  # in the source
+    images: int
+    splits: dict[str, Counts]  # training, validation, testing, and "all"
     images_without_patient: int
-    rejected: int  # of the source
-    left_out_images: int  # of the source: the split file does not name their patients
+    rejected: int  # in the source
+    left_out_images: int  # in the source: the split file does not name their patients
     left_out_patients: int
     grey_images: int
     almost_black: int
     edge_tiles: int  # smaller than the usual size
-    sizes: dict[str, int]  # images of each size, such as 50x50 (width x height), the usual size first
+    sizes: dict[str, int]  # images of each size, such as 50x50 (width x height), the most common size first
     duplicates_across_patients: int  # groups of files with the same bytes under different patients
     duplicates_across_splits: int  # those of them that are in more than one split
     duplicates: tuple[tuple[str, ...], ...]  # the files of each group
@@ -92,34 +90,44 @@ class Summary:
 
     @property
     def usual_size(self) -> str:
-        """The size that most images have, such as 50x50."""
+        """The most common image size, such as 50x50."""
         return next(iter(self.sizes))
 
 
-def find_place(name: str) -> tuple[str, int | None, int | None]:
-    """Read patient, x and y from a name like 10253_idx5_x1351_y1101_class0.png; "" and None where it has none."""
-    return read_place(Path(name).stem, re.compile(IDC_PATIENT))
+@dataclass(frozen=True)
+class Dataset:
+    """A built dataset that was opened and checked."""
+
+    folder: Path
+    patches: list[Patch]  # the rows of the manifest
+    summary: Summary
+    manifest_sha256: str  # identifies all images, for the manifest has the hash of each
 
 
-def read_place(stem: str, find_patient: re.Pattern) -> tuple[str, int | None, int | None]:
-    """As `find_place`, from a name without its ending; the first group of `find_patient` is the patient."""
-    patient, place = find_patient.search(stem), _COORDINATES.search(stem)
-    x, y = (int(place[1]), int(place[2])) if place else (None, None)
-    return (patient[1] or "") if patient else "", x, y
+def open_dataset(folder: Path) -> Dataset:
+    """Open a built dataset and check that exactly the files of its manifest are there.
+
+    Raises:
+        InputError: the folder is not a built dataset.
+        StorageError: its manifest or its summary is damaged, or the files do not match the manifest.
+    """
+    return Dataset(folder, read_manifest(folder), read_summary(folder), hash_manifest(folder))
 
 
 def write_manifest(
     folder: Path, patches: Sequence[Patch], rejected: Sequence[tuple[str, str]], summary: Summary
-) -> None:
+) -> Summary:
     """Write manifest.csv, rejected.csv and dataset.json into a folder.
 
-    dataset.json also gets the hashes by which `is_whole` finds that the dataset has not changed since.
+    Returns:
+        The summary as written, with the hashes by which `is_unchanged` detects later changes.
     """
     _write_csv(folder / MANIFEST, Patch._fields, patches)
     _write_csv(folder / REJECTED, ("file", "reason"), rejected)
     names = _hash_names(patch.file for patch in patches)
     summary = replace(summary, manifest_sha256=hash_manifest(folder), files_sha256=names)
     (folder / SUMMARY).write_text(json.dumps(asdict(summary), indent=1) + "\n", encoding="utf-8")
+    return summary
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
@@ -127,47 +135,39 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> N
         storage.write_rows(file, itertools.chain([header], rows))
 
 
-def read_manifest(dataset: Path) -> list[Patch]:
-    """Read the manifest of a built dataset and check that exactly its files are there.
-
-    Raises:
-        InputError: there is no folder or no manifest, it is damaged, or the files do not match it.
-    """
-    path = dataset / MANIFEST
+def read_manifest(folder: Path) -> list[Patch]:
+    """Read the manifest of a built dataset and check that exactly its files are there; errors as `open_dataset`."""
+    path = folder / MANIFEST
     again = "Run build_dataset.py again."
     if not path.is_file():
-        raise InputError(f"{dataset} has no {MANIFEST}, so it is not a built dataset. Run build_dataset.py first.")
+        raise InputError(f"{folder} has no {MANIFEST}, so it is not a built dataset. Run build_dataset.py first.")
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = storage.read_rows(file)
             if tuple(next(rows, ())) != Patch._fields:
-                raise InputError(f"{path} must have the columns {','.join(Patch._fields)}. {again}")
-            patches = _read_rows(rows)
+                raise StorageError(f"{path} must have the columns {','.join(Patch._fields)}. {again}")
+            patches = _parse_rows(rows)
     except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path} is damaged: {error}. {again}") from error
+        raise StorageError(f"{path} is damaged: {error}. {again}") from error
     if not patches:
-        raise InputError(f"{path} names no image. {again}")
-    named = {patch.file for patch in patches}
-    if len(named) != len(patches):
-        raise InputError(f"{path} names a file twice. {again}")
-    found = _find_built(dataset)
-    for difference, what in ((named - found, "missing from"), (found - named, "not in the manifest but lie under")):
+        raise StorageError(f"{path} lists no image. {again}")
+    listed = {patch.file for patch in patches}
+    if len(listed) != len(patches):
+        raise StorageError(f"{path} lists a file twice. {again}")
+    found = _find_images(folder)
+    for difference, problem in (
+        (listed - found, f"listed in {MANIFEST} but missing from"),
+        (found - listed, f"not listed in {MANIFEST} but in"),
+    ):
         if difference:
-            raise InputError(f"{len(difference)} file(s) are {what} {dataset}, first {min(difference)}. {again}")
+            raise StorageError(f"{len(difference)} file(s) are {problem} {folder}, first {min(difference)}. {again}")
     return patches
 
 
-def _read_rows(rows: Iterable[list[str]]) -> list[Patch]:
+def _parse_rows(rows: Iterable[list[str]]) -> list[Patch]:
+    intern = sys.intern  # few labels, patients and splits, very many rows
     patches = [
-        Patch(
-            file,
-            sys.intern(label),
-            sys.intern(patient),
-            int(x) if x else None,
-            int(y) if y else None,
-            sys.intern(split),
-            sha256,
-        )
+        Patch(file, intern(label), intern(patient), int(x) if x else None, int(y) if y else None, intern(split), sha256)
         for file, label, patient, x, y, split, sha256 in rows
     ]
     unknown = {patch.split for patch in patches} - set(SPLITS)
@@ -176,40 +176,35 @@ def _read_rows(rows: Iterable[list[str]]) -> list[Patch]:
     return patches
 
 
-def is_whole(dataset: Path, summary: Summary) -> bool:
-    """Whether the manifest of a built dataset is unchanged, and exactly the files that it names are there.
+def is_unchanged(folder: Path, summary: Summary) -> bool:
+    """Whether the manifest of a built dataset is as it was written, and exactly the files that it lists are there.
 
-    That is all that `read_manifest` checks, and that no row was edited; no row is read for it.
+    The check of `read_manifest` without reading a row, and that no row was edited.
     """
-    return summary.manifest_sha256 == hash_manifest(dataset) and summary.files_sha256 == _hash_names(
-        _find_built(dataset)
-    )
+    unchanged = summary.manifest_sha256 == hash_manifest(folder)
+    return unchanged and summary.files_sha256 == _hash_names(_find_images(folder))
 
 
 def _hash_names(files: Iterable[str]) -> str:
     return hashlib.sha256(os.fsencode("\n".join(sorted(files)))).hexdigest()
 
 
-def _find_built(dataset: Path) -> set[str]:
-    """Paths of the images in the splits' folders, relative to the dataset; broken links are left out."""
-    folders = [split for split in SPLITS if (dataset / split).is_dir()]
-    built = (found for split in folders for found in walk(dataset / split, EXTENSIONS, prefix=f"{split}/"))
-    return {file for file, entry in built if not entry.is_symlink() or os.path.exists(entry.path)}
+def _find_images(folder: Path) -> set[str]:
+    """List the images in the splits' folders, relative to the dataset; broken links are left out."""
+    splits = [split for split in SPLITS if (folder / split).is_dir()]
+    found = (each for split in splits for each in storage.walk(folder / split, EXTENSIONS, prefix=f"{split}/"))
+    return {file for file, entry in found if not entry.is_symlink() or os.path.exists(entry.path)}
 
 
-def read_summary(dataset: Path) -> Summary:
-    """Read dataset.json.
-
-    Raises:
-        InputError: it is missing or damaged.
-    """
-    again = f"Remove {dataset} and build it again, or run build_dataset.py --force."
-    return read_json(dataset / SUMMARY, Summary, again=again)
+def read_summary(folder: Path) -> Summary:
+    """Read dataset.json; errors as `storage.read_json`."""
+    again = f"Remove {folder} and build it again, or run build_dataset.py --force."
+    return storage.read_json(folder / SUMMARY, Summary, again=again)
 
 
-def hash_manifest(dataset: Path) -> str:
-    """SHA-256 of the manifest, in hexadecimal. It identifies all images, for the manifest has the hash of each."""
-    return hashlib.sha256((dataset / MANIFEST).read_bytes()).hexdigest()
+def hash_manifest(folder: Path) -> str:
+    """Return the SHA-256 of the manifest, in hexadecimal."""
+    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
 
 
 def check_patients(patches: Iterable[Patch]) -> None:
@@ -255,17 +250,35 @@ def count_patches(patches: Sequence[Patch]) -> Counts:
     )
 
 
+def list_classes(patches: Iterable[Patch]) -> list[str]:
+    """List the names of the classes, sorted: the order of the model's outputs."""
+    return sorted({patch.label for patch in patches})
+
+
 def is_idc(patches: Iterable[Patch]) -> bool:
-    """Whether the names of all patches are those of the IDC set, where class 0 is benign and class 1 is IDC."""
+    """Whether the file names are those of the IDC set, in which class 0 is benign and class 1 is IDC."""
     is_named = re.compile(IDC_PATIENT).search
     return all(patch.label in ("0", "1") and is_named(patch.file.rpartition("/")[2]) for patch in patches)
 
 
 def name_classes(patches: Sequence[Patch]) -> dict[str, str] | None:
-    """What the classes' folders mean, where that is known."""
+    """Map the classes' folders to their meaning, where it is known: of the IDC set only."""
     return {"0": "benign", "1": "IDC"} if is_idc(patches) else None
 
 
-def list_classes(patches: Iterable[Patch]) -> list[str]:
-    """Names of the classes, sorted: the order of the model's outputs."""
-    return sorted({patch.label for patch in patches})
+def label_class(class_names: Mapping[str, str] | None, name: str) -> str:
+    """Return a class's label for tables and pictures: its folder, and its meaning if known, as `1 (IDC)`."""
+    meaning = (class_names or {}).get(name, name)
+    return name if meaning == name else f"{name} ({meaning})"
+
+
+def find_place(name: str) -> tuple[str, int | None, int | None]:
+    """Read patient, x and y from a name like 10253_idx5_x1351_y1101_class0.png; "" and None if it has none."""
+    return read_place(Path(name).stem, re.compile(IDC_PATIENT))
+
+
+def read_place(stem: str, find_patient: re.Pattern[str]) -> tuple[str, int | None, int | None]:
+    """Read patient, x and y from a name without its ending; the first group of `find_patient` is the patient."""
+    patient, place = find_patient.search(stem), _COORDINATES.search(stem)
+    x, y = (int(place[1]), int(place[2])) if place else (None, None)
+    return (patient[1] or "") if patient else "", x, y

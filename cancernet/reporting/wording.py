@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from cancernet.config import INSIDE_SHARE
+from cancernet.data.dataset import label_class
 from cancernet.evaluation.intervals import FEW_GROUPS, LEAST_GROUPS
 
 METRICS = {  # name in the report -> what it is called, what it says
@@ -169,8 +170,7 @@ def split_words(data: dict) -> str:
 
 def class_label(report: dict, name: str) -> str:
     """For tables and pictures: the class's folder, and its meaning where the report knows one, as `1 (IDC)`."""
-    meaning = (report.get("class_names") or {}).get(name, name)
-    return name if meaning == name else f"{name} ({meaning})"
+    return label_class(report.get("class_names"), name)
 
 
 def class_word(report: dict, name: str) -> str:

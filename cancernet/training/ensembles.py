@@ -12,6 +12,7 @@ from scipy.special import log_softmax
 
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
+from cancernet.data.splits import Fold
 from cancernet.models import image_features
 from cancernet.models.architectures import build_model, list_kinds
 from cancernet.models.joining import join_members, shrink_first
@@ -19,7 +20,6 @@ from cancernet.models.structure import attach_head, split_model
 from cancernet.models.test_time_augmentation import average_over_views
 from cancernet.training import epochs, fitting, heads, scoring
 from cancernet.training.feature_cache import Place, find_features
-from cancernet.training.heads import Rows
 
 
 class Material(NamedTuple):
@@ -30,7 +30,7 @@ class Material(NamedTuple):
     weights: dict[int, float]  # class index -> weight in the loss
     place: Place  # where the features of these images are kept
     given: np.ndarray | None = None  # features [n, views, f] that came from elsewhere, in the place of a backbone's
-    parts: Sequence[Rows] | None = None  # of training, that choose the strength of heads; None is by the members
+    parts: Sequence[Fold] | None = None  # of training, that choose the strength of heads; None is by the members
 
 
 class Fitted(NamedTuple):
@@ -45,7 +45,7 @@ class Fitted(NamedTuple):
 
 
 def fit_members(
-    experiment: Experiment, material: Material, members: Sequence[Rows], settings: Mapping, work: Path
+    experiment: Experiment, material: Material, members: Sequence[Fold], settings: Mapping, work: Path
 ) -> Fitted:
     """Train the networks of an experiment, one of each kind for each member, and join them.
 
@@ -66,7 +66,7 @@ def fit_members(
     kinds = [_fit_kind(own, material, members, settings, work) for own in list_kinds(experiment)]
     if len(kinds) == 1:
         return kinds[0]
-    labels = material.labels[np.concatenate([rows["validation"] for rows in members])]
+    labels = material.labels[np.concatenate([rows.validation for rows in members])]
     temperatures = [find_temperature(kind.left_out, labels, material.weights) for kind in kinds]
     model = join_members([kind.model for kind in kinds], temperatures)
     left_out = [kind.left_out / temperature for kind, temperature in zip(kinds, temperatures, strict=True)]
@@ -102,7 +102,7 @@ def find_temperature(scores: np.ndarray, labels: np.ndarray, weights: Mapping[in
 
 
 def _fit_kind(
-    experiment: Experiment, material: Material, members: Sequence[Rows], settings: Mapping, work: Path
+    experiment: Experiment, material: Material, members: Sequence[Fold], settings: Mapping, work: Path
 ) -> Fitted:
     if experiment.strategy == "frozen":
         return _fit_frozen(experiment, material, members, work)
@@ -120,7 +120,7 @@ def _fit_kind(
         if len(members) > 1:
             print(f"{experiment.model}, member {number + 1} of {len(members)}:", flush=True)
         folder = work / f"checkpoint_{experiment.model}_{number + 1}"
-        data = {split: (images.select(of), material.labels[of]) for split, of in rows.items()}
+        data = {split: (images.select(of), material.labels[of]) for split, of in rows._asdict().items()}
         trainings.append(fitting.fit_network(network, own, data, material.weights, settings, folder))
         networks.append(shrink_first(network, material.images.image_size))
     trained = epochs.average(trainings)
@@ -131,9 +131,9 @@ def _fit_kind(
     left_out, seen_apart = [], []
     for network, rows in zip(networks, members, strict=True):
         described = average_over_views(image_features.describe_images(network), experiment.views)
-        probabilities, values = scoring.predict(described, material.images.select(rows["validation"]))
+        probabilities, values = scoring.predict(described, material.images.select(rows.validation))
         left_out.append(scoring.log_scores(probabilities))
-        seen_apart.append((image_features.take_some(rows["validation"]), image_features.take_some(values)))
+        seen_apart.append((image_features.take_some(rows.validation), image_features.take_some(values)))
 
     def score(rows: np.ndarray) -> np.ndarray:
         return scoring.predict_scores(model, material.images.select(rows), views=experiment.views)
@@ -141,16 +141,16 @@ def _fit_kind(
     return Fitted(model, trained, np.concatenate(left_out), score, seen_apart)
 
 
-def _fit_frozen(experiment: Experiment, material: Material, members: Sequence[Rows], work: Path) -> Fitted:
+def _fit_frozen(experiment: Experiment, material: Material, members: Sequence[Fold], work: Path) -> Fitted:
     """Heads alone, which are fitted, and answer, from features: the backbone sees no image again."""
     extractor, features, fitted = _fit_heads(experiment, material, members, work)
     left_out = [
-        scoring.score_features(heads.build_head([each]), features, rows["validation"])
+        scoring.score_features(heads.build_head([each]), features, rows.validation)
         for each, rows in zip(fitted.fitted, members, strict=True)
     ]
     head, seen_apart = heads.build_head(fitted.fitted), []
     if extractor:
-        rows = image_features.take_some(np.concatenate([rows["validation"] for rows in members]))
+        rows = image_features.take_some(np.concatenate([rows.validation for rows in members]))
         images = material.images.select(rows)
         colours = scoring.predict(image_features.describe_colours(images.shape), images)
         seen_apart = [(rows, np.hstack([colours, features[rows].mean(axis=1)]))]
@@ -164,7 +164,7 @@ def _fit_frozen(experiment: Experiment, material: Material, members: Sequence[Ro
 
 
 def _fit_heads(
-    experiment: Experiment, material: Material, members: Sequence[Rows], work: Path
+    experiment: Experiment, material: Material, members: Sequence[Fold], work: Path
 ) -> tuple[keras.Model | None, np.ndarray, heads.Heads]:
     """The extractor of a backbone, the features [n, views, f] of all images, and a head for each member."""
     extractor, features = None, material.given

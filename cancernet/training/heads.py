@@ -4,7 +4,7 @@ import math
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from cancernet.data.splits import Fold
 from cancernet.models.head import Centres, Dense, build_linear_head, build_wide_head
 
 _ITERATIONS = 1000
@@ -27,9 +28,6 @@ _LANDMARKS = 300  # of a kernel
 _SMALLEST_EIGENVALUE = 1e-4  # of the largest; what a float32 network cannot tell from noise is left out
 _HIDDEN_UNITS, _BATCH = 64, 200
 _LEAST_EPOCHS, _LEAST_STEPS = 20, 600  # of a hidden layer: few images need many epochs
-
-
-Rows = Mapping[str, np.ndarray]  # split -> rows of the examples
 
 
 class Kind(NamedTuple):
@@ -106,9 +104,9 @@ class Examples(NamedTuple):
 @threadpool_limits.wrap(limits=1)  # in steps so small threads wait for each other: two take 2 to 12 times as long
 def fit_heads(
     examples: Examples,
-    members: Sequence[Rows],
+    members: Sequence[Fold],
     *,
-    parts: Sequence[Rows] | None = None,
+    parts: Sequence[Fold] | None = None,
     kind: str = "linear",
     seed: int = 0,
 ) -> Heads:
@@ -132,16 +130,16 @@ def fit_heads(
     tried: dict[int, tuple[float, list[FittedHead]]] = {}
     strengths, best = HEADS[kind]
     chosen_by = parts or members
-    spaces = [fit_space(examples, rows["training"], kind, seed) for rows in chosen_by]
-    left_out = np.concatenate([rows["validation"] for rows in chosen_by])
+    spaces = [fit_space(examples, rows.training, kind, seed) for rows in chosen_by]
+    left_out = np.concatenate([rows.validation for rows in chosen_by])
     of_images = np.array([examples.weights[label] for label in examples.labels[left_out]])
 
     def loss_at(place: int) -> float:
         if place not in tried:
             fitted, told = [], []
             for rows, space in zip(chosen_by, spaces, strict=True):
-                fitted.append(fit_head(examples, rows["training"], space, strengths[place], seed))
-                told += [fitted[-1].predict(some) for some in _mean_views(examples.features, rows["validation"])]
+                fitted.append(fit_head(examples, rows.training, space, strengths[place], seed))
+                told += [fitted[-1].predict(some) for some in _mean_views(examples.features, rows.validation)]
             loss = log_loss(
                 examples.labels[left_out],
                 np.concatenate(told),
@@ -157,7 +155,7 @@ def fit_heads(
     losses = {strengths[place]: loss for place, (loss, _) in sorted(tried.items())}
     fitted = tried[best][1]
     if parts:
-        trained_on = [rows["training"] for rows in members]
+        trained_on = [rows.training for rows in members]
         spaces = [fit_space(examples, rows, kind, seed) for rows in trained_on]
         fitted = [fit_head(examples, *each, strengths[best], seed) for each in zip(trained_on, spaces, strict=True)]
     return Heads(fitted, strengths[best], losses, time.perf_counter() - started)

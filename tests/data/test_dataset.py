@@ -1,17 +1,28 @@
 import json
+import re
+from pathlib import Path
 
 import pytest
 from conftest import make_summary, write_image
 
-from cancernet import InputError
+from cancernet import InputError, StorageError
 from cancernet.data.dataset import (
+    Counts,
+    Dataset,
     Patch,
     check_patients,
     check_trainable,
+    count_patches,
+    find_place,
     hash_manifest,
     is_idc,
+    is_unchanged,
+    label_class,
     list_classes,
+    name_classes,
+    open_dataset,
     read_manifest,
+    read_place,
     read_summary,
     write_manifest,
 )
@@ -41,6 +52,49 @@ def test_a_summary_comes_back_as_it_was_written(tmp_path):
         "manifest_sha256",
         "files_sha256",
     ]
+
+
+def test_an_opened_dataset_has_rows_summary_and_hash(tmp_path):
+    write_image(tmp_path / "training/0/a.png")
+    summary = write_manifest(tmp_path, [patch()], [], make_summary())
+    assert open_dataset(tmp_path) == Dataset(tmp_path, [patch()], summary, summary.manifest_sha256)
+    with pytest.raises(
+        InputError, match=r"nowhere has no manifest.csv, so it is not a built dataset. Run build_dataset"
+    ):
+        open_dataset(Path("nowhere"))
+
+
+def test_a_summary_with_a_field_of_an_earlier_version_is_read(tmp_path):
+    summary = write_manifest(tmp_path, [patch()], [], make_summary())
+    fields = json.loads((tmp_path / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps(fields | {"source_patients": 2}))
+    assert read_summary(tmp_path) == summary
+
+
+def edit_a_row(folder):
+    text = (folder / "manifest.csv").read_text()
+    (folder / "manifest.csv").write_text(text.replace(",51,", ",52,"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        edit_a_row,
+        lambda folder: (folder / "training/0/a.png").unlink(),
+        lambda folder: (folder / "training/0/a.png").rename(folder / "training/0/b.png"),
+        lambda folder: write_image(folder / "validation/0/b.png"),
+        lambda folder: (folder / "link.png").rename(folder / "elsewhere.png"),
+    ],
+)
+def test_a_changed_dataset_is_detected(tmp_path, change):
+    patches = [patch(), patch("testing/1/b.png", "1", "2", "testing")]
+    write_image(tmp_path / "training/0/a.png")
+    (tmp_path / "testing/1").mkdir(parents=True)
+    (tmp_path / "testing/1/b.png").symlink_to(write_image(tmp_path / "link.png"))
+    summary = write_manifest(tmp_path, patches, [], make_summary())
+    assert is_unchanged(tmp_path, summary)
+    change(tmp_path)
+    assert not is_unchanged(tmp_path, summary)
 
 
 def test_most_images_decide_colour_and_size():
@@ -83,28 +137,39 @@ def test_a_folder_without_a_manifest_is_no_dataset(tmp_path):
         read_manifest(tmp_path)
 
 
+HEADER = "file,label,patient,x,y,split,sha256\n"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,label\n", "must have the columns"),
-        ("file,label,patient,x,y,split,sha256\n", "names no image"),
-        ("file,label,patient,x,y,split,sha256\na,0,1\n", "is damaged"),
-        ("file,label,patient,x,y,split,sha256\na,0,1,2,3,test,00\n", "unknown split 'test'"),
+        ("", "must have the columns file,label,patient,x,y,split,sha256. Run build_dataset.py again."),
+        ("file,label\n", "must have the columns file,label,patient,x,y,split,sha256. Run build_dataset.py again."),
+        (HEADER, "lists no image. Run build_dataset.py again."),
+        (HEADER + "a,0,1\n", "is damaged: not enough values to unpack"),
+        (HEADER + "a,0,1,left,3,testing,00\n", "is damaged: invalid literal for int"),
+        (HEADER + "a,0,1,2,3,test,00\n", "is damaged: unknown split 'test'. Run build_dataset.py again."),
+        (HEADER + "a,0,1,,,testing,00\na,1,1,,,testing,01\n", "lists a file twice. Run build_dataset.py again."),
     ],
 )
 def test_broken_manifests_are_explained(tmp_path, text, message):
     (tmp_path / "manifest.csv").write_text(text)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(StorageError, match=re.escape(f"{tmp_path / 'manifest.csv'} {message}")):
         read_manifest(tmp_path)
 
 
-def test_missing_and_foreign_files_are_named(tmp_path):
+def test_missing_and_unlisted_files_are_named(tmp_path):
     write_manifest(tmp_path, [patch()], [], make_summary())
-    with pytest.raises(InputError, match=r"1 file\(s\) are missing from .*training/0/a\.png"):
+    with pytest.raises(
+        StorageError, match=r"1 file\(s\) are listed in manifest.csv but missing from .*, first training/0/a"
+    ):
         read_manifest(tmp_path)
     write_image(tmp_path / "training/0/a.png")
-    write_image(tmp_path / "training/0/z.png")
-    with pytest.raises(InputError, match=r"not in the manifest .*training/0/z\.png"):
+    for name in "zyx":
+        write_image(tmp_path / f"testing/0/{name}.png")
+    with pytest.raises(
+        StorageError, match=r"3 file\(s\) are not listed in manifest.csv but in .*, first testing/0/x\.png"
+    ):
         read_manifest(tmp_path)
 
 
@@ -131,6 +196,47 @@ def test_training_needs_two_classes_and_validation():
             check_trainable(patches)
 
 
+def test_every_class_of_a_split_must_be_in_training():
+    rows = [
+        patch(f"{split}/{label}/a.png", label, split=split) for split in ("training", "validation") for label in "01"
+    ]
+    for split in ("validation", "testing"):
+        with pytest.raises(InputError, match=f"Class 2 is in {split} but not in training. Check the folders' names."):
+            check_trainable([*rows, patch(label="2", split=split)])
+    check_trainable([*rows, patch(label="2"), patch(label="2", split="testing")])  # a class may lack validation
+
+
+def test_a_class_is_labelled_with_its_meaning_where_that_is_known():
+    names = name_classes([patch("training/0/8863_idx5_x1_y1_class0.png")])
+    assert names == {"0": "benign", "1": "IDC"}
+    assert [label_class(names, name) for name in "012"] == ["0 (benign)", "1 (IDC)", "2"]
+    assert label_class(None, "0") == label_class({"0": "0"}, "0") == "0"
+    assert name_classes([patch()]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("10253/1/10253_idx5_x1351_y1101_class1.png", ("10253", 1351, 1101)),
+        ("10253_idx5.png", ("10253", None, None)),
+        ("scan_x5_y7.png", ("", 5, 7)),
+        ("10253_idx5_x13.png", ("10253", None, None)),
+        ("a10253_idx5", ("", None, None)),
+    ],
+)
+def test_patient_and_place_are_read_from_a_name(name, place):
+    assert find_place(name) == place
+
+
+def test_a_group_that_took_no_part_in_the_match_is_no_patient():
+    assert read_place("b7", re.compile(r"a(\d)|b")) == ("", None, None)
+
+
+def test_patches_are_counted_by_known_patient_and_class():
+    patches = [patch(), patch(patient="2"), patch(label="1", patient="2"), patch(label="1", patient="")]
+    assert count_patches(patches) == Counts(images=4, patients=2, classes={"0": 2, "1": 2})
+
+
 def test_classes_come_in_alphabetical_order():
     assert list_classes([patch(label="normal"), patch(label="benign"), patch(label="normal")]) == ["benign", "normal"]
 
@@ -144,6 +250,6 @@ def test_classes_come_in_alphabetical_order():
         ("training/2/10253_idx5_x1351_y1101_class2.png", "2", False),
     ],
 )
-def test_the_idc_set_is_told_by_names_and_classes(file, label, expected):
+def test_the_idc_set_is_recognised_by_names_and_classes(file, label, expected):
     idc = patch("training/0/10253_idx5_x1_y1_class0.png")
     assert is_idc([idc, patch(file, label)]) is expected

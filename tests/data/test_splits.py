@@ -10,11 +10,11 @@ from cancernet.data.dataset import Patch
 from cancernet.data.splits import (
     assign_folds,
     assign_splits,
-    deal_members,
-    deal_training,
     list_groups,
     plan_splits,
     read_split_file,
+    split_members,
+    split_training,
 )
 
 
@@ -98,7 +98,7 @@ def test_validation_is_taken_from_training_where_it_is_missing():
 
 def test_images_beside_the_split_folders_are_refused():
     images = [image._replace(split="" if image.patient == "3" else "testing") for image in make_images(9)]
-    with pytest.raises(InputError, match=r"20 image\(s\) lie in no split folder, first 3/0\.png, while others do"):
+    with pytest.raises(InputError, match=r"20 image\(s\) are in no split folder, first 3/0\.png, while others are"):
         plan(images)
     assert len(plan(images, split_file={"3": "testing"})) == 180
 
@@ -129,7 +129,7 @@ def test_a_split_file_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("patient,split\n1,holdout\n", "patient 1 has the split 'holdout'; known are training"),
+        ("patient,split\n1,holdout\n", "patient 1 has the split 'holdout'. Use one of training, validation, testing."),
         ("patient,split\n1,training\n1,testing\n", "patient 1 is listed twice"),
         ("name,part\n1,training\n", "must have the columns patient,split"),
         ("patient,split\n", "must have the columns patient,split and at least one row"),
@@ -165,36 +165,59 @@ def test_more_folds_than_patients_are_refused():
         assign_folds(["0", "1"] * 10, [str(n % 4) for n in range(20)], folds=5, seed=1)
 
 
-def test_training_is_dealt_by_patient_and_validation_is_left_alone():
+def test_training_is_divided_by_patient_and_validation_is_untouched():
     images = plan(make_images())
-    parts = deal_training(images, by_patient=True, seed=1)
+    folds = split_training(images, by_patient=True, seed=1)
     training = [row for row, image in enumerate(images) if image.split == "training"]
-    assert len(parts) == 5
-    assert sorted(np.concatenate([part["validation"] for part in parts])) == training
-    for part in parts:
-        assert sorted(np.concatenate([part["training"], part["validation"]])) == training
-        seen, left_out = ({images[row].patient for row in part[split]} for split in ("training", "validation"))
+    assert len(folds) == 5
+    assert sorted(np.concatenate([fold.validation for fold in folds])) == training
+    for fold in folds:
+        assert sorted(np.concatenate([*fold])) == training
+        seen, left_out = ({images[row].patient for row in rows} for rows in fold)
         assert not seen & left_out
 
 
-@pytest.mark.parametrize(("patients", "parts"), [(6, 4), (4, 2), (3, 0)])
-def test_few_training_patients_make_fewer_parts(patients, parts):
+@pytest.mark.parametrize(("patients", "folds"), [(6, 4), (4, 2), (3, 0)])
+def test_few_training_patients_give_fewer_folds(patients, folds):
     images = plan(make_images(patients))
-    assert len({image.patient for image in images if image.split == "training"}) == max(parts, 1)
-    assert len(deal_training(images, by_patient=True, seed=1)) == parts
+    assert len({image.patient for image in images if image.split == "training"}) == max(folds, 1)
+    assert len(split_training(images, by_patient=True, seed=1)) == folds
 
 
-def test_one_member_takes_the_splits_and_several_deal_all_but_testing():
+def test_a_rare_class_gives_fewer_folds():
+    images = [image._replace(split="training", label="1") for image in make_images(9, 2)]
+    for row in (0, 4, 8):
+        images[row] = images[row]._replace(label="0")
+    assert len(split_training(images, by_patient=True, seed=1)) == 3
+
+
+def test_a_single_member_takes_the_splits_of_the_dataset():
     images = plan(make_images())
-    rows = {split: [row for row, image in enumerate(images) if image.split == split] for split in SPLITS}
-    (one,) = deal_members(images, 1, by_patient=True, seed=1)
-    assert {split: list(of) for split, of in one.items()} == {
-        "training": rows["training"],
-        "validation": rows["validation"],
-    }
-    dealt = deal_members(images, 4, by_patient=True, seed=1)
-    left_out = np.concatenate([member["validation"] for member in dealt])
-    assert sorted(left_out) == sorted(rows["training"] + rows["validation"])
+    (fold,) = split_members(images, 1, by_patient=True, seed=1)
+    assert {images[row].split for row in fold.training} == {"training"}
+    assert {images[row].split for row in fold.validation} == {"validation"}
+    assert len(fold.training) + len(fold.validation) == sum(image.split != "testing" for image in images)
+
+
+@pytest.mark.parametrize("by_patient", [True, False])
+def test_members_leave_out_each_image_but_those_for_testing_once(by_patient):
+    images = plan(make_images())
+    known = [row for row, image in enumerate(images) if image.split != "testing"]
+    folds = split_members(images, 4, by_patient=by_patient, seed=1)
+    assert len(folds) == 4
+    assert sorted(np.concatenate([fold.validation for fold in folds])) == known
+    for fold in folds:
+        assert sorted(np.concatenate([*fold])) == known
+        seen, left_out = ({images[row].patient for row in rows} for rows in fold)
+        assert bool(seen & left_out) != by_patient
+        assert list(fold.training) == sorted(fold.training)
+
+
+def test_as_many_members_as_patients_are_the_most():
+    images = [image._replace(split="training") for image in make_images(4)]
+    assert len(split_members(images, 4, by_patient=True, seed=1)) == 4
+    with pytest.raises(InputError, match=r"4 patient\(s\) and 30 images of class 1 cannot fill 5 members. Use fewer"):
+        split_members(images, 5, by_patient=True, seed=1)
 
 
 def test_the_published_split_is_whole():

@@ -10,6 +10,7 @@ from scipy.special import log_softmax
 
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
+from cancernet.data.splits import Fold
 from cancernet.models import image_features
 from cancernet.models.architectures import MODELS
 from cancernet.models.head import build_head
@@ -23,7 +24,7 @@ from cancernet.training.feature_cache import Place
 SIDE = 8
 LABELS = np.arange(24) % 2
 PAIRS = np.arange(20) // 2 % 2  # so that each part has both classes
-MEMBERS = [{"training": np.flatnonzero(part != PAIRS), "validation": np.flatnonzero(part == PAIRS)} for part in (0, 1)]
+MEMBERS = [Fold(np.flatnonzero(part != PAIRS), np.flatnonzero(part == PAIRS)) for part in (0, 1)]
 TESTING = np.arange(20, 24)
 
 
@@ -107,10 +108,10 @@ def test_what_a_member_scores_is_what_it_left_out(fit):
     fitted, _ = fit()
     heads_alone = [fit([member])[0] for member in MEMBERS]
     if all(each.training.strength == fitted.training.strength for each in heads_alone):
-        expected = [each.score(m["validation"]) for each, m in zip(heads_alone, MEMBERS, strict=True)]
+        expected = [each.score(m.validation) for each, m in zip(heads_alone, MEMBERS, strict=True)]
         np.testing.assert_allclose(fitted.left_out, np.concatenate(expected), atol=1e-4)
     assert len(fitted.left_out) == 20
-    joined = fitted.score(np.concatenate([member["validation"] for member in MEMBERS]))
+    joined = fitted.score(np.concatenate([member.validation for member in MEMBERS]))
     assert not np.allclose(joined, fitted.left_out)
 
 
@@ -133,7 +134,7 @@ def test_images_that_a_network_was_not_trained_on_are_described_as_the_joined_on
     described = average_over_views(image_features.describe_images(fitted.model), "mirror")
     _, *values = described.predict(material.images.fetch(np.arange(24)), verbose=0)
     apart = [rows.tolist() for rows, _ in fitted.seen_apart]
-    of_members = [member["validation"].tolist() for member in MEMBERS]
+    of_members = [member.validation.tolist() for member in MEMBERS]
     assert apart == [*of_members, [*of_members[0], *of_members[1]]]  # the backbone was trained on none of them
     for (rows, own), each in zip(fitted.seen_apart, values, strict=True):
         np.testing.assert_allclose(own, each[rows], atol=1e-5)
@@ -155,7 +156,7 @@ def test_two_kinds_answer_the_mean_of_their_logits(fit):
         for name, strategy in (("cancernet", "all"), ("densenet121", "frozen"))
     ]
     images = material.images.fetch(TESTING)
-    labels = material.labels[np.concatenate([rows["validation"] for rows in MEMBERS])]
+    labels = material.labels[np.concatenate([rows.validation for rows in MEMBERS])]
     temperatures = [find_temperature(each.left_out, labels, material.weights) for each in alone]
     assert temperatures[0] != pytest.approx(temperatures[1], rel=0.1)
     expected = join_members([each.model for each in alone], temperatures)(images)

@@ -12,6 +12,7 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from cancernet.data.splits import Fold
 from cancernet.training import heads
 from cancernet.training.heads import HEADS, Examples, build_head, fit_head, fit_heads, fit_space
 
@@ -29,7 +30,7 @@ def make_features(n, noise, *, size=6, classes=2):
 
 def deal(n, parts=3):
     part = np.arange(n) // 4 % parts
-    return [{"training": np.flatnonzero(part != k), "validation": np.flatnonzero(part == k)} for k in range(parts)]
+    return [Fold(np.flatnonzero(part != k), np.flatnonzero(part == k)) for k in range(parts)]
 
 
 def fit_one(examples, rows, strength):
@@ -78,14 +79,14 @@ def test_the_loss_of_a_strength_is_that_of_images_left_out_by_hand(fit):
     found = fit(features, labels, members, weights={0: 1.0, 1: 3.0})
     told = np.full((60, 2), np.nan)
     for fitted, rows in zip(found.fitted, members, strict=True):
-        told[rows["validation"]] = fitted.predict(features[rows["validation"], 0])
+        told[rows.validation] = fitted.predict(features[rows.validation, 0])
     by_hand = log_loss(labels, told, sample_weight=np.where(labels == 1, 3.0, 1.0))
     assert found.losses[found.strength] == pytest.approx(by_hand)
 
 
 def test_parts_choose_the_strength_of_a_head_that_is_fitted_to_all_of_training(fit, tmp_path):
     features, labels = make_features(48, noise=2.0, size=40)
-    member = {"training": np.arange(40), "validation": np.arange(40, 48)}
+    member = Fold(np.arange(40), np.arange(40, 48))
     parts = deal(40)
     found = fit(features, labels, [member], parts=parts)
     assert found.losses == fit(features, labels, parts).losses != fit(features, labels, [member]).losses
@@ -164,12 +165,13 @@ import re, resource, sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 import numpy as np
+from cancernet.data.splits import Fold
 from cancernet.training import heads
 heads._AT_ONCE = 1024
 def fit(features, first):
     rows = np.arange(len(features))
     examples = heads.Examples(features, rows % 2, {{0: 1.0, 1: 1.0}}, Path("."))
-    return heads.fit_heads(examples, [dict(training=rows[first:], validation=rows[:first])])
+    return heads.fit_heads(examples, [Fold(rows[first:], rows[:first])])
 fit(np.zeros((8, 1, 2), "f4"), 4)
 features = np.load("features.npy", mmap_mode="r")
 used = 1024 * int(re.search(r"VmData:\\s+(\\d+)", open("/proc/self/status").read())[1])
