@@ -331,7 +331,7 @@ def test_a_broken_run_is_named(folder, tmp_path, name):
 def test_a_changed_image_is_found(folder, tmp_path):
     shutil.copytree(folder / "dataset", tmp_path / "dataset")
     write_image(tmp_path / "dataset" / read_manifest(tmp_path / "dataset")[0].file, 77)
-    with pytest.raises(InputError, match="is not the file that the manifest names"):
+    with pytest.raises(InputError, match="differs from the file that the manifest lists"):
         train_model.main(["--dataset", str(tmp_path / "dataset"), "--output", str(tmp_path / "run"), *QUICK, *SMALL])
 
 

@@ -1,4 +1,4 @@
-"""Writing a built dataset: images are checked and copied into class folders."""
+"""Write a built dataset: check the images and copy them into class folders."""
 
 import functools
 import gc
@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields
@@ -18,9 +18,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cancernet import InputError
+from cancernet import CancerNetError, InputError
 from cancernet.config import SPLITS
 from cancernet.data.dataset import (
+    SUMMARY,
     BuildSettings,
     Patch,
     Summary,
@@ -30,25 +31,24 @@ from cancernet.data.dataset import (
 )
 from cancernet.data.images import MOST_MEGAPIXELS, decode_image, read_file
 from cancernet.data.source import SourceFile
-from cancernet.storage import FolderKind, check_replaceable
 
-ALMOST_BLACK = 16  # of 255: in 16 bits this is 4095, the largest value that 12 bits hold
+ALMOST_BLACK = 16  # of 255; in 16 bits 4095, the largest value of a 12-bit image
 _CHUNK = 128  # files that a worker takes at a time
-_LONGEST_NAME = 255  # bytes of a file's name, on nearly all file systems
-_BLOCK, _BYTES_A_ROW = 4096, 300  # of a file system; of a manifest
+_LONGEST_NAME = 255  # bytes of a file name, on nearly all file systems
+_BLOCK, _BYTES_PER_ROW = 4096, 300  # of a file system; of a manifest
 
 
 class Plan(NamedTuple):
-    """What is to be built of a source."""
+    """The class and split of each image of a source."""
 
-    patches: list[Patch]  # files of the source; split is "" where the split file does not name the patient
+    patches: list[Patch]  # files of the source; split is "" if the split file does not name the patient
     misplaced: list[tuple[str, str]]  # file and reason of images without a clear class
     nesting: str  # a warning about folders that may not be classes; "" for none
     split: Literal["patient", "image", "file", "given"]  # what decided the split, as in Summary
 
 
 class Check(NamedTuple):
-    """What was found when an image was decoded."""
+    """The result of decoding an image."""
 
     sha256: str
     height: int
@@ -59,11 +59,75 @@ class Check(NamedTuple):
 
 
 class Built(NamedTuple):
-    """What was written of a plan."""
+    """The images that were written, and those that were rejected."""
 
     patches: list[Patch]  # the rows of the manifest, by split and file
-    checks: list[Check]  # one a row
+    checks: list[Check]  # of each row
     rejected: list[tuple[str, str]]  # file and reason
+
+
+def check_apart(source: Path, output: Path) -> None:
+    """Check that neither folder is inside the other, so that the source is never changed.
+
+    Raises:
+        InputError: one is inside the other.
+    """
+    one, other = source.resolve(), output.resolve()
+    if one.is_relative_to(other) or other.is_relative_to(one):
+        raise InputError(f"--source {source} and --output {output} must be two folders, neither inside the other.")
+
+
+def fingerprint(files: Sequence[SourceFile]) -> str:
+    """Hash the names, sizes and modification times (in nanoseconds) of the source's files.
+
+    The hash changes when a file is added, removed, renamed or written to. No file is opened; make and rsync detect
+    changes in the same way. A file whose contents change while size and time stay the same is not noticed here; in a
+    dataset of links, training notices it by its hash.
+    """
+    listing = "".join([f"{file}\0{size}\0{modified}\n" for file, size, modified in files])
+    return hashlib.sha256(os.fsencode(listing)).hexdigest()
+
+
+def find_current(output: Path, settings: BuildSettings, source_fingerprint: str, *, force: bool) -> Summary | None:
+    """Return the summary of a dataset if it is what a build with these settings would make, else None.
+
+    Args:
+        output: a built dataset, or an empty or absent folder.
+        settings: of the new build.
+        source_fingerprint: of the source as it is now.
+        force: whether a dataset that is damaged, or was built with other settings, may be replaced.
+
+    Raises:
+        InputError: the dataset was built with other settings.
+        CancerNetError: its summary is damaged.
+    """
+    if not (output / SUMMARY).is_file():
+        return None
+    try:
+        summary = read_summary(output)
+    except CancerNetError:
+        if force:
+            return None
+        raise
+    names = [field.name for field in fields(settings)]
+    changed = sorted(name for name in names if getattr(summary.settings, name) != getattr(settings, name))
+    if changed and not force:
+        raise InputError(f"{output} was built with other settings ({', '.join(changed)}). Use --force to replace it.")
+    is_current = not changed and summary.source_fingerprint == source_fingerprint and is_unchanged(output, summary)
+    return summary if is_current else None
+
+
+def estimate_size(files: Sequence[SourceFile], planned: Sequence[Patch], *, mode: str) -> int:
+    """Estimate the bytes of a dataset with its manifest. Files that are too large for images do not count.
+
+    Args:
+        files: of the source.
+        planned: the images; those with a split are built.
+        mode: copy, or hardlink or symlink, which take no space.
+    """
+    sizes = [file.size for file in files if mode == "copy" and file.size < MOST_MEGAPIXELS * 1e6]
+    whole = sum(-(-size // _BLOCK) * _BLOCK for size in sizes) + len(files) * _BYTES_PER_ROW
+    return whole * sum(bool(patch.split) for patch in planned) // len(files)
 
 
 def place_images(
@@ -75,19 +139,19 @@ def place_images(
     megapixels: float,
     progress: Callable[[int], object],
 ) -> Built:
-    """Decode, hash and copy each image into `output/<split>/<class>/`, using every processor.
+    """Decode, hash and copy each image into `output/<split>/<class>/`, on all processor cores.
 
     Args:
         source: folder that the files of `planned` are relative to.
         output: a new folder.
-        planned: what `plan_splits` returned; images without a split are not built.
+        planned: as `plan_splits` returns it; images without a split are not built.
         mode: copy, hardlink or symlink.
         megapixels: images that declare more are rejected.
         progress: called with the number of files done since the last call.
 
     Raises:
         OSError: a file cannot be written, because the disk is full, for example.
-        InputError: a worker was killed.
+        CancerNetError: a worker process was killed.
     """
     planned = [patch for patch in planned if patch.split]
     targets = _name_targets(planned)
@@ -95,11 +159,11 @@ def place_images(
         (output / folder).mkdir(parents=True, exist_ok=True)
     tasks = zip((patch.file for patch in planned), targets, strict=True)
     work = functools.partial(_check_and_copy, str(source.resolve()), str(output.resolve()), mode, megapixels)
-    checks = _check_and_copy_all(work, tasks, progress)
+    checks = _run_workers(work, tasks, progress)
 
     kept, rejected = [], []
-    repeated = _repeated(check.sha256 for check in checks)
-    first_of: dict[tuple, str] = {}
+    repeated = _find_repeated(check.sha256 for check in checks)
+    first_of: dict[tuple[str, ...], str] = {}
     for patch, target, check in zip(planned, targets, checks, strict=True):
         reason = check.reason
         if not reason and patch.patient and check.sha256 in repeated:
@@ -120,20 +184,21 @@ def _name(patch: Patch) -> str:
     return patch.file.rpartition("/")[2]
 
 
-def _repeated(hashes: Iterable[str]) -> set[str]:
-    """The hashes that occur more than once."""
+def _find_repeated(hashes: Iterable[str]) -> set[str]:
     return {sha256 for sha256, n in Counter(hashes).items() if n > 1}
 
 
 def _name_targets(planned: Sequence[Patch]) -> list[str]:
-    names: dict[str, int] = {}
-    return [f"{patch.split}/{patch.label}/" + _free_name(patch, names) for patch in planned]
+    taken: dict[str, int] = {}
+    return [f"{patch.split}/{patch.label}/" + _free_name(patch, taken) for patch in planned]
 
 
 def _free_name(patch: Patch, taken: dict[str, int]) -> str:
-    """The name of a patch, or the same with -2, -3... before its ending where its folder has it; cut where too long.
+    """Return a patch's name; with -2, -3... before its ending if its folder has that name; cut if it is too long.
 
-    taken: of each name that was given out, by its path, the last number; is told this one.
+    Args:
+        patch: a file of the source.
+        taken: path of each name in use, in lower case -> the last number that was tried for it. This name is added.
     """
     stem, ending = os.path.splitext(_name(patch))
     folder = f"{patch.split}/{patch.label}/".lower()
@@ -147,7 +212,13 @@ def _free_name(patch: Patch, taken: dict[str, int]) -> str:
     return name
 
 
-def _check_and_copy_all(work: Callable, tasks: Iterable, progress: Callable) -> list[Check]:
+_Task = tuple[str, str]  # file in the source, file in the dataset
+_Result = tuple[str, int, int, bool, int, str]  # the fields of a Check: plain tuples pass between processes faster
+
+
+def _run_workers(
+    work: Callable[[list[_Task]], list[_Result]], tasks: Iterator[_Task], progress: Callable[[int], object]
+) -> list[Check]:
     chunks = iter(lambda: list(itertools.islice(tasks, _CHUNK)), [])
     checks: list[Check] = []
     pool = ProcessPoolExecutor(max_workers=os.cpu_count(), initializer=_start_worker)
@@ -156,9 +227,9 @@ def _check_and_copy_all(work: Callable, tasks: Iterable, progress: Callable) -> 
             checks.extend(map(Check._make, chunk))
             progress(len(chunk))
     except BrokenProcessPool as error:
-        raise InputError(
-            "A worker of the build was killed, most likely because memory ran out. Start it again with more memory, or "
-            "with a smaller --megapixels."
+        raise CancerNetError(
+            "A worker process was killed, most likely because memory ran out. Start the build again with more memory, "
+            "or with a smaller --megapixels."
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -168,34 +239,34 @@ def _check_and_copy_all(work: Callable, tasks: Iterable, progress: Callable) -> 
 def _start_worker() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a batch system sends them to all processes
         signal.signal(number, signal.SIG_IGN)  # the parent handles them
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders print about damaged files; rejected.csv names them
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders print about damaged files; rejected.csv lists them
     gc.freeze()  # the garbage collector would touch, and so copy, the memory that is shared with the parent
 
 
-def _end_with_parent() -> None:
-    """A killed parent tells its workers nothing; they would wait for work for ever, and hold what it had open."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+def _exit_with_parent() -> None:
+    """Exit when the parent is killed; otherwise workers would wait forever and keep its files open."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
 
 
-def _check_and_copy(source: str, output: str, mode: str, megapixels: float, tasks: list) -> list[tuple]:
-    """Return the fields of a Check for each task, as plain tuples: they are sent between processes in less time."""
-    checks: list[tuple] = []
+def _check_and_copy(source: str, output: str, mode: str, megapixels: float, tasks: list[_Task]) -> list[_Result]:
+    results: list[_Result] = []
     for file, target in tasks:
         origin = f"{source}/{file}"
         try:
             data = read_file(origin, megapixels=megapixels)
             image = decode_image(data, channels=3, megapixels=megapixels)
-        except InputError as error:
-            checks.append(("", 0, 0, False, 0, str(error)))
+        except (InputError, OSError) as error:
+            reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+            results.append(("", 0, 0, False, 0, reason))
             continue
-        except OSError as error:
-            checks.append(("", 0, 0, False, 0, f"cannot be read: {error.strerror}"))
-            continue
-        _put(data, origin, f"{output}/{target}", mode)
-        checks.append((hashlib.sha256(data).hexdigest(), *image.shape[:2], _is_grey(image), int(image.max()), ""))
-    return checks
+        _write_image(data, origin, f"{output}/{target}", mode)
+        height, width, _ = image.shape
+        results.append((hashlib.sha256(data).hexdigest(), height, width, _is_grey(image), int(image.max()), ""))
+    return results
 
 
 def _is_grey(image: np.ndarray) -> bool:
@@ -206,7 +277,7 @@ def _is_grey(image: np.ndarray) -> bool:
     return bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
 
 
-def _put(data: bytes, origin: str, target: str, mode: str) -> None:
+def _write_image(data: bytes, origin: str, target: str, mode: str) -> None:
     try:
         if mode == "hardlink":
             os.link(os.path.realpath(origin) if os.path.islink(origin) else origin, target)
@@ -215,31 +286,15 @@ def _put(data: bytes, origin: str, target: str, mode: str) -> None:
         else:
             with open(target, "wb") as file:
                 file.write(data)
-    except OSError as error:  # of a write it does not name the file
+    except OSError as error:  # a failed write does not name the file
         raise OSError(error.errno, f"{error.strerror} (for {len(data):,} bytes)", target) from error
 
 
-def estimate_size(files: Sequence[SourceFile], planned: Sequence[Patch], *, mode: str) -> int:
-    """Estimate the bytes of a dataset with its manifest. Files that are too large for images do not count.
-
-    Args:
-        files: of the source.
-        planned: what of them is to be built, those that have a split.
-        mode: copy, or links, which take no space.
-    """
-    taken = [file.size for file in files if mode == "copy" and file.size < MOST_MEGAPIXELS * 1e6]
-    whole = sum(-(-size // _BLOCK) * _BLOCK for size in taken) + len(files) * _BYTES_A_ROW
-    return whole * sum(bool(patch.split) for patch in planned) // len(files)
-
-
 def summarise(plan: Plan, built: Built, settings: BuildSettings, source_fingerprint: str) -> Summary:
-    """Count what was built, rejected and left out, the image sizes, and the duplicates.
-
-    Duplicates are files with the same bytes under different patients. In two splits they are a leak.
-    """
+    """Count the images that were built, rejected and left out, their sizes, and duplicates under different patients."""
     planned, (patches, checks, rejected) = plan.patches, built
-    counts = Counter((check.width, check.height) for check in checks)
-    usual = counts.most_common(1)[0][0]
+    sizes = Counter((check.width, check.height) for check in checks)
+    usual = sizes.most_common(1)[0][0]
     duplicates = _find_duplicates(patches)
     left_out = {patch.patient for patch in planned} - {patch.patient for patch in patches}
     return Summary(
@@ -255,8 +310,8 @@ def summarise(plan: Plan, built: Built, settings: BuildSettings, source_fingerpr
         left_out_patients=len(left_out - {""}),
         grey_images=sum(check.is_grey for check in checks),
         almost_black=sum(check.brightest <= ALMOST_BLACK for check in checks),
-        edge_tiles=sum(n for (width, height), n in counts.items() if width < usual[0] or height < usual[1]),
-        sizes={f"{width}x{height}": n for (width, height), n in counts.most_common()},
+        edge_tiles=sum(n for (width, height), n in sizes.items() if width < usual[0] or height < usual[1]),
+        sizes={f"{width}x{height}": n for (width, height), n in sizes.most_common()},
         duplicates_across_patients=len(duplicates),
         duplicates_across_splits=sum(len({patch.split for patch in group}) > 1 for group in duplicates),
         duplicates=tuple(tuple(patch.file for patch in group) for group in duplicates),
@@ -268,59 +323,9 @@ def summarise(plan: Plan, built: Built, settings: BuildSettings, source_fingerpr
 
 
 def _find_duplicates(patches: Sequence[Patch]) -> list[list[Patch]]:
-    """Groups of patches with the same bytes under different patients."""
-    repeated, same_bytes = _repeated(patch.sha256 for patch in patches), defaultdict(list)
+    """Return the groups of patches with the same bytes under different patients."""
+    repeated, same_bytes = _find_repeated(patch.sha256 for patch in patches), defaultdict(list)
     for patch in patches:
         if patch.sha256 in repeated:
             same_bytes[patch.sha256].append(patch)
     return [group for group in same_bytes.values() if len({patch.patient or patch.file for patch in group}) > 1]
-
-
-def fingerprint(files: Sequence[SourceFile]) -> str:
-    """Hash the names, sizes and times of modification (in nanoseconds) of the source's files.
-
-    The hash changes when a file is added, removed, renamed, or written to. No file is opened; make and rsync detect
-    changes in the same way. A file whose contents change while its size and time stay the same is not noticed here.
-    In a dataset of links, training notices it by its hash.
-    """
-    listing = "".join([f"{file}\0{size}\0{modified}\n" for file, size, modified in files])
-    return hashlib.sha256(os.fsencode(listing)).hexdigest()
-
-
-def read_current(output: Path, settings: BuildSettings, source_fingerprint: str, *, force: bool) -> Summary | None:
-    """Return the summary of `output` if it is what a build with these settings would make, else None.
-
-    It is up to date where the settings and the source's fingerprint are those of its build, the manifest is unchanged,
-    and exactly the files that the manifest names are there.
-
-    Raises:
-        InputError: `output` holds something else that must not be overwritten.
-    """
-    check_replaceable(output, FolderKind.DATASET, force=True)  # the settings are compared below
-    if not output.exists() or not any(output.iterdir()):
-        return None
-    try:
-        summary = read_summary(output)
-    except InputError:
-        if force:
-            return None
-        raise
-    changed = [
-        each.name for each in fields(settings) if getattr(summary.settings, each.name) != getattr(settings, each.name)
-    ]
-    if changed and not force:
-        names = ", ".join(sorted(changed))
-        raise InputError(f"{output} was made with other settings ({names}). Use --force to replace it.")
-    is_current = not changed and summary.source_fingerprint == source_fingerprint and is_unchanged(output, summary)
-    return summary if is_current else None
-
-
-def check_apart(source: Path, output: Path) -> None:
-    """Check that neither folder lies in the other, so that the source is never changed.
-
-    Raises:
-        InputError: one folder lies in the other.
-    """
-    inner, outer = source.resolve(), output.resolve()
-    if inner == outer or inner in outer.parents or outer in inner.parents:
-        raise InputError(f"--source {source} and --output {output} must be two folders, neither inside the other.")

@@ -1,4 +1,4 @@
-"""The only image decoder: bytes of a file to an array, and many files to batches of one size."""
+"""Decode images: the bytes of a file to an array, and many files to batches of one size."""
 
 import copy
 import functools
@@ -8,11 +8,12 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PpmImagePlugin import PpmImageFile
@@ -22,36 +23,41 @@ from cancernet import InputError
 _PNM_HEADER = re.compile(rb"P(?P<kind>[2356])(?:(?:\s|#[^\n]*\n)+(?P<white>\d+)){3}")  # the last of three numbers
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm")
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-MOST_MEGAPIXELS = 50  # of an image that is decoded whole, unless told otherwise: 150 MB
-_MOST_BYTES_A_PIXEL = 8  # four channels of 16 bits: a file with more has more in it than an image
+MOST_MEGAPIXELS = 50  # the default limit of an image that is decoded whole: 150 MB
+_MOST_BYTES_A_PIXEL = 8  # four channels of 16 bits
 _PNG = b"\x89PNG\r\n\x1a\n"
-_HEADERS = {b"\xff\xd8": JpegImageFile, b"BM": BmpImageFile, b"P": PpmImageFile}  # by how such a file begins
+_HEADERS: dict[bytes, Callable[[io.BytesIO], ImageFile.ImageFile]] = {  # by the first bytes of a file
+    b"\xff\xd8": JpegImageFile,
+    b"BM": BmpImageFile,
+    b"P": PpmImageFile,
+}
 _NO_IMAGE = "cannot be decoded: not an image, damaged or cut off"
-_BLOCK_ROWS = 1024  # of an image whose transparency is laid on white at a time
+_BLOCK_ROWS = 1024  # that transparency is removed from at a time
 
 
 def read_file(path: Path | str, *, megapixels: float | None = MOST_MEGAPIXELS) -> bytes:
-    """The bytes of an image file, which may be anything: a named pipe, a device, a link to itself, a disk's image.
+    """Read an image file.
 
     Args:
-        megapixels: of the largest image that is taken; a file of more bytes than that has is not read. None: no limit.
+        path: anything, even a named pipe, a device or a link to itself.
+        megapixels: of the largest image accepted; a file with more bytes than it can have is not read. None: no limit.
 
     Raises:
-        InputError: it is no regular file, or too large.
+        InputError: it is not a regular file, or too large.
         OSError: it cannot be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe that nobody writes to would wait for ever
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # do not wait for a writer of a pipe
     with open(descriptor, "rb", buffering=0) as opened:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise InputError("is no regular file but a pipe or a device")
+            raise InputError("is not a regular file but a pipe or a device")
         if megapixels is not None and status.st_size > megapixels * 1e6 * _MOST_BYTES_A_PIXEL + 2**20:
             raise InputError(f"has {status.st_size:,} bytes, more than an image of {megapixels:g} megapixels can have")
         return opened.read()
 
 
 def read_size(data: bytes) -> tuple[int, int]:
-    """Width and height that an image file declares; nothing is decoded.
+    """Read the width and height that an image file declares; nothing is decoded.
 
     Raises:
         InputError: it is not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM).
@@ -60,9 +66,9 @@ def read_size(data: bytes) -> tuple[int, int]:
         raise InputError("the file is empty")
     try:
         if data.startswith(_PNG):
-            return struct.unpack(">II", data[16:24])  # of the chunk IHDR, which comes first
+            return struct.unpack(">II", data[16:24])  # the chunk IHDR comes first
         if data[:4] in TIFF_MAGIC:
-            import tifffile  # the one library that knows all kinds of TIFF, and the slowest to load
+            import tifffile  # knows all kinds of TIFF, and is slow to load
 
             with tifffile.TiffFile(io.BytesIO(data)) as tiff:
                 page = tiff.pages.first
@@ -79,9 +85,9 @@ def decode_image(data: bytes, channels: int, *, megapixels: float | None = MOST_
     """Decode one image file.
 
     Grey, RGB, palette and transparent images of 8 or 16 bits are supported. Transparent pixels become white, the
-    background of a slide. 16 bits are divided by 257, so that 65535 becomes 255. In a PGM or PPM file the largest
+    background of a slide. 16-bit values are divided by 257, so that 65535 becomes 255. In a PGM or PPM file the largest
     value that the header declares becomes 255. (PNG's significant bits and TIFF's MaxSampleValue are not used: both
-    formats define white by the whole range.) Of a file with several pages the first is read.
+    formats define white by the whole range.) Only the first page of a file is read.
 
     Args:
         data: the bytes of a file.
@@ -92,11 +98,11 @@ def decode_image(data: bytes, channels: int, *, megapixels: float | None = MOST_
         uint8 array [height, width, channels], values 0 to 255.
 
     Raises:
-        InputError: the bytes are not a complete image, or one of too many pixels or of floating point numbers.
+        InputError: the bytes are not a complete image, or it has too many pixels or floating point values.
     """
     width, height = read_size(data)
     if megapixels is not None and width * height > megapixels * 1e6:
-        raise InputError(f"declares {width:,} x {height:,} pixels; images of up to {megapixels:g} megapixels are taken")
+        raise InputError(f"declares {width:,} x {height:,} pixels, more than the limit of {megapixels:g} megapixels")
     try:
         image = cv2.imdecode(np.frombuffer(_check_chunks(data), np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -109,7 +115,7 @@ def decode_image(data: bytes, channels: int, *, megapixels: float | None = MOST_
     if image.dtype == np.uint16 or white != 255:
         image = _eight_bits(white)[image]
     if image.ndim == 3 and image.shape[2] == 4:
-        image = _lay_on_white(image)
+        image = _remove_transparency(image)
     if image.ndim == 2:
         return image[..., None] if channels == 1 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
     if channels == 1:
@@ -122,20 +128,20 @@ def read_image(path: Path | str, *, channels: int, sha256: str | None) -> np.nda
 
     Args:
         path: the file.
-        channels: as in `decode_image`.
-        sha256: hash that the file must have, in hexadecimal; None where it is not known.
+        channels: 3 for RGB, 1 for grey.
+        sha256: hash that the file must have, in hexadecimal; None if it is not known.
 
     Returns:
         uint8 array [height, width, channels], values 0 to 255.
 
     Raises:
-        InputError: names the file, which is missing, damaged, or has another hash.
+        InputError: the file, which it names, is missing, damaged, or has another hash.
     """
-    most = MOST_MEGAPIXELS if sha256 is None else None  # the build has checked the files of its manifest
+    most = MOST_MEGAPIXELS if sha256 is None else None  # the build checked the size
     try:
         data = read_file(path, megapixels=most)
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-            raise InputError("is not the file that the manifest names. Run build_dataset.py again.")
+            raise InputError("differs from the file that the manifest lists. Run build_dataset.py again.")
         return decode_image(data, channels, megapixels=most)
     except (InputError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -144,28 +150,28 @@ def read_image(path: Path | str, *, channels: int, sha256: str | None) -> np.nda
 
 @functools.lru_cache(maxsize=4)
 def _eight_bits(white: int) -> np.ndarray:
-    """What each value of up to 16 bits is of 255 where `white` is 255: a table takes no memory for large images."""
+    """Return a table of 8-bit values for 16-bit ones; `white` becomes 255. It takes no memory for large images."""
     return np.minimum((np.arange(2**16) * 255 + white // 2) // white, 255).astype(np.uint8)
 
 
-def _lay_on_white(image: np.ndarray) -> np.ndarray:
-    """An image [height, width, 4] without its opacity, block by block: fractions take four times the memory."""
-    laid = np.empty((*image.shape[:2], 3), np.uint8)
+def _remove_transparency(image: np.ndarray) -> np.ndarray:
+    """Blend an image [height, width, 4] with white, block by block: fractions take four times the memory."""
+    opaque = np.empty((*image.shape[:2], 3), np.uint8)
     for top in range(0, len(image), _BLOCK_ROWS):
         block = image[top : top + _BLOCK_ROWS]
         opacity = block[..., 3:].astype(np.float32) / 255
-        laid[top : top + _BLOCK_ROWS] = np.rint(block[..., :3] * opacity + 255 * (1 - opacity))
-    return laid
+        opaque[top : top + _BLOCK_ROWS] = np.rint(block[..., :3] * opacity + 255 * (1 - opacity))
+    return opaque
 
 
 def _check_chunks(data: bytes) -> bytes:
-    """The file, of a PNG without its colour profile: OpenCV does not use it, but libpng prints what it finds odd in it.
+    """Return the file, a PNG without its colour profile: OpenCV ignores it, but libpng prints warnings about it.
 
-    A chunk of a PNG is its length, its name, so many bytes, and four of a checksum. OpenCV takes as much memory as a
-    length says, 4 GB for a damaged file of 2 KB, so that one that leads out of the file is found here.
+    A PNG chunk is its length, its name, its data and a checksum of four bytes. OpenCV allocates as much as a length
+    says, 4 GB for a damaged file of 2 KB, so lengths are checked here.
 
     Raises:
-        InputError: a chunk that leads out of the file, or no last one.
+        InputError: a chunk ends beyond the file, or the last chunk is missing.
     """
     if not data.startswith(_PNG):
         return data
@@ -183,7 +189,7 @@ def _check_chunks(data: bytes) -> bytes:
 
 
 def _find_white(data: bytes, image: np.ndarray) -> int:
-    """Return the value of white in an image that OpenCV decoded."""
+    """Return the value of white in an image as OpenCV decoded it."""
     declared = _PNM_HEADER.match(data)
     is_scaled = image.dtype == np.uint8 and declared and declared["kind"] in b"23"  # text: OpenCV scales it
     if declared and not is_scaled:
@@ -192,23 +198,22 @@ def _find_white(data: bytes, image: np.ndarray) -> int:
 
 
 def fit_image(image: np.ndarray, size: int) -> np.ndarray:
-    """Scale an image [height, width, channels] to [size, size, channels]; an edge tile is stretched to a square.
+    """Scale an image [height, width, channels] to [size, size, channels]; an edge tile is stretched to a square."""
+    return image if image.shape[:2] == (size, size) else resize_image(image, size, size)
 
-    Pixels are averaged when both sides shrink and interpolated otherwise.
-    """
-    height, width, channels = image.shape
-    if height == width == size:
-        return image
-    shrinks = height >= size and width >= size
-    scaled = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return scaled.reshape(size, size, channels)
+
+def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Scale an image [h, w, channels] to that height and width: averaged if both shrink, else interpolated."""
+    shrinks = image.shape[0] >= height and image.shape[1] >= width
+    scaled = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return scaled.reshape(height, width, image.shape[2])
 
 
 class ImageStore:
-    """Image files as rows of one array. Each is decoded when it is first fetched.
+    """Image files as rows of one array. Each is decoded when it is first fetched. Safe to use from many threads.
 
-    With `cache` a decoded image is kept in memory, one byte a value, and its file is read only once in all epochs.
-    Without it little memory is used, and every fetch reads the files again. Safe to use from many threads.
+    With `cache`, decoded images are kept in memory, one byte per value, and each file is read only once in all epochs.
+    Without it, little memory is used and every fetch reads the files again.
     """
 
     def __init__(
@@ -228,7 +233,7 @@ class ImageStore:
         self._images = np.empty((len(files), *self.shape), np.uint8) if cache else None
         self._ready = np.zeros(len(files), bool)
         self._problems: list[InputError] = []
-        self._original: ImageStore | None = None  # that the images are scaled from, in the place of files
+        self._original: ImageStore | None = None  # read images from this store, and scale them
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -240,17 +245,17 @@ class ImageStore:
 
     @property
     def problem(self) -> InputError | None:
-        """The first file that could not be used, here or in a selection."""
+        """The error of the first file that could not be used, here or in a selection."""
         return self._problems[0] if self._problems else None
 
     def select(self, rows: np.ndarray) -> "ImageStore":
-        """Return a store of some of the images, in the order of `rows` [m]; what is decoded is kept once for both."""
+        """Return a store of some of the images, in the order of `rows` [m]. Decoded images are kept once for both."""
         selected = copy.copy(self)
         selected._rows = self._rows[rows]
         return selected
 
     def scale(self, image_size: int) -> "ImageStore":
-        """Return a store of the same images scaled from this one's, as `fit_image`, to [image_size, image_size]."""
+        """Return a store of this store's images, scaled to [image_size, image_size]."""
         if image_size == self.image_size:
             return self
         scaled = copy.copy(self)

@@ -1,4 +1,4 @@
-"""The images of a source: which files there are, and what their names and folders say."""
+"""The images of a source: list its files, and read class, patient and split from names and folders."""
 
 import os
 import re
@@ -19,29 +19,30 @@ _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # how Python represents bytes of a na
 
 
 class SourceFile(NamedTuple):
-    """An image file under the source, with the size and time that show whether it has changed."""
+    """An image file of the source, with its size and modification time to detect changes."""
 
     file: str  # relative to the source, with forward slashes
     size: int  # bytes
     modified: int  # nanoseconds
 
 
-def list_files(source: Path) -> tuple[list[SourceFile], Counter]:
-    """List the image files under a folder, in the order of their names. No file is opened.
+def list_files(source: Path) -> tuple[list[SourceFile], Counter[str]]:
+    """List the image files in a folder and its subfolders, in the order of their names. No file is opened.
 
     Returns:
         The image files, and the number of files of unsupported types by their ending.
 
     Raises:
-        InputError: there is no such folder, or no image in it.
+        InputError: the folder is missing, or has no image in it.
     """
     if not source.exists():
-        raise InputError(f"There is no folder {source}. Give --source, or --sample for synthetic slides.")
+        raise InputError(f"There is no folder {source}. Give --source, or use --sample for synthetic slides.")
     if not source.is_dir():
-        raise InputError(f"{source} is a file; --source takes a folder of images.")
-    files, unsupported = [], Counter()
+        raise InputError(f"{source} is a file, but --source takes a folder of images.")
+    files: list[SourceFile] = []
+    unsupported: Counter[str] = Counter()
     for file, entry in walk(source, EXTENSIONS, others=unsupported):
-        is_broken = entry.is_symlink() and not os.path.exists(entry.path)  # the build rejects it later
+        is_broken = entry.is_symlink() and not os.path.exists(entry.path)  # rejected when it is read
         status = entry.stat(follow_symlinks=not is_broken)
         files.append(SourceFile(file, status.st_size, status.st_mtime_ns))
     if not files:
@@ -52,37 +53,39 @@ def list_files(source: Path) -> tuple[list[SourceFile], Counter]:
     return files, unsupported
 
 
-def compile_pattern(patient_pattern: str) -> re.Pattern:
+def compile_pattern(patient_pattern: str) -> re.Pattern[str]:
     """Compile the regular expression whose first group, searched in a file's name, is the patient.
 
     Raises:
-        InputError: it is not a regular expression, or it has no group.
+        InputError: it is not a regular expression, or has no group.
     """
     try:
         find_patient = re.compile(patient_pattern)
     except re.error as error:
         raise InputError(f"--patient-pattern {patient_pattern!r} is not a regular expression: {error}.") from error
     if find_patient.groups < 1:
-        raise InputError(rf"--patient-pattern {patient_pattern!r} has no group; put the patient in brackets: ^(\d+)_")
+        raise InputError(
+            rf"--patient-pattern {patient_pattern!r} has no group. Put the patient in parentheses, as in ^(\d+)_"
+        )
     return find_patient
 
 
 def find_images(files: Sequence[SourceFile], patient_pattern: str = IDC_PATIENT) -> list[Patch]:
-    """Read class, patient, place and split of each image from its name and its folders.
+    """Read class, patient, position and split of each image from its name and its folders.
 
-    The class of an image is the folder it lies in. Where folders above class folders are called train, val or test (or
-    the longer names), they are the split.
+    The class of an image is the folder it is in. Folders above class folders that are named train, val or test (or the
+    longer names) are the split.
 
     Args:
-        files: of `list_files`, such as `<patient>/<class>/x.png`, `<class>/x.jpg` or `<split>/<class>/x.png`.
-        patient_pattern: as in `compile_pattern`.
+        files: as `list_files` returns them, such as `<patient>/<class>/x.png` or `<split>/<class>/x.png`.
+        patient_pattern: see `compile_pattern`.
 
     Returns:
-        One patch a file, in the order of `files`. The label is "" for a file that lies in no class folder, the split
-        is "" where the source is not split, and sha256 is "".
+        A patch for each file, in the same order. The label is "" for a file that is in no class folder, the split is
+        "" if the source is not split, and sha256 is "".
 
     Raises:
-        InputError: as `compile_pattern`.
+        InputError: `patient_pattern` is not a regular expression with a group.
     """
     find_patient = compile_pattern(patient_pattern)
     folders = _read_folders({each.file.rpartition("/")[0] for each in files})
@@ -96,7 +99,7 @@ def find_images(files: Sequence[SourceFile], patient_pattern: str = IDC_PATIENT)
 
 
 def _read_folders(folders: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Class and split of each folder. In a source that is split, the folder of a split is not a class."""
+    """Return class and split of each folder. In a source that is split, the folder of a split is not a class."""
     splits = {}
     for folder in folders:
         above = folder.lower().split("/")[:-1]
@@ -110,10 +113,10 @@ def _read_folders(folders: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 
 def describe_nesting(images: Iterable[Patch]) -> str:
-    """Describe folders that may not be classes but patients or parts of a class; "" where they look like classes.
+    """Describe folders that may be patients or parts of a class rather than classes; "" if they look like classes.
 
-    They may not be classes where one lies inside another. The same is true where they lie inside several folders and
-    have other names in each, so that there are fewer than two folders a name. Folders of a split count as one.
+    They may not be classes if one is inside another, or if they are inside several folders and have other names in
+    each, so that there are fewer than two folders per name. Folders of a split count as one.
     """
     folders = set()
     for path in {image.file.rpartition("/")[0] for image in images}:
@@ -125,7 +128,7 @@ def describe_nesting(images: Iterable[Patch]) -> str:
         return ""
     return (
         f"{len(labels)} classes were read from nested folders, such as {', '.join(sorted(folders)[:3])}. "
-        "The class of an image is the folder it lies in: check that these are classes, not patients or parts."
+        "The class of an image is the folder it is in: check that these are classes, not patients or parts of a class."
     )
 
 
@@ -141,7 +144,7 @@ def check_pattern(images: Sequence[Patch], patient_pattern: str) -> None:
 
 
 def separate_misplaced(images: Sequence[Patch]) -> tuple[list[Patch], list[tuple[str, str]]]:
-    """Separate the images without a clear class from the others.
+    """Separate the images whose class is clear from the others.
 
     Returns:
         The images whose class is clear, and file and reason of the others.
@@ -149,20 +152,21 @@ def separate_misplaced(images: Sequence[Patch]) -> tuple[list[Patch], list[tuple
     Raises:
         InputError: no image has a clear class.
     """
-    placed, misplaced = [], []
+    placed: list[Patch] = []
+    misplaced: list[tuple[str, str]] = []
     for image in images:
         named = _CLASS_IN_NAME.search(image.file.rpartition(".")[0])
         if _NOT_UTF8.search(image.file):
             misplaced.append((image.file, "its name is not UTF-8 text; rename it"))
         elif not image.label:
-            misplaced.append((image.file, "lies in no class folder"))
-        elif named and image.label.isdigit() and named.group(1) != image.label:
-            misplaced.append((image.file, f"its name says class {named.group(1)}, its folder {image.label}"))
+            misplaced.append((image.file, "is in no class folder"))
+        elif named and image.label.isdigit() and named[1] != image.label:
+            misplaced.append((image.file, f"its name says class {named[1]}, its folder says {image.label}"))
         else:
             placed.append(image)
     if not placed:
         raise InputError(
-            f"No image lies in a class folder, first {images[0].file}: {misplaced[0][1]}. "
+            f"No image is in a class folder. The first, {images[0].file}: {misplaced[0][1]}. "
             "Expected <patient>/<class>/x.png or <class>/x.png."
         )
     return placed, misplaced

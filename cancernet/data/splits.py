@@ -167,9 +167,9 @@ def split_training(patches: Sequence[Patch], *, by_patient: bool, seed: int) -> 
         The folds; their rows index `patches`. None if there is only one patient, or only one image of a class.
     """
     rows = np.flatnonzero([patch.split == "training" for patch in patches])
-    labels = Counter(patches[row].label for row in rows)
-    groups = set(list_groups([patches[row] for row in rows], by_patient=by_patient))
-    folds = min(TRAINING_PARTS, len(groups), *labels.values())
+    training = [patch for patch in patches if patch.split == "training"]
+    labels, groups = Counter(patch.label for patch in training), list_groups(training, by_patient=by_patient)
+    folds = min(TRAINING_PARTS, len(set(groups)), *labels.values())
     return _fold_rows(patches, rows, folds=folds, by_patient=by_patient, seed=seed) if folds > 1 else []
 
 

@@ -1,44 +1,231 @@
-"""A build over what an adversary, or bad luck, put into the source: each costs itself only, and nothing hangs."""
+"""Images are checked, copied and counted; what an adversary, or bad luck, put into the source costs itself only."""
 
 import csv
+import hashlib
 import os
-import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import cv2
 import numpy as np
-import psutil
 import pytest
-from conftest import KILLS, ROOT, write_image, write_slides
+from conftest import ROOT, make_summary, write_image
 
-import build_dataset
 from cancernet import InputError, StorageError
 from cancernet.data import building
-from cancernet.data.dataset import Patch, read_manifest
+from cancernet.data.building import Built, Check, Plan, check_apart, find_current, fingerprint, place_images, summarise
+from cancernet.data.dataset import Counts, Patch, read_manifest, write_manifest
 from cancernet.data.source import SourceFile
+from cancernet.workflow import build as workflow
+from cancernet.workflow.build import BuildOptions, write_dataset
+
+NOT_AN_IMAGE = "cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)"
 
 
 @pytest.fixture(autouse=True)
 def no_overview(monkeypatch):
-    monkeypatch.setattr(build_dataset, "save_overview", lambda *_: None)
+    monkeypatch.setattr(workflow, "save_overview", lambda *_: None)
 
 
-def build(source, output, *options):
-    build_dataset.main(["--source", str(source), "--output", str(output), *options])
+def build(source, output, **options):
+    """File name and reason of each image that a build rejects."""
+    write_dataset(BuildOptions(source=source, output=output, **options))
     with (output / "rejected.csv").open(newline="") as file:
         return {row["file"].rpartition("/")[2]: row["reason"] for row in csv.DictReader(file)}
 
 
-def start(source, output, *options, **how):
-    command = [sys.executable, ROOT / "build_dataset.py", "--source", source, "--output", output, *options]
-    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how)
+def planned(file, label="0", patient="p", split="training"):
+    return Patch(file, label, patient, None, None, split, "")
 
 
-def write_bomb(path, side):
-    """A picture of one colour: few bytes, and many pixels."""
-    cv2.imwrite(str(path), np.zeros((side, side), np.uint8))
+def place(source, output, patches, *, mode="copy", megapixels=50.0):
+    return place_images(source, output, patches, mode=mode, megapixels=megapixels, progress=lambda _: None)
+
+
+@pytest.mark.parametrize(("source", "output"), [("a", "a"), ("a", "a/b"), ("a/b/c", "a"), ("a/x/../b", "a/b/c")])
+def test_source_and_output_must_not_be_inside_each_other(tmp_path, source, output):
+    with pytest.raises(InputError, match="must be two folders, neither inside the other") as caught:
+        check_apart(tmp_path / source, tmp_path / output)
+    assert f"--source {tmp_path / source} and --output {tmp_path / output} must" in str(caught.value)
+
+
+def test_folders_beside_each_other_are_apart(tmp_path):
+    check_apart(tmp_path / "a", tmp_path / "ab")
+    check_apart(tmp_path / "a/b", tmp_path / "a/c")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    with pytest.raises(InputError):
+        check_apart(tmp_path / "a", tmp_path / "link/b")
+
+
+def test_name_size_and_nanosecond_show_a_change():
+    files = [SourceFile("a", 1, 1), SourceFile("a", 2, 1), SourceFile("a", 1, 2), SourceFile("b", 1, 1)]
+    assert len({fingerprint([each]) for each in files}) == 4
+    assert fingerprint(files) != fingerprint(files[:3])
+    assert fingerprint(files[:1]) == hashlib.sha256(b"a\x001\x001\n").hexdigest()
+
+
+@pytest.fixture
+def built(tmp_path):
+    """A folder with a dataset of one image, and its summary."""
+    write_image(tmp_path / "training/0/a.png")
+    return tmp_path, write_manifest(tmp_path, [planned("training/0/a.png")], [], make_summary())
+
+
+def test_a_dataset_is_current_where_nothing_has_changed(built):
+    folder, summary = built
+    assert find_current(folder, summary.settings, "ab", force=False) == summary
+    assert find_current(folder, summary.settings, "ab", force=True) == summary
+    assert find_current(folder, summary.settings, "cd", force=False) is None
+    (folder / "training/0/a.png").unlink()
+    assert find_current(folder, summary.settings, "ab", force=False) is None
+
+
+def test_no_dataset_is_not_current(tmp_path):
+    settings = make_summary().settings
+    assert find_current(tmp_path, settings, "ab", force=False) is None
+    assert find_current(tmp_path / "nowhere", settings, "ab", force=False) is None
+
+
+def test_other_settings_are_listed_and_need_force(built):
+    folder, summary = built
+    other = replace(summary.settings, seed=7, mode="symlink")
+    with pytest.raises(InputError, match=r"was built with other settings \(mode, seed\)\. Use --force to replace it\."):
+        find_current(folder, other, "ab", force=False)
+    assert find_current(folder, other, "ab", force=True) is None
+
+
+def test_a_damaged_summary_needs_force(built):
+    folder, summary = built
+    (folder / "dataset.json").write_text("{")
+    with pytest.raises((InputError, StorageError), match=r"dataset\.json is damaged"):
+        find_current(folder, summary.settings, "ab", force=False)
+    assert find_current(folder, summary.settings, "ab", force=True) is None
+
+
+def test_images_are_placed_by_split_and_class_and_checked(tmp_path):
+    grey, coloured = np.full((4, 6, 3), 9, np.uint8), np.full((5, 5, 3), (1, 2, 16), np.uint8)
+    for name, image in (("a/x.png", grey), ("b/x.png", coloured), ("c/x.png", grey + np.uint8(8))):
+        (tmp_path / "source" / name).parent.mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "source" / name), image)
+    (tmp_path / "source/bad.png").write_bytes(b"?")
+    patches = [
+        planned("c/x.png", "1", "p3", "testing"),
+        planned("b/x.png", "0", "p2"),
+        planned("a/x.png", "0", "p1"),
+        planned("bad.png"),
+        planned("left_out.png", split=""),
+    ]
+    done = []
+    built = place_images(
+        tmp_path / "source", tmp_path / "out", patches, mode="copy", megapixels=1, progress=done.append
+    )
+    files = ["training/0/x-2.png", "training/0/x.png", "testing/1/x.png"]  # by split, then by name
+    assert [patch.file for patch in built.patches] == files
+    assert [patch.patient for patch in built.patches] == ["p1", "p2", "p3"]
+    assert [patch.sha256 for patch in built.patches] == [
+        hashlib.sha256((tmp_path / "out" / file).read_bytes()).hexdigest() for file in files
+    ]
+    assert (tmp_path / "out/training/0/x-2.png").read_bytes() == (tmp_path / "source/a/x.png").read_bytes()
+    assert [check[1:] for check in built.checks] == [(4, 6, True, 9, ""), (5, 5, False, 16, ""), (4, 6, True, 17, "")]
+    assert built.rejected == [("bad.png", NOT_AN_IMAGE)]
+    assert sum(done) == 4
+
+
+@pytest.mark.parametrize("pixel", [(0, 0), (49, 49)])
+@pytest.mark.parametrize("colour", [(7, 7, 8), (7, 8, 8), (8, 7, 7)])
+def test_one_coloured_pixel_makes_an_image_coloured(tmp_path, pixel, colour):
+    image = np.full((50, 50, 3), 7, np.uint8)
+    image[pixel] = colour
+    cv2.imwrite(str(tmp_path / "x.png"), image)
+    assert not place(tmp_path, tmp_path / "out", [planned("x.png")]).checks[0].is_grey
+
+
+def test_a_second_copy_is_one_of_the_same_patient_class_name_and_bytes(tmp_path):
+    for number, folder in enumerate(("one", "two", "three", "four", "five")):
+        write_image(tmp_path / folder / "x.png", seed=number == 4)
+    write_image(tmp_path / "one/y.png")
+    patches = [
+        planned("one/x.png"),
+        planned("two/x.png"),  # the copy
+        planned("three/x.png", patient="q"),
+        planned("four/x.png", label="1"),
+        planned("five/x.png"),  # other bytes
+        planned("one/y.png"),  # another name
+    ]
+    built = place(tmp_path, tmp_path / "out", patches)
+    assert built.rejected == [("two/x.png", "a second copy of one/x.png")]
+    assert len(built.patches) == 5
+    assert not (tmp_path / "out/training/0/x-2.png").exists()
+    unknown = [patch._replace(patient="") for patch in patches]
+    assert place(tmp_path, tmp_path / "unknown", unknown).rejected == []
+
+
+@pytest.mark.parametrize(("mode", "links"), [("copy", 1), ("hardlink", 2), ("symlink", 1)])
+def test_links_point_to_the_source(tmp_path, mode, links):
+    write_image(tmp_path / "source/x.png")
+    (tmp_path / "source/y.png").symlink_to("x.png")
+    place(tmp_path / "source", tmp_path / "out", [planned("y.png")], mode=mode)
+    target = tmp_path / "out/training/0/y.png"
+    assert target.is_symlink() == (mode == "symlink")
+    assert target.stat().st_nlink == links
+    assert target.read_bytes() == (tmp_path / "source/x.png").read_bytes()
+
+
+def test_a_file_that_cannot_be_written_is_named_with_its_size(tmp_path):
+    size = write_image(tmp_path / "x.png").stat().st_size
+    (tmp_path / "out/training/0/x.png").mkdir(parents=True)
+    with pytest.raises(OSError, match=rf"Is a directory \(for {size:,} bytes\)") as caught:
+        place(tmp_path, tmp_path / "out", [planned("x.png")])
+    assert caught.value.filename == str(tmp_path / "out/training/0/x.png")
+
+
+def check(width=50, height=50, *, is_grey=False, brightest=200):
+    return Check("", height, width, is_grey, brightest, "")
+
+
+def test_a_summary_counts_what_was_built_rejected_and_left_out():
+    patches = [
+        planned("a", "0", "p1")._replace(sha256="1"),
+        planned("b", "1", "p1")._replace(sha256="2"),
+        planned("c", "0", "p2", "testing")._replace(sha256="1"),  # the bytes of a
+        planned("d", "0", "", "validation")._replace(sha256="3"),
+        planned("e", "0", "", "validation")._replace(sha256="3"),  # two groups of their own
+        planned("f", "0", "p1")._replace(sha256="4"),
+        planned("g", "1", "p1")._replace(sha256="4"),  # one patient
+    ]
+    checks = [check(), check(is_grey=True), check(60, 50), check(49, 50), check(50, 49, brightest=16), check(), check()]
+    checks[5] = check(brightest=17)
+    rejected = [("h", "damaged")]
+    everything = [*patches, planned("h", patient="p3"), *[planned(name, "0", "p4", "") for name in "ij"]]
+    plan = Plan([*everything, planned("k", "0", "", "")], [("m", "is in no class folder")], "nested", "file")
+    summary = summarise(plan, Built(patches, checks, rejected), make_summary().settings, "abc")
+    expected = make_summary(
+        source_images=12,
+        images=7,
+        splits={
+            "training": Counts(4, 1, {"0": 2, "1": 2}),
+            "validation": Counts(2, 0, {"0": 2}),
+            "testing": Counts(1, 1, {"0": 1}),
+            "all": Counts(7, 2, {"0": 5, "1": 2}),
+        },
+        images_without_patient=2,
+        rejected=2,
+        left_out_images=3,
+        left_out_patients=2,  # p3, whose image was rejected, and p4
+        grey_images=1,
+        almost_black=1,
+        edge_tiles=2,
+        sizes={"50x50": 4, "60x50": 1, "49x50": 1, "50x49": 1},
+        duplicates_across_patients=2,
+        duplicates_across_splits=1,
+        duplicates=(("a", "c"), ("d", "e")),
+        split="file",
+        nesting="nested",
+        source_fingerprint="abc",
+    )
+    assert summary == expected
 
 
 @pytest.mark.parametrize("mode", ["copy", "hardlink", "symlink"])
@@ -50,8 +237,8 @@ def test_what_is_no_file_costs_itself_only(slides, tmp_path, mode):
     (folder / "loop").symlink_to("..")
     with (folder / "sparse.png").open("wb") as file:
         file.truncate(2**40)  # a terabyte, of which nothing is on disk
-    refused = build(slides, tmp_path / "built", "--mode", mode)
-    no_file = "is no regular file but a pipe or a device"
+    refused = build(slides, tmp_path / "built", mode=mode)
+    no_file = "is not a regular file but a pipe or a device"
     assert refused == {
         "pipe.png": no_file,
         "endless.png": no_file,
@@ -61,16 +248,14 @@ def test_what_is_no_file_costs_itself_only(slides, tmp_path, mode):
     assert len(read_manifest(tmp_path / "built")) == 60
 
 
-def test_too_many_pixels_are_refused_by_the_header(slides, tmp_path):
+def test_too_many_pixels_are_rejected_by_the_header(tmp_path):
     for ending in ("png", "jpg", "tif", "bmp"):
-        write_bomb(slides / f"100/0/bomb.{ending}", 300)
-    refused = build(slides, tmp_path / "built", "--megapixels", "0.05")
-    told = "declares 300 x 300 pixels; images of up to 0.05 megapixels are taken"
-    assert refused == {f"bomb.{ending}": told for ending in ("png", "jpg", "tif", "bmp")}
-    with pytest.raises(InputError, match=r"made with other settings \(megapixels\)"):
-        build(slides, tmp_path / "built")
-    assert build(slides, tmp_path / "built", "--force") == {}
-    assert len(read_manifest(tmp_path / "built")) == 64
+        cv2.imwrite(str(tmp_path / f"bomb.{ending}"), np.zeros((300, 300), np.uint8))
+    patches = [planned(f"bomb.{ending}") for ending in ("png", "jpg", "tif", "bmp")]
+    reason = "declares 300 x 300 pixels, more than the limit of 0.05 megapixels"
+    rejected = place(tmp_path, tmp_path / "out", patches, megapixels=0.05).rejected
+    assert rejected == [(patch.file, reason) for patch in patches]
+    assert place(tmp_path, tmp_path / "more", patches, megapixels=0.09).rejected == []
 
 
 def test_long_names_that_are_equal_are_both_kept(tmp_path):
@@ -84,7 +269,7 @@ def test_long_names_that_are_equal_are_both_kept(tmp_path):
 
 
 def test_very_many_equal_names_do_not_take_the_square_of_the_time():
-    images = [Patch(f"{number}/cat/x.png", "cat", "", None, None, "training", "") for number in range(20_000)]
+    images = [planned(f"{number}/cat/x.png", "cat") for number in range(20_000)]
     started = time.perf_counter()
     targets = building._name_targets(images)
     assert time.perf_counter() - started < 2
@@ -92,28 +277,26 @@ def test_very_many_equal_names_do_not_take_the_square_of_the_time():
     assert targets[:2] + targets[-1:] == [f"training/cat/x{number}.png" for number in ("", "-2", "-20000")]
 
 
+def test_names_that_differ_in_case_only_are_numbered():
+    images = [planned(file) for file in ("a/x.png", "a/X.PNG", "b/x.png", "b/x-2.png", "c/x.png")]
+    targets = ["x.png", "X-2.PNG", "x-3.png", "x-2-2.png", "x-4.png"]
+    assert building._name_targets(images) == [f"training/0/{target}" for target in targets]
+
+
 def test_the_size_is_that_of_whole_blocks():
     files = [SourceFile("a", 1, 0), SourceFile("b", 4097, 0), SourceFile("sparse", 2**40, 0)]
-    planned = [Patch(file.file, "cat", "", None, None, "training", "") for file in files]
-    assert building.estimate_size(files, planned, mode="copy") == 4096 + 8192 + 3 * 300
-    assert building.estimate_size(files, planned, mode="hardlink") == 900
-    left_out = [planned[0], *(patch._replace(split="") for patch in planned[1:])]
+    patches = [planned(file.file, "cat", "") for file in files]
+    assert building.estimate_size(files, patches, mode="copy") == 4096 + 8192 + 3 * 300
+    assert building.estimate_size(files, patches, mode="hardlink") == 900
+    left_out = [patches[0], *(patch._replace(split="") for patch in patches[1:])]
     assert building.estimate_size(files, left_out, mode="hardlink") == 300
 
 
-def test_a_build_that_does_not_fit_is_told_before_it_starts(slides, tmp_path, monkeypatch):
-    monkeypatch.setattr(building, "_BYTES_A_ROW", 2**50)
-    with pytest.raises(InputError, match=r"built needs about .* GB, and .* are free\. Give .* --mode hardlink\."):
-        build(slides, tmp_path / "built")
-    assert os.listdir(tmp_path) == ["source"]
-
-
-def test_a_webp_is_refused_whatever_its_name_says(slides, tmp_path):
+def test_a_webp_is_rejected_whatever_its_name_says(tmp_path):
     done, data = cv2.imencode(".webp", np.zeros((50, 50, 3), np.uint8))
     assert done
-    (slides / "100/0/x.png").write_bytes(data.tobytes())
-    told = "cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)"
-    assert build(slides, tmp_path / "built") == {"x.png": told}
+    (tmp_path / "x.png").write_bytes(data.tobytes())
+    assert place(tmp_path, tmp_path / "out", [planned("x.png")]).rejected == [("x.png", NOT_AN_IMAGE)]
 
 
 def test_names_are_the_same_in_every_locale(slides, tmp_path):
@@ -121,8 +304,8 @@ def test_names_are_the_same_in_every_locale(slides, tmp_path):
         write_image(slides / "100/0/x.png", seed).rename(slides / f"100/0/{name}.png")
     manifests = []
     for number, locale in enumerate(({"LC_ALL": "C.UTF-8"}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0"})):
-        process = start(slides, tmp_path / f"built{number}", env=os.environ | locale)
-        assert process.communicate()[1].count("error") == 0
+        command = [sys.executable, "build_dataset.py", "--source", slides, "--output", tmp_path / f"built{number}"]
+        subprocess.run(command, cwd=ROOT, env=os.environ | locale, check=True, capture_output=True)
         manifests.append((tmp_path / f"built{number}/manifest.csv").read_bytes())
     assert manifests[0] == manifests[1]
     assert len(manifests[0].splitlines()) == 64
@@ -136,135 +319,3 @@ def test_a_class_that_is_a_formula_is_text_in_the_manifest(tmp_path):
     assert {patch.label for patch in read_manifest(tmp_path / "built")} == {"=1+1", "-1", "+1"}
     text = (tmp_path / "built/manifest.csv").read_text()
     assert text.count(",'=1+1,") == text.count(",-1,") == text.count(",+1,") == 9
-
-
-@pytest.fixture
-def at_work(tmp_path):
-    """A build of 2,000 files that has begun to copy, and those of its processes."""
-    source = write_slides(tmp_path / "source", patients=40, patches=50)
-    process = start(source, tmp_path / "built", start_new_session=True)
-    while not list(tmp_path.glob("built.partial-*/*/*/*.png")):
-        assert process.poll() is None
-        time.sleep(0.002)
-    yield process, psutil.Process(process.pid).children()
-    process.kill()
-    process.communicate()
-
-
-def test_a_terminated_build_leaves_nothing_behind(at_work, tmp_path):
-    process, workers = at_work
-    process.terminate()
-    _, error = process.communicate(timeout=20)
-    assert (process.returncode, error.splitlines()[-1]) == (143, "error: ended by SIGTERM.")
-    assert not any(worker.is_running() for worker in workers)
-    assert os.listdir(tmp_path) == ["source"]
-
-
-def test_workers_of_a_killed_build_end_and_the_next_one_clears_up(at_work, tmp_path):
-    process, workers = at_work
-    process.kill()
-    process.communicate(timeout=20)  # until nobody holds its standard output
-    assert psutil.wait_procs(workers, timeout=20)[1] == []
-    assert ".built.lock" in os.listdir(tmp_path)
-    build(tmp_path / "source", tmp_path / "built")
-    assert sorted(os.listdir(tmp_path)) == ["built", "source"]
-
-
-def test_a_killed_worker_is_one_line(at_work, tmp_path):
-    process, workers = at_work
-    for worker in workers:
-        worker.send_signal(signal.SIGKILL)
-    _, error = process.communicate(timeout=20)
-    assert process.returncode == 2
-    assert error.splitlines()[-1].startswith("error: A worker of the build was killed, most likely because memory ran")
-    assert os.listdir(tmp_path) == ["source"]
-
-
-def test_a_second_build_at_once_is_refused(at_work, tmp_path):
-    process, _ = at_work
-    with pytest.raises(StorageError, match=rf"Another process is writing .*built \(process {process.pid}\)"):
-        build(tmp_path / "source", tmp_path / "built")
-    process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert len(read_manifest(tmp_path / "built")) == 2000
-
-
-@pytest.mark.parametrize("what", ["link", "mount"])
-def test_an_output_that_cannot_be_renamed_is_refused(slides, tmp_path, monkeypatch, what):
-    output = tmp_path / "built"
-    if what == "link":
-        (tmp_path / "elsewhere").mkdir()
-        output.symlink_to(tmp_path / "elsewhere")
-    else:
-        monkeypatch.setattr(os.path, "ismount", lambda path: path == output)
-    said = {
-        "link": "is a link. Give the folder that it points to",
-        "mount": "is a mount point and cannot be renamed",
-    }
-    with pytest.raises(InputError, match=said[what]):
-        build(slides, output)
-
-
-@pytest.mark.slow
-def test_a_build_killed_at_any_moment_leaves_the_last_whole_one(tmp_path):
-    source = write_slides(tmp_path / "source", patients=20, patches=50)
-    build(source, tmp_path / "built")
-    manifest = (tmp_path / "built/manifest.csv").read_bytes()
-    rng = np.random.default_rng(0)
-    for number in range(4 * KILLS):
-        write_image(source / "100/0/new.png", number)
-        process = start(source, tmp_path / "built", start_new_session=True)
-        if number % 2:
-            while not list(tmp_path.glob("built.partial-*/*/*/*.png")):  # half of them while it copies
-                assert process.poll() is None
-        time.sleep(rng.uniform(0, 0.1 if number % 2 else 1.5))
-        process.kill()
-        process.communicate(timeout=20)
-        if (tmp_path / "built.replaced").exists():
-            assert not (tmp_path / "built").exists() or process.returncode == 0
-        patches = build_again(source, tmp_path / "built")
-        assert len(patches) == 1001
-    (source / "100/0/new.png").unlink()
-    assert len(build_again(source, tmp_path / "built")) == 1000
-    assert (tmp_path / "built/manifest.csv").read_bytes() == manifest
-    assert sorted(os.listdir(tmp_path)) == ["built", "source"]
-
-
-def build_again(source, output):
-    """The rows of the manifest, whose files have the hashes that it names."""
-    import hashlib
-
-    build(source, output)
-    patches = read_manifest(output)
-    for patch in patches:
-        assert hashlib.sha256((output / patch.file).read_bytes()).hexdigest() == patch.sha256
-    return patches
-
-
-@pytest.mark.slow
-def test_a_full_file_system_is_told_with_the_file_and_what_it_needed(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True).returncode:
-        pytest.skip("mounts are not allowed here")
-    try:
-        source = write_slides(tmp_path / "source", patients=20, patches=10)  # 1.5 MB
-        with pytest.raises(InputError, match="built needs about 1.7 MB, and 1.0 MB are free"):
-            build(source, disk / "built")
-        process = start(source, disk / "built", env=os.environ | {"PYTHONPATH": str(write_blind(tmp_path))})
-        error = process.communicate()[1].splitlines()[-1]
-        assert process.returncode == 2
-        assert error.startswith("error: No space left on device (for ")
-        assert error.endswith("1.0 MB were written before, 0 bytes are free.")
-        assert os.listdir(disk) == []
-    finally:
-        subprocess.run(["umount", disk], check=True)
-
-
-def write_blind(folder):
-    """A folder for PYTHONPATH in which a file system always says that it has room."""
-    (folder / "blind").mkdir()
-    (folder / "blind/sitecustomize.py").write_text(
-        "from cancernet import storage\nstorage.check_space = lambda *_, **__: 0"
-    )
-    return f"{folder / 'blind'}:{ROOT}"

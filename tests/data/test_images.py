@@ -140,7 +140,7 @@ def test_a_cached_file_is_read_once(tmp_path):
 def test_another_file_than_the_manifests_is_refused(tmp_path):
     files = [write_image(tmp_path / "a.png")]
     store = ImageStore(files, image_size=8, channels=3, sha256=["0" * 64])
-    with pytest.raises(InputError, match="not the file that the manifest names"):
+    with pytest.raises(InputError, match="differs from the file that the manifest lists"):
         store.fetch(np.array([0]))
     assert "a.png" in str(store.problem)
 
@@ -158,7 +158,7 @@ def test_a_file_is_read_if_it_has_the_hash(tmp_path):
     [
         (None, None, "No such file or directory"),
         (b"", None, "the file is empty"),
-        (b"x", "0" * 64, "is not the file that the manifest names. Run build_dataset.py again."),
+        (b"x", "0" * 64, "differs from the file that the manifest lists. Run build_dataset.py again."),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(tmp_path, data, sha256, reason):
@@ -184,7 +184,7 @@ def test_the_size_is_read_from_the_header_alone(ending):
 def test_more_pixels_than_are_taken_are_refused(ending):
     data = encode(np.zeros((200, 300), np.uint8), ending)
     assert decode_image(data, 3, megapixels=0.06).shape == (200, 300, 3)
-    with pytest.raises(InputError, match="declares 300 x 200 pixels; images of up to 0.059 megapixels are taken"):
+    with pytest.raises(InputError, match="declares 300 x 200 pixels, more than the limit of 0.059 megapixels"):
         decode_image(data, 3, megapixels=0.059)
     assert decode_image(data, 3, megapixels=None).shape == (200, 300, 3)
 
@@ -224,14 +224,14 @@ def test_a_length_that_leads_out_of_a_png_takes_no_memory():
 def test_only_regular_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path / "pipe.png", "/dev/zero"):
-        with pytest.raises(InputError, match="is no regular file"):
+        with pytest.raises(InputError, match="is not a regular file"):
             read_file(path)
     with (tmp_path / "large.png").open("wb") as file:
         file.truncate(2**40)
     with pytest.raises(InputError, match="has 1,099,511,627,776 bytes, more than an image of 1.5 megapixels can have"):
         read_file(tmp_path / "large.png", megapixels=1.5)
     store = ImageStore([tmp_path / "pipe.png"], image_size=8, channels=3)
-    with pytest.raises(InputError, match=r"pipe\.png: is no regular file"):
+    with pytest.raises(InputError, match=r"pipe\.png: is not a regular file"):
         store.fetch(np.array([0]))
 
 

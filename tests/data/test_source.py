@@ -66,7 +66,7 @@ def test_a_file_directly_in_a_split_folder_has_no_class(tmp_path):
         ("test/cat/x.png", "testing"),
         ("train/cat/x.png", "training"),
     ]
-    assert misplaced == [(f"{name}/loose.png", "lies in no class folder") for name in ("test", "train")]
+    assert misplaced == [(f"{name}/loose.png", "is in no class folder") for name in ("test", "train")]
 
 
 @pytest.mark.parametrize(

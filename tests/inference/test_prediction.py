@@ -140,10 +140,10 @@ def test_what_is_no_file_no_image_or_too_large_costs_itself_only(run, tmp_path):
     scored = prediction.score_part(run, part, mpp=None, refuse=lambda names, why: refused.update({names[0]: why}))
     assert scored.files == [good]
     assert refused == {
-        pipe: f"{pipe}: is no regular file but a pipe or a device",
-        endless: f"{endless}: is no regular file but a pipe or a device",
+        pipe: f"{pipe}: is not a regular file but a pipe or a device",
+        endless: f"{endless}: is not a regular file but a pipe or a device",
         webp: f"{webp}: cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)",
-        bomb: f"{bomb}: declares 7,200 x 7,200 pixels; images of up to 50 megapixels are taken",
+        bomb: f"{bomb}: declares 7,200 x 7,200 pixels, more than the limit of 50 megapixels",
     }
     for file in (pipe, endless, webp):
         with pytest.raises(InputError, match=re.escape(file)):

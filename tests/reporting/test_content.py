@@ -180,7 +180,7 @@ def test_the_worst_errors_of_two_classes_are_six_of_each_kind_with_the_probabili
 def test_a_file_that_is_not_the_one_that_was_judged_is_no_picture_of_an_error(tmp_path):
     (tmp_path / "x.png").write_bytes(b"another")
     predictions = Predictions([Patch("x.png", "a", "", None, None, "testing", "0" * 64)], *[np.array([0])] * 3)
-    with pytest.raises(InputError, match=r"x\.png: is not the file that the manifest names"):
+    with pytest.raises(InputError, match=r"x\.png: differs from the file that the manifest lists"):
         read_pictures([{"file": "x.png"}], predictions, tmp_path)
 
 

@@ -97,7 +97,7 @@ def test_a_slide_whose_patches_overlap_is_not_drawn(loaded, tmp_path, monkeypatc
 def test_a_file_that_changed_since_it_was_judged_is_not_drawn(loaded, tmp_path):
     predictions = make_predictions(tmp_path, 1)
     (tmp_path / predictions.patches[3].file).write_bytes(b"another")
-    with pytest.raises(InputError, match="is not the file that the manifest names"):
+    with pytest.raises(InputError, match="differs from the file that the manifest lists"):
         illustration._draw_slides(loaded, assessment_of(predictions), tmp_path, tmp_path)
 
 

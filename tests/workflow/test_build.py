@@ -1,4 +1,4 @@
-"""The script as a user meets it: folders in, folders out, one line for what is wrong."""
+"""The verb as users meet it: folders in, folders out, and one line for what is wrong."""
 
 import contextlib
 import csv
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -19,21 +20,21 @@ import pytest
 from conftest import ROOT, write_image, write_slides
 
 import build_dataset
-from cancernet import InputError, StorageError
-from cancernet.data import building
-from cancernet.data.building import fingerprint
-from cancernet.data.dataset import read_manifest, read_summary
-from cancernet.data.source import SourceFile
+from cancernet import CancerNetError, InputError, StorageError
+from cancernet.data import building, sample
+from cancernet.data.dataset import open_dataset, read_manifest, read_summary
 from cancernet.reporting import montages
+from cancernet.workflow import build as workflow
+from cancernet.workflow.build import BuildOptions
 
-save_overview = build_dataset.save_overview
+save_overview = workflow.save_overview
 plot_dataset = montages.plot_dataset
 
 
 @pytest.fixture(autouse=True)
 def no_overview(monkeypatch):
     """The picture takes most of a small build's time: one test draws it, and so do the builds of their own process."""
-    monkeypatch.setattr(build_dataset, "save_overview", lambda *_: None)
+    monkeypatch.setattr(workflow, "save_overview", lambda *_: None)
 
 
 def build(source, output, *options):
@@ -51,7 +52,7 @@ def snapshot(folder):
 
 
 def test_every_image_lands_in_its_class_folder(slides, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(build_dataset, "save_overview", save_overview)
+    monkeypatch.setattr(workflow, "save_overview", save_overview)
     drawn = []
     monkeypatch.setattr(montages, "plot_dataset", lambda **asked: drawn.append(plot_dataset(**asked)) or drawn[0])
     before = snapshot(slides)
@@ -120,12 +121,6 @@ def test_no_change_of_the_source_is_missed(slides, tmp_path, capsys, change, mod
     assert built == source
 
 
-def test_name_size_and_nanosecond_are_the_evidence_of_a_change():
-    files = [SourceFile("a", 1, 1), SourceFile("a", 2, 1), SourceFile("a", 1, 2), SourceFile("b", 1, 1)]
-    assert len({fingerprint([each]) for each in files}) == 4
-    assert fingerprint(files) != fingerprint(files[:3])
-
-
 def test_a_file_under_another_name_in_the_dataset_is_built_again(slides, tmp_path):
     first = tmp_path / "built" / build(slides, tmp_path / "built")[0].file
     first.rename(first.with_name("mine.png"))
@@ -180,7 +175,7 @@ def test_grey_images_are_counted(slides, tmp_path):
 
 def test_other_settings_need_force(slides, tmp_path):
     build(slides, tmp_path / "built")
-    with pytest.raises(InputError, match=r"made with other settings \(seed\)\. Use --force"):
+    with pytest.raises(InputError, match=r"built with other settings \(seed\)\. Use --force"):
         build(slides, tmp_path / "built", "--seed", "7")
     build(slides, tmp_path / "built", "--seed", "7", "--force")
     assert json.loads((tmp_path / "built/dataset.json").read_text())["settings"]["seed"] == 7
@@ -241,8 +236,8 @@ def test_bad_images_are_rejected_with_the_reason(slides, tmp_path, capsys):
     assert reasons == {
         "100_idx5_x501_y1_class0.png": "cannot be decoded: not an image, damaged or cut off",
         "100_idx5_x551_y1_class0.png": "the file is empty",
-        "100_idx5_x601_y1_class1.png": "its name says class 1, its folder 0",
-        "lonely.png": "lies in no class folder",
+        "100_idx5_x601_y1_class1.png": "its name says class 1, its folder says 0",
+        "lonely.png": "is in no class folder",
         first.name: f"a second copy of 101/0/{first.name}",
     }
     assert "5 rejected, see rejected.csv" in capsys.readouterr().out
@@ -427,9 +422,58 @@ def test_help_is_quick():
     assert time.perf_counter() - started < 0.5
 
 
+def test_a_dataset_that_does_not_fit_is_refused_before_it_starts(slides, tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "_BYTES_PER_ROW", 2**50)
+    with pytest.raises(CancerNetError, match=r"built needs about .* GB, and .* are free\. Give .* --mode hardlink\."):
+        build(slides, tmp_path / "built")
+    assert os.listdir(tmp_path) == ["source"]
+
+
+def test_the_script_and_python_have_the_same_defaults():
+    assert build_dataset.parse_arguments([]) == BuildOptions()
+
+
+def test_python_gets_the_dataset_and_a_pattern_without_a_match_is_refused(slides, tmp_path):
+    options = BuildOptions(source=slides, output=tmp_path / "built", seed=3)
+    for _ in range(2):
+        dataset = workflow.build(options)
+        assert dataset == open_dataset(tmp_path / "built")
+        assert dataset.summary.settings.seed == 3
+    with pytest.raises(InputError, match=r"--patient-pattern '\^\(x\)' finds no patient in any name"):
+        workflow.build(BuildOptions(source=slides, output=tmp_path / "other", patient_pattern=r"^(x)"))
+
+
+def test_synthetic_slides_are_written_to_an_empty_source_only(tmp_path, capsys, monkeypatch):
+    def write(folder, *, seed):
+        write_slides(folder, patients=5)
+        return seed
+
+    monkeypatch.setattr(sample, "write_sample", write)
+    options = BuildOptions(source=tmp_path / "source", output=tmp_path / "built", sample=True, seed=1234)
+    assert len(workflow.build(options).patches) == 30
+    assert f"Wrote 1,234 patches of synthetic slides to {tmp_path / 'source'}." in capsys.readouterr().out
+    workflow.build(options)
+    said = capsys.readouterr().out
+    assert f"{tmp_path / 'source'} is not empty: its images are used, no synthetic slides are written." in said
+    assert "is up to date" in said
+
+
+def test_a_download_is_the_inner_folder_of_the_archive(slides, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kagglehub", SimpleNamespace(dataset_download=lambda name: str(tmp_path / name)))
+    folder = tmp_path / workflow.KAGGLE_DATASET
+    folder.mkdir(parents=True)
+    assert workflow.download() == folder
+    slides.rename(folder / "IDC_regular_ps50_idx5")
+    options = BuildOptions(source=tmp_path / "unused", output=tmp_path / "built", download=True)
+    assert workflow.build(options).summary.settings.source == str(folder / "IDC_regular_ps50_idx5")
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
+    with pytest.raises(InputError, match="--download needs the package kagglehub: pip install kagglehub"):
+        workflow.build(options)
+
+
 @pytest.mark.realdata
 def test_real_patches_are_all_placed(shared, tmp_path, monkeypatch):
-    monkeypatch.setattr(building, "_put", lambda *_: None)  # decoded and listed; no thousands of files
+    monkeypatch.setattr(building, "_write_image", lambda *_: None)  # decoded and listed; no thousands of files
     build_dataset.main(["--source", str(shared / "data/idc"), "--output", str(tmp_path / "built")])
     with (tmp_path / "built/manifest.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -1,0 +1,242 @@
+"""Build a dataset: find class, patient and split of each image, then copy the images into class folders.
+
+Heavy imports are inside the functions, so that `--help` answers at once.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cancernet import InputError
+from cancernet.config import DATASET, ORIGINAL, SPLITS
+from cancernet.storage import FolderKind, check_space, claim_folder, describe_unsupported, fresh_folder
+
+if TYPE_CHECKING:
+    from cancernet.data.building import Built, Plan
+    from cancernet.data.dataset import BuildSettings, Counts, Dataset, Patch, Summary
+    from cancernet.data.source import SourceFile
+
+KAGGLE_DATASET = "paultimothymooney/breast-histopathology-images"
+EXAMPLES = 8  # images of each class in overview.png
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What to build. Each field is an option of `build_dataset.py`, with the same default."""
+
+    source: Path = ORIGINAL  # a folder of images, one folder per class
+    split_by: Literal["patient", "image"] = "patient"
+    split_file: Path | None = None  # CSV with the columns patient,split
+    patient_pattern: str | None = None  # regular expression whose first group is the patient; None: that of the IDC set
+    megapixels: float = 50.0  # images of more pixels are rejected
+    sample: bool = False  # first write synthetic slides to `source`
+    download: bool = False  # first download the IDC patches from Kaggle
+    seed: int = 42
+    output: Path = DATASET
+    mode: Literal["copy", "hardlink", "symlink"] = "copy"
+    force: bool = False  # replace a dataset that was built with other settings
+
+
+def build(options: BuildOptions) -> "Dataset":
+    """Build a dataset, unless it is up to date, and open it; see `write_dataset`."""
+    from cancernet.data.dataset import open_dataset
+
+    write_dataset(options)
+    return open_dataset(options.output)
+
+
+def write_dataset(options: BuildOptions) -> "Summary":
+    """Copy or link the images of a source into `{training,validation,testing}/<class>/`, with a manifest of them.
+
+    Prints a table of the dataset. Nothing is written if neither the source nor the settings have changed.
+
+    Raises:
+        InputError: an option, the source or the output cannot be used.
+        StorageError: the dataset cannot be written, or another process is writing it.
+    """
+    from cancernet.data import building
+    from cancernet.data.dataset import write_manifest
+    from cancernet.data.source import list_files
+
+    output = options.output
+    building.check_apart(options.source, output)
+    with claim_folder(output, FolderKind.DATASET, force=True):  # `find_current` compares the settings
+        source = fetch_source(options)
+        settings = read_settings(options, source)
+        files, unsupported = list_files(source)
+        if unsupported:
+            print(describe_unsupported(unsupported))
+        fingerprint = building.fingerprint(files)
+        current = building.find_current(output, settings, fingerprint, force=options.force)
+        if current:
+            print(f"{output} is up to date: neither {source} nor the settings have changed.\n{describe(current)}")
+            warn(current.nesting)
+            return current
+
+        plan = plan_dataset(files, settings)
+        size = building.estimate_size(files, plan.patches, mode=settings.mode)
+        check_space(output, size, instead="Give another --output, or --mode hardlink.")
+        del files  # each worker process starts with a copy of this memory
+        with fresh_folder(output) as folder:
+            built = copy_images(source, folder, plan, settings)
+            check_usable(built.patches, settings.split_by)
+            summary = building.summarise(plan, built, settings, fingerprint)
+            summary = write_manifest(folder, built.patches, sorted(plan.misplaced + built.rejected), summary)
+            save_overview(folder, built)
+    print(f"{describe(summary)}\n\nWritten to {output}. Look at {output / 'overview.png'} before you train.")
+    return summary
+
+
+def fetch_source(options: BuildOptions) -> Path:
+    """Download the IDC patches, or write synthetic slides, if requested; return the folder of images."""
+    source = download() if options.download else options.source
+    if options.sample and source.exists() and any(source.iterdir()):
+        print(f"{source} is not empty: its images are used, no synthetic slides are written.")
+    elif options.sample:
+        from cancernet.data.sample import write_sample
+
+        print(f"Wrote {write_sample(source, seed=options.seed):,} patches of synthetic slides to {source}.")
+    return source
+
+
+def download() -> Path:
+    """Download the public IDC patches. Kaggle's archive has them twice; the inner folder is enough."""
+    try:
+        import kagglehub
+    except ImportError as error:
+        raise InputError("--download needs the package kagglehub: pip install kagglehub") from error
+    folder = Path(kagglehub.dataset_download(KAGGLE_DATASET))
+    inner = folder / "IDC_regular_ps50_idx5"
+    return inner if inner.is_dir() else folder
+
+
+def read_settings(options: BuildOptions, source: Path) -> "BuildSettings":
+    """Return the settings of a build: the patient pattern is checked, and the split file is read."""
+    from cancernet.data.dataset import IDC_PATIENT, BuildSettings
+    from cancernet.data.source import compile_pattern
+
+    pattern = options.patient_pattern or IDC_PATIENT
+    compile_pattern(pattern)
+    split_file = None
+    if options.split_file:
+        from cancernet.data.splits import read_split_file
+
+        split_file = read_split_file(options.split_file)
+    return BuildSettings(
+        source=source.as_posix().encode(errors="backslashreplace").decode(),  # the name may be bytes that are not text
+        split_by=options.split_by,
+        split_file=split_file,
+        seed=options.seed,
+        mode=options.mode,
+        patient_pattern=pattern,
+        megapixels=options.megapixels,
+    )
+
+
+def plan_dataset(files: Sequence["SourceFile"], settings: "BuildSettings") -> "Plan":
+    """Decide class and split of each file."""
+    from cancernet.data.building import Plan
+    from cancernet.data.dataset import IDC_PATIENT
+    from cancernet.data.source import check_pattern, describe_nesting, find_images, separate_misplaced
+    from cancernet.data.splits import plan_splits
+
+    images = find_images(files, settings.patient_pattern)
+    if settings.patient_pattern != IDC_PATIENT:
+        check_pattern(images, settings.patient_pattern)
+    placed, misplaced = separate_misplaced(images)
+    nesting = describe_nesting(placed)
+    warn(nesting)  # before an error that wrong classes may cause
+    patches = plan_splits(placed, split_by=settings.split_by, split_file=settings.split_file, seed=settings.seed)
+    check_usable(patches, settings.split_by)
+    split: Literal["patient", "image", "file", "given"] = settings.split_by
+    if settings.split_file or placed[0].split:
+        split = "file" if settings.split_file else "given"
+    return Plan(patches, misplaced, nesting, split)
+
+
+def check_usable(patches: Sequence["Patch"], split_by: str) -> None:
+    """Check that a planned or built dataset can be used. One with only a testing split may lack classes."""
+    from cancernet.data.dataset import check_patients, check_trainable
+
+    patches = [patch for patch in patches if patch.split]
+    if not patches:
+        raise InputError('None of the images could be decoded. See "Data" in the README.')
+    if {patch.split for patch in patches} != {"testing"}:
+        check_trainable(patches)
+    if split_by == "patient":
+        check_patients(patches)
+
+
+def copy_images(source: Path, folder: Path, plan: "Plan", settings: "BuildSettings") -> "Built":
+    """Check and copy the images with a progress bar."""
+    from tqdm import tqdm
+
+    from cancernet.data.building import place_images
+
+    with tqdm(total=len(plan.patches), unit="image", desc="Building") as bar:
+        return place_images(
+            source, folder, plan.patches, mode=settings.mode, megapixels=settings.megapixels, progress=bar.update
+        )
+
+
+def save_overview(folder: Path, built: "Built") -> None:
+    """Draw counts, sizes and eight images of each class as overview.png."""
+    import numpy as np
+
+    from cancernet.data.dataset import label_class, name_classes
+    from cancernet.data.images import read_image
+    from cancernet.reporting.montages import plot_dataset
+
+    names = name_classes(built.patches)
+    label = {patch.label: label_class(names, patch.label) for patch in built.patches}
+    counts = {
+        split: dict(Counter(label[patch.label] for patch in built.patches if patch.split == split)) for split in SPLITS
+    }
+    examples: dict[str, list[np.ndarray]] = {}
+    for patch in sorted(built.patches, key=lambda patch: patch.sha256):  # random enough, and always the same
+        shown = examples.setdefault(label[patch.label], [])
+        if len(shown) < EXAMPLES:
+            shown.append(read_image(folder / patch.file, channels=3, sha256=patch.sha256))
+    sizes = np.array([(check.width, check.height) for check in built.checks])
+    plot_dataset(counts=counts, sizes=sizes, samples=examples).savefig(folder / "overview.png", dpi=120)
+
+
+def warn(text: str) -> None:
+    if text:
+        print(f"warning: {text}")
+
+
+def describe(summary: "Summary") -> str:
+    """Return a table of the splits, and a line for each kind of image that needs attention."""
+    labels = list(summary.splits["all"].classes)
+    header = f"{'split':<12}{'images':>9}{'patients':>10}" + "".join(f"{label[:12]:>13}" for label in labels)
+    lines = ["", header + "   share"]
+    lines += [_describe_split(split, counts, labels) for split, counts in summary.splits.items()]
+    notes = [
+        (summary.rejected, "rejected, see rejected.csv"),
+        (summary.left_out_images, f"left out: their patients ({summary.left_out_patients}) are not in the split file"),
+        (
+            summary.almost_black,
+            "almost black, no value above 16 of 255; 16-bit files whose largest value is 4095 must be scaled to 65535",
+        ),
+        (summary.edge_tiles, "smaller than the rest (edge tiles), kept"),
+        (summary.images_without_patient, "without a known patient, each a group of its own"),
+        (
+            summary.duplicates_across_patients,
+            "group(s) of files with the same bytes under different patients, "
+            f"{summary.duplicates_across_splits} of them across splits (a leak)",
+        ),
+    ]
+    lines += [f"{number:,} {meaning}" for number, meaning in notes if number]
+    lines += ["  same bytes: " + ", ".join(group) for group in summary.duplicates[:5]]
+    return "\n".join(lines)
+
+
+def _describe_split(split: str, counts: "Counts", labels: Sequence[str]) -> str:
+    if not counts.images:
+        return f"{split:<12}{0:>9}"
+    images = [counts.classes.get(label, 0) for label in labels]
+    columns = f"{split:<12}{counts.images:>9,}{counts.patients or 'unknown':>10}" + "".join(f"{n:>13,}" for n in images)
+    return f"{columns}{images[-1] / counts.images:7.1%} {labels[-1]}"
