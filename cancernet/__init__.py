@@ -1,6 +1,30 @@
-"""Patient-wise training, calibration and reporting for tissue image classification."""
+"""Patient-wise training, calibration and reporting for tissue image classification.
+
+    import cancernet
+
+    run = cancernet.load("runs/cancernet")
+    predictions = run.predict(images)
+
+docs/api.md describes what is offered. Nothing heavy is imported until it is used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cancernet.api import build, compare, evaluate, train
 
 __version__ = "1.0.0"
+__all__ = [
+    "CancerNetError",
+    "InputError",
+    "StorageError",
+    "TrainingDiverged",
+    "build",
+    "compare",
+    "evaluate",
+    "train",
+]
 
 
 class CancerNetError(Exception):
@@ -17,3 +41,10 @@ class TrainingDiverged(CancerNetError):
 
 class StorageError(CancerNetError):
     """A file of a dataset or run could not be written or read back: a full disk, a lock, a damaged file."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import what `__all__` names when it is first used (PEP 562)."""
+    if name in __all__:
+        return getattr(import_module("cancernet.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,66 +1,157 @@
-"""What the scripts share: argument types, and errors as one line."""
+"""What all commands share: options generated from dataclasses, one-line errors, exit codes, signals, quiet imports."""
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import os
 import re
 import signal
 import sys
 import tempfile
+import typing
 from collections.abc import Callable, Iterator, Sequence
-from typing import TextIO
+from typing import Annotated, Any, Literal, TextIO, TypeVar, Union, get_args, get_origin
 
-from cancernet import CancerNetError, InputError
+from cancernet import CancerNetError, InputError, __version__
+from cancernet.config import Option
+
+Options = TypeVar("Options")
+GROUPS = ("data", "model", "training", "decision", "output")  # of options in --help, in this order
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line, like every other error here."""
+    """An argument parser that raises InputError, so that its complaint is one line like every other error."""
 
-    def error(self, message: str):
+    def error(self, message: str) -> typing.NoReturn:
         raise InputError(f"{message}. See {self.prog} --help.")
 
 
-def at_least(smallest: int) -> Callable[[str], int]:
-    """Argument type: a whole number of at least `smallest`."""
+def parse_options(kind: type[Options], argv: Sequence[str], *, prog: str, about: str, epilog: str = "") -> Options:
+    """Parse a command line into a dataclass whose fields were declared with `config.option`.
+
+    Args:
+        kind: the dataclass; its fields become options, in groups, with their help texts and defaults.
+        about: what the command does, for --help.
+        epilog: what --help says after the options.
+
+    Raises:
+        InputError: an unknown option, or a value that an option does not take.
+    """
+    parser = Parser(
+        prog=prog,
+        description=about,
+        epilog=epilog,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter if epilog else argparse.HelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"cancernet {__version__}")
+    _add_options(parser, kind)
+    given = vars(parser.parse_args(argv))
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if "settings_of" in field.metadata:
+            names = {each.name for each in dataclasses.fields(field.metadata["settings_of"])}
+            values[field.name] = {name: value for name, value in given.items() if name in names}
+        elif field.name in given:
+            value = given[field.name]
+            values[field.name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def _add_options(parser: Parser, kind: type) -> None:
+    groups = {name: parser.add_argument_group(name) for name in GROUPS}
+    hints = typing.get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        if "settings_of" in field.metadata:
+            _add_fields(groups, field.metadata["settings_of"])
+        else:
+            _add_option(groups, field, hints[field.name])
+
+
+def _add_fields(groups: dict[str, Any], kind: type) -> None:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        _add_option(groups, field, hints[field.name])
+
+
+def _add_option(groups: dict[str, Any], field: "dataclasses.Field[Any]", hint: Any) -> None:
+    described: Option = field.metadata["option"]
+    if not described.on_command_line:
+        return
+    group, name, text = groups[described.group], field.name.replace("_", "-"), described.help.replace("%", "%%")
+    kind, several = _unwrap(hint)
+    if kind is bool:
+        flag, action = ("--no-" + name, "store_false") if field.default is True else ("--" + name, "store_true")
+        group.add_argument(flag, dest=field.name, action=action, help=text)
+        return
+    given: dict[str, Any] = {"metavar": described.metavar}
+    if get_origin(kind) is Literal:
+        given["choices"] = get_args(kind)
+    else:
+        given["type"] = described.parse or _find_parser(kind)
+    if described.const:
+        given |= {"nargs": "?", "const": described.const}
+    elif several:
+        given["nargs"] = "+"
+    required = field.default is dataclasses.MISSING
+    if described.positional:
+        group.add_argument(field.name, help=text, **given, **({} if required or several else {"nargs": "?"}))
+        return
+    default = described.default or ("none" if field.default is None else f"{field.default}")
+    text += "" if required else f" (default: {default})".replace("%", "%%")
+    group.add_argument("--" + name, dest=field.name, required=required, help=text, **given)
+
+
+def _unwrap(hint: Any) -> tuple[Any, bool]:
+    """A type without `| None` and without its tuple, and whether there was a tuple."""
+    if get_origin(hint) in (Union, type(int | str)):
+        (hint,) = (each for each in get_args(hint) if each is not type(None))
+    if get_origin(hint) is tuple:
+        return get_args(hint)[0], True
+    return hint, False
+
+
+def _find_parser(kind: Any) -> Callable[[str], object]:
+    """The function that turns text into a value of a type, within the range that the type is annotated with."""
+    if get_origin(kind) is not Annotated:
+        return kind
+    base, limits = get_args(kind)
+    below = getattr(limits, "lt", None)
+    return whole_number(limits.ge, below) if base is int else number(limits.gt, below)
+
+
+def whole_number(least: int, below: int | None = None) -> Callable[[str], int]:
+    """Return a parser of whole numbers of at least `least`; it takes plain decimal digits only."""
 
     def parse(text: str) -> int:
-        if not re.fullmatch("-?[0-9]{1,18}", text) or int(text) < smallest:
-            raise argparse.ArgumentTypeError(f"takes a whole number of at least {smallest}, not {text!r}")
-        return int(text)
+        if re.fullmatch("-?[0-9]{1,18}", text) and least <= int(text) and (below is None or int(text) < below):
+            return int(text)
+        allowed = f"of at least {least}" if below is None else f"from {least} to {below - 1}"
+        raise argparse.ArgumentTypeError(f"takes a whole number {allowed}, not {text!r}")
 
     return parse
 
 
-def seed(text: str) -> int:
-    """Argument type: what NumPy, scikit-learn and Keras all take for a seed, a whole number of 32 bits."""
-    if not re.fullmatch("[0-9]{1,10}", text) or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"takes a whole number from 0 to {2**32 - 1}, not {text!r}")
-    return int(text)
+def number(above: float, below: float | None = None) -> Callable[[str], float]:
+    """Return a parser of finite numbers above `above`, and below `below` if that is given."""
 
+    def parse(text: str) -> float:
+        try:
+            value = float(text) if text.isascii() else float("nan")  # float takes the digits of every script
+        except ValueError:
+            value = float("nan")
+        if above < value < (float("inf") if below is None else below):
+            return value
+        allowed = f"above {above:g}" if below is None else f"between {above:g} and {below:g}"
+        raise argparse.ArgumentTypeError(f"takes a number {allowed}, not {text!r}")
 
-def positive_number(text: str) -> float:
-    """Argument type: a number above zero."""
-    try:
-        value = float(text) if text.isascii() else float("nan")  # float takes the digits of every script
-    except ValueError:
-        value = float("nan")
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"takes a number above 0, not {text!r}")
-    return value
-
-
-def prevalence(text: str) -> float:
-    """Argument type: a share between 0 and 1, both left out."""
-    value = positive_number(text)
-    if value >= 1:
-        raise argparse.ArgumentTypeError(f"takes a share below 1, not {text!r}")
-    return value
+    return parse
 
 
 @contextlib.contextmanager
 def quiet_import() -> Iterator[None]:
-    """Around the import of TensorFlow, which greets with lines of its own; they are shown if the import fails."""
+    """Silence the lines that TensorFlow prints while it is imported; they are shown if the import fails."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     terminal = os.dup(2)
@@ -78,86 +169,88 @@ def quiet_import() -> Iterator[None]:
 
 
 class _Stream(io.FileIO):
-    """Standard output or standard error: if it cannot be written any more the work goes on, and `problem` says why."""
+    """Standard output or error. If it can no longer be written, work continues and `problem` says why."""
 
     def __init__(self, descriptor: int):
         self.problem = ""
         try:
             os.fstat(descriptor)
-        except OSError:  # the next file to be opened must not become standard output
+        except OSError:  # closed; the next file to be opened must not become standard output
             self.problem = "it is closed"
-            empty = os.open(os.devnull, os.O_RDWR)
-            if empty != descriptor:
-                os.dup2(empty, descriptor)
-                os.close(empty)
+            os.open(os.devnull, os.O_RDWR)
         super().__init__(descriptor, "w", closefd=False)
 
-    def write(self, data) -> int | None:
+    def write(self, data: Any) -> int:
         try:
-            return super().write(data)
+            return super().write(data) or 0
         except OSError as error:
-            self.problem = self.problem or error.strerror
+            self.problem = self.problem or error.strerror or str(error)
             return len(data)
 
 
 def _open_stream(descriptor: int, before: TextIO | None) -> tuple[TextIO, _Stream]:
-    """Standard output or error as it was, on a _Stream; a file's name may be bytes that are no text."""
+    """Open standard output or error on a _Stream; names of files that are no text are shown with escapes."""
     stream = _Stream(descriptor)
     text = io.TextIOWrapper(
         io.BufferedWriter(stream),
         encoding=before.encoding if before else "utf-8",
         errors="backslashreplace",
         line_buffering=descriptor == 2 or stream.isatty(),
-        write_through=bool(before and before.write_through),
+        write_through=bool(before and getattr(before, "write_through", False)),
     )
     return text, stream
 
 
-class Ended(KeyboardInterrupt):
+class Terminated(KeyboardInterrupt):
     """A signal by which others end a program, a batch system or a closed terminal: ends the work like Ctrl-C."""
 
 
-def _end(number: int, frame) -> None:
-    raise Ended(number)
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated(number)
 
 
-def run_script(main: Callable[[Sequence[str]], None]) -> None:
-    """Run a script's main and end the program.
+def run_command(main: Callable[[Sequence[str]], object]) -> typing.NoReturn:
+    """Run a command's main with the arguments of the command line and end the program.
 
-    The exit code is 0; 2 with one line for what the user can mend; 128 and its number for a signal, 130 for Ctrl-C.
+    The exit status is 0; 2 with one line for an error that the user can fix; 128 and its number for a signal, 130 for
+    Ctrl-C.
     """
-    if sys.getfilesystemencoding() != "utf-8":  # a locale such as POSIX must not change what the names of files are
-        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    sys.stdout, output = _open_stream(1, sys.stdout)  # in this order: a closed stream takes the lowest number
     sys.stderr, errors = _open_stream(2, sys.stderr)
-    sys.stdout, output = _open_stream(1, sys.stdout)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores the one
-            signal.signal(number, _end)
-    code, said = _run(main)
+        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores the latter
+            signal.signal(number, _terminate)
+    status, message = _run(main)
     sys.stdout.flush()
-    if not said and output.problem:
-        code, said = 2, f"the work is done, but what it printed was lost ({output.problem})."
-    if said:
-        line = f"\nerror: {said}" if sys.stderr.isatty() else f"error: {said}"
+    if not message and output.problem:
+        status, message = 2, f"the work is done, but what it printed was lost ({output.problem})."
+    if message:
+        line = f"\nerror: {message}" if sys.stderr.isatty() else f"error: {message}"
         print(line, file=sys.stdout if errors.problem else sys.stderr, flush=True)
     jax = sys.modules.get("jax")
-    if code and jax and jax.distributed.is_initialized():
-        os._exit(code)  # at a usual exit JAX first waits for the other processes, which wait for this one
-    sys.exit(code)
+    if status and jax and jax.distributed.is_initialized():
+        os._exit(int(status))  # at a usual exit JAX first waits for the other processes, which wait for this one
+    sys.exit(status)
 
 
-def _run(main: Callable[[Sequence[str]], None]) -> tuple[int | str | None, str]:
-    """The exit code, and what to say of it."""
+def _run(main: Callable[[Sequence[str]], object]) -> tuple[int | str | None, str]:
+    """Run a command. Returns the exit status, and the message of an error."""
     try:
+        if sys.getfilesystemencoding() != "utf-8":  # it would change what the names of files are
+            raise InputError("Python reads file names in another encoding than UTF-8. Set PYTHONUTF8=1 and try again.")
         main(sys.argv[1:])
     except SystemExit as end:  # --help
         return end.code, ""
     except CancerNetError as error:
         return 2, str(error)
-    except Ended as error:
+    except Terminated as error:
         return 128 + error.args[0], f"ended by {signal.Signals(error.args[0]).name}."
     except KeyboardInterrupt:
         return 130, "interrupted."
     except OSError as error:  # a folder that may not be written, say
         return 2, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
     return 0, ""
+
+
+# Until the scripts that use them are verbs.
+positive_number, prevalence, seed, at_least, run_script = number(0), number(0, 1), whole_number(0, 2**32), whole_number, run_command  # noqa: E501  # fmt: skip

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cancernet import InputError, __version__, storage
-from cancernet.config import GIVEN_FEATURES, Experiment
+from cancernet.config import GIVEN_FEATURES, Experiment, update_settings
 from cancernet.data.dataset import Patch
 from cancernet.evaluation.decision import Decision, load_decision, save_decision
 from cancernet.evaluation.smoothing import Predictions
@@ -205,7 +205,13 @@ def read_settings(folder: Path) -> Settings:
         raise InputError(
             f"{folder} is a cross-validation, without a model of its own. Give a run of it: {folds[0].parent}."
         )
-    return read_json(folder / CONFIG, Settings, again=_AGAIN)
+    return read_json(folder / CONFIG, Settings, again=_AGAIN, update=_update)
+
+
+def _update(settings: dict) -> dict:
+    """Translate a config.json that an earlier version wrote."""
+    experiment = settings.get("experiment")
+    return settings | {"experiment": update_settings(experiment)} if isinstance(experiment, dict) else settings
 
 
 def read_report(folder: Path, kind: type[Kind]) -> Kind | None:

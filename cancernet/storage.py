@@ -4,6 +4,7 @@ import contextlib
 import csv
 import enum
 import errno
+import json
 import operator
 import os
 import platform
@@ -13,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from cancernet import InputError, StorageError
 
@@ -95,12 +96,20 @@ def describe_unsupported(others: Counter) -> str:
     return f"Skipped, unsupported file type: {counts}."
 
 
-def read_json(path: Path, kind: type[Kind], *, again: str, fault: str = "is damaged") -> Kind:
+def read_json(
+    path: Path,
+    kind: type[Kind],
+    *,
+    again: str,
+    fault: str = "is damaged",
+    update: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> Kind:
     """Read a JSON file as a dataclass or a TypedDict, every value of the type that its field has.
 
     Args:
         again: what to do about a damaged file, for the error.
         fault: what is said of such a file.
+        update: translates an object that an earlier version wrote.
 
     Raises:
         InputError: the file is missing, cannot be read, is not JSON, or has a field that is missing, of a wrong type or
@@ -109,7 +118,12 @@ def read_json(path: Path, kind: type[Kind], *, again: str, fault: str = "is dama
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
+        content = path.read_bytes()
+        if update:
+            with contextlib.suppress(ValueError):  # what is no JSON object is refused below
+                given = json.loads(content)
+                content = json.dumps(update(given)).encode() if isinstance(given, dict) else content
+        return TypeAdapter(kind).validate_json(content, strict=True)
     except FileNotFoundError:
         raise InputError(f"There is no {path}. {again}") from None
     except OSError as error:

@@ -1,90 +1,96 @@
-"""What a script may replace: results of its own kind, and never a trained run; what a seed is."""
+"""Options generated from dataclasses, what a command may replace, one-line errors, exit statuses and signals."""
 
 import argparse
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+from annotated_types import Gt
 from conftest import ROOT, write_slides
 
-import build_dataset
-import compare_runs
-import evaluate_model
-import export_model
-import predict_images
-import train_model
-import tune_model
 from cancernet import CancerNetError, InputError
-from cancernet.cli import Parser, at_least, positive_number, seed
+from cancernet.__main__ import VERBS
+from cancernet.__main__ import main as run
+from cancernet.cli import number, parse_options, whole_number
+from cancernet.config import TrainingOptions, option
 from cancernet.storage import lock_folder
 
-SCRIPTS = {
-    "evaluate": (evaluate_model, ["no run"], "report.json", "an evaluation report"),
-    "predict": (predict_images, ["no run", "no image"], "predictions.csv", "predictions"),
-    "compare": (compare_runs, ["no run", "no other"], "comparison.json", "a comparison"),
+RESULTS = {
+    "evaluate": (["no run"], "report.json", "an evaluation report"),
+    "compare": (["no run", "no other"], "comparison.json", "a comparison"),
 }
 
 
-OPTIONS = [build_dataset, train_model, evaluate_model, predict_images, compare_runs, tune_model, export_model]
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_has_a_text_and_its_default(verb, capsys):
+    with pytest.raises(SystemExit):
+        run([verb, "--help"])
+    module = import_module(VERBS[verb].module)
+    text = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(getattr(module, VERBS[verb].options)):
+        owner = field.metadata.get("settings_of")
+        for each in dataclasses.fields(owner) if owner else [field]:
+            described = each.metadata["option"]
+            if described.on_command_line:
+                assert described.help, each.name
+                assert described.help.split(" (see")[0] in text
+                assert described.positional or f"-{each.name.replace('_', '-')}" in text
 
 
-class Parsed(Exception):
-    """In the place of reading arguments."""
+def test_a_training_option_is_one_field(capsys):
+    """Declared in one place, it is on the command line, in its group, with its default, checked and searchable."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Extended(TrainingOptions):
+        label_smoothing: Annotated[float, Gt(0)] = option(0.1, help="Label smoothing", group="training")
+
+    with pytest.raises(SystemExit):
+        parse_options(Extended, ["--help"], prog="train", about="")
+    training = capsys.readouterr().out.partition("\ntraining:")[2].partition("\ndecision:")[0]
+    assert "--label-smoothing LABEL_SMOOTHING" in training
+    assert "Label smoothing (default: 0.1)" in " ".join(training.split())
+    assert parse_options(Extended, ["--label-smoothing", "0.2"], prog="train", about="").label_smoothing == 0.2
+    with pytest.raises(InputError, match="argument --label-smoothing: takes a number above 0, not '-1'. See train"):
+        parse_options(Extended, ["--label-smoothing", "-1"], prog="train", about="")
 
 
-@pytest.mark.parametrize("script", OPTIONS, ids=lambda script: script.__name__)
-def test_every_option_has_a_text_and_its_default(script, monkeypatch):
-    def keep_parser(parser, argv):
-        raise Parsed(parser)
-
-    monkeypatch.setattr(Parser, "parse_args", keep_parser)
-    with pytest.raises(Parsed) as kept:
-        script.parse_arguments([])
-    for action in kept.value.args[0]._actions:
-        said = action.help and action.help % {"default": action.default, "prog": ""}
-        assert said, action.option_strings
-        if action.option_strings and action.nargs != 0 and not action.required:
-            assert said.endswith(")"), f"{action.option_strings}: {said} (what if it is not given?)"
-            if action.default is not None:
-                assert (
-                    f"{action.default:g}" in said if isinstance(action.default, float) else str(action.default) in said
-                )
-
-
-def complaint(script, arguments, output, *options):
+def complaint(verb, arguments, output, *options):
     with pytest.raises(CancerNetError) as caught:
-        script.main([*arguments, "--output", str(output), *options])
+        run([verb, *arguments, "--output", str(output), *options])
     return str(caught.value)
 
 
 @pytest.mark.parametrize("left_by_training", ["model.keras", "history.csv", "fold_1/model.keras"])
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", RESULTS)
 def test_a_trained_run_is_never_replaced(tmp_path, name, left_by_training):
-    script, arguments, own, noun = SCRIPTS[name]
+    arguments, own, noun = RESULTS[name]
     for file in ("report.json", own, left_by_training):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text("")
     for options in ([], ["--force"]):
-        said = complaint(script, arguments, tmp_path, *options)
+        said = complaint(name, arguments, tmp_path, *options)
         assert said == f"{tmp_path} contains a trained run, not {noun}. Choose another output folder."
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", RESULTS)
 def test_results_are_replaced_with_force_only(tmp_path, name):
-    script, arguments, own, noun = SCRIPTS[name]
+    arguments, own, noun = RESULTS[name]
     other = f"{tmp_path}/out contains other files, not {noun}. Choose another output folder."
     again = f"{tmp_path}/out already contains {noun}. Choose another output folder, or add --force to replace this one."
-    assert complaint(script, arguments, tmp_path / "out") not in (other, again)
+    assert complaint(name, arguments, tmp_path / "out") not in (other, again)
     (tmp_path / "out").mkdir()
     (tmp_path / "out/text").write_text("")
-    assert complaint(script, arguments, tmp_path / "out", "--force") == other
+    assert complaint(name, arguments, tmp_path / "out", "--force") == other
     (tmp_path / "out" / own).write_text("")
-    assert complaint(script, arguments, tmp_path / "out") == again
-    assert complaint(script, arguments, tmp_path / "out", "--force") != again
+    assert complaint(name, arguments, tmp_path / "out") == again
+    assert complaint(name, arguments, tmp_path / "out", "--force") != again
 
 
 @pytest.mark.parametrize("output", [".", "..", "/", "below/.."])
@@ -92,20 +98,20 @@ def test_the_folder_one_is_in_is_not_to_be_made(tmp_path, monkeypatch, output):
     (tmp_path / "here/below").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
     said = f"{Path(output)} is the current folder or one of its parents. Choose another output folder."
-    for name, (script, arguments, own, _) in SCRIPTS.items():
+    for name, (arguments, own, _) in RESULTS.items():
         (tmp_path / "here" / own).write_text("")
-        assert complaint(script, arguments, output, "--force") == said, name
+        assert complaint(name, arguments, output, "--force") == said, name
 
 
 @pytest.mark.parametrize("text", ["-1", str(2**32), "1.5", "x", "²"])
 def test_a_seed_is_a_whole_number_of_32_bits(text):
     with pytest.raises(InputError, match=rf"argument --seed: takes a whole number from 0 to 4294967295, not '{text}'"):
-        build_dataset.main(["--seed", text])
-    assert [seed("0"), seed(str(2**32 - 1))] == [0, 2**32 - 1]
+        run(["train", "--seed", text])
+    assert parse_options(TrainingOptions, ["--seed", str(2**32 - 1)], prog="", about="").settings == {"seed": 2**32 - 1}
 
 
 def test_what_is_printed_ends_no_script():
-    code = r"from cancernet.cli import run_script; run_script(lambda _: print('caf\udce9 built'))"
+    code = r"from cancernet.cli import run_command; run_command(lambda _: print('caf\udce9 built'))"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, env={"PYTHONIOENCODING": "utf-8"}, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "caf\\udce9 built\n", "")
@@ -113,15 +119,15 @@ def test_what_is_printed_ends_no_script():
 
 @pytest.mark.parametrize("text", ["１２", "²", "x", "", "9" * 5000])
 def test_numbers_are_of_plain_digits(text):
-    for kind in (at_least(1), positive_number):
+    for kind in (whole_number(1), number(0)):
         with pytest.raises(argparse.ArgumentTypeError):
             kind(text)
-    assert (at_least(-5)("-3"), at_least(1)("12"), positive_number("1e-3")) == (-3, 12, 0.001)
+    assert (whole_number(-5)("-3"), whole_number(1)("12"), number(0)("1e-3")) == (-3, 12, 0.001)
 
 
 def run_shell(code, redirected):
     """Exit code, standard output and standard error of a script with this code, by a shell that redirects them."""
-    script = f"from cancernet.cli import run_script\ndef main(_):\n    {code}\nrun_script(main)"
+    script = f"from cancernet.cli import run_command\ndef main(_):\n    {code}\nrun_command(main)"
     command = ["bash", "-c", f'"$0" -c "$1" {redirected}; exit "${{PIPESTATUS[0]}}"', sys.executable, script]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stdout, done.stderr
@@ -164,7 +170,7 @@ def test_a_signal_ends_a_script_as_ctrl_c_does(tmp_path, number, said):
     code = f"""
 import signal, time
 from pathlib import Path
-from cancernet.cli import run_script
+from cancernet.cli import run_command
 signal.signal(signal.SIGINT, signal.default_int_handler)
 def main(_):
     try:
@@ -172,7 +178,7 @@ def main(_):
         time.sleep(60)
     finally:
         print("cleared up")
-run_script(main)
+run_command(main)
 """
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=-1, stderr=-1, text=True)
     while not (tmp_path / "begun").exists():
@@ -184,16 +190,16 @@ run_script(main)
 
 def test_a_signal_that_is_ignored_stays_so(tmp_path):
     code = "import os, signal\n    os.kill(os.getpid(), signal.SIGHUP)\n    print('lived')"
-    script = f"from cancernet.cli import run_script\ndef main(_):\n    {code}\nrun_script(main)"
+    script = f"from cancernet.cli import run_command\ndef main(_):\n    {code}\nrun_command(main)"
     command = ["bash", "-c", 'trap "" HUP; exec "$0" -c "$1"', sys.executable, script]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout == "lived\n"
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", RESULTS)
 def test_two_at_once_are_told_of_each_other(tmp_path, name):
-    script, arguments, _, _ = SCRIPTS[name]
+    arguments, _, _ = RESULTS[name]
     with lock_folder(tmp_path / "out"):
-        said = complaint(script, arguments, tmp_path / "out")
+        said = complaint(name, arguments, tmp_path / "out")
     told = f"Another process is writing {tmp_path / 'out'} (process {os.getpid()}). "
     assert said == told + "Wait until it has finished, or choose another output folder."
 
@@ -202,24 +208,23 @@ def test_two_at_once_are_told_of_each_other(tmp_path, name):
 WRITTEN = """
 import sys, time
 from cancernet import storage
-from cancernet.cli import run_script
+from cancernet.__main__ import run
 def wait(*_):
     print("written", flush=True)
     time.sleep(60)
 storage.replace_folder = wait
-run_script(__import__(sys.argv.pop(1)).main)
+run()
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["predict_images", "evaluate_model", "compare_runs"])
+@pytest.mark.parametrize("name", ["evaluate", "compare"])
 def test_a_terminated_script_leaves_nothing_behind(tmp_path, tiny_run, folders, name):
     source = write_slides(tmp_path / "source", patients=5)
-    build_dataset.main(["--source", str(source), "--output", str(tmp_path / "dataset")])
+    run(["build", "--source", str(source), "--output", str(tmp_path / "dataset")])
     arguments = {
-        "predict_images": [tiny_run, source],
-        "evaluate_model": [tiny_run, "--dataset", tmp_path / "dataset"],
-        "compare_runs": folders[:2],
+        "evaluate": [tiny_run, "--dataset", tmp_path / "dataset"],
+        "compare": folders[:2],
     }[name]
     command = [sys.executable, "-c", WRITTEN, name, *map(str, arguments), "--output", str(tmp_path / "results/out")]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -7,11 +7,10 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
 from judged_runs import make_predictions, write_run
 
-import compare_runs
 from cancernet import InputError
+from cancernet.__main__ import main
 
 
 @pytest.fixture
@@ -20,7 +19,7 @@ def pair(tmp_path):
 
 
 def compare(*arguments) -> None:
-    compare_runs.main([str(argument) for argument in arguments])
+    main(["compare", *map(str, arguments)])
 
 
 def complaint(*arguments) -> str:
@@ -90,7 +89,7 @@ def test_other_images_are_refused(pair, tmp_path):
 
 
 def test_a_complaint_is_one_line_and_help_comes_at_once(pair):
-    script = [sys.executable, str(ROOT / "compare_runs.py")]
+    script = [sys.executable, "-m", "cancernet", "compare"]
     done = subprocess.run([*script, str(pair[0])], capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     started = time.perf_counter()

@@ -36,7 +36,7 @@ def test_a_recipe_file_gives_what_it_names_and_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ({"learning_rat": 1}, "a.json is no recipe: learning_rat: Unexpected keyword argument. See Experiment in"),
+        ({"learning_rat": 1}, "a.json is no recipe: learning_rat: Unexpected keyword argument. docs/recipes.md lists"),
         ({"augmentation": {"zom": 0.1}}, "augmentation.zom: Unexpected keyword argument. See"),
         ({"epochs": "3"}, "epochs: Input should be a valid integer, not '3'."),
         ({"epochs": 0}, "epochs: Input should be greater than or equal to 1, not '0'."),

@@ -246,6 +246,6 @@ def _draw_matrices(draws: tf.Tensor, augmentation: Augmentation, side: int) -> t
         zoom=(1 + zoom_x * augmentation.zoom, 1 + zoom_y * augmentation.zoom),
         shift=(shift_x * augmentation.shift * side, shift_y * augmentation.shift * side),
     )
-    mirror, upend = tf.unstack((draws[:2] < 0.5) & [[augmentation.mirror], [augmentation.upend]])
+    mirror, upend = tf.unstack((draws[:2] < 0.5) & [[augmentation.horizontal_flip], [augmentation.vertical_flip]])
     turns = tf.cast(draws[2] * 4, tf.int32) * int(augmentation.quarter_turns)
     return orient_matrices(matrices, mirror, upend, turns, side=side)

@@ -172,7 +172,7 @@ def _fit_heads(
         keras.utils.set_random_seed(experiment.seed)
         extractor, _ = split_model(build_model(experiment, len(material.weights)))
         features = find_features(extractor, experiment, material.images, material.place)
-    print(f"Fitting {experiment.head} heads to the features ...", flush=True)
+    print("Fitting linear heads to the features ...", flush=True)
     examples = heads.Examples(features, material.labels, material.weights, work)
-    chosen = {"parts": material.parts, "kind": experiment.head, "seed": experiment.seed}
+    chosen = {"parts": material.parts, "seed": experiment.seed}
     return extractor, features, heads.fit_heads(examples, members, **chosen)

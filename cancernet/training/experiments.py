@@ -1,28 +1,34 @@
-"""The settings of a training from what was asked for: a recipe, a recipe file and options. Needs no Keras."""
+"""From a recipe, a recipe file and given options to the settings of one training. Needs no Keras."""
 
 import dataclasses
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cancernet import InputError
-from cancernet.config import DEFAULT_RECIPE, GIVEN_FEATURES, RECIPES, Augmentation, Experiment, read_recipe
+from cancernet.config import (
+    DEFAULT_RECIPE,
+    GIVEN_FEATURES,
+    RECIPES,
+    Augmentation,
+    Experiment,
+    TrainingOptions,
+    describe_field,
+    read_recipe,
+)
 from cancernet.models.architectures import ENCODER, MODELS, check_architecture, find_architecture, list_kinds
 
-NAMES = f"{', '.join(MODELS)}, or several joined by +"  # what --model takes
-OF_EPOCHS = (  # settings of networks that are trained in epochs; the head of a frozen backbone has none of them
-    *("epochs", "batch_size", "optimizer", "learning_rate", "schedule", "weight_decay", "augmentation"),
-    *("statistics_momentum", "kept_weights", "early_stopping_patience"),
-)
 
+def choose_experiment(options: TrainingOptions) -> Experiment:
+    """Return the recipe's settings, replaced by those of a recipe file and by those given.
 
-def choose_experiment(arguments) -> Experiment:
-    """The recipe with what its file and the command line change of it."""
-    if arguments.features:
-        return choose_head(arguments)
-    if arguments.encoder:
-        if arguments.model or arguments.weights:
-            raise InputError("--encoder takes the place of --model and --weights. Leave them out.")
-        arguments.model, arguments.weights = ENCODER, arguments.encoder
-    given = gather_settings(arguments)
+    Raises:
+        InputError: a value out of range, or settings that do not go together.
+    """
+    if options.features:
+        return _choose_head(options)
+    given = _gather_settings(options)
     named = given.get("recipe")
     model = given.get("model") or (RECIPES[named].model if named else "cancernet")
     architectures = [find_architecture(name) for name in model.split("+")]
@@ -31,7 +37,7 @@ def choose_experiment(arguments) -> Experiment:
     if "transfer" in families and not named:
         recipe = "transfer" if len(architectures) == 1 else "joined"
     base = RECIPES[recipe]
-    own = {"model": model, "weights": "imagenet" if "transfer" in families else "none"}
+    own: dict[str, Any] = {"model": model, "weights": "imagenet" if "transfer" in families else "none"}
     if len(architectures) == 1 and model != base.model:
         own |= {"image_size": architectures[0].image_size, "channels": architectures[0].channels}
     if "augmentation" in given:
@@ -39,15 +45,12 @@ def choose_experiment(arguments) -> Experiment:
     experiment = dataclasses.replace(base, **(own | given))
     if "transfer" not in families and experiment.strategy != "all":
         raise InputError(f"--strategy {experiment.strategy} needs a backbone; {model} is trained from scratch.")
-    if experiment.head != "linear" and experiment.strategy != "frozen":
-        raise InputError(
-            f"--head {experiment.head} is for a frozen backbone. Give --model densenet121, or leave it out."
-        )
-    if families == {"transfer"}:
-        check_backbone(arguments, experiment, base)
-    if len(architectures) == 1 and experiment.strategy == "frozen":
+    if families == {"transfer"} and experiment.strategy == "all":
+        raise InputError(f"--strategy all is for networks trained from scratch; {model} takes finetune or two-phase.")
+    check_settings_apply(experiment, base, options.settings)
+    if experiment.way == "frozen":
         experiment = dataclasses.replace(experiment, augmentation=Augmentation())  # features are computed once
-    elif "transfer" in families and "members" not in given and len(architectures) == 1:
+    elif experiment.way == "finetuned" and "members" not in given:
         experiment = dataclasses.replace(experiment, members=1)  # each would be a backbone of its own
     if experiment.channels == 1:
         without_stains = dataclasses.replace(experiment.augmentation, stain_jitter=0.0)
@@ -59,58 +62,93 @@ def choose_experiment(arguments) -> Experiment:
     return experiment
 
 
-def gather_settings(arguments) -> dict:
-    """The settings that are given: those of the recipe file, and over them those of the command line."""
-    settings = {field.name for field in dataclasses.fields(Experiment)}
-    asked = {name: value for name, value in vars(arguments).items() if name in settings}
-    given = {name: value for name, value in asked.items() if value is not None and value is not False}
-    if arguments.recipe in (None, *RECIPES):
-        return given
-    del given["recipe"]
-    read = read_recipe(Path(arguments.recipe))
-    unknown = [name for name in read.get("model", "cancernet").split("+") if name not in MODELS]
-    if unknown:
-        raise InputError(f"{arguments.recipe} is no recipe: model takes {NAMES}, not {unknown[0]!r}.")
-    return read | given
-
-
-def check_backbone(arguments, experiment: Experiment, base: Experiment) -> None:
-    """See that nothing is asked of a backbone that it does not do.
-
-    Raises:
-        InputError: a setting that it does not use, or if frozen one of networks that are trained in epochs, differs
-            from its recipe's.
-    """
-    if experiment.dropout != base.dropout:
-        raise InputError("dropout is for cancernet and simple_cnn. Leave it out for a backbone.")
-    for name in OF_EPOCHS if experiment.strategy == "frozen" else ():
-        usual = [getattr(base, name), Augmentation()] if name == "augmentation" else [getattr(base, name)]
-        if getattr(experiment, name) not in usual:
-            said = f"--{name.replace('_', '-')}" if vars(arguments).get(name) else name
-            raise InputError(
-                f"{said} is for networks that are trained in epochs; the head of a frozen backbone is fitted until it "
-                "converges. Leave it out, or give --strategy finetune or two-phase."
-            )
-
-
-def choose_head(arguments) -> Experiment:
-    """The experiment of a head on features that came from elsewhere."""
-    of_images = ("model", "encoder", "recipe", "image_size", "weights", "strategy", "views", "epochs", "batch_size")
-    for name in (*of_images, "learning_rate", "mixed_precision", "cache_limit"):
-        if vars(arguments)[name]:
-            raise InputError(f"--{name.replace('_', '-')} is for networks that see images. Leave it or --features out.")
-    given = ("head", "class_weight", "members", "seed")
-    asked = {name: vars(arguments)[name] for name in given if vars(arguments)[name] is not None}
-    own = {"model": GIVEN_FEATURES, "weights": "none", "views": "one", "augmentation": Augmentation()}
-    return dataclasses.replace(RECIPES["transfer"], **(own | asked))
-
-
-def fit_to_grey(experiment: Experiment, *, views: str | None) -> Experiment:
-    """The same experiment for grey images, such as X-rays: with an upright, so never turned or upside down; no stains.
+def check_settings_apply(experiment: Experiment, base: Experiment, given: Mapping[str, object]) -> None:
+    """Check that no setting of a backbone differs from its recipe's where a backbone does not use it.
 
     Args:
-        views: what the command line asks for.
+        given: what the command line set, to name an option as it was typed.
+
+    Raises:
+        InputError: the first setting that does not apply.
     """
-    changes = dataclasses.replace(experiment.augmentation, upend=False, quarter_turns=False, stain_jitter=0.0)
-    kept = "mirror" if experiment.views == "eight" else experiment.views
+    ways = {kind.way for kind in list_kinds(experiment)}
+    if "scratch" in ways:
+        return
+    for field in dataclasses.fields(Experiment):
+        applies_to, value = describe_field(Experiment, field.name).applies_to, getattr(experiment, field.name)
+        unused = [getattr(base, field.name), Augmentation()]  # a recipe may leave augmentation out, too
+        if ways & applies_to or value in unused:
+            continue
+        if "finetuned" in applies_to:
+            why = "is for networks trained in epochs; the head of a frozen backbone is fitted until it converges"
+            instead = "Leave it out, or give --strategy finetune or two-phase."
+        else:
+            why, instead = "is for networks trained from scratch, not for a backbone", "Leave it out."
+        raise InputError(f"{_spell(field.name, given)} {why}. {instead}")
+
+
+def check_values(settings: Mapping[str, object]) -> None:
+    """Check types and ranges of settings, named as in `Experiment`.
+
+    Raises:
+        InputError: an unknown name, or a value that the setting cannot have.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        TypeAdapter(Experiment).validate_json(json.dumps(dict(settings)), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        raise InputError(f"{name} cannot be {first['input']!r}: {first['msg']}.") from None
+
+
+def fit_to_grey(experiment: Experiment, *, views: Any) -> Experiment:
+    """Adapt an experiment to grey images, such as X-rays, which have a fixed orientation and no stains.
+
+    They are flipped left to right only, never rotated or flipped top to bottom.
+
+    Args:
+        views: test-time augmentation that the user asked for; None keeps it to the horizontal flip at most.
+    """
+    changes = dataclasses.replace(experiment.augmentation, vertical_flip=False, quarter_turns=False, stain_jitter=0.0)
+    kept: Any = "mirror" if experiment.views == "eight" else experiment.views
     return dataclasses.replace(experiment, augmentation=changes, views=views or kept)
+
+
+def _gather_settings(options: TrainingOptions) -> dict[str, Any]:
+    """Settings of the recipe file, replaced by those given; `recipe` names one of RECIPES, if any was named."""
+    given: dict[str, Any] = dict(options.settings)
+    if options.encoder:
+        if "model" in given or "weights" in given:
+            raise InputError("--encoder replaces --model and --weights. Leave them out.")
+        given |= {"model": ENCODER, "weights": options.encoder}
+    recipe = given.get("recipe")
+    if recipe and recipe not in RECIPES:
+        if not str(recipe).endswith(".json"):
+            raise InputError(f"--recipe takes {', '.join(RECIPES)}, or a file .json of settings, not {recipe!r}.")
+        del given["recipe"]
+        given = read_recipe(Path(recipe)) | given
+    check_values(given)
+    unknown = [name for name in given.get("model", "cancernet").split("+") if name not in (*MODELS, ENCODER)]
+    if unknown:
+        raise InputError(f"--model takes {', '.join(MODELS)}, or several joined by +, not {unknown[0]!r}.")
+    return given
+
+
+def _choose_head(options: TrainingOptions) -> Experiment:
+    """The experiment of a linear head on features that were computed elsewhere."""
+    given = {name: describe_field(Experiment, name) for name in options.settings}
+    others = {name: getattr(options, name) for name in ("encoder", "cache_limit")}
+    given |= {name: describe_field(TrainingOptions, name) for name, value in others.items() if value}
+    for name, described in given.items():
+        if "features" not in described.applies_to:
+            raise InputError(f"{_spell(name, given)} is for networks that take images. Leave it or --features out.")
+    check_values(options.settings)
+    own: dict[str, Any] = {"model": GIVEN_FEATURES, "weights": "none", "views": "one", "augmentation": Augmentation()}
+    return dataclasses.replace(RECIPES["transfer"], **(own | dict(options.settings)))
+
+
+def _spell(name: str, given: Mapping[str, object]) -> str:
+    """A setting as the user wrote it: an option of the command line, or a name in a recipe file."""
+    return f"--{name.replace('_', '-')}" if name in given else name

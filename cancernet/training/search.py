@@ -98,7 +98,7 @@ def take_trial(search: Search, trials: int) -> Trial | None:
         return trial
 
 
-def judge_trial(search: Search, trial: Trial, folds: Iterable[tuple[float, int]], *, until: float) -> None:
+def evaluate_trial(search: Search, trial: Trial, folds: Iterable[tuple[float, int]], *, until: float) -> None:
     """Judge a trial fold after fold, until it is finished, pruned, or the time is over.
 
     It is pruned where, after a fold, its log-loss so far is above the median of the others' after that fold. A

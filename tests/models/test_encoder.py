@@ -14,10 +14,11 @@ import build_dataset
 import predict_images
 import train_model
 from cancernet import InputError, run
-from cancernet.config import Experiment
+from cancernet.config import Experiment, TrainingOptions
 from cancernet.models import architectures
 from cancernet.models.architectures import build_model, check_architecture
 from cancernet.models.structure import split_model
+from cancernet.training.experiments import choose_experiment
 
 SIDE, WIDTH = 16, 8
 SCALE, OFFSET = [1 / 51, 1 / 102, 1 / 255], [-2.0, -1.0, -0.5]
@@ -115,6 +116,6 @@ def test_an_encoder_is_not_trained(monkeypatch):
     monkeypatch.setattr(architectures.importlib.util, "find_spec", lambda name: True)
     with pytest.raises(InputError, match="--strategy finetune is not for an encoder, which stays as it is"):
         check_architecture(dataclasses.replace(EXPERIMENT, strategy="finetune"))
-    for options in (["--model", "resnet50"], ["--weights", "imagenet"]):
-        with pytest.raises(InputError, match="--encoder takes the place of --model and --weights"):
-            train_model.choose_experiment(train_model.parse_arguments(["--encoder", "hf://owner/name", *options]))
+    for options in ({"model": "resnet50"}, {"weights": "imagenet"}):
+        with pytest.raises(InputError, match="--encoder replaces --model and --weights"):
+            choose_experiment(TrainingOptions(encoder="hf://owner/name", settings=options))

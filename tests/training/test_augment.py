@@ -103,11 +103,11 @@ def test_images_are_warped_before_they_are_flipped_and_turned(images):
 @pytest.mark.parametrize(
     ("augmentation", "expected"),
     [
-        (Augmentation(mirror=True), {(0, 0), (1, 0)}),
-        (Augmentation(mirror=True, upend=True), {(0, 0), (0, 2), (1, 0), (1, 2)}),
+        (Augmentation(horizontal_flip=True), {(0, 0), (1, 0)}),
+        (Augmentation(horizontal_flip=True, vertical_flip=True), {(0, 0), (0, 2), (1, 0), (1, 2)}),
         (Augmentation(quarter_turns=True), {(0, 0), (0, 1), (0, 2), (0, 3)}),
         (
-            Augmentation(mirror=True, upend=True, quarter_turns=True),
+            Augmentation(horizontal_flip=True, vertical_flip=True, quarter_turns=True),
             {(mirror, turns) for mirror in (0, 1) for turns in range(4)},
         ),
     ],
@@ -245,7 +245,8 @@ def test_the_stains_do_not_share_the_geometrys_numbers():
     mirrored, factors = [], []
     for step in range(200):
         left, right = -np.log(
-            change(image, Augmentation(mirror=True, upend=True, stain_jitter=0.3), step=step)[0, 0] / 255
+            change(image, Augmentation(horizontal_flip=True, vertical_flip=True, stain_jitter=0.3), step=step)[0, 0]
+            / 255
         )
         mirrored.append(left[0] > right[0])
         factors.append(np.abs(right - left) @ np.linalg.inv(augment.STAIN_DENSITIES))
@@ -260,7 +261,7 @@ def test_the_stains_do_not_share_the_geometrys_numbers():
         Augmentation(zoom=0.1),
         Augmentation(shift=0.1),
         Augmentation(shear_degrees=5),
-        Augmentation(mirror=True, upend=True),
+        Augmentation(horizontal_flip=True, vertical_flip=True),
         Augmentation(quarter_turns=True),
         Augmentation(stain_jitter=0.2),
         Augmentation(),

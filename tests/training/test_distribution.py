@@ -19,7 +19,7 @@ from cancernet.data.sample import write_sample
 from cancernet.training import distribution, epochs, fitting, pipeline
 
 CHANGED = Experiment(
-    epochs=1, batch_size=4, image_size=8, augmentation=Augmentation(shift=0.2, mirror=True, stain_jitter=0.1)
+    epochs=1, batch_size=4, image_size=8, augmentation=Augmentation(shift=0.2, horizontal_flip=True, stain_jitter=0.1)
 )
 
 

@@ -15,7 +15,9 @@ from cancernet import InputError
 from cancernet.config import Augmentation, Experiment
 from cancernet.training import checkpoints, epochs, fitting, pipeline
 
-EXPERIMENT = Experiment(epochs=4, batch_size=8, image_size=8, augmentation=Augmentation(mirror=True, upend=True))
+EXPERIMENT = Experiment(
+    epochs=4, batch_size=8, image_size=8, augmentation=Augmentation(horizontal_flip=True, vertical_flip=True)
+)
 
 
 def make_model(seed=1):

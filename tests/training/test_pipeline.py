@@ -48,7 +48,7 @@ def test_images_and_targets_stay_together(tmp_path):
 
 def test_starting_at_a_later_epoch_gives_what_it_would_have_been(tmp_path):
     store = make_store(tmp_path)
-    shifted = Augmentation(shift=0.5, mirror=True, upend=True)
+    shifted = Augmentation(shift=0.5, horizontal_flip=True, vertical_flip=True)
     whole, late = run_epochs(store, augmentation=shifted)[3:], run_epochs(store, first_epoch=1, augmentation=shifted)
     for (images, answers), (late_images, late_answers) in zip(whole, late, strict=True):
         assert np.array_equal(images, late_images)

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,14 +14,17 @@ from conftest import ROOT, write_image, write_slides
 from sklearn import metrics
 
 import build_dataset
-import evaluate_model
 import train_model
 from cancernet import InputError
-from cancernet.config import Augmentation
+from cancernet.__main__ import main
+from cancernet.cli import parse_options
+from cancernet.config import Augmentation, TrainingOptions
 from cancernet.data.dataset import Patch, read_manifest
 from cancernet.reporting.printed import MAIN
 from cancernet.reporting.wording import METRICS
 from cancernet.run import BEGUN
+from cancernet.training.experiments import choose_experiment, fit_to_grey
+from cancernet.workflow import cross_validate, fit
 
 QUICK = ["--image-size", "16", "--epochs", "2", "--batch-size", "16"]
 # A third of the time of CancerNet and its eight views, where it does not matter which network was trained.
@@ -48,6 +50,10 @@ def folder(tmp_path_factory):
 
 def train(folder, *options):
     train_model.main(["--dataset", str(folder / "dataset"), *QUICK, *map(str, options)])
+
+
+def parse(*options):
+    return parse_options(TrainingOptions, list(map(str, options)), prog="train_model.py", about="")
 
 
 def read_run(run):
@@ -187,15 +193,15 @@ def test_folds_may_be_judged_in_part(folder, tmp_path):
 @pytest.mark.slow
 def test_an_unfinished_cross_validation_goes_on_only_as_it_was_begun(folder, tmp_path, monkeypatch, capsys):
     options = ["--output", tmp_path / "cv", *SMALL, "--folds", "2", "--epochs", "1"]
-    train_run, cut_off = train_model.train_run, []
+    cut_off = []
 
-    def cut_off_in_the_second_fold(arguments, experiment, patches, summary, work):
-        cut_off.append(work.name)
+    def cut_off_in_the_second_fold(plan, data, patches, folder):
+        cut_off.append(folder.name)
         if cut_off == ["fold_1", "fold_2"]:
             raise KeyboardInterrupt
-        train_run(arguments, experiment, patches, summary, work)
+        return fit.fit_run(plan, data, patches, folder)
 
-    monkeypatch.setattr(train_model, "train_run", cut_off_in_the_second_fold)
+    monkeypatch.setattr(cross_validate, "fit_run", cut_off_in_the_second_fold)
     with pytest.raises(KeyboardInterrupt):
         train(folder, *options)
     for other in (["--seed", "7"], ["--folds", "3"], ["--image-size", "25"], ["--operating-point", "0.5"]):
@@ -209,7 +215,7 @@ def test_an_unfinished_cross_validation_goes_on_only_as_it_was_begun(folder, tmp
 
 def test_the_positive_class_can_be_chosen(folder, tmp_path, capsys):
     train(folder, "--output", tmp_path / "run", *SMALL, "--positive", "0", "--operating-point", "sensitivity=0.9")
-    assert "The positive class, to be found, is 0 (benign)." in capsys.readouterr().out
+    assert "The positive class is 0 (benign)." in capsys.readouterr().out
     columns, report = read_run(tmp_path / "run")
     benign, called = columns["label"] == "0", columns["predicted"] == "0"
     assert report["positive"] == "0"
@@ -221,9 +227,7 @@ def test_the_positive_class_can_be_chosen(folder, tmp_path, capsys):
 
 
 def test_evaluating_the_same_patients_gives_the_runs_own_figures(folder, tmp_path):
-    evaluate_model.main(
-        [str(folder / "runs/one"), "--dataset", str(folder / "dataset"), "--output", str(tmp_path / "e")]
-    )
+    main(["evaluate", str(folder / "runs/one"), "--dataset", str(folder / "dataset"), "--output", str(tmp_path / "e")])
     (columns, report), (own_columns, own) = read_run(tmp_path / "e"), read_run(folder / "runs/one")
     assert report["metrics"] == own["metrics"]
     assert columns["probability_1"].tolist() == own_columns["probability_1"].tolist()
@@ -268,7 +272,7 @@ def test_a_head_on_given_features_answers_features_and_says_so(folder, tmp_path,
     assert (np.argsort(answers) == np.argsort(columns["probability_1"].astype(float))).all()
     assert not (tmp_path / "run/features").exists()
     with pytest.raises(InputError, match=r"run answers features, not images: it was trained with --features"):
-        evaluate_model.main([str(tmp_path / "run"), "--dataset", str(folder / "elsewhere")])
+        main(["evaluate", str(tmp_path / "run"), "--dataset", str(folder / "elsewhere")])
     (tmp_path / "uni.csv").write_text("file\n" + "".join(f"other/{row}.png\n" for row in range(len(patches))))
     with pytest.raises(
         InputError, match=f"uni.npy is of other images: {len(patches)} of {len(patches)} of the dataset"
@@ -279,7 +283,7 @@ def test_a_head_on_given_features_answers_features_and_says_so(folder, tmp_path,
 
 
 def test_a_dataset_of_other_patients_is_a_test(folder, capsys):
-    evaluate_model.main([str(folder / "runs/one"), "--dataset", str(folder / "elsewhere"), "--prevalence", "0.01"])
+    main(["evaluate", str(folder / "runs/one"), "--dataset", str(folder / "elsewhere"), "--prevalence", "0.01"])
     said = capsys.readouterr().out
     assert "Tested on 36 images of 4 patients that the model has never seen" in said
     assert "Where 1 in 100 images are IDC" in said
@@ -288,8 +292,8 @@ def test_a_dataset_of_other_patients_is_a_test(folder, capsys):
 def test_patients_that_the_run_has_seen_are_refused(folder, capsys):
     arguments = [str(folder / "runs/one"), "--dataset", str(folder / "dataset"), "--split", "training"]
     with pytest.raises(InputError, match=r"14 patient\(s\) of .* were in the run's own training"):
-        evaluate_model.main(arguments)
-    evaluate_model.main([*arguments, "--allow-seen-patients"])
+        main(["evaluate", *arguments])
+    main(["evaluate", *arguments, "--allow-seen-patients"])
     unknown, title, first = [part for part in capsys.readouterr().out.split("\n\n") if part][:3]
     assert unknown.startswith("WARNING: Whether these images are of the kind that the run was made for is not known")
     assert title.startswith("Evaluation of one on ")
@@ -301,7 +305,7 @@ def test_patients_that_the_run_has_seen_are_known_under_other_names(folder, tmp_
     build_dataset.main([*paths, "--patient-pattern", r"^(\d+_idx\d)"])
     arguments = [str(folder / "runs/one"), "--dataset", str(tmp_path / "d"), "--split", "training"]
     with pytest.raises(InputError, match="were in the run's own training or validation, first training/"):
-        evaluate_model.main(arguments)
+        main(["evaluate", *arguments])
 
 
 def test_a_dataset_of_other_classes_or_kinds_is_refused(folder, tmp_path):
@@ -310,13 +314,13 @@ def test_a_dataset_of_other_classes_or_kinds_is_refused(folder, tmp_path):
             write_image(tmp_path / "source" / label / f"{number}.png", 100 + number)
     build_dataset.main(["--source", str(tmp_path / "source"), "--output", str(tmp_path / "pets")])
     with pytest.raises(InputError, match="knows the classes 0, 1, not cat, dog"):
-        evaluate_model.main([str(folder / "runs/one"), "--dataset", str(tmp_path / "pets")])
+        main(["evaluate", str(folder / "runs/one"), "--dataset", str(tmp_path / "pets")])
     for label in "01":
         for number in range(10):
             write_image(tmp_path / "grey" / label / f"{number}.png", 100 + number, (50, 50))
     build_dataset.main(["--source", str(tmp_path / "grey"), "--output", str(tmp_path / "greys")])
     with pytest.raises(InputError, match="trained on colour images; these are grey"):
-        evaluate_model.main([str(folder / "runs/one"), "--dataset", str(tmp_path / "greys")])
+        main(["evaluate", str(folder / "runs/one"), "--dataset", str(tmp_path / "greys")])
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.keras", "decision.json"])
@@ -325,7 +329,7 @@ def test_a_broken_run_is_named(folder, tmp_path, name):
     for breakage in (lambda path: path.write_bytes(b"{broken"), lambda path: path.unlink()):
         breakage(tmp_path / "run" / name)
         with pytest.raises(InputError, match=re.escape(name)):
-            evaluate_model.main([str(tmp_path / "run"), "--dataset", str(folder / "elsewhere")])
+            main(["evaluate", str(tmp_path / "run"), "--dataset", str(folder / "elsewhere")])
 
 
 def test_a_changed_image_is_found(folder, tmp_path):
@@ -393,7 +397,6 @@ def test_what_is_wrong_ends_with_status_2_and_one_line(tmp_path, options):
         ),
         (["--model", "densenet121"], {"strategy": "frozen", "members": 5, "augmentation": Augmentation()}),
         (["--model", "densenet121", "--members", "2"], {"members": 2}),
-        (["--model", "densenet121", "--head", "hidden"], {"head": "hidden", "strategy": "frozen"}),
         (["--recipe", "strong"], {"model": "densenet121", "image_size": 96, "strategy": "frozen", "views": "eight"}),
         (["--recipe", "strong", "--model", "resnet50"], {"model": "resnet50", "image_size": 224}),
         (["--recipe", "joined"], {"model": "cancernet+densenet121", "image_size": 96, "strategy": "frozen"}),
@@ -401,20 +404,20 @@ def test_what_is_wrong_ends_with_status_2_and_one_line(tmp_path, options):
     ],
 )
 def test_the_command_line_changes_its_recipe(options, expected, tmp_path):
-    experiment = train_model.choose_experiment(train_model.parse_arguments(options))
+    experiment = choose_experiment(parse(*options))
     assert {name: getattr(experiment, name) for name in expected} == expected
     (tmp_path / "all.json").write_text(json.dumps(dataclasses.asdict(experiment)))
     assert choose(tmp_path / "all.json") == experiment
 
 
 def choose(recipe, *options):
-    return train_model.choose_experiment(train_model.parse_arguments(["--recipe", str(recipe), *options]))
+    return choose_experiment(parse("--recipe", str(recipe), *options))
 
 
 def test_a_recipe_file_changes_the_default_and_the_command_line_changes_the_file(tmp_path):
     recipe = tmp_path / "mine.json"
     recipe.write_text(json.dumps({"epochs": 7, "augmentation": {"zoom": 0.2}, "mixed_precision": True}))
-    usual = train_model.choose_experiment(train_model.parse_arguments([]))
+    usual = choose_experiment(parse())
     changes = {"epochs": 9, "seed": 0, "mixed_precision": True}
     expected = dataclasses.replace(usual, **changes, augmentation=dataclasses.replace(usual.augmentation, zoom=0.2))
     assert choose(recipe, "--epochs", "9", "--seed", "0") == expected
@@ -423,10 +426,10 @@ def test_a_recipe_file_changes_the_default_and_the_command_line_changes_the_file
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"model": "vgg"}, "mine.json is no recipe: model takes cancernet, simple_cnn, resnet50"),
-        ({"model": "resnet50", "weights": "none", "optimizer": "adamw"}, "optimizer is for networks that are trained"),
+        ({"model": "vgg"}, "--model takes cancernet, simple_cnn, resnet50"),
+        ({"model": "resnet50", "weights": "none", "optimizer": "adamw"}, "optimizer is for networks trained in epochs"),
         ({"model": "resnet50", "weights": "none", "augmentation": {"zoom": 0.1}}, "augmentation is for networks"),
-        ({"model": "resnet50", "weights": "none", "dropout": 0.1}, "dropout is for cancernet and simple_cnn"),
+        ({"model": "resnet50", "weights": "none", "dropout": 0.1}, "dropout is for networks trained from scratch"),
         ({"image_size": 4}, "cancernet takes images of at least 8 pixels"),
         ({"strategy": "frozen"}, "--strategy frozen needs a backbone"),
     ],
@@ -440,25 +443,27 @@ def test_a_recipe_file_that_cannot_be_is_refused(tmp_path, given, message):
 @pytest.mark.parametrize("option", [["--positive", "a"], ["--prevalence", "0.1"], ["--operating-point", "0.3"]])
 def test_what_needs_two_classes_is_refused_of_three(option):
     with pytest.raises(InputError, match=f"^{option[0]} is for two classes; datasets/idc has 3"):
-        train_model.choose_positive(train_model.parse_arguments(option), ["a", "b", "c"])
+        fit.choose_positive(parse(*option), ["a", "b", "c"])
 
 
 def test_grey_images_are_never_turned_or_upside_down():
-    experiment = train_model.choose_experiment(train_model.parse_arguments(["--model", "simple_cnn"]))
+    experiment = choose_experiment(parse("--model", "simple_cnn"))
     assert experiment.augmentation.stain_jitter == 0
-    changed = train_model.fit_to_grey(train_model.choose_experiment(train_model.parse_arguments([])), views=None)
+    changed = fit_to_grey(choose_experiment(parse()), views=None)
     assert changed.views == "mirror"
-    assert changed.augmentation.mirror
-    assert not any((changed.augmentation.upend, changed.augmentation.quarter_turns, changed.augmentation.stain_jitter))
-    assert train_model.fit_to_grey(experiment, views="eight").views == "eight"
+    assert changed.augmentation.horizontal_flip
+    assert not any(
+        (changed.augmentation.vertical_flip, changed.augmentation.quarter_turns, changed.augmentation.stain_jitter)
+    )
+    assert fit_to_grey(experiment, views="eight").views == "eight"
 
 
 def test_few_validation_patients_are_warned_of():
     patches = [Patch(f"{n}.png", "0", f"p{n}", None, None, "validation", "") for n in range(10)]
-    assert train_model.warn_of_few(patches) == []
-    (warning,) = train_model.warn_of_few(patches[:9])
-    assert warning.startswith("Calibration and threshold were fitted on 9 validation patient(s)")
-    assert train_model.warn_of_few([patch._replace(patient="") for patch in patches]) == []
+    assert fit.warn_of_few(patches) == []
+    (warning,) = fit.warn_of_few(patches[:9])
+    assert warning.startswith("Calibration and threshold were fitted on 9 validation patients;")
+    assert fit.warn_of_few([patch._replace(patient="") for patch in patches]) == []
 
 
 def test_a_patient_in_two_splits_is_refused(folder, tmp_path):
@@ -515,5 +520,4 @@ def test_mixed_precision_is_measured_recorded_and_gone_from_the_saved_model(fold
 
 @pytest.mark.parametrize(("positive", "expected"), [("b", np.log(3)), ("a", -np.log(3)), (None, 0.0)])
 def test_the_weight_of_the_positive_class_is_that_of_training(positive, expected):
-    plan = SimpleNamespace(positive=positive)
-    assert train_model.log_weight_of_positive(plan, ["a", "b"], {0: 1.0, 1: 3.0}) == pytest.approx(expected)
+    assert fit.log_weight_of_positive(positive, ["a", "b"], {0: 1.0, 1: 3.0}) == pytest.approx(expected)

@@ -2,7 +2,9 @@
 
 import csv
 import dataclasses
+import importlib.util
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -15,9 +17,12 @@ from conftest import ROOT, write_slides
 
 import build_dataset
 import train_model
-import tune_model
 from cancernet import InputError
+from cancernet.__main__ import main
+from cancernet.cli import parse_options
+from cancernet.config import TrainingOptions
 from cancernet.data.dataset import read_manifest
+from cancernet.training.experiments import choose_experiment
 
 pytest.importorskip("optuna")
 SMALL = ["--model", "simple_cnn", "--image-size", "24", "--views", "one", "--epochs", "1", "--folds", "2"]
@@ -38,6 +43,10 @@ def made(tmp_path_factory):
     return folder
 
 
+def choose(options):
+    return choose_experiment(parse_options(TrainingOptions, options, prog="train_model.py", about=""))
+
+
 def arguments(made, output, *options):
     given = ["--dataset", str(made / "dataset"), "--output", str(output), "--space", str(made / "space.json")]
     return [*given, *SMALL, *map(str, options)]
@@ -46,8 +55,8 @@ def arguments(made, output, *options):
 @pytest.mark.slow
 def test_a_search_ends_with_a_recipe_that_training_takes(made, tmp_path, capsys):
     output = tmp_path / "search"
-    tune_model.main(arguments(made, output, "--trials", 1))
-    tune_model.main(arguments(made, output, "--trials", 2))  # one more
+    main(["tune", *arguments(made, output, "--trials", 1)])
+    main(["tune", *arguments(made, output, "--trials", 2)])  # one more
     said = capsys.readouterr().out
     assert "2 trials (2 finished)" in said
     assert "Test patients were not read." in said
@@ -55,17 +64,17 @@ def test_a_search_ends_with_a_recipe_that_training_takes(made, tmp_path, capsys)
     with (output / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
     best = min(rows, key=lambda row: float(row["log_loss"]))
-    recipe = train_model.choose_experiment(train_model.parse_arguments(["--recipe", str(output / "recipe.json")]))
+    recipe = choose(["--recipe", str(output / "recipe.json")])
     assert recipe.learning_rate == pytest.approx(float(best["learning_rate"]))
     assert recipe.dropout == pytest.approx(float(best["dropout"]))
-    usual = train_model.choose_experiment(train_model.parse_arguments(SMALL))
+    usual = choose(SMALL)
     assert dataclasses.replace(recipe, learning_rate=usual.learning_rate, dropout=usual.dropout) == usual
     assert "Training simple_cnn on" in (output / "logs/0000.txt").read_text()
 
 
 @pytest.mark.slow
 def test_trials_are_judged_by_all_their_folds_as_training_trains_them(made, tmp_path):
-    tune_model.main(arguments(made, tmp_path / "search", "--trials", 1))
+    main(["tune", *arguments(made, tmp_path / "search", "--trials", 1)])
     known = [patch for patch in read_manifest(made / "dataset") if patch.split != "testing"]
     with np.load(tmp_path / "search/trials/0000.npz") as kept:
         own = kept["probabilities"][np.arange(len(known)), [int(patch.label) for patch in known]]
@@ -101,7 +110,7 @@ def test_a_frozen_backbone_is_searched_on_kept_features_and_no_test_image_is_rea
         "--space",
         str(tmp_path / "space.json"),
     ]
-    tune_model.main([*given, *options, "--folds", "2", "--trials", "2"])
+    main(["tune", *given, *options, "--folds", "2", "--trials", "2"])
     assert "2 trials (2 finished)" in capsys.readouterr().out
     logs = [(tmp_path / "s/logs" / f"{number:04}.txt").read_text() for number in (0, 1)]
     with (made / "dataset/manifest.csv").open() as file:
@@ -114,8 +123,8 @@ def test_a_frozen_backbone_is_searched_on_kept_features_and_no_test_image_is_rea
 
 
 def start(made, output, *options):
-    command = [sys.executable, str(ROOT / "tune_model.py"), *arguments(made, output, *options)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "cancernet", "tune", *arguments(made, output, *options)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 @pytest.mark.slow
@@ -149,30 +158,30 @@ def test_two_processes_share_a_search_and_one_that_was_killed_goes_on(made, tmp_
         (["--timeout", "2"], "argument --timeout: takes a time such as 90s, 30m or 2h, not '2'"),
         (["--timeout", "0h"], "argument --timeout: takes a time such as 90s"),
         (["--trial", "3"], "unrecognized arguments: --trial 3"),
-        (["--only-folds", "1"], "--only-folds is for train_model.py; a search does not take it"),
-        (["--features", "f.npy"], "--features is for train_model.py; a search does not take it"),
-        (["--model", "vgg"], "argument --model: takes cancernet"),
+        (["--only-folds", "1"], "unrecognized arguments: --only-folds 1"),
+        (["--features", "f.npy"], "unrecognized arguments: --features f.npy"),
+        (["--model", "vgg"], "--model takes cancernet"),
         (["--space", "none.json"], "There is no none.json"),
         (["--folds", "60"], "folds"),
     ],
 )
 def test_what_is_wrong_is_said_at_once(made, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
-        tune_model.main(arguments(made, tmp_path / "search", *options))
+        main(["tune", *arguments(made, tmp_path / "search", *options)])
     assert not (tmp_path / "search").exists()
 
 
 def test_what_a_frozen_backbone_does_not_use_is_not_searched(made, tmp_path):
     options = ["--model", "mobilenetv3small", "--weights", "none", "--image-size", "32"]
     given = ["--dataset", str(made / "dataset"), "--output", str(tmp_path / "s"), "--space", str(made / "space.json")]
-    with pytest.raises(InputError, match="learning_rate is for networks that are trained in epochs"):
-        tune_model.main([*given, *options])
+    with pytest.raises(InputError, match="learning_rate is for networks trained in epochs"):
+        main(["tune", *given, *options])
 
 
 def test_more_members_than_patients_are_refused_before_the_first_trial(made, tmp_path):
     (tmp_path / "space.json").write_text('{"members": {"low": 2, "high": 40}}')
     with pytest.raises(InputError, match=r"patient\(s\) and"):
-        tune_model.main(arguments(made, tmp_path / "s", "--space", tmp_path / "space.json"))
+        main(["tune", *arguments(made, tmp_path / "s", "--space", tmp_path / "space.json")])
     assert not (tmp_path / "s").exists()
 
 
@@ -180,10 +189,12 @@ def test_a_folder_of_something_else_is_not_taken(made, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other/file").write_text("")
     with pytest.raises(InputError, match="other contains other files, not a search. Choose another output folder."):
-        tune_model.main(arguments(made, tmp_path / "other"))
+        main(["tune", *arguments(made, tmp_path / "other")])
 
 
 def test_a_missing_optuna_is_named_with_what_to_do(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(tune_model.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"needs Optuna, which is not installed: pip install \"\.\[search\]\""):
-        tune_model.main(arguments(made, tmp_path / "search"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        InputError, match=re.escape('A search needs Optuna, which is not installed: pip install ".[search]"')
+    ):
+        main(["tune", *arguments(made, tmp_path / "search")])

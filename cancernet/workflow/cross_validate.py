@@ -1,0 +1,61 @@
+"""Cross-validation: a run for each fold, then one report on all their test images together."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cancernet import run
+from cancernet.data import dataset, splits
+from cancernet.data.dataset import Patch
+from cancernet.reporting import content, report
+from cancernet.training import distribution
+from cancernet.workflow.fit import Plan, check_members, fit_run, open_data, report_run
+
+
+def cross_validate(plan: Plan, wanted: Sequence[int], work: Path) -> None:
+    """Train the wanted folds that are not finished yet, and write the pooled report.
+
+    Args:
+        wanted: numbers of folds, from 1.
+        work: folder of the unfinished cross-validation; fold 1 is a run in fold_1.
+
+    Raises:
+        InputError: too few patients, or a fold that cannot be trained.
+    """
+    folds = plan.options.folds or len(wanted)
+    every = deal_folds(plan, plan.dataset.patches, folds)
+    own = {number: every[number - 1] for number in wanted}
+    check_members(plan, list(own.values()), plan.experiment.members)
+    data = open_data(plan, work)
+    for number, patches in own.items():
+        folder = work / f"fold_{number}"
+        if run.is_finished(folder):
+            print(f"{folder.name} is finished already.")
+            continue
+        print(f"\n{folder.name} of {folds}:")
+        folder.mkdir(exist_ok=True)
+        report_run(plan, fit_run(plan, data, patches, folder), data, patches)
+    if not distribution.is_first():
+        return
+    which = "all folds" if len(wanted) == folds else f"folds {', '.join(map(str, wanted))} of {folds}"
+    data_of = content.describe_data(plan.dataset.patches, plan.dataset.summary)
+    subject = content.Subject(plan.name, which, data_of, prevalence=plan.options.prevalence)
+    described, predictions, _ = content.pool_folds([work / f"fold_{n}" for n in wanted], plan.dataset.patches, subject)
+    errors = content.read_pictures(described["worst_errors"], predictions, plan.dataset.folder)
+    figures = report.draw_figures(described, predictions, error_images=errors)
+    run.write_predictions(work, predictions, described["classes"])
+    report.write_report(work, described, figures)
+
+
+def deal_folds(plan: Plan, patches: Sequence[Patch], folds: int) -> list[list[Patch]]:
+    """Return the patches of each fold with the splits that they have in it.
+
+    Raises:
+        InputError: too few patients, or a fold that cannot be trained.
+    """
+    groups = splits.list_groups(patches, by_patient=plan.by_patient)
+    labels = [patch.label for patch in patches]
+    assigned = splits.assign_folds(labels, groups, folds=folds, seed=plan.experiment.seed)
+    dealt = [[patch._replace(split=split) for patch, split in zip(patches, fold, strict=True)] for fold in assigned]
+    for own in dealt:
+        dataset.check_trainable(own)
+    return dealt

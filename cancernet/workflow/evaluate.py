@@ -1,0 +1,101 @@
+"""Evaluate a finished run, with its decision unchanged, on the images of any built dataset."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cancernet import InputError
+from cancernet.cli import quiet_import
+from cancernet.config import DATASET, Prevalence, option
+
+if TYPE_CHECKING:
+    from cancernet.reporting.content import Report
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationOptions:
+    """Which run is evaluated on which images, and how."""
+
+    run: Path = option(Path(), help="Folder of a run, such as runs/cancernet", group="data", positional=True)
+    dataset: Path = option(DATASET, help="Folder made by build_dataset.py", group="data")
+    split: Literal["training", "validation", "testing"] = option("testing", help="Split to evaluate", group="data")
+    allow_seen_patients: bool = option(
+        False, help="Evaluate patients that the run was trained or validated on", group="data"
+    )
+    neighbours: bool = option(True, help="Do not smooth over neighbouring patches of a slide", group="decision")
+    prevalence: Prevalence | None = option(None, help="Also give PPV and NPV at this prevalence", group="decision")
+    output: Path | None = option(None, help="Folder for the report with its pictures", default="print only")
+    force: bool = option(False, help="Replace a report that exists")
+
+
+def evaluate(options: EvaluationOptions) -> "Report":
+    """Predict the images of a split, report on them, and print the report.
+
+    Raises:
+        InputError: the run, the dataset or the output folder cannot be used, or the run has seen these patients.
+    """
+    from cancernet.storage import FolderKind, claim_folder
+
+    with claim_folder(options.output, FolderKind.EVALUATION, force=options.force):
+        return _evaluate(options)
+
+
+def _evaluate(options: EvaluationOptions) -> "Report":
+    from cancernet.data.dataset import open_dataset
+    from cancernet.run import read_settings
+
+    read_settings(options.run)  # a missing run is found before TensorFlow is loaded
+    dataset = open_dataset(options.dataset)
+    patches = [patch for patch in dataset.patches if patch.split == options.split]
+    if not patches:
+        raise InputError(f"{options.dataset} has no {options.split} images. Choose another --split.")
+
+    with quiet_import():
+        import keras  # noqa: F401
+    from cancernet import run, storage
+    from cancernet.explain import out_of_distribution
+    from cancernet.reporting import content, illustration, printed, report
+    from cancernet.training import pipeline, scoring
+
+    evaluated = run.load_run(options.run)
+    if not options.neighbours and evaluated.decision.without_neighbours:
+        evaluated = evaluated._replace(decision=evaluated.decision.without_neighbours)
+    settings = evaluated.settings
+    run.check_same_kind(settings, patches, are_grey=dataset.summary.are_grey)
+    seen = run.find_seen(settings.seen, patches)
+    if seen and not options.allow_seen_patients:
+        raise InputError(
+            f"{len(seen)} patients or single images of {options.dataset} were in the run's own training or validation, "
+            f"first {seen[0]}: this is no test. Use other patients, or --allow-seen-patients."
+        )
+    store = pipeline.open_store(options.dataset, patches, settings.experiment)
+    name = options.run.resolve().name
+    shown = {key: value for key, value in dataclasses.asdict(settings).items() if key != "seen"}
+    subject = content.Subject(
+        name,
+        options.split,
+        content.describe_data(dataset.patches, dataset.summary),
+        made={"settings": content.flatten({"run": name, "of the run": shown})},
+        seen=seen,
+        warnings=run.compare_sizes(settings, dataset.summary.usual_size),
+        prevalence=options.prevalence,
+        dataset=options.dataset.resolve().name,
+    )
+    watched = out_of_distribution.watch(evaluated.model, evaluated.familiar, settings.experiment.views)
+    probabilities, distances = scoring.predict(watched, store)
+    assessment = content.assess(patches, scoring.log_scores(probabilities), evaluated.decision, subject)
+    assessment.report["outside"] = content.describe_outside(distances, patches)
+    described, predictions, _ = assessment
+    if options.output:
+        errors = content.read_pictures(described["worst_errors"], predictions, options.dataset)
+        far = described["outside"]["furthest"] if described["outside"] else []
+        furthest = content.read_pictures(far, predictions, options.dataset)
+        figures = report.draw_figures(described, predictions, error_images=errors, furthest_images=furthest)
+        with storage.fresh_folder(options.output) as folder:
+            run.write_predictions(folder, predictions, evaluated.decision.classes)
+            described = described | illustration.illustrate(evaluated, assessment, options.dataset, folder)
+            report.write_report(folder, described, figures)
+    print(printed.report_text(described))
+    if options.output:
+        print(f"The report with its pictures: {options.output / run.REPORT_PAGE}")
+    return described

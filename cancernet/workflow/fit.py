@@ -1,0 +1,294 @@
+"""One run: its plan, its training and decision, and its report. Training, cross-validation and search share this."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from cancernet import InputError
+from cancernet.cli import quiet_import
+from cancernet.config import Experiment, TrainingOptions
+from cancernet.data import dataset, splits, tiles
+from cancernet.data.dataset import Dataset, Patch, open_dataset
+from cancernet.evaluation import decision, smoothing
+from cancernet.models.architectures import list_kinds
+from cancernet.training.experiments import fit_to_grey
+
+if TYPE_CHECKING:
+    from cancernet.reporting.content import Report
+    from cancernet.run import Run, Settings
+    from cancernet.training.ensembles import Fitted, Material
+
+LEAST_VALIDATION_PATIENTS = 10  # with fewer, the decision depends mostly on who they are: see docs/recipes.md
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is trained on which patches, checked before TensorFlow is loaded."""
+
+    name: str  # of the run
+    experiment: Experiment
+    options: TrainingOptions
+    positive: str | None  # the class that sensitivity refers to; None for more than two classes
+    dataset: Dataset
+
+    @property
+    def by_patient(self) -> bool:
+        """Whether the images of one patient stay together."""
+        return self.dataset.summary.split != "image"
+
+
+class FittedRun(NamedTuple):
+    """A run that is trained and has its decision, but is not saved yet."""
+
+    run: "Run"
+    fitted: "Fitted"
+    left_out: list[Patch]  # patches that the ensemble members left out, in the order of their scores
+    class_weights: dict[str, float]
+
+
+def make_plan(options: TrainingOptions, experiment: Experiment, name: str) -> Plan:
+    """Check what a training needs.
+
+    Raises:
+        InputError: the dataset cannot be used, or the options do not fit it.
+    """
+    decision.parse_operating_point(options.operating_point)
+    opened = open_dataset(options.dataset)
+    patches, summary = opened.patches, opened.summary
+    if summary.split != "image":
+        dataset.check_patients(patches)
+    dataset.check_trainable(patches)
+    if summary.are_grey and not options.features:
+        print("The images are grey: they are taken to have a fixed orientation and are only flipped left to right.")
+        experiment = fit_to_grey(experiment, views=options.settings.get("views"))
+    positive = choose_positive(options, dataset.list_classes(patches))
+    return Plan(name, experiment, options, positive, opened)
+
+
+def choose_positive(options: TrainingOptions, classes: Sequence[str]) -> str | None:
+    """Return the positive class: the last of two unless another is given; None for more classes.
+
+    Raises:
+        InputError: an unknown class, or an option for two classes where there are more.
+    """
+    if len(classes) == 2:
+        if options.positive not in (None, *classes):
+            raise InputError(f"--positive takes one of the classes, {' or '.join(classes)}; got {options.positive}.")
+        return options.positive or classes[1]
+    for name in ("positive", "prevalence", "operating_point"):
+        if getattr(options, name) != getattr(TrainingOptions(), name):
+            raise InputError(
+                f"--{name.replace('_', '-')} is for two classes; {options.dataset} has {len(classes)}. Leave it out."
+            )
+    return None
+
+
+def check_members(plan: Plan, folds: Sequence[Sequence[Patch]], members: int) -> None:
+    """Check that each fold has enough patients for so many ensemble members.
+
+    Raises:
+        InputError: it has not.
+    """
+    for patches in folds if members > 1 else ():
+        splits.split_members(patches, members, by_patient=plan.by_patient, seed=plan.experiment.seed)
+
+
+def open_data(plan: Plan, work: Path) -> "Material":
+    """Load TensorFlow, and open the images of all splits and the place of their features.
+
+    Args:
+        work: folder of the unfinished run, for features that cannot be kept next to the dataset.
+    """
+    print("Loading TensorFlow ...", flush=True)
+    with quiet_import():
+        import keras  # noqa: F401
+
+    from cancernet import run
+    from cancernet.training import feature_cache, given_features, pipeline
+    from cancernet.training.ensembles import Material
+
+    options, classes = plan.options, dataset.list_classes(plan.dataset.patches)
+    labels = np.array([classes.index(patch.label) for patch in plan.dataset.patches])
+    is_read_once = all(kind.strategy == "frozen" for kind in list_kinds(plan.experiment))
+    limit = 0 if is_read_once else options.cache_limit and int(options.cache_limit * 2**30)
+    images = pipeline.open_store(options.dataset, plan.dataset.patches, plan.experiment, cache_limit=limit)
+    place = feature_cache.Place(
+        feature_cache.name_folder(options.dataset), work / run.FEATURES, plan.dataset.manifest_sha256
+    )
+    given = (
+        given_features.open_given(options.features, plan.dataset.patches, place.otherwise) if options.features else None
+    )
+    return Material(images, labels, {}, place, given)
+
+
+def fit_run(plan: Plan, data: "Material", patches: Sequence[Patch], folder: Path) -> FittedRun:
+    """Train on the training split, and fit calibration, threshold and smoothing on images that were left out.
+
+    Args:
+        data: of all patches.
+        patches: the same patches, each with its split in this run.
+        folder: for checkpoints.
+    """
+    from cancernet.explain import out_of_distribution
+    from cancernet.run import Run
+    from cancernet.training import epochs, pipeline
+    from cancernet.training.ensembles import fit_members
+
+    experiment, by_patient = plan.experiment, plan.by_patient
+    settings = describe_settings(plan, patches)
+    classes = settings.classes
+    members = splits.split_members(patches, experiment.members, by_patient=by_patient, seed=experiment.seed)
+    parts = None  # several members leave out enough images to choose the penalty of a head by
+    if len(members) == 1 and experiment.strategy in ("frozen", "two-phase"):
+        parts = splits.split_training(patches, by_patient=by_patient, seed=experiment.seed)
+    trained_on = np.unique(np.concatenate([member.training for member in members]))
+    weights = epochs.class_weights(data.labels[trained_on], len(classes), experiment.class_weight)
+    announce(plan, settings, len(trained_on))
+    with pipeline.naming_bad_files(data.images):
+        fitted = fit_members(
+            experiment, data._replace(weights=weights, parts=parts), members, describe_training(settings), folder
+        )
+    left_out = [patches[row] for member in members for row in member.validation]
+    fixed = smoothing.fit_on_validation(
+        left_out,
+        fitted.left_out,
+        classes=classes,
+        positive=plan.positive,
+        operating_point=plan.options.operating_point,
+        neighbours=plan.options.neighbours,
+        log_class_weight=log_weight_of_positive(plan.positive, classes, weights),
+    )
+    groups = np.array(splits.list_groups(patches, by_patient=by_patient))
+    values = [(values, groups[rows]) for rows, values in fitted.seen_apart]
+    detector = out_of_distribution.fit_familiar(values, channels=experiment.channels)
+    settings = dataclasses.replace(settings, training_precision=fitted.training.precision)
+    class_weights = {name: weights[index] for index, name in enumerate(classes)}
+    return FittedRun(Run(fitted.model, fixed, settings, folder, detector), fitted, left_out, class_weights)
+
+
+def report_run(plan: Plan, finished: FittedRun, data: "Material", patches: Sequence[Patch]) -> "Report | None":
+    """Evaluate a fitted run on the testing split, save it and write its report; of several processes only the first.
+
+    Without a testing split the report is of the validation split, and says so.
+
+    Args:
+        data, patches: as of `fit_run`.
+    """
+    from cancernet.reporting import content, illustration, report
+    from cancernet.run import save_run
+    from cancernet.training import distribution, epochs, pipeline
+
+    run, fitted, left_out, class_weights = finished
+    testing = np.flatnonzero([patch.split == "testing" for patch in patches])
+    with pipeline.naming_bad_files(data.images):
+        scores = fitted.score(testing) if len(testing) else None
+    if not distribution.is_first():
+        return None
+    subject = content.Subject(
+        plan.name,
+        "validation" if scores is None else "testing",
+        content.describe_data(patches, plan.dataset.summary),
+        made={
+            "class_weights": class_weights,
+            "training": epochs.describe(fitted.training, run.settings.hardware["device"]),
+            "settings": content.flatten(describe_training(run.settings)),
+        },
+        chose_model=scores is None,
+        warnings=[*warn_of_features(plan), *warn_of_few(left_out)],
+        prevalence=plan.options.prevalence,
+    )
+    if scores is not None:
+        assessment = content.assess([patches[row] for row in testing], scores, run.decision, subject)
+    else:  # the dataset's own validation split, each image by the member that left it out
+        rows = np.flatnonzero([patch.split == "validation" for patch in left_out])
+        assessment = content.assess([left_out[row] for row in rows], fitted.left_out[rows], run.decision, subject)
+    history, folder, source = fitted.training.history, run.folder, plan.dataset.folder
+    save_run(run, history, assessment.predictions)
+    illustration.copy_samples(assessment.predictions, source, folder)
+    described = assessment.report | illustration.illustrate(run, assessment, source, folder)
+    errors = content.read_pictures(described["worst_errors"], assessment.predictions, source)
+    figures = report.draw_figures(described, assessment.predictions, history=history, error_images=errors)
+    figures |= illustration.draw_changes(patches, source, plan.experiment)
+    report.write_report(folder, described, figures)
+    return described
+
+
+def announce(plan: Plan, settings: "Settings", images: int) -> None:
+    """Print what is about to be trained."""
+    from cancernet.run import name_class
+
+    experiment, options = plan.experiment, plan.options
+    what = f"a head on {options.features}" if options.features else experiment.model
+    print(f"Training {what} on {images:,} images of {options.dataset}, on the {settings.hardware['device']}.")
+    if plan.positive:
+        meaning = name_class(settings, plan.positive)
+        label = plan.positive if meaning == plan.positive else f"{plan.positive} ({meaning})"
+        print(f"The positive class is {label}.")
+    if experiment.kept_weights == "mean" and experiment.strategy != "frozen":
+        print(
+            f"The final model averages the weights of epochs {experiment.epochs // 2 + 1} to {experiment.epochs}. "
+            "Validation accuracy of single epochs fluctuates; this is expected."
+        )
+
+
+def log_weight_of_positive(positive: str | None, classes: Sequence[str], weights: dict[int, float]) -> float:
+    """Return log(training weight of the positive class / that of the negative class); 0 for more than two classes."""
+    if positive is None:
+        return 0.0
+    index = classes.index(positive)
+    return math.log(weights[index] / weights[1 - index])
+
+
+def describe_settings(plan: Plan, patches: Sequence[Patch]) -> "Settings":
+    """Return what config.json holds: all that is needed to train again."""
+    from cancernet import run
+
+    with quiet_import():  # TensorFlow looks for GPUs, and reports what it does not find
+        machine = run.describe_machine()
+    return run.Settings(
+        experiment=plan.experiment,
+        classes=tuple(dataset.list_classes(patches)),
+        positive=plan.positive,
+        training_precision="float32",
+        operating_point=plan.options.operating_point,
+        neighbours=plan.options.neighbours,
+        manifest_sha256=plan.dataset.manifest_sha256,
+        images_are_grey=plan.dataset.summary.are_grey,
+        usual_size=plan.dataset.summary.usual_size,
+        mpp=tiles.IDC_MPP if dataset.is_idc(patches) else None,
+        **machine,
+        class_names=dataset.name_classes(patches),
+        seen=run.describe_seen(patches),
+    )
+
+
+def describe_training(settings: "Settings") -> dict[str, object]:
+    """The settings that a report lists and a checkpoint must agree with: all but the patients and images seen."""
+    left_out = ("class_names", "seen")
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in left_out}
+
+
+def warn_of_few(validation: Sequence[Patch]) -> list[str]:
+    """Warn where so few patients determined the decision that others would have led to another."""
+    patients = {patch.patient for patch in validation if patch.patient}
+    if not 0 < len(patients) < LEAST_VALIDATION_PATIENTS:
+        return []
+    return [
+        f"Calibration and threshold were fitted on {len(patients)} validation patient{'s' * (len(patients) > 1)}; "
+        "other patients would have led to others. Train with --members 5 to use all patients of training and "
+        "validation for it."
+    ]
+
+
+def warn_of_features(plan: Plan) -> list[str]:
+    """Say what a run on given features cannot do."""
+    if not plan.options.features:
+        return []
+    return [
+        f"This run takes features like those in {plan.options.features.name}, not images: it cannot predict or "
+        "evaluate images. Its test is valid only if the encoder was not trained on these patients."
+    ]

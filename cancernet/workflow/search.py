@@ -1,0 +1,338 @@
+"""Search for better settings by cross-validation over training and validation patients; test patients are not read.
+
+Several processes may work on one search: give them the same command. A search that was stopped resumes. Options of
+train_model.py set the default from which the search starts.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib.util
+import io
+import json
+import logging
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge
+
+from cancernet import InputError
+from cancernet.config import RUNS, Experiment, Range, TrainingOptions, option
+from cancernet.models.architectures import check_architecture, list_kinds
+from cancernet.storage import FolderKind, check_replaceable
+from cancernet.training import experiments, search_space
+
+if TYPE_CHECKING:
+    import optuna
+
+    from cancernet.data.dataset import Patch
+    from cancernet.evaluation.smoothing import Predictions
+    from cancernet.reporting.search import Outcome, TrialRow
+    from cancernet.training.ensembles import Material
+    from cancernet.training.search import Search
+    from cancernet.workflow.fit import Plan
+
+REQUEST = "search.json"  # what a search was begun for
+RECIPE, TABLE, TEXT = "recipe.json", "trials.csv", "search.txt"
+TRIALS, LOGS = "trials", "logs"  # folders: predictions of each finished trial, and what its training printed
+
+
+def duration(text: str) -> float:
+    """Parse seconds from a number followed by s, m or h."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text, re.ASCII)
+    seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else 0
+    if not seconds:
+        raise argparse.ArgumentTypeError(f"takes a time such as 90s, 30m or 2h, not {text!r}")
+    return seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchOptions(TrainingOptions):
+    """What is searched, how long, and the training from which the search starts."""
+
+    trials: Annotated[int, Ge(1)] = option(50, help="Trials in all, of all processes", group="training")
+    timeout: float = option(
+        math.inf, help="Time after which no trial is started, such as 90s, 30m or 2h", default="none",
+        group="training", parse=duration, metavar="TIME",
+    )  # fmt: skip
+    folds: Annotated[int, Ge(2)] | None = option(5, help="Folds of the cross-validation", group="training")
+    space: Path | None = option(
+        None,
+        help="JSON file of the settings to search and their ranges (see docs/search.md)",
+        group="training",
+        default="those of the way of training",
+    )
+    storage: str | None = option(
+        None, help="Optuna storage, such as postgresql://...", group="output", default="a file in --output"
+    )
+    output: Path | None = option(RUNS / "search", help="Folder of the search")
+    features: Path | None = option(None, help="", on_command_line=False)
+    prevalence: float | None = option(None, help="", on_command_line=False)
+    only_folds: tuple[int, ...] | None = option(None, help="", on_command_line=False)
+    distributed: bool = option(False, help="", on_command_line=False)
+    force: bool = option(False, help="", on_command_line=False)
+
+
+def search(options: SearchOptions) -> "Outcome":
+    """Search until the trials or the time are used up; write the best recipe, and print what was found.
+
+    Raises:
+        InputError: Optuna is missing, or the options, the dataset or the output folder cannot be used.
+    """
+    if importlib.util.find_spec("optuna") is None:
+        raise InputError('A search needs Optuna, which is not installed: pip install ".[search]"')
+    experiment, output = experiments.choose_experiment(options), options.output or RUNS / "search"
+    until = time.monotonic() + options.timeout
+    from cancernet.workflow.cross_validate import deal_folds
+    from cancernet.workflow.fit import check_members, make_plan
+
+    plan = make_plan(options, experiment, output.name)
+    space = choose_space(options, plan.experiment)
+    known = [patch for patch in plan.dataset.patches if patch.split != "testing"]
+    folds = deal_folds(plan, known, options.folds or 5)
+    check_members(plan, folds, int(max(space["members"].ends)) if "members" in space else 1)
+    trainer = Trainer(dataclasses.replace(plan, dataset=plan.dataset._replace(patches=known)), folds, output)
+    request = describe_request(plan, space)
+    prepare_folder(output, request)
+    from tqdm import tqdm
+
+    from cancernet.training.search import count_finished, evaluate_trial, join_search, take_trial
+
+    default = {name: search_space.get_setting(plan.experiment, name) for name in space}
+    print(f"Searching {', '.join(space)}: {options.trials} trials, {trainer.describe()}.", flush=True)
+    with join_search(output, options.storage, space, default, request) as found:
+        with tqdm(total=options.trials, unit=" trials", disable=None) as bar:
+            while time.monotonic() < until and (trial := take_trial(found, options.trials)):
+                evaluate_trial(found, trial, trainer.evaluate_folds(trial, found.scratch), until=until)
+                bar.n = count_finished(found.study)
+                bar.set_postfix_str(describe_best(found, default))
+        outcome = conclude(found, trainer)
+    print(f"\n{write_outcome(output, outcome, plan.experiment)}")
+    print(f"Train with it: python train_model.py --dataset {options.dataset} --recipe {output / RECIPE}")
+    return outcome
+
+
+def choose_space(options: SearchOptions, base: Experiment) -> dict[str, Range]:
+    """Return what is searched: every value at an end of a range can be trained with, and the default is in it.
+
+    Raises:
+        InputError: a malformed range, or a setting that this training does not use.
+    """
+    space = search_space.read_space(options.space) if options.space else search_space.choose_space(base)
+    search_space.check_space(space)
+    for name, tried in space.items():
+        for value in tried.ends:
+            changed = search_space.apply_settings(base, {name: value})
+            for kind in list_kinds(changed):
+                check_architecture(kind)
+            experiments.check_settings_apply(changed, base, options.settings)
+    return search_space.widen_to(space, base)
+
+
+def describe_request(plan: "Plan", space: Mapping[str, Range]) -> dict[str, Any]:
+    """All that the figures of a search follow from, as JSON gives it back."""
+    asked = {
+        "dataset": plan.dataset.manifest_sha256,
+        "model": plan.experiment.model,
+        "default": dataclasses.asdict(plan.experiment),
+        "space": {name: dataclasses.asdict(tried) for name, tried in space.items()},
+        "folds": plan.options.folds,
+        "positive": plan.positive,
+        "neighbours": plan.options.neighbours,
+        "seed": plan.experiment.seed,
+    }
+    return json.loads(json.dumps(asked))
+
+
+def prepare_folder(output: Path, request: Mapping[str, object]) -> None:
+    """Make the folder of a search; an existing search is resumed.
+
+    Raises:
+        InputError: something else is there.
+    """
+    check_replaceable(output, FolderKind.SEARCH, force=True)  # `join_search` refuses a search for something else
+    output.mkdir(parents=True, exist_ok=True)
+    if not (output / REQUEST).is_file():
+        (output / REQUEST).write_text(json.dumps(request, indent=1) + "\n", encoding="utf-8")
+    for folder in (TRIALS, LOGS):
+        (output / folder).mkdir(exist_ok=True)
+
+
+class Trainer:
+    """Trains the folds of trials as train_model.py does, on training and validation patients only."""
+
+    def __init__(self, plan: "Plan", folds: "Sequence[Sequence[Patch]]", output: Path):
+        """Args:
+        plan: its patches are those of training and validation.
+        folds: the same patches, with their splits in each fold.
+        output: folder of the search.
+        """
+        self.plan, self.patches, self.folds, self.output = plan, plan.dataset.patches, folds, output
+        self._data: dict[int, Material] = {}  # by image size: its images are decoded once
+
+    def describe(self) -> str:
+        """What trials are evaluated on."""
+        patients = len({patch.patient for patch in self.patches} - {""})
+        return (
+            f"cross-validated in {len(self.folds)} folds over {len(self.patches):,} images of {patients} patients of "
+            "training and validation"
+        )
+
+    def evaluate_folds(self, trial: "optuna.Trial", scratch: Path) -> Iterator[tuple[float, int]]:
+        """Train a trial's folds one by one; keep its predictions after the last.
+
+        Yields:
+            Of each fold, the sum of the log-losses of its images, and their number.
+        """
+        import numpy as np
+
+        from cancernet.storage import write_whole
+
+        experiment = search_space.apply_settings(self.plan.experiment, trial.params)
+        probabilities = np.empty((len(self.patches), len({patch.label for patch in self.patches})))
+        predicted = np.empty(len(self.patches), int)
+        for number, patches in enumerate(self.folds, 1):
+            rows = np.flatnonzero([patch.split == "testing" for patch in patches])
+            path = self.output / LOGS / f"{trial.number:04}.txt"
+            with path.open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+                found = self._evaluate_fold(experiment, patches, scratch / f"{trial.number}_{number}")
+            probabilities[rows], predicted[rows] = found.probabilities, found.predicted
+            own = found.probabilities[np.arange(len(rows)), found.labels]
+            yield float(-np.log(np.maximum(own, np.finfo(np.float64).eps)).sum()), len(rows)
+        content = io.BytesIO()
+        np.savez(content, probabilities=probabilities, predicted=predicted)
+        write_whole(self.output / TRIALS, {f"{trial.number:04}.npz": content.getvalue()})
+
+    def predict(self, trial: "optuna.trial.FrozenTrial", scratch: Path) -> "Predictions":
+        """Return the predictions of a finished trial, trained again where another machine keeps them."""
+        import numpy as np
+
+        from cancernet.data import dataset
+        from cancernet.evaluation.smoothing import Predictions
+
+        path = self.output / TRIALS / f"{trial.number:04}.npz"
+        if not path.is_file():
+            list(self.evaluate_folds(trial, scratch))
+        classes = dataset.list_classes(self.patches)
+        labels = np.array([classes.index(patch.label) for patch in self.patches])
+        with np.load(path) as kept:
+            return Predictions(self.patches, labels, kept["probabilities"], kept["predicted"])
+
+    def _evaluate_fold(self, experiment: Experiment, patches: "Sequence[Patch]", work: Path) -> "Predictions":
+        """Train a fold, and predict the patients that it left out with its own decision."""
+        from cancernet.workflow.fit import fit_run
+
+        work.mkdir(parents=True)
+        plan = dataclasses.replace(self.plan, experiment=experiment)
+        data = self._open(plan)
+        import numpy as np
+
+        from cancernet.data.grid import lay_out_patches
+        from cancernet.evaluation.smoothing import predict_split
+        from cancernet.training import pipeline
+
+        run, fitted, _, _ = fit_run(plan, data, patches, work)
+        rows = np.flatnonzero([patch.split == "testing" for patch in patches])
+        left_out = [patches[row] for row in rows]
+        with pipeline.naming_bad_files(data.images):
+            scores = fitted.score(rows)
+        return predict_split(run.decision, left_out, scores, lay_out_patches(left_out))
+
+    def _open(self, plan: "Plan") -> "Material":
+        size = plan.experiment.image_size
+        if size not in self._data:
+            from cancernet.training import feature_cache
+            from cancernet.workflow.fit import open_data
+
+            data = open_data(plan, self.output)
+            logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of every new network
+            # Features of all but test patients are a set of their own: those of a training include test patients.
+            place = data.place._replace(
+                folder=feature_cache.name_folder(Path(f"{plan.dataset.folder}.without_testing")),
+                manifest_sha256=f"{plan.dataset.manifest_sha256} without testing",
+            )
+            self._data[size] = data._replace(place=place)
+        return self._data[size]
+
+
+def describe_best(found: "Search", default: Mapping[str, object]) -> str:
+    """The lowest log-loss so far and the default's, for the progress bar."""
+    trials = found.study.get_trials(deepcopy=False)
+    losses = [trial.value for trial in trials if trial.state.name == "COMPLETE" and trial.value is not None]
+    if not losses:
+        return "nothing finished yet"
+    own = [trial.value for trial in trials if trial.state.name == "COMPLETE" and trial.params == default]
+    return f"best {min(losses):.4f}" + (f", default {own[0]:.4f}" if own else "")
+
+
+def conclude(found: "Search", trainer: Trainer) -> "Outcome":
+    """Compare the best trial so far with the default.
+
+    Raises:
+        InputError: the default has not been finished.
+    """
+    from cancernet.data import dataset
+    from cancernet.evaluation.comparison import compare_figures
+    from cancernet.reporting.search import Outcome
+    from cancernet.training.search import find_importance
+
+    trials = found.study.get_trials()
+    finished = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    default = next((trial for trial in finished if trial.params == found.default), None)
+    if default is None:
+        raise InputError(
+            "The default settings have not been evaluated on all folds yet. Resume with a longer --timeout, or wait "
+            "for the process that evaluates them."
+        )
+    best = min(finished, key=lambda trial: (trial.value, trial.params != found.default))
+    difference = None
+    if best.value == default.value:
+        best = default
+    else:
+        pair = [trainer.predict(trial, found.scratch) for trial in (default, best)]
+        classes = dataset.list_classes(trainer.patches)
+        difference = compare_figures(pair, classes=classes, positive=trainer.plan.positive)[0]["log_loss"]
+    ended = {trial.number: describe_trial(trial) for trial in trials if trial.state.is_finished()}
+    return Outcome(
+        rows=list(ended.values()),
+        best=ended[best.number],
+        default=ended[default.number],
+        difference=difference,
+        importance=find_importance(found.study),
+        data=trainer.describe(),
+        running=sum(trial.state.name == "RUNNING" for trial in trials),
+    )
+
+
+def describe_trial(trial: "optuna.trial.FrozenTrial") -> "TrialRow":
+    """Return a trial that has ended as the report lists it."""
+    from cancernet.reporting.search import TrialRow
+
+    diverged = "diverged" in trial.user_attrs
+    state = {"COMPLETE": "finished", "PRUNED": "diverged" if diverged else "pruned", "FAIL": "given back"}
+    losses = trial.intermediate_values
+    last = losses[max(losses)] if losses else None
+    seconds = trial.duration.total_seconds() if trial.duration else 0.0
+    return TrialRow(trial.number, state[trial.state.name], last, len(losses), seconds, trial.params)
+
+
+def write_outcome(output: Path, outcome: "Outcome", base: Experiment) -> str:
+    """Write recipe.json, trials.csv, search.txt and search.png. Returns the text to print."""
+    from cancernet.reporting import search as words
+    from cancernet.reporting.report import draw_pictures
+    from cancernet.storage import write_whole
+
+    best = search_space.apply_settings(base, outcome.best.settings)
+    text = words.tell_search(outcome)
+    files = {
+        RECIPE: json.dumps(dataclasses.asdict(best), indent=1) + "\n",
+        TABLE: words.write_table(outcome),
+        TEXT: text + "\n",
+    }
+    pictures = draw_pictures({"search": words.plot_search(outcome)})
+    write_whole(output, pictures | {name: content.encode("utf-8") for name, content in files.items()})
+    return text
