@@ -4,7 +4,6 @@ Several processes may work on one search: give them the same command. A search t
 train_model.py set the default from which the search starts.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import importlib.util
@@ -46,7 +45,7 @@ def duration(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text, re.ASCII)
     seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else 0
     if not seconds:
-        raise argparse.ArgumentTypeError(f"takes a time such as 90s, 30m or 2h, not {text!r}")
+        raise InputError(f"--timeout takes a time such as 90s, 30m or 2h, not {text!r}.")
     return seconds
 
 

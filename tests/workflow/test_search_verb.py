@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import importlib.util
 import json
-import re
 import shutil
 import signal
 import subprocess
@@ -155,8 +154,8 @@ def test_two_processes_share_a_search_and_one_that_was_killed_goes_on(made, tmp_
     ("options", "message"),
     [
         (["--trials", "0"], "argument --trials: takes a whole number of at least 1, not '0'"),
-        (["--timeout", "2"], "argument --timeout: takes a time such as 90s, 30m or 2h, not '2'"),
-        (["--timeout", "0h"], "argument --timeout: takes a time such as 90s"),
+        (["--timeout", "2"], "--timeout takes a time such as 90s, 30m or 2h, not '2'"),
+        (["--timeout", "0h"], "--timeout takes a time such as 90s"),
         (["--trial", "3"], "unrecognized arguments: --trial 3"),
         (["--only-folds", "1"], "unrecognized arguments: --only-folds 1"),
         (["--features", "f.npy"], "unrecognized arguments: --features f.npy"),
@@ -194,7 +193,5 @@ def test_a_folder_of_something_else_is_not_taken(made, tmp_path):
 
 def test_a_missing_optuna_is_named_with_what_to_do(made, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        InputError, match=re.escape('A search needs Optuna, which is not installed: pip install ".[search]"')
-    ):
+    with pytest.raises(InputError, match=r"needs Optuna, which is not installed: pip install \"\.\[search\]\""):
         main(["tune", *arguments(made, tmp_path / "search")])
