@@ -22,7 +22,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cancernet import InputError, TrainingDiverged
-from cancernet.training.search_space import Range, Value, is_whole
+from cancernet.config import Range, Setting
+from cancernet.training.search_space import is_whole
 
 FIRST_TRIALS = 5  # that are not pruned: a median of fewer is chance
 LEAST_FOR_IMPORTANCE = 10  # finished trials
@@ -38,7 +39,7 @@ class Search(NamedTuple):
     folder: Path
     process: str  # this one's name, unlike every other's
     space: Mapping[str, Range]
-    default: Mapping[str, Value]  # what is tried first, and never pruned
+    default: Mapping[str, Setting]  # what is tried first, and never pruned
     seed: int
 
     @property
@@ -49,7 +50,7 @@ class Search(NamedTuple):
 
 @contextlib.contextmanager
 def join_search(
-    folder: Path, storage: str | None, space: Mapping[str, Range], default: Mapping[str, Value], asked: Mapping
+    folder: Path, storage: str | None, space: Mapping[str, Range], default: Mapping[str, Setting], asked: Mapping
 ) -> Iterator[Search]:
     """Begin a search, or take part in the one that is there; Optuna's errors are told in one line.
 
@@ -158,7 +159,7 @@ def _open_study(folder: Path, storage: str | None) -> optuna.Study:
     return optuna.create_study(storage=kept, study_name=folder.resolve().name, pruner=pruner, load_if_exists=True)
 
 
-def _agree(study: optuna.Study, asked: Mapping, default: Mapping[str, Value], folder: Path) -> None:
+def _agree(study: optuna.Study, asked: Mapping, default: Mapping[str, Setting], folder: Path) -> None:
     """See that a study was begun for the same; begin it with the default where it is new."""
     begun = study.user_attrs.get("asked")
     if begun is None:

@@ -111,17 +111,16 @@ def open_data(plan: Plan, work: Path) -> "Material":
     from cancernet.training import feature_cache, given_features, pipeline
     from cancernet.training.ensembles import Material
 
-    options, classes = plan.options, dataset.list_classes(plan.dataset.patches)
-    labels = np.array([classes.index(patch.label) for patch in plan.dataset.patches])
+    options, patches = plan.options, plan.dataset.patches
+    classes = dataset.list_classes(patches)
+    labels = np.array([classes.index(patch.label) for patch in patches])
     is_read_once = all(kind.strategy == "frozen" for kind in list_kinds(plan.experiment))
-    limit = 0 if is_read_once else options.cache_limit and int(options.cache_limit * 2**30)
-    images = pipeline.open_store(options.dataset, plan.dataset.patches, plan.experiment, cache_limit=limit)
+    limit = 0 if is_read_once else int(options.cache_limit * 2**30) if options.cache_limit else None
+    images = pipeline.open_store(options.dataset, patches, plan.experiment, cache_limit=limit)
     place = feature_cache.Place(
         feature_cache.name_folder(options.dataset), work / run.FEATURES, plan.dataset.manifest_sha256
     )
-    given = (
-        given_features.open_given(options.features, plan.dataset.patches, place.otherwise) if options.features else None
-    )
+    given = given_features.open_given(options.features, patches, place.otherwise) if options.features else None
     return Material(images, labels, {}, place, given)
 
 

@@ -94,7 +94,9 @@ def search(options: SearchOptions) -> "Outcome":
     known = [patch for patch in plan.dataset.patches if patch.split != "testing"]
     folds = deal_folds(plan, known, options.folds or 5)
     check_members(plan, folds, int(max(space["members"].ends)) if "members" in space else 1)
-    trainer = Trainer(dataclasses.replace(plan, dataset=plan.dataset._replace(patches=known)), folds, output)
+    trainer = Trainer(
+        dataclasses.replace(plan, dataset=dataclasses.replace(plan.dataset, patches=known)), folds, output
+    )
     request = describe_request(plan, space)
     prepare_folder(output, request)
     from tqdm import tqdm
