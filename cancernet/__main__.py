@@ -19,6 +19,7 @@ class Verb(NamedTuple):
 
 
 VERBS = {
+    "build": Verb("build a dataset of a folder of images", "cancernet.workflow.build", "BuildOptions", "write_dataset"),
     "train": Verb("train a network on a built dataset", "cancernet.workflow.train", "TrainingOptions", "train"),
     "evaluate": Verb(
         "evaluate a run on another dataset", "cancernet.workflow.evaluate", "EvaluationOptions", "evaluate"

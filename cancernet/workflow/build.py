@@ -1,16 +1,15 @@
-"""Build a dataset: find class, patient and split of each image, then copy the images into class folders.
-
-Heavy imports are inside the functions, so that `--help` answers at once.
-"""
+"""Copy image patches into training, validation and testing class folders. Each patient is in one split only."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Gt
 
 from cancernet import InputError
-from cancernet.config import DATASET, ORIGINAL, SPLITS
+from cancernet.config import DATASET, ORIGINAL, SPLITS, Seed, option
 from cancernet.storage import FolderKind, check_space, claim_folder, describe_unsupported, fresh_folder
 
 if TYPE_CHECKING:
@@ -24,19 +23,32 @@ EXAMPLES = 8  # images of each class in overview.png
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What to build. Each field is an option of `build_dataset.py`, with the same default."""
+    """What to build, from which images."""
 
-    source: Path = ORIGINAL  # a folder of images, one folder per class
-    split_by: Literal["patient", "image"] = "patient"
-    split_file: Path | None = None  # CSV with the columns patient,split
-    patient_pattern: str | None = None  # regular expression whose first group is the patient; None: that of the IDC set
-    megapixels: float = 50.0  # images of more pixels are rejected
-    sample: bool = False  # first write synthetic slides to `source`
-    download: bool = False  # first download the IDC patches from Kaggle
-    seed: int = 42
-    output: Path = DATASET
-    mode: Literal["copy", "hardlink", "symlink"] = "copy"
-    force: bool = False  # replace a dataset that was built with other settings
+    source: Path = option(ORIGINAL, help="Folder of images, one folder per class", group="data")
+    split_by: Literal["patient", "image"] = option(
+        "patient", help="What is never divided between splits; by image, results are over-optimistic", group="data"
+    )
+    split_file: Path | None = option(
+        None,
+        help="CSV with the columns patient,split: a published split",
+        group="data",
+        default="a random split",
+    )
+    patient_pattern: str | None = option(
+        None,
+        help=r"Regular expression for file names; its first group is the patient, as in '^(person\d+)_'",
+        group="data",
+        default="that of the IDC set",
+        metavar="REGEX",
+    )
+    megapixels: Annotated[float, Gt(0)] = option(50.0, help="Reject images of more megapixels", group="data")
+    sample: bool = option(False, help="First write synthetic slides to --source", group="data")
+    download: bool = option(False, help="First download the IDC patches from Kaggle", group="data")
+    seed: Seed = option(42, help="Random seed of the split and of synthetic slides", group="data")
+    output: Path = option(DATASET, help="Folder for the dataset")
+    mode: Literal["copy", "hardlink", "symlink"] = option("copy", help="Copy the images, or link to them")
+    force: bool = option(False, help="Replace a dataset that was built with other settings")
 
 
 def build(options: BuildOptions) -> "Dataset":
