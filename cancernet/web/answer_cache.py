@@ -1,51 +1,48 @@
-"""What the page keeps of all its visitors together, within a limit of bytes."""
+"""Results for all visitors of the page, kept within one memory limit."""
 
 import ctypes
 import sys
 import threading
-from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
+
+from cachetools import LRUCache
 
 Value = TypeVar("Value")
 
 
-class Shelf(Generic[Value]):
-    """One value for each visitor. Where all together are too much, those that were not asked for longest are given up.
+class AnswerCache(Generic[Value]):
+    """Keep the latest value of each visitor; evict the least recently used ones above the byte limit.
 
-    Safe to use from many threads.
+    Safe to use from several threads.
     """
 
-    def __init__(self, most_bytes: int):
-        self.most_bytes = most_bytes
-        self._kept: OrderedDict[Hashable, tuple[Hashable, Value, int]] = OrderedDict()  # the newest last
+    def __init__(self, max_bytes: int):
+        # An entry is key, value and size. The newest is kept however large it is: at most, it evicts all others.
+        self._entries: LRUCache[Hashable, tuple[Hashable, Value, int]]
+        self._entries = LRUCache(max_bytes, getsizeof=lambda entry: min(entry[2], max_bytes))
         self._lock = threading.Lock()
 
-    def get(self, visitor: Hashable, made_of: Hashable) -> Value | None:
-        """The visitor's value if it was made of this; else None, and it must be made again."""
+    def get(self, visitor: Hashable, key: Hashable) -> Value | None:
+        """Return the visitor's value, or None if there is none or it was computed from something else."""
         with self._lock:
-            if visitor not in self._kept or self._kept[visitor][0] != made_of:
-                return None
-            self._kept.move_to_end(visitor)
-            return self._kept[visitor][1]
+            entry = self._entries.get(visitor)
+            return entry[1] if entry and entry[0] == key else None
 
-    def put(self, visitor: Hashable, made_of: Hashable, value: Value, size: int) -> None:
-        """Keep a value of so many bytes in place of the visitor's last one; the newest is kept however large it is."""
+    def put(self, visitor: Hashable, key: Hashable, value: Value, size: int) -> None:
+        """Replace the visitor's value by one of `size` bytes."""
         with self._lock:
-            self._kept.pop(visitor, None)
-            self._kept[visitor] = (made_of, value, size)
-            while len(self._kept) > 1 and sum(each[2] for each in self._kept.values()) > self.most_bytes:
-                self._kept.popitem(last=False)
-        _give_back()
+            self._entries[visitor] = (key, value, size)
+        _release_memory()
 
     def drop(self, visitor: Hashable) -> None:
-        """Keep nothing of a visitor any more."""
+        """Remove the visitor's value, if any."""
         with self._lock:
-            self._kept.pop(visitor, None)
-        _give_back()
+            self._entries.pop(visitor, None)
+        _release_memory()
 
 
-def _give_back() -> None:
-    """Hand freed memory back to the system: glibc keeps what lies between pieces in use, 280 MB of twenty slides."""
+def _release_memory() -> None:
+    """Return freed memory to the system: glibc keeps free blocks that lie between used ones, 280 MB of 20 slides."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)

@@ -1,18 +1,18 @@
-"""The work of the page without the page: uploaded images are scored, decided, mapped and explained, all in memory."""
+"""The work behind the page, without Streamlit: score, explain and export uploaded images, all in memory."""
 
 import html
 import io
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import keras
 import numpy as np
+from cachetools import LRUCache
 
 from cancernet import InputError
-from cancernet.data.grid import PATCH_STEP, stitch_slide
+from cancernet.data.grid import PATCH_STEP, SlideGrid, stitch_slide
 from cancernet.data.images import fit_image
 from cancernet.explain import gradcam
 from cancernet.explain.outside import Outside
@@ -25,167 +25,172 @@ from cancernet.run import Run, load_run, name_class
 from cancernet.storage import file_stem
 from cancernet.web import slide_map, uploads
 
-MOST_PICTURES = 24  # with Grad-CAM that are kept of a visitor's: 9 MB
-MOST_FURTHEST = 6  # images outside what the run was made for that are shown first
-LEAST_ON_A_MAP = 4  # patches of a slide
-ORDERS = ("Highest probability first", "Closest to the threshold first", "In the order sent")
-SCALE_LABEL = "Micrometres per pixel of large images"  # the page asks for it, where predict_images.py has --mpp
-EXPLAINED = "Left the image, right what in it spoke for what it was called (Grad-CAM): yellow most, no colour not."
-SHOWN_PIXELS, GAP = 240, 12  # of a patch and its Grad-CAM on the screen, and between them
+MAX_PICTURES = 24  # pictures kept per visitor: 9 MB
+MAX_DISTANT = 6  # out-of-distribution images that are shown
+MIN_MAP_PATCHES = 4  # a slide with fewer gets no map
+ORDERS = ("Highest probability first", "Closest to the threshold first", "Upload order")
+SCALE_LABEL = "Micrometres per pixel of large images"  # stands for --mpp in messages
+EXPLANATION = (
+    "Left: the image. Right: what supports its predicted class (Grad-CAM), from nothing (no colour) to yellow."
+)
+SHOWN_PIXELS, GAP = 240, 12  # a patch and its Grad-CAM map on the screen, and the gap between them
 
-Tell = Callable[[float, str], object]  # gets the share done, 0 to 1, and what is being done
+ReportProgress = Callable[[float, str], object]  # takes the finished fraction, 0 to 1, and a text
 
 
 class Shown(NamedTuple):
     """One patch on the screen."""
 
     decided: DecidedPatches
-    row: int  # of the patch in it
+    row: int  # of the patch
+
+    @property
+    def predicted(self) -> int:
+        return int(self.decided.predicted[self.row])
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        return self.decided.probabilities[self.row]
+
+
+class Slide(NamedTuple):
+    """A slide that has a map."""
+
+    decided: DecidedPatches
+    grid: SlideGrid
 
 
 class Answer(NamedTuple):
-    """What the page keeps of a visitor's images."""
+    """Results for the images of one visitor."""
 
     scored: list[ScoredPatches]
     problems: list[uploads.Problem]
-    pictures: dict[tuple, np.ndarray]  # with Grad-CAM, as `explain_patches` keeps them
+    pictures: LRUCache[Hashable, np.ndarray]  # filled by `explain_patches`
 
 
 def open_run(folder: Path) -> Run:
-    """Load a run and let it answer once: the first answers take seconds, and no visitor should wait for them.
-
-    Raises:
-        InputError: as `run.load_run`.
-    """
-    # Streamlit calls this after every click. It would throw away what TensorFlow has compiled for the network, which
-    # takes half a second to make again, and another visitor's patches may be in it.
-    keras.backend.clear_session = lambda: None
+    """Load a run and compile its model, which takes seconds, so that no visitor has to wait for it."""
     run = load_run(folder)
-    for count in (1, 2):  # the second is compiled for any number of images
-        prediction.score_images(run, np.zeros((count, *run.model.input_shape[1:]), np.uint8))
-    if has_maps(run):
-        gradcam.grad_cam(run.model, np.zeros((1, *run.model.input_shape[1:]), np.uint8), 0)
+    shape = run.model.input_shape[1:]
+    for count in (1, 2):  # the second call compiles the model for any number of images
+        prediction.score_images(run, np.zeros((count, *shape), np.uint8))
+    if has_grad_cam(run):
+        gradcam.grad_cam(run.model, np.zeros((1, *shape), np.uint8), 0)
     return run
 
 
-def has_maps(run: Run) -> bool:
-    """Whether Grad-CAM can explain a run's answers: a transformer has tokens, no maps."""
+def has_grad_cam(run: Run) -> bool:
+    """Return whether Grad-CAM can explain the model: transformers have no convolutional feature maps."""
     return run.settings.experiment.model != ENCODER
 
 
-def score_uploads(
+def answer_uploads(
     run: Run,
-    files: Sequence[tuple[str, bytes]],
+    files: Sequence[uploads.Upload],
     *,
     mpp: float | None = None,
-    tell: Tell = lambda *_: None,
-) -> tuple[list[ScoredPatches], list[uploads.Problem]]:
-    """Score uploaded files, read and divided as predict_images.py does; see cancernet.web.uploads for the limits.
+    report_progress: ReportProgress = lambda *_: None,
+) -> Answer:
+    """Score uploaded files; `cancernet predict` reads and groups them in the same way.
 
     Args:
-        files: name and bytes of each.
-        mpp: micrometres a pixel of large pictures that do not say so themselves.
-
-    Returns:
-        The patches of each slide, lots of those without a slide, and those of each large picture, with their images;
-        and the files that could not be used.
+        mpp: micrometres per pixel of large images whose files do not store it.
     """
     contents, problems = uploads.accept_uploads(files)
-    planned = work_list.plan_parts(list(contents), mpp=run.settings.mpp, tile="auto", contents=contents)
+    parts = work_list.plan_parts(list(contents), mpp=run.settings.mpp, tile="auto", contents=contents)
     scored, done = [], 0
 
     def count(more: int) -> None:
         nonlocal done
         done += more
-        tell(min(done / len(contents), 1.0), f"Judging the images: {done:,} done")
+        report_progress(min(done / len(contents), 1.0), f"Classifying images: {done:,} done")
 
     def refuse(names: Sequence[str], reason: str) -> None:
         more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
         reason = reason.removeprefix(f"{names[0]}: ").replace("--mpp", f'"{SCALE_LABEL}"')
         problems.append(uploads.Problem(names[0] + more, reason))
 
-    for part in planned:
+    for part in parts:
         try:
             scored.append(prediction.score_part(run, part, mpp=mpp, refuse=refuse, progress=count, contents=contents))
         except InputError as error:
             refuse(part.files, str(error))
-    return [each for each in scored if each.files], problems
+    return Answer([each for each in scored if each.files], problems, LRUCache(MAX_PICTURES))
 
 
 def count_bytes(answer: Answer) -> int:
-    """Bytes of an answer: its patches and their thumbnails, and as many pictures as it may come to have."""
+    """Return the size of an answer: patches, thumbnails, and the pictures that may still be added."""
     images = sum(image.nbytes for scored in answer.scored for image in (*scored.images, *scored.thumbnails))
-    return images + MOST_PICTURES * SHOWN_PIXELS * (2 * SHOWN_PIXELS + GAP) * 3
+    return images + MAX_PICTURES * SHOWN_PIXELS * (2 * SHOWN_PIXELS + GAP) * 3
 
 
-def has_map(run: Run, decided: DecidedPatches) -> bool:
-    """Whether the patches lie on a slide that is large enough for a map."""
-    return run.settings.mpp is not None and decided.scored.grid is not None and len(decided.predicted) >= LEAST_ON_A_MAP
+def find_slides(run: Run, decided: Sequence[DecidedPatches]) -> list[Slide]:
+    """Select the slides that are large enough for a map; none if the run's patches have no scale."""
+    if run.settings.mpp is None:
+        return []
+    slides = [Slide(each, each.scored.grid) for each in decided if each.scored.grid is not None]
+    return [slide for slide in slides if len(slide.decided.predicted) >= MIN_MAP_PATCHES]
 
 
-def draw_map(run: Run, decided: DecidedPatches, class_index: int, over: str) -> dict:
-    """Specify the map of a laid-out slide, with the probability and the outline of one class, and its data.
-
-    Args:
-        over: one of slide_map.OVER_TISSUE.
-    """
-    scored, grid = decided.scored, decided.scored.grid
+def draw_map(run: Run, slide: Slide, class_index: int, *, show_probability: bool = True) -> dict[str, object]:
+    """Specify the map of a slide in Vega-Lite, with its data sets, for one class."""
+    (decided, grid), scored = slide, slide.decided.scored
     picture = stitch_slide(scored.thumbnails, grid, tile_pixels=scored.thumbnail_pixels)
     height, width = (side * PATCH_STEP / scored.thumbnail_pixels for side in picture.shape[:2])
     left, top = grid.origin
-    words = [name_class(run.settings, name) for name in run.decision.classes]
+    labels = list_labels(run)
     frame = slide_map.Frame(left, top, left + width, top + height)
     specification = slide_map.map_specification(
-        picture, frame, event=words[class_index], over=over, mpp=run.settings.mpp
+        picture, frame, event=labels[class_index], show_probability=show_probability, mpp=run.settings.mpp
     )
     rows = slide_map.map_rows(
         grid,
         files=scored.files,
         probability=decided.probabilities[:, class_index],
-        decision=[words[index] for index in decided.predicted],
+        decision=[labels[index] for index in decided.predicted],
     )
     outline = slide_map.outline_rows(grid, decided.predicted == class_index)
     return specification | {"datasets": {slide_map.PATCHES: rows, slide_map.OUTLINE: outline}}
 
 
-def patch_area(run: Run) -> float:
-    """Square millimetres of a patch, of a run that knows its scale."""
-    return (PATCH_STEP * run.settings.mpp / 1000) ** 2
+def patch_area(run: Run) -> float | None:
+    """Return the area of a patch in mm²; None if the patches have no scale."""
+    return None if run.settings.mpp is None else (PATCH_STEP * run.settings.mpp / 1000) ** 2
 
 
-def find_colours(run: Run) -> list[str]:
-    """A colour for each class, as #rrggbb: orange for the positive one and grey for the other, or one for each."""
+def list_labels(run: Run) -> list[str]:
+    """Return the display name of each class."""
+    return [name_class(run.settings, name) for name in run.decision.classes]
+
+
+def list_colours(run: Run) -> list[str]:
+    """Return a colour #rrggbb for each class; of two, orange for the positive and grey for the negative one."""
     classes, positive = run.decision.classes, run.decision.positive
     if positive is not None:
         return [ORANGE if name == positive else GREY for name in classes]
     return [COLOURS[index % len(COLOURS)] for index in range(len(classes))]
 
 
-def describe_answer(run: Run, patch: Shown) -> str:
-    """What a patch was called and its probabilities as bars, the highest first, as HTML."""
-    shares, predicted = patch.decided.probabilities[patch.row].tolist(), int(patch.decided.predicted[patch.row])
-    words = [html.escape(name_class(run.settings, name)) for name in run.decision.classes]
-    colours = find_colours(run)
+def describe_patch(run: Run, patch: Shown) -> str:
+    """Return HTML with the predicted class and the probabilities as bars, the highest first."""
+    labels, colours = [html.escape(label) for label in list_labels(run)], list_colours(run)
     bars = "".join(
-        f'<div class="share"><span>{words[index]}</span><span>{shares[index]:.1%}</span>'
-        f'<div><div style="width: {shares[index]:.1%}; background: {colours[index]}"></div></div></div>'
-        for index in sorted(range(len(words)), key=lambda index: -shares[index])
+        f'<div class="share"><span>{labels[index]}</span><span>{patch.probabilities[index]:.1%}</span>'
+        f'<div><div style="width: {patch.probabilities[index]:.1%}; background: {colours[index]}"></div></div></div>'
+        for index in np.argsort(-patch.probabilities, kind="stable")
     )
-    return f'<div class="called" style="background: {colours[predicted]}">called {words[predicted]}</div>{bars}'
+    title = f"classified as {labels[patch.predicted]}"
+    return f'<div class="predicted" style="background: {colours[patch.predicted]}">{title}</div>{bars}'
 
 
 def list_patches(run: Run, decided: Sequence[DecidedPatches], order: str) -> list[Shown]:
-    """All patches in one of ORDERS.
-
-    The order goes by the probability of the positive class; of several classes by that of the most probable one.
-    """
+    """List all patches in one of ORDERS, by the probability of the positive class or, without one, the largest."""
     patches = [Shown(each, row) for each in decided for row in range(len(each.predicted))]
     positive = run.decision.positive
     index = run.decision.classes.index(positive) if positive else None
 
     def probability(patch: Shown) -> float:
-        shares = patch.decided.probabilities[patch.row]
-        return float(shares.max() if index is None else shares[index])
+        return float(patch.probabilities.max() if index is None else patch.probabilities[index])
 
     def distance(patch: Shown) -> float:
         threshold = patch.decided.threshold
@@ -193,100 +198,87 @@ def list_patches(run: Run, decided: Sequence[DecidedPatches], order: str) -> lis
 
     if order == ORDERS[0]:
         return sorted(patches, key=probability, reverse=True)
-    if order == ORDERS[1]:
-        return sorted(patches, key=distance)
-    return patches
+    return sorted(patches, key=distance) if order == ORDERS[1] else patches
 
 
-def show_furthest(scored: Sequence[ScoredPatches], outside: Outside) -> list[tuple[np.ndarray, str]]:
-    """The images farthest outside what the run was made for, at most MOST_FURTHEST.
+def show_distant(scored: Sequence[ScoredPatches], outside: Outside) -> list[tuple[np.ndarray, str]]:
+    """Return picture, uint8 [SHOWN_PIXELS, SHOWN_PIXELS, 3], and caption of the most distant images, largest first.
 
     Args:
-        outside: of the distances of all patches of `scored`, in their order.
-
-    Returns:
-        Picture and name of each, the furthest first; a picture is uint8 [SHOWN_PIXELS, SHOWN_PIXELS, 3].
+        outside: computed from the distances of all patches of `scored`, in their order.
     """
-    places = [(each, row) for each in scored for row in range(len(each.files))]
-    chosen = [(*places[index], distance) for index, distance in outside.furthest[:MOST_FURTHEST]]
-    return [
-        (fit_image(_as_rgb(each.images[row]), SHOWN_PIXELS), f"{distance:.1f}: {name_patch(each, row)}")
-        for each, row, distance in chosen
-    ]
+    patches = [(each, row) for each in scored for row in range(len(each.files))]
+    shown = []
+    for index, distance in outside.furthest[:MAX_DISTANT]:
+        each, row = patches[index]
+        shown.append((fit_image(_as_rgb(each.images[row]), SHOWN_PIXELS), f"{distance:.1f}: {name_patch(each, row)}"))
+    return shown
 
 
 def name_patch(scored: ScoredPatches, row: int) -> str:
-    """The file of a patch, and where in it the patch lies if it was cut from a large image."""
+    """Return the file of a patch, with its position if it was cut from a large image."""
     file = scored.files[row]
     return f"x {scored.x[row]}, y {scored.y[row]} of {file}" if file == scored.slide else file
 
 
-def explain_patches(run: Run, patches: Sequence[Shown], made: dict[tuple, np.ndarray]) -> list[np.ndarray]:
-    """Each patch, and where there are maps Grad-CAM of what it was called to its right: uint8 [SHOWN_PIXELS, w, 3].
+def explain_patches(run: Run, patches: Sequence[Shown], pictures: LRUCache[Hashable, np.ndarray]) -> list[np.ndarray]:
+    """Draw each patch and, next to it, Grad-CAM of its predicted class: uint8 [SHOWN_PIXELS, width, 3].
 
     Args:
-        made: pictures that were made before, by patch and class; new ones are added, and the oldest of many go.
+        pictures: drawn before, and room for those of all patches; new ones are added.
     """
-    said = [int(patch.decided.predicted[patch.row]) for patch in patches]
-    keys = [(id(patch.decided.scored.images), patch.row, index) for patch, index in zip(patches, said, strict=True)]
-    new = [(key, patch) for key, patch in zip(keys, patches, strict=True) if key not in made]
+    keys = [(id(patch.decided.scored.images), patch.row, patch.predicted) for patch in patches]
+    new = [(key, patch) for key, patch in zip(keys, patches, strict=True) if key not in pictures]
     if new:
         images = [patch.decided.scored.images[patch.row] for _, patch in new]
         fitted = np.stack([fit_image(image, run.model.input_shape[1]) for image in images])
-        if has_maps(run):
-            heat = gradcam.grad_cam(run.model, fitted, np.array([index for (_, _, index), _ in new]))
-            beside = [gradcam.overlay(small, warm) for small, warm in zip(fitted, heat, strict=True)]
+        if has_grad_cam(run):
+            heat = gradcam.grad_cam(run.model, fitted, np.array([patch.predicted for _, patch in new]))
+            right = [gradcam.overlay(small, warm) for small, warm in zip(fitted, heat, strict=True)]
         else:
-            beside = [np.full((*fitted.shape[1:3], 3), 255, np.uint8)] * len(new)
-        for (key, _), image, right in zip(new, images, beside, strict=True):
-            made[key] = _side_by_side(image, right)
-    shown = [made[key] for key in keys]
-    while len(made) > MOST_PICTURES:
-        del made[next(iter(made))]
-    return shown
+            right = [np.full((*fitted.shape[1:3], 3), 255, np.uint8)] * len(new)
+        gap = np.full((SHOWN_PIXELS, GAP, 3), 255, np.uint8)
+        for (key, _), image, overlaid in zip(new, images, right, strict=True):
+            left = fit_image(_as_rgb(image), SHOWN_PIXELS)
+            pictures[key] = np.hstack([left, gap, fit_image(overlaid, SHOWN_PIXELS)])
+    return [pictures[key] for key in keys]
 
 
 def without_images(decided: DecidedPatches) -> DecidedPatches:
-    """The same answers without the images, which Streamlit would keep as long as a button that makes a file of them."""
+    """Drop the images, which Streamlit would keep as long as a download button refers to them."""
     return decided._replace(scored=decided.scored._replace(images=()))
 
 
 def predictions_csv(run: Run, decided: Sequence[DecidedPatches]) -> str:
-    """All patches in the form of predictions.csv that predict_images.py writes."""
-    table = io.StringIO()
-    names = [name_class(run.settings, each) for each in run.decision.classes]
-    results.write_header(table, names)
+    """Return the table predictions.csv as `cancernet predict` writes it."""
+    table, labels = io.StringIO(), list_labels(run)
+    results.write_header(table, labels)
     for each in decided:
-        results.write_rows(table, each, names)
+        results.write_rows(table, each, labels)
     return table.getvalue()
 
 
-def draw_picture(run: Run, decided: DecidedPatches) -> bytes:
-    """The picture of a slide as predict_images.py draws it, of a run of two classes: a JPEG."""
-    index = run.decision.classes.index(run.decision.positive)
-    called = f"{int((decided.predicted == index).sum()):,} called {name_class(run.settings, run.decision.positive)}"
-    scored = decided.scored
-    title = f"{scored.slide}: {len(scored.files):,} patches, {called}"
+def draw_picture(run: Run, slide: Slide, positive: str) -> bytes:
+    """Draw a slide as `cancernet predict` does, for two classes; a JPEG."""
+    (decided, grid), scored = slide, slide.decided.scored
+    count = int((decided.predicted == run.decision.classes.index(positive)).sum())
+    label = name_class(run.settings, positive)
+    title = f"{scored.slide}: {len(scored.files):,} patches, {count:,} classified as {label}"
     answers = illustration.Answers(decided.probabilities, decided.predicted, threshold=decided.threshold)
-    figure = illustration.draw_slide(run, scored.grid, scored.thumbnails, answers, title=title)
     picture = io.BytesIO()
-    illustration.save_picture(figure, picture)
+    illustration.save_picture(illustration.draw_slide(run, grid, scored.thumbnails, answers, title=title), picture)
     return picture.getvalue()
 
 
-def pack_regions(run: Run, decided: Sequence[DecidedPatches]) -> bytes:
-    """A zip with a GeoJSON file for each slide, in the slide's own pixels."""
-    packed, taken = io.BytesIO(), set()
+def pack_regions(run: Run, slides: Sequence[Slide]) -> bytes:
+    """Return a zip with one GeoJSON file per slide, in the pixels of the slide."""
+    packed = io.BytesIO()
+    taken: set[str] = set()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for each in decided:
-            name = file_stem(Path(each.scored.slide).stem, taken)
-            archive.writestr(f"{name}.geojson", json.dumps(results.find_regions(run, each)))
+        for slide in slides:
+            name = file_stem(Path(slide.decided.scored.slide).stem, taken)
+            archive.writestr(f"{name}.geojson", json.dumps(results.find_regions(run, slide.decided)))
     return packed.getvalue()
-
-
-def _side_by_side(image: np.ndarray, overlaid: np.ndarray) -> np.ndarray:
-    gap = np.full((SHOWN_PIXELS, GAP, 3), 255, np.uint8)
-    return np.hstack([fit_image(_as_rgb(image), SHOWN_PIXELS), gap, fit_image(overlaid, SHOWN_PIXELS)])
 
 
 def _as_rgb(image: np.ndarray) -> np.ndarray:

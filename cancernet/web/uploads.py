@@ -1,10 +1,9 @@
-"""Uploaded files are unpacked in memory, within limits of size and number; a broken file does not stop the others."""
+"""Unpack uploaded files in memory, within limits of number and size; a damaged file does not stop the others."""
 
 import hashlib
 import io
 import itertools
 import re
-import struct
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -18,58 +17,54 @@ from cancernet import InputError
 from cancernet.data.images import EXTENSIONS, MOST_MEGAPIXELS, TIFF_MAGIC, read_size
 from cancernet.storage import is_passed_over
 
-SLIDES = (".svs", ".ndpi", ".scn", ".bif", ".qptiff")  # whole slides of one file that are TIFF inside
+SLIDES = (".svs", ".ndpi", ".scn", ".bif", ".qptiff")  # whole slides in one TIFF file
 ENDINGS = EXTENSIONS + SLIDES
-ARCHIVE, END_OF_ARCHIVE, END_OF_ARCHIVE_64 = b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x07"  # 4.3 of PKWARE's APPNOTE.TXT
-END_BYTES, LONGEST_COMMENT = 22, 65_535  # of a zip archive's last record, and of the comment after it
-SAMPLE_SEED, SAMPLE_PATIENT = 2026, 79001  # not in the made-up dataset of build_dataset.py --sample
-ENTRY_BYTES = 512  # of an archive's directory, at most, for one file; 46 and the file's name are usual
+ZIP_FILE, ZIP_ENTRY = b"PK\x03\x04", b"PK\x01\x02"  # signatures of a zip file, and of an entry of its directory
+SAMPLE_SEED, SAMPLE_PATIENT = 2026, 79001  # not in the synthetic dataset of `cancernet build --sample`
+FOR_MORE = "For more, use cancernet predict."
+
+Upload = tuple[str, bytes]  # name and content
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest upload of one visitor."""
+    """Limits for the images of one visitor."""
 
-    files: int = 5_000  # files inside archives count, the archives do not
-    bytes: int = 512 * 2**20  # of all files together, archives unpacked
-    picture_pixels: int = MOST_MEGAPIXELS * 10**6  # of one picture that is not read block by block: 150 MB decoded
-    pixels: int = 150_000_000  # of all such pictures together: 2,900 patches of 224 pixels
+    files: int = 5_000  # including the files in archives
+    bytes: int = 512 * 2**20  # of all files, unpacked
+    picture_pixels: int = MOST_MEGAPIXELS * 10**6  # of one image that is not read block by block: 150 MB decoded
+    pixels: int = 150_000_000  # of all such images: 2,900 patches of 224x224 pixels
 
 
 class Problem(NamedTuple):
-    """A file that could not be used, and why."""
+    """A file that cannot be used, and why."""
 
     name: str
     reason: str
 
 
-def accept_uploads(
-    files: Iterable[tuple[str, bytes]], *, limits: Limits = Limits()
-) -> tuple[dict[str, bytes], list[Problem]]:
-    """Unpack zip archives and check what each image says of its size, before anything is decoded.
+def accept_uploads(files: Iterable[Upload], *, limits: Limits = Limits()) -> tuple[dict[str, bytes], list[Problem]]:
+    """Unpack zip archives and check the dimensions in each image header, before anything is decoded.
 
-    Nothing is written to disk. A broken file does not stop the others. A size is checked twice, as the archive declares
-    it and as the file is unpacked. Pixels of a pyramid are not counted: it is read block by block.
-
-    Args:
-        files: name and bytes of each upload.
+    The pixels of pyramids do not count, because they are read block by block.
 
     Returns:
-        The bytes of each image by its name, in the order they were sent, and the files that cannot be used. The name is
-        that of the upload, or its path in the archive; a second one of a name gets a number.
+        The content of each image by its name, in upload order, and the files that cannot be used. Images in an archive
+        are named by their path in it; a second image of the same name gets a number.
     """
     from cancernet.data.tiles import is_pyramid
 
     contents, problems = unpack_uploads(files, limits=limits)
-    accepted, pixels_left = {}, limits.pixels
+    accepted: dict[str, bytes] = {}
+    pixels_left = limits.pixels
     for name, data in contents:
         try:
             width, height = read_size(data)
             pixels = 0 if data[:4] in TIFF_MAGIC and is_pyramid(Path(name), data) else width * height
             if pixels > limits.picture_pixels:
-                raise InputError(f"has {pixels:,} pixels, more than {limits.picture_pixels:,}. Use predict_images.py.")
+                raise InputError(f"has {pixels:,} pixels; the limit is {limits.picture_pixels:,}. {FOR_MORE}")
             if pixels > pixels_left:
-                raise InputError(f"is too much: all pictures together may have {limits.pixels:,} pixels")
+                raise InputError(f"exceeds the limit of {limits.pixels:,} pixels for all images. {FOR_MORE}")
             accepted[_number(name, accepted)] = data
             pixels_left -= pixels
         except InputError as error:
@@ -77,32 +72,26 @@ def accept_uploads(
     return accepted, problems
 
 
-def unpack_uploads(
-    files: Iterable[tuple[str, bytes]], *, limits: Limits = Limits()
-) -> tuple[list[tuple[str, bytes]], list[Problem]]:
-    """Unpack zip archives and list all files, within the limits.
+def unpack_uploads(files: Iterable[Upload], *, limits: Limits = Limits()) -> tuple[list[Upload], list[Problem]]:
+    """List all files, including those in zip archives, within the limits.
 
-    An archive is refused as a whole if it is damaged, or declares or holds more than the limits. A file in it is
-    refused if it is encrypted, is an archive, has a path that leads out of the archive, or has not the ending of an
-    image. A file that was sent before is refused. Hidden files, and those that an operating system adds (`__MACOSX`),
-    are skipped.
-
-    Returns:
-        Name and bytes of each file, and the files that were refused.
+    An archive is rejected as a whole if it is damaged or exceeds the limits. In an archive, encrypted files, archives,
+    paths outside the archive, and files without the ending of an image are rejected; so are files uploaded before.
+    Hidden files, and those added by operating systems (`__MACOSX`), are skipped.
     """
-    accepted, problems, seen = [], [], set()
-    bytes_left = limits.bytes
+    accepted: list[Upload] = []
+    problems: list[Problem] = []
+    seen, bytes_left = set(), limits.bytes
     for name, data in files:
         try:
-            if data[:4] == ARCHIVE or name.lower().endswith(".zip"):
+            members = [(name, data)]
+            if data[:4] == ZIP_FILE or name.lower().endswith(".zip"):
                 members, refused = _unpack_zip(data, limits.files - len(accepted), bytes_left, limits)
                 problems += [Problem(f"{name}: {member}", reason) for member, reason in refused]
-            else:
-                members = [(name, data)]
             for member, content in members:
                 key = (member, hashlib.sha256(content).digest())
                 if key in seen:
-                    problems.append(Problem(member, "was sent twice; it is used once"))
+                    problems.append(Problem(member, "was uploaded twice and is used once"))
                     continue
                 _check_limits(1, limits.files - len(accepted), len(content), bytes_left, limits)
                 seen.add(key)
@@ -113,8 +102,8 @@ def unpack_uploads(
     return accepted, problems
 
 
-def sample_uploads(patient: int = SAMPLE_PATIENT) -> list[tuple[str, bytes]]:
-    """Make PNG files of the patches of one synthetic slide, with names that tell their places."""
+def sample_uploads(patient: int = SAMPLE_PATIENT) -> list[Upload]:
+    """Return the patches of one synthetic slide as PNG files whose names give their positions."""
     from cancernet.data.sample import cut_patches, make_slide
 
     return [
@@ -124,74 +113,59 @@ def sample_uploads(patient: int = SAMPLE_PATIENT) -> list[tuple[str, bytes]]:
 
 
 def _number(name: str, taken: dict[str, bytes]) -> str:
-    """The name, or `name (2).png` and so on where it is taken."""
+    """Return the name or, if it is taken, `name (2).png` and so on."""
     path = Path(name)
     others = (path.with_name(f"{path.stem} ({number}){path.suffix}").as_posix() for number in itertools.count(2))
     return next(each for each in itertools.chain([name], others) if each not in taken)
 
 
-def _unpack_zip(
-    data: bytes, files_left: int, bytes_left: int, limits: Limits
-) -> tuple[list[tuple[str, bytes]], list[Problem]]:
-    _check_directory(data, limits)
-    members, problems = [], []
+def _unpack_zip(data: bytes, files_left: int, bytes_left: int, limits: Limits) -> tuple[list[Upload], list[Problem]]:
+    members: list[Upload] = []
+    problems: list[Problem] = []
+    if data.count(ZIP_ENTRY) > 2 * limits.files:  # folders are entries, too; reading millions would fill the memory
+        raise InputError(f"contains more than {limits.files:,} files. {FOR_MORE}")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = [entry for entry in archive.infolist() if not _is_hidden(entry)]
             _check_limits(len(entries), files_left, sum(entry.file_size for entry in entries), bytes_left, limits)
             for entry in entries:
-                reason = _reason_to_refuse(entry)
-                if reason:
+                if reason := _reason_to_reject(entry):
                     problems.append(Problem(entry.filename, reason))
                     continue
                 try:
-                    with archive.open(entry) as file:
+                    with archive.open(entry) as file:  # unlike read(), this unpacks no more than was declared
                         content = file.read(entry.file_size + 1)
                 except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
                     problems.append(Problem(entry.filename, f"is damaged in the archive ({error})"))
                     continue
-                _check_limits(1, files_left - len(members), len(content), bytes_left, limits)
-                bytes_left -= len(content)
                 members.append((entry.filename, content))
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, ValueError, struct.error) as error:
-        raise InputError(f"cannot be unpacked ({error}). Make the archive again.") from error
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError) as error:
+        raise InputError(f"cannot be unpacked ({error}). Create the archive again.") from error
     return members, problems
-
-
-def _check_directory(data: bytes, limits: Limits) -> None:
-    """Refuse an archive whose directory alone would fill the memory, before it is read."""
-    place = data.rfind(END_OF_ARCHIVE, max(0, len(data) - END_BYTES - LONGEST_COMMENT))
-    if place < 0 or len(data) < place + END_BYTES:
-        raise InputError("is no zip archive, or is cut off. Make the archive again.")
-    count, size = struct.unpack("<HL", data[place + 10 : place + 16])
-    if END_OF_ARCHIVE_64 in data[max(0, place - 20) : place] or size == 0xFFFFFFFF:
-        raise InputError("is a zip64 archive, which is for more data than can be sent here. Use predict_images.py.")
-    if count > 2 * limits.files or size > 2 * limits.files * ENTRY_BYTES:  # folders count too
-        raise InputError(f"lists {count:,} files; {limits.files:,} can be sent at a time. Use predict_images.py.")
 
 
 def _is_hidden(entry: zipfile.ZipInfo) -> bool:
     return entry.is_dir() or any(map(is_passed_over, entry.filename.replace("\\", "/").split("/")))
 
 
-def _reason_to_refuse(entry: zipfile.ZipInfo) -> str:
-    """Why a file in an archive is refused; "" if it is not."""
+def _reason_to_reject(entry: zipfile.ZipInfo) -> str:
+    """Return why a file in an archive cannot be used; "" if it can."""
     name = entry.filename.replace("\\", "/")
     if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
-        return "its path leads out of the archive"
+        return "has a path that leads out of the archive"
     if entry.flag_bits & 1:
-        return "is encrypted. Send it without a password."
+        return "is encrypted. Upload it without a password."
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return "is packed with an unsupported method. Make a plain zip."
+        return "uses an unsupported compression method. Create the archive with deflate."
     if name.lower().endswith(".zip"):
-        return "is an archive inside an archive. Send it on its own."
+        return "is an archive in an archive. Upload it separately."
     supported = name.lower().endswith(ENDINGS)
-    return "" if supported else f"is of an unsupported file type. Supported: {', '.join(ENDINGS)}."
+    return "" if supported else f"has an unsupported file type. Supported: {', '.join(ENDINGS)}."
 
 
 def _check_limits(files: int, files_left: int, size: int, bytes_left: int, limits: Limits) -> None:
     if files > files_left:
-        raise InputError(f"is too much: {limits.files:,} files can be sent at a time. For more, use predict_images.py.")
+        raise InputError(f"exceeds the limit of {limits.files:,} files at a time. {FOR_MORE}")
     if size > bytes_left:
-        most = f"{limits.bytes / 2**20:,.0f} MB can be sent at a time, unpacked"
-        raise InputError(f"is too much: {most}. For more, use predict_images.py.")
+        most = f"{limits.bytes / 2**20:,.0f} MB"
+        raise InputError(f"exceeds the limit of {most} at a time, after unpacking. {FOR_MORE}")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, zip_files
 from streamlit.components.v2 import manifest_scanner
+from streamlit.runtime.scriptrunner import script_runner
 from streamlit.testing.v1 import AppTest
 
 from cancernet.data.sample import make_slide
@@ -24,9 +25,9 @@ from cancernet.inference.prediction import DecidedPatches, decide_patches
 from cancernet.reporting.content import Report
 from cancernet.run import DECISION, FAMILIAR, MODEL, SAMPLES, load_run, read_report, read_settings, write_settings
 from cancernet.training.scoring import log_scores
+from cancernet.web import launch, uploads
 from cancernet.web import page as page_work
-from cancernet.web import uploads
-from cancernet.web.page import ORDERS, list_patches, predictions_csv, score_uploads
+from cancernet.web.page import ORDERS, answer_uploads, list_patches, predictions_csv
 
 PNG, ZIP = "image/png", "application/zip"
 sample_uploads = functools.cache(uploads.sample_uploads)
@@ -34,7 +35,7 @@ sample_uploads = functools.cache(uploads.sample_uploads)
 
 @pytest.fixture(autouse=True)
 def nothing_twice(monkeypatch):
-    """The sample is painted once; no installed package is searched for components of pages, of which this has none."""
+    """Paint the sample once, and do not search installed packages for page components."""
     monkeypatch.setattr(uploads, "sample_uploads", sample_uploads)
     monkeypatch.setattr(manifest_scanner, "scan_component_manifests", list)
 
@@ -46,8 +47,8 @@ def page(tiny_run, monkeypatch):
 
 
 def open_page(run, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["app.py", "--run", str(run)])
-    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    monkeypatch.setattr(sys, "argv", ["app.py", str(run)])
+    page = AppTest.from_file(str(launch.SCRIPT), default_timeout=60).run()
     assert not page.exception
     return page
 
@@ -63,37 +64,41 @@ def find_button(page, words):
 
 
 def texts(page):
-    """All that stands on the page, the marks of Markdown taken out."""
+    """All text on the page, without the escapes of Markdown."""
     elements = [*page.markdown, *page.caption, *page.info, *page.warning, *page.error, *page.title, *page.subheader]
     return "\n".join(str(element.value) for element in elements).replace("\\", "")
 
 
 def describe_expected(decision):
     images, patients = decision.fitted_on["images"], decision.fitted_on["patients"]
-    rates = " and ".join(f"{name} {value:.1%}" for name, value in decision.expected_on_validation.items())
-    return f"{images:,} images of {patients} patients, leads to expect {rates}"
+    rates = ", ".join(f"{name} {value:.1%}" for name, value in decision.expected_on_validation.items())
+    return f"({images:,} images of {patients} patients): {rates}"
 
 
 def maps(page):
     return page.get("vega_lite_chart")
 
 
-def test_a_click_leaves_the_compiled_network_alone(tiny_run, monkeypatch):
-    cleared = []
-    monkeypatch.setattr(keras.backend, "clear_session", lambda: cleared.append(True))
-    page = open_page(tiny_run, monkeypatch)
-    page.run()
-    assert not cleared
+@pytest.mark.parametrize("cleared", [True, False])
+def test_the_compiled_network_survives_a_click_on_the_launched_page(cleared, tiny_run, monkeypatch):
+    """Streamlit clears Keras after each run of the script unless `keep_compiled_models` stops it."""
+    calls = []
+    monkeypatch.setattr(keras.backend, "clear_session", lambda: calls.append(True))
+    monkeypatch.setattr(script_runner, "_clean_problem_modules", script_runner._clean_problem_modules)
+    if not cleared:
+        launch.keep_compiled_models()
+    open_page(tiny_run, monkeypatch).run()
+    assert bool(calls) == cleared
 
 
-def test_the_card_says_what_the_run_is_worth(page, tiny_run):
+def test_the_sidebar_shows_the_performance_of_the_run(page, tiny_run):
     report = json.loads((tiny_run / "report.json").read_text())
     said = texts(page)
     metric = report["metrics"]["sensitivity"]
     assert "For research and teaching, not for diagnosis." in said
     assert report["statement"] in said
     assert f"| sensitivity | {metric['value']:.3f} | too few patients for an interval |" in said
-    assert "What it was trained on.** 73 images of 2 patients" in said
+    assert "Training data.** 73 images of 2 patients" in said
     assert "- 1 (IDC): 19" in said
     assert not maps(page)
     assert not page.download_button
@@ -103,31 +108,31 @@ def test_a_patch_is_answered_with_probabilities_decision_and_grad_cam(page, tiny
     name, data = sample_uploads()[40]
     send(page, ("one.png", data, PNG))
     run = load_run(tiny_run)
-    (scored,), _ = score_uploads(run, [(name, data)])
+    (scored,), *_ = answer_uploads(run, [(name, data)])
     benign, idc = decide_patches(run, scored, neighbours=False).probabilities[0]
-    (answer,) = [each.proto.body for each in page.get("html") if 'class="called"' in each.proto.body]
+    (answer,) = [each.proto.body for each in page.get("html") if 'class="predicted"' in each.proto.body]
     assert (answer.index(f"{idc:.1%}") < answer.index(f"{benign:.1%}")) == (idc > benign)
-    assert "**1 patch** called" in texts(page)
+    assert "**1 patch**, classified as" in texts(page)
     assert len(page.get("image")) == 1
-    assert [each.value for each in page.subheader] == ["The patch", "Results to keep"]
-    assert [each.label for each in page.selectbox] == ["Run"]  # one patch has no order
+    assert [each.value for each in page.subheader] == ["Patch", "Download the results"]
+    assert [each.label for each in page.selectbox] == ["Run"]  # a single patch has no order
     assert not maps(page)
-    assert [button.label for button in page.download_button] == ["All patches as CSV", "The run's report"]
-    assert not page.toggle  # a patch without a place has no neighbours
+    assert [button.label for button in page.download_button] == ["All patches (CSV)", "Report of the run"]
+    assert not page.toggle  # a patch without a position is not smoothed
     plain = load_decision(tiny_run / "decision.json").without_neighbours
     tested = read_report(tiny_run, Report)["neighbours"]["without"]
-    assert [metric.label for metric in page.metric] == ["Sensitivity, tested", "Specificity, tested"]
+    assert [metric.label for metric in page.metric] == ["Sensitivity (test set)", "Specificity (test set)"]
     assert [metric.value for metric in page.metric] == [
         f"{tested[name]['value']:.1%}" for name in ("sensitivity", "specificity")
     ]
-    assert f"Validation, {describe_expected(plain)}." in texts(page)
-    assert "For smoothed slides" not in texts(page)
+    assert f"Expected from the validation set {describe_expected(plain)}." in texts(page)
+    assert "apply to smoothed slides" not in texts(page)
 
 
 def test_a_zip_of_a_patient_makes_a_map_with_neighbours(page, tiny_run):
     send(page, ("patient.zip", zip_files(sample_uploads()), ZIP))
     assert len(maps(page)) == 1
-    assert "The slide 79001" in texts(page)
+    assert "Slide 79001" in texts(page)
     assert page.toggle[0].value
     own = load_decision(tiny_run / "decision.json")
     assert page.select_slider[0].value == own.threshold
@@ -136,19 +141,19 @@ def test_a_zip_of_a_patient_makes_a_map_with_neighbours(page, tiny_run):
     assert describe_expected(own.without_neighbours) in texts(page)
     labels = [button.label for button in page.download_button]
     assert labels[:3] == [
-        "All patches as CSV",
-        "Picture of 79001 with outline",
-        "Regions of the slide as GeoJSON",
+        "All patches (CSV)",
+        "Map of 79001 (JPEG)",
+        "Regions of the slide (GeoJSON)",
     ]
 
 
-def test_a_patch_beside_a_slide_is_judged_at_its_own_threshold(page, tiny_run):
+def test_a_patch_without_a_slide_has_its_own_threshold(page, tiny_run):
     own = load_decision(tiny_run / "decision.json")
     send(page, ("patient.zip", zip_files(sample_uploads()), ZIP), ("one.png", sample_uploads()[40][1], PNG))
     assert describe_expected(own) in texts(page)
-    assert f"Judged one by one, from {own.without_neighbours.threshold:.1%}: 1 patch." in texts(page)
+    assert f"Not smoothed, from a probability of {own.without_neighbours.threshold:.1%}: 1 patch." in texts(page)
     page.select_slider[0].set_value(1.0).run()
-    assert "Judged one by one: 1 patch." in texts(page)
+    assert "Not smoothed: 1 patch." in texts(page)
 
 
 def test_the_patches_closest_to_the_threshold_come_first():
@@ -167,7 +172,7 @@ def test_the_sample_is_one_click_away_and_files_replace_it(page):
     write = cv2.imencode(".png", np.full((50, 50, 3), 200, np.uint8))[1].tobytes()
     send(page, ("grey.png", write, PNG))
     assert not maps(page)
-    assert "**1 patch** called" in texts(page)
+    assert "**1 patch**, classified as" in texts(page)
 
 
 def test_the_threshold_moves_the_expected_rates_and_the_decisions_and_comes_back(page, tiny_run):
@@ -177,28 +182,28 @@ def test_the_threshold_moves_the_expected_rates_and_the_decisions_and_comes_back
     assert page.metric[1].value == f"{report['metrics']['specificity']['value']:.1%}"
     page.select_slider[0].set_value(1.0).run()
     assert not page.metric
-    assert "leads to expect sensitivity 0.0% and specificity 100.0%." in texts(page)
-    assert "**0** called IDC (0%, 0.0 mm²)" in texts(page)
+    assert "patients): sensitivity 0.0%, specificity 100.0%." in texts(page)
+    assert "classified as: **0** IDC (0%, 0.0 mm²)" in texts(page)
     page.select_slider[0].set_value(0.0).run()
-    assert "leads to expect sensitivity 100.0% and specificity 0.0%." in texts(page)
-    assert "called benign (0%" in texts(page)
-    find_button(page, "The run's own").click().run()
+    assert "patients): sensitivity 100.0%, specificity 0.0%." in texts(page)
+    assert "**0** benign (0%" in texts(page)
+    find_button(page, "Default").click().run()
     assert page.select_slider[0].value == own.threshold
     assert describe_expected(own) in texts(page)
 
 
-def test_few_false_alarms_are_one_click_away_and_tested(page, tiny_run):
+def test_fewer_false_positives_are_one_click_away_and_tested(page, tiny_run):
     find_button(page, "sample").click().run()
     point = load_decision(tiny_run / "decision.json").other_points["specificity=0.95"]
-    find_button(page, "Fewer false alarms").click().run()
+    find_button(page, "Fewer false positives").click().run()
     assert page.select_slider[0].value == point
     row = next(each for each in read_report(tiny_run, Report)["operating_points"] if each["name"] == "specificity=0.95")
     assert page.metric[1].value == f"{row['specificity']['value']:.1%}"
 
 
-def test_the_network_is_asked_once_while_the_images_are_the_same(page, monkeypatch):
+def test_images_are_scored_once(page, monkeypatch):
     find_button(page, "sample").click().run()
-    monkeypatch.setattr(page_work, "score_uploads", None)
+    monkeypatch.setattr(page_work, "answer_uploads", None)
     page.select_slider[0].set_value(0.5).run()
     page.selectbox(key="order").set_value(ORDERS[2]).run()
     assert not page.exception
@@ -210,27 +215,27 @@ def test_a_broken_file_is_named_and_the_others_stay(page):
     assert "**3 patches**" in texts(page)
     assert page.expander[0].label == "1 file could not be used"
     table = page.table[0].value
-    assert table["file"].tolist() == [r"bad\_\[x\]\(y\)\.png"]  # Markdown would make it a link
+    assert table["file"].tolist() == [r"bad\_\[x\]\(y\)\.png"]  # Markdown would turn it into a link
     assert "not an image" in table["why"][0]
 
 
-def test_images_unlike_those_of_the_run_are_told_of_and_shown(page):
+def test_out_of_distribution_images_are_reported_and_shown(page):
     black = cv2.imencode(".png", np.zeros((50, 50, 3), np.uint8))[1].tobytes()
     name, data = sample_uploads()[40]
     send(page, (name, data, PNG), ("black.png", black, PNG))
     assert "1 of 2 patches (50.0%) lie outside what this run was made for" in texts(page)
-    assert "The furthest, with their distance; 1 is the limit." in texts(page)
-    assert len(page.get("image")) == 2 + 1  # and the one outside
+    assert "The most distant images and their distances; 1 is the limit." in texts(page)
+    assert len(page.get("image")) == 2 + 1  # and the distant one
 
 
-def test_nothing_but_broken_files_is_said(page):
+def test_a_message_says_that_all_files_are_broken(page):
     send(page, ("bad.png", b"no image", PNG), ("bomb.zip", b"PK\x03\x04", ZIP))
-    assert "No image is left to look at." in texts(page)
+    assert "None of the files could be used." in texts(page)
     assert page.expander[0].label == "2 files could not be used"
     assert not page.download_button
 
 
-def test_overlapping_patches_are_refused_as_predict_images_does(page):
+def test_overlapping_patches_are_rejected(page):
     files = sample_uploads()[:6]
     name = files[0][0]
     near = f"79001_idx5_x{int(name.split('_x')[1].split('_')[0]) + 10}_y{name.split('_y')[1]}"
@@ -238,10 +243,10 @@ def test_overlapping_patches_are_refused_as_predict_images_does(page):
     table = page.table[0].value
     assert "Two patches of slide 79001 overlap" in table["why"][0].replace("\\", "")
     assert table["file"][0].endswith(" and 6 more")
-    assert "No image is left to look at." in texts(page)
+    assert "None of the files could be used." in texts(page)
 
 
-def test_a_large_image_asks_for_its_scale_and_is_cut(page):
+def test_the_scale_of_a_large_image_is_requested(page):
     image = make_slide(5, 5, side=400).image
     send(page, ("large.png", cv2.imencode(".png", image[..., ::-1])[1].tobytes(), PNG))
     why = page.table[0].value["why"][0].replace("\\", "")
@@ -252,7 +257,7 @@ def test_a_large_image_asks_for_its_scale_and_is_cut(page):
     assert not page.exception
     assert not page.table
     assert len(maps(page)) == 1
-    assert "The slide large.png" in texts(page)
+    assert "Slide large.png" in texts(page)
 
 
 def test_two_slides_are_chosen_between(page):
@@ -261,7 +266,7 @@ def test_two_slides_are_chosen_between(page):
     assert page.selectbox(key="slide").options == ["79001", "79002"]
     page.selectbox(key="slide").set_value("79002").run()
     labels = [button.label for button in page.download_button]
-    assert labels[1:3] == ["Picture of 79002 with outline", "Regions of all slides as GeoJSON"]
+    assert labels[1:3] == ["Map of 79002 (JPEG)", "Regions of all slides (GeoJSON)"]
 
 
 def make_three_classes(run, folder):
@@ -289,7 +294,7 @@ def test_several_classes_have_no_threshold(tiny_run, tmp_path, monkeypatch):
     find_button(page, "sample").click().run()
     assert not page.exception
     assert not page.select_slider
-    assert "Each image is given the most probable of the classes." in texts(page)
+    assert "Each image is assigned its most probable class." in texts(page)
     assert page.selectbox(key="class").options == ["a", "b", "c"]
 
 
@@ -305,7 +310,7 @@ def test_a_run_that_is_not_of_patches_has_its_own_words_and_samples_and_no_map(t
         path.write_bytes(data)
     page.run()
     assert "grey, usually 256x256 pixels, of the classes a, b, c." in texts(page)
-    find_button(page, "Try some tested images").click().run()
+    find_button(page, "Try some test images").click().run()
     assert not page.exception
     assert "**6 images**" in texts(page)
     assert "b/79001_idx5" in texts(page)
@@ -313,8 +318,8 @@ def test_a_run_that_is_not_of_patches_has_its_own_words_and_samples_and_no_map(t
     assert not any(word in texts(page) for word in ("patch", "tissue", "slide"))
 
 
-def test_the_first_view_waits_for_no_keras(tiny_run):
-    code = "import sys\nfrom cancernet.web import answer_cache, run_summary, uploads\nprint('keras' in sys.modules)"
+def test_the_first_view_does_not_import_keras(tiny_run):
+    code = "import sys\nfrom cancernet.web import answer_cache, app, launch\nprint('keras' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
@@ -335,19 +340,19 @@ def test_the_newest_run_is_taken_and_others_can_be_chosen(tiny_run, tmp_path, mo
 
 def open_without_run(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["app.py"])
-    return AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    return AppTest.from_file(str(launch.SCRIPT), default_timeout=60).run()
 
 
-def test_a_damaged_run_is_said_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["app.py", "--run", str(tmp_path / "none")])
-    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+def test_a_missing_run_is_reported_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["app.py", str(tmp_path / "none")])
+    page = AppTest.from_file(str(launch.SCRIPT), default_timeout=60).run()
     assert "There is no run" in texts(page)
     assert not page.exception
 
 
-def test_the_table_has_the_probabilities_of_predict_images(tiny_run):
+def test_the_table_has_the_probabilities_of_the_decision(tiny_run):
     run = load_run(tiny_run)
-    (scored,), _ = score_uploads(run, sample_uploads())
+    (scored,), *_ = answer_uploads(run, sample_uploads())
     decided = decide_patches(run, scored)
     rows = list(csv.DictReader(io.StringIO(predictions_csv(run, [decided]))))
     assert [float(row["probability_IDC"]) for row in rows] == decided.probabilities[:, 1].round(4).tolist()

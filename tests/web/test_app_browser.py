@@ -1,4 +1,4 @@
-"""The real page in a real browser: it answers as predict_images.py does, follows the slider, and fits its width."""
+"""The page in a browser: it answers as `cancernet predict` does, follows the slider, and fits the screen."""
 
 import contextlib
 import csv
@@ -35,13 +35,13 @@ pytestmark = [
 
 @contextlib.contextmanager
 def serve(run, log):
-    """Where the page of a run is served."""
+    """Serve the page of a run as its users do; yields the address."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py"), "--server.port", str(port)]
+    code = "import sys, pathlib; from cancernet.web.launch import launch; launch(pathlib.Path(sys.argv[1]), port={})"
     with log.open("w") as log:
-        server = subprocess.Popen([*command, "--", "--run", str(run)], cwd=ROOT, stdout=log, stderr=log)
+        server = subprocess.Popen([sys.executable, "-c", code.format(port), str(run)], cwd=ROOT, stdout=log, stderr=log)
         try:
             wait_for(f"http://localhost:{port}/_stcore/health")
             yield f"http://localhost:{port}"
@@ -96,7 +96,7 @@ def test_a_slide_is_sent_looked_at_and_kept_as_predict_images_says(page, tiny_ru
     threshold = load_decision(tiny_run / "decision.json").threshold
     page.get_by_test_id("stStatusWidget").wait_for(state="detached")
     with page.expect_download() as download:
-        page.get_by_role("button", name="All patches as CSV").click()
+        page.get_by_role("button", name="All patches (CSV)").click()
     kept = read_table(download.value.path().read_text())
     expected = predict_images(tiny_run, [*slide, *others], threshold, tmp_path)
     assert len(kept) == len(expected) == len(slide) + 1 + 9
@@ -111,13 +111,13 @@ def test_the_outline_and_the_counts_follow_the_slider(page):
     page.get_by_role("button", name="Try a sample slide").click()
     slide_map = page.get_by_test_id("stVegaLiteChart")
     slide_map.locator("canvas, svg").first.wait_for()
-    page.get_by_text("Nothing", exact=True).click()  # the bare tissue below the outline
+    page.get_by_text("None", exact=True).click()  # the tissue without overlay
     dark = {}
-    for key, count in (("End", "0 called IDC"), ("Home", "0 called benign")):
+    for key, count in (("End", "0 IDC"), ("Home", "0 benign")):
         move_slider(page, key, page.get_by_text(re.compile(rf"\b{count}")))
         dark[key] = count_dark(page, slide_map)
-    page.get_by_role("button", name="The run's own").click()
-    page.get_by_text("leads to expect").wait_for()
+    page.get_by_role("button", name="Default").click()
+    page.get_by_text("Expected from").wait_for()
     own = count_dark(page, slide_map)
     assert dark["End"] < dark["Home"] < own  # no outline, one around all, one around some, which is longer
 
@@ -147,8 +147,8 @@ def test_no_text_about_breast_tissue_with_a_run_of_other_images(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     with browse(run, tmp_path) as page:
-        page.get_by_role("button", name="Try some tested images").click()
-        page.get_by_text("Results to keep").wait_for()
+        page.get_by_role("button", name="Try some test images").click()
+        page.get_by_text("Download the results").wait_for()
         words = page.locator("body").inner_text().lower()
         assert "4 images" in words
         assert [word for word in ("breast", "tissue", "patch", "slide", "h&e", "idc") if word in words] == []
@@ -158,7 +158,7 @@ def test_no_text_about_breast_tissue_with_a_run_of_other_images(tmp_path):
 
 def test_nothing_is_wider_than_its_page_and_a_phone_tells_the_run(page, tiny_run):
     page.get_by_role("button", name="Try a sample slide").click()
-    page.get_by_text("Results to keep").wait_for()
+    page.get_by_text("Download the results").wait_for()
     check_widths(page)
     page.set_viewport_size({"width": 390, "height": 844})
     playwright.expect(page.get_by_test_id("stMain").get_by_text(f"Run {tiny_run.name}.")).to_be_in_viewport()
@@ -183,8 +183,8 @@ def click_a_patch(page, slide_map):
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 3)
     page.mouse.wheel(0, -200)
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 3)
-    page.get_by_text("The patch that you clicked on the map").wait_for()
-    playwright.expect(page.get_by_alt_text("what spoke for its class")).to_have_count(1)
+    page.get_by_text("The patch you clicked on the map").wait_for()
+    playwright.expect(page.get_by_alt_text("Grad-CAM map")).to_have_count(1)
 
 
 def predict_images(run, files, threshold, tmp_path):

@@ -1,4 +1,4 @@
-"""The page's work without the page: the same answers as predict_images.py, from memory and not from disk."""
+"""The work behind the page gives the same answers as `cancernet predict`, from memory instead of from disk."""
 
 import cv2
 import numpy as np
@@ -49,60 +49,61 @@ def describe(run, scored, folder):
     return rows
 
 
-def test_the_page_and_predict_images_read_alike_and_answer_alike(run, tmp_path):
+def test_the_page_reads_and_answers_as_predict_does(run, tmp_path):
     """Patches of a slide, patches without a place, and a pyramid with an unlike coarse level."""
     slide = [(f"7_idx5_x{50 * i + 1}_y{50 * j + 1}.png", encode(patch(100 + 9 * (i + j)))) for i, j in np.ndindex(4, 4)]
-    loose = [(f"lose {number}.png", encode(patch(90 + number, 60, 45))) for number in range(70)]
+    loose = sorted((f"loose {number}.png", encode(patch(90 + number, 60, 45))) for number in range(70))
     write_small_pyramid(tmp_path / "pyramid.tif")
     for name, data in [*slide, *loose]:
         (tmp_path / name).write_bytes(data)
     sent = [("7.zip", zip_files(slide)), *loose, ("pyramid.tif", (tmp_path / "pyramid.tif").read_bytes())]
-    scored, problems = page.score_uploads(run, sent)
-    assert problems == []
-    answers = describe(run, scored, tmp_path)
+    answer = page.answer_uploads(run, sent)
+    assert answer.problems == []
+    answers = describe(run, answer.scored, tmp_path)
     assert answers == describe(run, answer_from_disk(run, tmp_path), tmp_path)
     assert len(answers) == 16 + 70 + 9
     assert {predicted for *_, predicted in answers.values()} == {0, 1}
 
 
-def test_few_pictures_with_grad_cam_are_kept(trained, monkeypatch):
-    monkeypatch.setattr(page, "MOST_PICTURES", 3)
-    (scored,), _ = page.score_uploads(trained, uploads.sample_uploads()[:5])
+def test_the_latest_pictures_with_grad_cam_are_kept(trained, monkeypatch):
+    monkeypatch.setattr(page, "MAX_PICTURES", 3)
+    (scored,), _, pictures = page.answer_uploads(trained, uploads.sample_uploads()[:5])
     decided = prediction.decide_patches(trained, scored, neighbours=False)
-    patches, made = [page.Shown(decided, row) for row in range(5)], {}
-    first = page.explain_patches(trained, patches[:2], made)
-    page.explain_patches(trained, patches[2:], made)
-    assert [row for _, row, _ in made] == [2, 3, 4]  # the oldest went
-    again = page.explain_patches(trained, patches[:2], made)
+    patches = [page.Shown(decided, row) for row in range(5)]
+    first = page.explain_patches(trained, patches[:2], pictures)
+    page.explain_patches(trained, patches[2:], pictures)
+    assert [row for _, row, _ in pictures] == [2, 3, 4]  # the oldest were evicted
+    again = page.explain_patches(trained, patches[:2], pictures)
     assert all(map(np.array_equal, first, again))
 
 
-def test_the_furthest_outside_come_first_with_distance_and_place(trained):
+def test_the_most_distant_images_come_first_with_distance_and_position(trained):
     files = uploads.sample_uploads()[:3]
-    (slide,), _ = page.score_uploads(trained, files)
+    (slide,), *_ = page.answer_uploads(trained, files)
     grey = np.full((48, 48, 1), 7, np.uint8)
     cut = slide._replace(files=[slide.slide] * 3, x=[0, 50, 100], y=[0, 0, 0], images=[grey] * 3)
     scored = [slide._replace(distances=np.array([0.5, 1.25, 0.2])), cut._replace(distances=np.array([0.1, 0.2, 3.0]))]
-    found = page.show_furthest(scored, find_outside(np.concatenate([each.distances for each in scored])))
+    found = page.show_distant(scored, find_outside(np.concatenate([each.distances for each in scored])))
     assert [name for _, name in found] == [f"3.0: x 100, y 0 of {slide.slide}", f"1.2: {files[1][0]}"]
     assert [picture.shape for picture, _ in found] == [(240, 240, 3)] * 2
     assert (found[0][0] == 7).all()
 
 
-def test_what_a_button_makes_a_file_of_holds_no_images(trained):
-    (scored,), _ = page.score_uploads(trained, uploads.sample_uploads())
+def test_a_download_holds_no_images(trained):
+    (scored,), *_ = page.answer_uploads(trained, uploads.sample_uploads())
     decided = prediction.decide_patches(trained, scored)
     light = page.without_images(decided)
     assert not light.scored.images
     assert len(scored.images) == len(uploads.sample_uploads())
     assert page.predictions_csv(trained, [light]) == page.predictions_csv(trained, [decided])
-    assert page.pack_regions(trained, [light])
-    assert page.draw_picture(trained, light) == page.draw_picture(trained, decided)
+    (slide,), (light_slide,) = page.find_slides(trained, [decided]), page.find_slides(trained, [light])
+    assert page.pack_regions(trained, [light_slide]) == page.pack_regions(trained, [slide])
+    assert page.draw_picture(trained, light_slide, "1") == page.draw_picture(trained, slide, "1")
 
 
 def test_the_bytes_of_an_answer_are_those_of_its_images(trained):
-    scored, problems = page.score_uploads(trained, uploads.sample_uploads()[:2])
-    pictures = page.MOST_PICTURES * 240 * (240 + 12 + 240) * 3
-    thumbnails = sum(each.nbytes for each in scored[0].thumbnails)
-    kept = 2 * 48 * 48 * 3 + thumbnails + pictures  # images as the network takes them
-    assert page.count_bytes(page.Answer(scored, problems, {})) == kept
+    answer = page.answer_uploads(trained, uploads.sample_uploads()[:2])
+    pictures = page.MAX_PICTURES * 240 * (240 + 12 + 240) * 3
+    thumbnails = sum(each.nbytes for each in answer.scored[0].thumbnails)
+    kept = 2 * 48 * 48 * 3 + thumbnails + pictures  # images at the input size of the network
+    assert page.count_bytes(answer) == kept

@@ -1,4 +1,4 @@
-"""What the page says of a run before any image is there."""
+"""What the page says about a run before any image is uploaded."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ def rates(sensitivity, specificity):
     return {"sensitivity": METRIC | {"value": sensitivity}, "specificity": METRIC | {"value": specificity}}
 
 
-def test_the_nouns_are_those_of_the_run():
+def test_the_nouns_depend_on_the_run():
     assert [run_summary.count_images(PATCHES, number) for number in (1, 1133)] == ["1 patch", "1,133 patches"]
     assert [run_summary.count_images(IMAGES, number) for number in (1, 1133)] == ["1 image", "1,133 images"]
     assert "breast tissue" in run_summary.welcome(PATCHES)
@@ -26,33 +26,33 @@ def test_the_nouns_are_those_of_the_run():
     assert not any(word in said for word in ("tissue", "patch", "slide"))
 
 
-def test_thresholds_one_click_away_are_those_that_a_probability_can_reach():
+def test_only_thresholds_that_a_probability_can_reach_have_a_button():
     decision = make_decision(other_points={"specificity=0.95": 0.7, "sensitivity=0.95": ABOVE_ONE, "highest F1": 0.4})
-    assert run_summary.choose_points(decision) == {"The run's own": 0.5, "Fewer false alarms": 0.7}
-    assert run_summary.choose_points(make_decision()) == {"The run's own": 0.5}  # of an older run
+    assert run_summary.list_thresholds(decision) == {"Default": 0.5, "Fewer false positives": 0.7}
+    assert run_summary.list_thresholds(make_decision()) == {"Default": 0.5}  # an older run
 
 
 @pytest.mark.parametrize(
-    ("threshold", "alone", "expected"),
+    ("threshold", "unsmoothed", "expected"),
     [
-        (0.5, False, (0.8, 0.9)),  # the run's own
+        (0.5, False, (0.8, 0.9)),  # the default of the run
         (0.7, False, (0.6, 0.95)),  # another point of the report
-        (0.6, False, None),  # not tested
-        (0.5, True, (0.7, 0.85)),  # without neighbours
-        (0.7, True, None),
+        (0.6, False, ()),  # not in the report
+        (0.5, True, (0.7, 0.85)),  # not smoothed
+        (0.7, True, ()),
     ],
 )
-def test_tested_figures_are_those_of_the_report_and_no_others(threshold, alone, expected):
+def test_rates_are_those_of_the_report_and_no_others(threshold, unsmoothed, expected):
     report = {
         "metrics": rates(0.8, 0.9),
         "operating_points": [{"name": "specificity=0.95", "threshold": 0.7, **rates(0.6, 0.95)}],
         "neighbours": {"without": rates(0.7, 0.85)},
     }
-    found = run_summary.find_tested_rates(report, make_decision(), threshold, alone=alone)
-    assert (found and tuple(metric["value"] for metric in found.values())) == expected
+    found = run_summary.find_test_rates(report, make_decision(), threshold, unsmoothed=unsmoothed)
+    assert tuple(metric["value"] for metric in found.values()) == expected
 
 
-def test_it_is_said_on_how_much_validation_a_decision_rests():
+def test_the_size_of_the_validation_set_is_described():
     assert (
         run_summary.describe_fit(make_decision(fitted_on={"images": 456, "patients": 14}))
         == "456 images of 14 patients"

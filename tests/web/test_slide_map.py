@@ -1,4 +1,4 @@
-"""The map's rows, and what its Vega-Lite specification says of a slide worked out by hand."""
+"""The data sets of the map, and its Vega-Lite specification for a slide worked out by hand."""
 
 import base64
 
@@ -6,10 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from cancernet import InputError
 from cancernet.data.grid import lay_out
 from cancernet.reporting.slide_plots import SURE
-from cancernet.web.slide_map import OUTLINE, OVER_TISSUE, Frame, map_rows, map_specification, outline_rows
+from cancernet.web.slide_map import OUTLINE, Frame, map_rows, map_specification, outline_rows
 
 RED = (200, 30, 40)
 
@@ -53,7 +52,7 @@ def test_the_picture_fills_its_frame_below_the_patches():
     assert kind == "data:image/jpeg;base64"
     seen = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR_RGB)
     assert seen.shape == (8, 16, 3)
-    assert np.abs(seen.astype(int) - RED).max() <= 4  # red stays red, but for what JPEG loses
+    assert np.abs(seen.astype(int) - RED).max() <= 4  # JPEG loses little
 
 
 @pytest.mark.parametrize(
@@ -76,19 +75,19 @@ def test_a_probability_of_0_shows_the_tissue_and_one_of_1_is_orange():
     fill = patches_of(specify())["fill"]
     assert (fill["field"], fill["scale"]["domain"]) == ("probability", [0, 1])
     assert fill["scale"]["range"] == ["rgba(213, 94, 0, 0)", f"rgba(213, 94, 0, {SURE})"]
-    assert fill["legend"]["title"] == "probability of IDC; line: called IDC"
+    assert fill["legend"]["title"] == "probability of IDC; outline: classified as IDC"
 
 
-def test_the_outline_is_around_what_is_called():
+def test_the_outline_surrounds_the_predicted_class():
     files = ["a.png", "b.png", "c.png"]
     (grid,) = lay_out(["7"] * 3, [1, 51, 101], [101, 101, 101], files).slides
     rows = outline_rows(grid, np.array([True, True, False]))
-    sides = set(zip(rows["x"], rows["y"], rows["u"], rows["v"], strict=True))
-    assert sides == {  # of two patches beside each other; none between them
+    sides = set(zip(*(rows[side] for side in ("left", "top", "right", "bottom")), strict=True))
+    assert sides == {  # of two neighbouring patches; none between them
         *((1, 101, 51, 101), (51, 101, 101, 101), (1, 151, 51, 151), (51, 151, 101, 151)),
         *((1, 101, 1, 151), (101, 101, 101, 151)),
     }
-    assert outline_rows(grid, np.zeros(3, bool)) == {"x": [], "y": [], "u": [], "v": []}
+    assert outline_rows(grid, np.zeros(3, bool)) == {"left": [], "top": [], "right": [], "bottom": []}
     wide, narrow = specify()["layer"][2:4]
     assert wide["data"] == narrow["data"] == {"name": OUTLINE}
     assert wide["mark"]["strokeWidth"] > narrow["mark"]["strokeWidth"]
@@ -97,21 +96,18 @@ def test_the_outline_is_around_what_is_called():
 def test_the_scale_bar_is_drawn_to_scale_below_the_slide():
     assert len(specify()["layer"]) == 4
     bar, words = specify(mpp=4.0)["layer"][4:]  # 200 pixels of 4 micrometres: a quarter is 200
-    (drawn,) = bar["data"]["values"]
-    assert (drawn["left"], drawn["end"], drawn["words"]) == (100, 150, "200 µm")
-    assert 150 < drawn["top"] < 157
-    assert words["encoding"]["text"] == {"field": "words"}
+    (drawn,), (text,) = bar["data"]["values"], words["data"]["values"]
+    assert (drawn["left"], drawn["right"]) == (100, 150)
+    assert 150 < drawn["top"] == drawn["bottom"] < 157
+    assert text == {"left": 150, "top": drawn["top"], "words": "200 µm"}
+    assert words["encoding"]["text"]["field"] == "words"
 
 
 def test_the_bare_tissue_is_not_coloured_but_can_be_clicked():
-    specification = specify(over="Nothing")
+    specification = specify(show_probability=False)
     assert "fill" not in patches_of(specification)
     assert patches_of(specification)["fillOpacity"] == {"value": 0}
-    clicked, view = specification["layer"][1]["params"]
+    clicked, view = specification["params"]
+    assert clicked["views"] == view["views"] == [specification["layer"][1]["name"]]
     assert (clicked["name"], clicked["select"]["fields"]) == ("clicked", ["patch"])
     assert view["bind"] == "scales"
-
-
-def test_an_unknown_layer_is_named_with_the_known_ones():
-    with pytest.raises(InputError, match=rf"Unknown layer 'Heat'. Choose one of {', '.join(OVER_TISSUE)}\."):
-        specify(over="Heat")

@@ -82,7 +82,7 @@ def test_a_damaged_member_is_named_and_the_others_stay():
 def test_paths_that_lead_out_are_refused(name):
     pictures, problems = accept_uploads([("x.zip", zip_files([(name, encode(patch(1))), ("b.png", encode(patch(2)))]))])
     assert list(pictures) == ["b.png"]
-    assert [problem.reason for problem in problems] == ["its path leads out of the archive"]
+    assert [problem.reason for problem in problems] == ["has a path that leads out of the archive"]
 
 
 def test_two_dots_inside_a_name_lead_nowhere():
@@ -95,8 +95,8 @@ def test_archives_inside_archives_and_other_files_are_refused():
     inner = zip_files([("a.png", encode(patch(1)))])
     accepted, problems = unpack_uploads([("x.zip", zip_files([("inner.zip", inner), ("notes.txt", b"hello")]))])
     assert accepted == []
-    assert reasons(problems)["x.zip: inner.zip"] == "is an archive inside an archive. Send it on its own."
-    assert reasons(problems)["x.zip: notes.txt"].startswith("is of an unsupported file type. Supported: .png")
+    assert reasons(problems)["x.zip: inner.zip"] == "is an archive in an archive. Upload it separately."
+    assert reasons(problems)["x.zip: notes.txt"].startswith("has an unsupported file type. Supported: .png")
 
 
 def test_an_archive_called_png_inside_an_archive_is_no_image():
@@ -116,21 +116,23 @@ def test_files_that_systems_leave_in_archives_are_skipped():
 
 def test_unusual_packing_is_refused():
     _, problems = unpack_uploads([("x.zip", zip_files([("a.png", b"data")], zipfile.ZIP_BZIP2))])
-    assert reasons(problems) == {"x.zip: a.png": "is packed with an unsupported method. Make a plain zip."}
+    assert reasons(problems) == {
+        "x.zip: a.png": "uses an unsupported compression method. Create the archive with deflate."
+    }
 
 
 def test_encrypted_members_are_refused():
     data = bytearray(zip_files([("a.png", b"data")]))
     data[data.index(b"PK\x01\x02") + 8] |= 1
     _, problems = unpack_uploads([("x.zip", bytes(data))])
-    assert reasons(problems) == {"x.zip: a.png": "is encrypted. Send it without a password."}
+    assert reasons(problems) == {"x.zip: a.png": "is encrypted. Upload it without a password."}
 
 
 def test_the_same_file_twice_counts_once_and_another_of_its_name_twice():
     files = [("a.png", b"1"), ("a.png", b"1"), ("a.png", b"2")]
     accepted, problems = unpack_uploads(files)
     assert accepted == [("a.png", b"1"), ("a.png", b"2")]
-    assert reasons(problems) == {"a.png": "was sent twice; it is used once"}
+    assert reasons(problems) == {"a.png": "was uploaded twice and is used once"}
     pictures, _ = accept_uploads([("10/a.png", encode(patch(seed))) for seed in (1, 2, 3)])
     assert list(pictures) == ["10/a.png", "10/a (2).png", "10/a (3).png"]
 
@@ -139,30 +141,39 @@ def test_more_files_than_the_limit_are_refused_the_first_stay():
     files = [(f"{number}.png", bytes([number])) for number in range(4)]
     accepted, problems = unpack_uploads(files, limits=Limits(files=3))
     assert [name for name, _ in accepted] == ["0.png", "1.png", "2.png"]
-    assert reasons(problems) == {
-        "3.png": "is too much: 3 files can be sent at a time. For more, use predict_images.py."
-    }
+    assert reasons(problems) == {"3.png": "exceeds the limit of 3 files at a time. For more, use cancernet predict."}
 
 
 def test_an_archive_of_more_files_than_the_limit_is_refused_whole():
     archive = zip_files([(f"{number}.png", b"x%d" % number) for number in range(4)])
     accepted, problems = unpack_uploads([("x.zip", archive), ("a.png", b"data")], limits=Limits(files=3))
     assert [name for name, _ in accepted] == ["a.png"]
-    assert problems[0].reason.startswith("is too much: 3 files can be sent")
+    assert problems[0].reason.startswith("exceeds the limit of 3 files")
 
 
 def test_a_directory_too_long_to_read_is_refused_before_it_is_read():
     archive = zip_files([(f"{number}.png", b"") for number in range(9)])
     _, problems = unpack_uploads([("x.zip", archive)], limits=Limits(files=4))
-    assert problems[0].reason == "lists 9 files; 4 can be sent at a time. Use predict_images.py."
+    assert problems[0].reason == "contains more than 4 files. For more, use cancernet predict."
 
 
-def test_zip64_is_refused():
+def test_zip64_is_read():
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive, archive.open("a.png", "w", force_zip64=True) as file:
+        file.write(b"data")
+    accepted, problems = unpack_uploads([("x.zip", packed.getvalue())])
+    assert accepted == [("a.png", b"data")]
+    assert problems == []
+
+
+def test_a_zip64_directory_that_lies_about_its_place_costs_itself_only():
     data = zip_files([("a.png", b"data")])
     end = data.rindex(b"PK\x05\x06")
-    locator = b"PK\x06\x07" + struct.pack("<LQL", 0, 0, 1)
-    _, problems = unpack_uploads([("x.zip", data[:end] + locator + data[end:])])
-    assert problems[0].reason.startswith("is a zip64 archive")
+    for offset in (0, 2**40, 2**63):
+        locator = b"PK\x06\x07" + struct.pack("<LQL", 0, offset, 1)
+        accepted, problems = unpack_uploads([("x.zip", data[:end] + locator + data[end:]), ("b.png", b"data")])
+        assert accepted[-1] == ("b.png", b"data")
+        assert len(accepted) + len(problems) == 2
 
 
 def test_a_bomb_that_declares_its_size_is_refused_unread():
@@ -173,7 +184,7 @@ def test_a_bomb_that_declares_its_size_is_refused_unread():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert accepted == []
-    assert problems[0].reason.startswith("is too much: 1 MB can be sent at a time, unpacked")
+    assert problems[0].reason.startswith("exceeds the limit of 1 MB at a time, after unpacking")
     assert peak < 2_000_000
 
 
@@ -193,7 +204,9 @@ def test_a_bomb_that_lies_about_its_size_is_refused_at_what_it_declared():
 
 def test_a_file_that_is_no_archive_is_named():
     _, problems = unpack_uploads([("x.zip", b"hello"), ("y.zip", zip_files([("a.png", b"data")])[:-30])])
-    assert [problem.reason for problem in problems] == ["is no zip archive, or is cut off. Make the archive again."] * 2
+    assert [problem.reason for problem in problems] == [
+        "cannot be unpacked (File is not a zip file). Create the archive again."
+    ] * 2
 
 
 def test_a_directory_of_nonsense_is_an_error_in_words():
@@ -209,16 +222,18 @@ def test_a_picture_of_too_many_pixels_is_refused_by_its_header():
     header = struct.pack(">LLBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000)))
     _, problems = accept_uploads([("bomb.png", bomb)])
-    assert reasons(problems) == {"bomb.png": "has 900,000,000 pixels, more than 50,000,000. Use predict_images.py."}
+    assert reasons(problems) == {
+        "bomb.png": "has 900,000,000 pixels; the limit is 50,000,000. For more, use cancernet predict."
+    }
     _, problems = accept_uploads([("a.png", encode(patch(1)))], limits=Limits(picture_pixels=2499))
-    assert problems[0].reason == "has 2,500 pixels, more than 2,499. Use predict_images.py."
+    assert problems[0].reason == "has 2,500 pixels; the limit is 2,499. For more, use cancernet predict."
 
 
 def test_all_pictures_together_have_a_limit():
     files = [(f"{seed}.png", encode(patch(seed))) for seed in range(3)]
     pictures, problems = accept_uploads(files, limits=Limits(pixels=5000))
     assert list(pictures) == ["0.png", "1.png"]
-    assert "all pictures together may have 5,000 pixels" in problems[0].reason
+    assert "exceeds the limit of 5,000 pixels for all images" in problems[0].reason
 
 
 def test_pixels_of_a_pyramid_are_not_counted():
@@ -227,7 +242,7 @@ def test_pixels_of_a_pyramid_are_not_counted():
     files = [("flat.tif", encode(patch(1, 256), ".tif")), ("tiled.tif", packed.getvalue())]
     pictures, problems = accept_uploads(files, limits=Limits(picture_pixels=1000))
     assert list(pictures) == ["tiled.tif"]
-    assert reasons(problems) == {"flat.tif": "has 65,536 pixels, more than 1,000. Use predict_images.py."}
+    assert reasons(problems) == {"flat.tif": "has 65,536 pixels; the limit is 1,000. For more, use cancernet predict."}
 
 
 def test_the_sample_is_one_slide_of_placed_patches():
