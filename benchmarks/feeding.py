@@ -1,7 +1,8 @@
-"""Rows of the table of training_speed.py that are measured inside one process: feeding, predicting, the cache.
+"""Rows of the table of training_speed.py that are measured inside one process: data loading, prediction, the cache.
 
-Feeding: steps of CancerNet on images that are decoded in memory, shuffled and changed as in training, against the same
-steps on one batch given again and again. Prediction: from files, against what is slower alone, decoding or the network.
+Data loading: training steps of CancerNet on images that are decoded in memory, shuffled and augmented as in training,
+compared with the same steps on one repeated batch. Prediction: from files, compared with the slower of decoding alone
+and the network alone.
 """
 
 import dataclasses
@@ -18,26 +19,30 @@ if typing.TYPE_CHECKING:  # imported where it is needed, which takes seconds
     import keras
 
 STAIN_JITTER = 0.1
-IMAGES_A_TURN = 1024  # of a row in a round: about two seconds on two cores
+IMAGES_PER_ROUND = 1024  # about two seconds per row on two cores
 
 
 def time_steps(model: "keras.Model", batches: Iterator, steps: int) -> tuple[float, float]:
-    """Time training steps: seconds in all, and of these the seconds that a step waited for its batch."""
+    """Time training steps.
+
+    Returns:
+        Total seconds, and the part of them that the steps waited for their batches.
+    """
     waited, started = 0.0, time.perf_counter()
     for _ in range(steps):
-        asked = time.perf_counter()
+        requested = time.perf_counter()
         batch = next(batches)
-        waited += time.perf_counter() - asked
+        waited += time.perf_counter() - requested
         model.train_on_batch(*batch)
     return time.perf_counter() - started, waited
 
 
 def compare_feeding(files: list[Path], batch_size: int, steps: int, rounds: int) -> dict[str, list[tuple]]:
-    """Time steps in each round, as `time_steps`.
+    """Time steps with each source of batches in each round.
 
     Returns:
-        Seconds and seconds waited, a pair for each round: of `memory`, one batch given again and again; of `tutorial`,
-        batches with the tutorial's changes; of `stain`, batches with stain jitter as well.
+        Total and waiting seconds, a pair per round, for `memory` (one repeated batch), `tutorial` (batches with the
+        tutorial's augmentation) and `stain` (with stain jitter as well).
     """
     import keras
     import numpy as np
@@ -70,25 +75,27 @@ def compare_feeding(files: list[Path], batch_size: int, steps: int, rounds: int)
 
 
 def feeding_rows(files: list[Path], rounds: int) -> list[Row]:
-    """Measure the rows of feeding; on a GPU also the share of time that a step waits for its batch."""
+    """Measure the rows of data loading; on a GPU also the share of time that a step waits for its batch."""
     from cancernet.training import pipeline
 
     rows = []
     for batch_size in (32, 128):
-        found = compare_feeding(files, batch_size, IMAGES_A_TURN // batch_size, rounds)
+        found = compare_feeding(files, batch_size, IMAGES_PER_ROUND // batch_size, rounds)
         seconds = {name: [each[0] for each in turns] for name, turns in found.items()}
         for name, least in (("tutorial", 0.95), ("stain", 0.90)):
-            changes = "the tutorial's changes" + " and stain jitter" * (name == "stain")
-            speeds = [[IMAGES_A_TURN / each for each in seconds[which]] for which in (name, "memory")]
-            rows.append(Row(f"steps of {batch_size}, {changes}", "images/s", "arrays in memory", *speeds, least=least))
+            augmentation = "the tutorial's augmentation" + " and stain jitter" * (name == "stain")
+            speeds = [[IMAGES_PER_ROUND / each for each in seconds[which]] for which in (name, "memory")]
+            rows.append(
+                Row(f"steps of {batch_size}, {augmentation}", "images/s", "arrays in memory", *speeds, least=least)
+            )
     name, on_gpu = "waiting for a batch of 256", pipeline.describe_device().startswith("GPU")
     turns = compare_feeding(files, 256, 100, rounds)["tutorial"] if on_gpu else []
     waited, whole = [each[1] for each in turns], [each[0] for each in turns]
-    return [*rows, Row(name, "s", "all of the time", waited, whole, most=0.05, reason="" if on_gpu else "no GPU here")]
+    return [*rows, Row(name, "s", "total time", waited, whole, most=0.05, reason="" if on_gpu else "no GPU")]
 
 
 def prediction_rows(files: list[Path], run: Path, rounds: int) -> list[Row]:
-    """Measure the rows of scoring files that were not read before, as evaluate_model.py and predict_images.py do."""
+    """Measure the rows of predicting from files that were not read before, as the verbs evaluate and predict do."""
     import numpy as np
 
     from cancernet.data.images import ImageStore, decode_image
@@ -137,16 +144,18 @@ def prediction_rows(files: list[Path], run: Path, rounds: int) -> list[Row]:
 
 
 def cache_row(files: list[Path]) -> Row:
-    """Measure by how much the memory grows when every image is decoded and kept."""
+    """Measure how much memory the cache of decoded images takes."""
     import numpy as np
     import psutil
 
     from cancernet.data.images import ImageStore
 
-    ImageStore(files[:256], image_size=48, channels=3, cache=False).fetch(np.arange(256))  # what decoding itself takes
+    ImageStore(files[:256], image_size=48, channels=3, cache=False).fetch(
+        np.arange(256)
+    )  # the memory of decoding itself
     store = ImageStore(files, image_size=48, channels=3)
     before = psutil.Process().memory_info().rss
     for start in range(0, len(files), 128):
         store.fetch(np.arange(start, min(start + 128, len(files))))
     grown = psutil.Process().memory_info().rss - before
-    return Row("cache", "MB", "a byte a colour value", [grown / 1e6], [len(files) * 48 * 48 * 3 / 1e6], most=1.1)
+    return Row("cache", "MB", "one byte per colour value", [grown / 1e6], [len(files) * 48 * 48 * 3 / 1e6], most=1.1)

@@ -1,9 +1,9 @@
-"""How fast training, feeding, prediction and start are, and what memory they take: one table with a ratio a row.
+"""Measure the speed of training, data loading, prediction and start, and their memory, as a table of ratios.
 
-The rows of a comparison are measured in one run and in turn, because the machine's speed drifts. A ratio is taken
-within a round; the table gives the median of all rounds with the least and the greatest. Training is measured against
-the tutorial's way (benchmarks/tutorial_way.py), without the first epoch, which decoding and building the graph slow
-down. The rest is in feeding.py.
+The two sides of a ratio are measured in turn within one run, because the speed of the machine varies. A ratio is taken
+within a round; the table gives the median and the range over all rounds. Training is compared with the tutorial's code
+(benchmarks/tutorial_way.py), without the first epoch, which is slower because images are decoded and the graph is
+built. feeding.py measures the rows inside one process.
 
     python benchmarks/training_speed.py --dataset datasets/idc --rounds 3 --json training_speed.json
 """
@@ -30,18 +30,19 @@ SCRIPTS = ("build_dataset.py", "train_model.py", "evaluate_model.py", "predict_i
 
 
 def train_tutorials_way(dataset: Path, epochs: int) -> float:
-    """Train in a process of its own; return images per second."""
+    """Train the tutorial's code in a separate process; return images per second."""
     command = [sys.executable, str(ROOT / "benchmarks/tutorial_way.py"), "--dataset", str(dataset), "--json"]
     done = subprocess.run([*command, "--epochs", str(epochs)], capture_output=True, text=True)
-    stop_if_failed(done, "The tutorial's way")
+    stop_if_failed(done, "The tutorial's code")
     return json.loads(done.stdout.splitlines()[-1])["images_per_second"]
 
 
 def train_recipe(dataset: Path, epochs: int, recipe: str, run: Path, *options: str) -> dict[str, float]:
-    """Train in a process of its own.
+    """Train a recipe in a separate process.
 
     Returns:
-        `rate` in images per second; memory in MB: its `peak`, `early` when epoch 2 begins, `late` when the last does.
+        `rate` in images per second; memory in MB: the `peak`, `early` when epoch 2 starts, `late` when the last
+        epoch starts.
     """
     import psutil
 
@@ -71,7 +72,7 @@ def train_recipe(dataset: Path, epochs: int, recipe: str, run: Path, *options: s
 
 
 def compare_trainings(dataset: Path, epochs: int, rounds: int, runs: Path) -> list[Row]:
-    """Measure the rows of whole trainings; leaves a run of each recipe in the folder `runs`."""
+    """Measure the rows of whole trainings, and leave a run of each recipe in the folder `runs`."""
     recipes: dict[str, list[str]] = {"tutorial": [], "standard": [], "standard, streaming": ["--cache-limit", "1e-6"]}
     trained: dict[str, list[dict]] = {name: [] for name in recipes}
 
@@ -80,7 +81,7 @@ def compare_trainings(dataset: Path, epochs: int, rounds: int, runs: Path) -> li
         trained[name].append(train_recipe(dataset, epochs, recipe, runs / name, *recipes[name]))
         return trained[name][-1]["rate"]
 
-    measures = {"tutorial's way": lambda: train_tutorials_way(dataset, epochs)}
+    measures = {"tutorial's code": lambda: train_tutorials_way(dataset, epochs)}
     rates = measure_in_turn(measures | {name: lambda name=name: train(name) for name in recipes}, rounds)
 
     def memory(name: str, moment: str) -> list[float]:
@@ -89,7 +90,7 @@ def compare_trainings(dataset: Path, epochs: int, rounds: int, runs: Path) -> li
     streaming = "standard, streaming"
     return [
         *(
-            Row(f"training, recipe {name}", "images/s", "the tutorial's way", rates[name], rates["tutorial's way"])
+            Row(f"training, recipe {name}", "images/s", "the tutorial's code", rates[name], rates["tutorial's code"])
             for name in recipes
         ),
         Row("peak memory, cached", "MB", "streaming", memory("standard", "peak"), memory(streaming, "peak")),
@@ -105,7 +106,7 @@ def compare_trainings(dataset: Path, epochs: int, rounds: int, runs: Path) -> li
 
 
 def start_row(rounds: int) -> Row:
-    """Measure the seconds of --help of the slowest script."""
+    """Measure the seconds that the slowest command takes to print --help."""
 
     def ask(script: str) -> float:
         started = time.perf_counter()
@@ -119,16 +120,22 @@ def start_row(rounds: int) -> Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", type=Path, default=Path("datasets/idc"), help="folder that build_dataset.py made")
-    parser.add_argument("--rounds", type=int, default=3, help="of trainings; what takes seconds has four times as many")
-    parser.add_argument("--epochs", type=int, default=3, help="of each training; the first does not count")
-    parser.add_argument("--json", type=Path, help="file for every figure")
+    parser.add_argument(
+        "--dataset", type=Path, default=Path("datasets/idc"), help="built dataset (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="rounds of training; quick measurements have four times as many"
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=3, help="epochs per training; the first does not count (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, help="file to write every figure to")
     arguments = parser.parse_args()
     if arguments.rounds < 1 or arguments.epochs < 3:
         parser.error("--rounds must be 1 or more and --epochs 3 or more")
     files = sorted((arguments.dataset / "training").glob("*/*"))
     if len(files) < 256:
-        parser.error(f"{arguments.dataset} has {len(files)} training images; a batch of 256 is measured")
+        parser.error(f"{arguments.dataset} has {len(files)} training images; at least 256 are needed")
     short = 4 * arguments.rounds
     with quiet_import():
         import keras  # noqa: F401

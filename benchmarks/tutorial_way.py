@@ -1,9 +1,9 @@
-"""How the tutorial trains CancerNet: what this project is measured against. Imports nothing of the project.
+"""Train CancerNet as the tutorial does: the reference for the speed of this project. Imports nothing from the project.
 
-Images are read from class folders by Keras' legacy `ImageDataGenerator` (deprecated, still in Keras 3 as
-`tf.keras.preprocessing.image.ImageDataGenerator`): one worker opens each file in every epoch with Pillow, changes it
-on its own with SciPy and rescales it. The network, Adagrad with a falling rate, binary cross-entropy, class weights
-and the validation after each epoch are the tutorial's as well. Needs Pillow and SciPy.
+Keras' legacy `ImageDataGenerator` (deprecated, still in Keras 3 as `tf.keras.preprocessing.image.ImageDataGenerator`)
+reads images from class folders: in every epoch, one worker opens each file with Pillow, augments it with SciPy and
+rescales it. The network, Adagrad with a decreasing learning rate, binary cross-entropy, class weights and the
+validation after each epoch also follow the tutorial. Needs Pillow and SciPy.
 
     python benchmarks/tutorial_way.py --dataset datasets/idc --epochs 40 --auroc --json
 """
@@ -29,10 +29,12 @@ LEARNING_RATE = 0.01
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", type=Path, default=Path("datasets/idc"), help="folder that build_dataset.py made")
+    parser.add_argument(
+        "--dataset", type=Path, default=Path("datasets/idc"), help="built dataset (default: %(default)s)"
+    )
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--auroc", action="store_true", help="score the test images at the end (two classes)")
+    parser.add_argument("--auroc", action="store_true", help="evaluate the test images at the end (two classes)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     if arguments.epochs < 1:
@@ -44,10 +46,14 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def open_splits(dataset: Path, seed: int) -> tuple[Iterable, Iterable, Iterable]:
-    """Open training (shuffled), validation and testing: (images [32, 48, 48, 3] of 0 to 1, one-hot labels)."""
+    """Open training (shuffled), validation and testing.
+
+    Returns:
+        Batches of images [32, 48, 48, 3] from 0 to 1 and one-hot labels, for each split.
+    """
     from tensorflow.keras.preprocessing.image import ImageDataGenerator
 
-    changing = ImageDataGenerator(
+    augmenting = ImageDataGenerator(
         rescale=1 / 255.0,
         rotation_range=20,
         zoom_range=0.05,
@@ -72,14 +78,14 @@ def open_splits(dataset: Path, seed: int) -> tuple[Iterable, Iterable, Iterable]
         )
 
     return (
-        open_split(changing, "training", True),
+        open_split(augmenting, "training", True),
         open_split(plain, "validation", False),
         open_split(plain, "testing", False),
     )
 
 
 def build_cancernet(classes: int) -> "keras.Sequential":
-    """Build the tutorial's network: blocks of one, two and three separable convolutions, and two dense layers."""
+    """Build the tutorial's network: blocks of one, two and three separable convolutions, then two dense layers."""
     from keras import Input, Sequential, layers
 
     model = Sequential([Input((SIDE, SIDE, 3))])
@@ -100,7 +106,7 @@ def build_cancernet(classes: int) -> "keras.Sequential":
 
 
 def make_clock() -> "keras.callbacks.Callback":
-    """Make a callback with `epochs`, the seconds of each without its validation, and `first_step`, of the first."""
+    """Make a callback that measures the seconds of `epochs`, without validation, and of `first_step`."""
     import keras
 
     class Clock(keras.callbacks.Callback):
@@ -122,12 +128,12 @@ def make_clock() -> "keras.callbacks.Callback":
 
 
 def train(training: Iterable, validation: Iterable, epochs: int) -> tuple["keras.Model", "keras.callbacks.Callback"]:
-    """Train; return the model and the clock of its epochs."""
+    """Train; return the model and the clock that timed its epochs."""
     import keras
     import numpy as np
 
     model = build_cancernet(training.num_classes)
-    # What the tutorial asks for with Adagrad's `decay` argument, which Keras 3 no longer has.
+    # The tutorial uses Adagrad's `decay` argument, which Keras 3 no longer has.
     rate = keras.optimizers.schedules.InverseTimeDecay(LEARNING_RATE, decay_steps=1, decay_rate=LEARNING_RATE / epochs)
     model.compile(optimizer=keras.optimizers.Adagrad(rate), loss="binary_crossentropy", metrics=["accuracy"])
     counts = np.bincount(training.classes)
@@ -144,7 +150,7 @@ def train(training: Iterable, validation: Iterable, epochs: int) -> tuple["keras
 
 
 def images_per_second(clock: "keras.callbacks.Callback", images: int) -> float:
-    """Compute the rate after the first epoch, which builds the graph; of one epoch, the rate after its first step."""
+    """Compute the rate without the first epoch, which builds the graph; for one epoch, without its first step."""
     if len(clock.epochs) > 1:
         return images * (len(clock.epochs) - 1) / sum(clock.epochs[1:])
     return (images - BATCH_SIZE) / (clock.epochs[0] - clock.first_step)
@@ -157,7 +163,7 @@ def main() -> None:
     import keras
 
     keras.utils.set_random_seed(arguments.seed)
-    with contextlib.redirect_stdout(sys.stderr):  # Keras prints what it found
+    with contextlib.redirect_stdout(sys.stderr):  # Keras prints the number of images
         training, validation, testing = open_splits(arguments.dataset, arguments.seed)
     model, clock = train(training, validation, arguments.epochs)
     result = {
