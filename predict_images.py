@@ -90,13 +90,14 @@ def predict_all(arguments: argparse.Namespace, output: Path) -> None:
     with quiet_import():
         import keras  # noqa: F401
     from cancernet import storage
+    from cancernet.data.files import describe_unsupported
     from cancernet.inference.summary import SUMMARY
     from cancernet.run import load_run
 
     run = load_run(arguments.run)
     planned = work_list.plan_parts(files, mpp=run.settings.mpp, tile=arguments.tile)
     if others:
-        print(storage.describe_unsupported(others))
+        print(describe_unsupported(others))
     print(work_list.describe_plan(planned))
     if arguments.shard:
         planned = work_list.take_shard(planned, *arguments.shard)

@@ -397,11 +397,11 @@ def read_recipe(path: Path) -> dict[str, Any]:
     from cancernet.storage import read_json
 
     read_json(
-        path, Experiment, fault="is no recipe", again="docs/recipes.md lists the settings.", update=update_settings
+        path, Experiment, expected="a recipe", advice="docs/recipes.md lists the settings.", update=update_settings
     )
     given = update_settings(json.loads(path.read_bytes()))
     if given.get("recipe", DEFAULT_RECIPE) not in RECIPES:
-        raise InputError(f"{path} is no recipe: recipe is {given['recipe']!r}; choose one of {', '.join(RECIPES)}.")
+        raise InputError(f"{path} is not a recipe: recipe is {given['recipe']!r}; choose one of {', '.join(RECIPES)}.")
     return given
 
 

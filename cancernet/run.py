@@ -21,7 +21,7 @@ from cancernet.data.dataset import Patch
 from cancernet.evaluation.decision import Decision, load_decision, save_decision
 from cancernet.evaluation.smoothing import Predictions
 from cancernet.models.architectures import ENCODER, ENCODERS_NEED
-from cancernet.storage import FolderKind, Kind, check_replaceable, read_json, replace_folder, write_whole
+from cancernet.storage import Content, FolderKind, check_replaceable, read_json, replace_folder, write_files
 
 MODEL, DECISION, CONFIG, HISTORY = "model.keras", "decision.json", "config.json", "history.csv"
 REPORT, REPORT_TEXT, REPORT_PAGE, PREDICTIONS = "report.json", "report.txt", "report.html", "predictions.csv"
@@ -110,7 +110,7 @@ def prepare_folder(folder: Path, asked: Mapping, *, force: bool) -> Path:
             raise InputError(f"{work} was begun with other settings. Start again with --force, or finish it first.")
         shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
-    write_whole(work, {BEGUN: _spell(asked).encode()})
+    write_files(work, {BEGUN: _spell(asked).encode()})
     return work
 
 
@@ -205,7 +205,7 @@ def read_settings(folder: Path) -> Settings:
         raise InputError(
             f"{folder} is a cross-validation, without a model of its own. Give a run of it: {folds[0].parent}."
         )
-    return read_json(folder / CONFIG, Settings, again=_AGAIN, update=_update)
+    return read_json(folder / CONFIG, Settings, advice=_AGAIN, update=_update)
 
 
 def _update(settings: dict) -> dict:
@@ -214,7 +214,7 @@ def _update(settings: dict) -> dict:
     return settings | {"experiment": update_settings(experiment)} if isinstance(experiment, dict) else settings
 
 
-def read_report(folder: Path, kind: type[Kind]) -> Kind | None:
+def read_report(folder: Path, kind: type[Content]) -> Content | None:
     """The run's report.json; None where it has none.
 
     Args:
@@ -223,7 +223,7 @@ def read_report(folder: Path, kind: type[Kind]) -> Kind | None:
     Raises:
         InputError: a damaged file.
     """
-    return read_json(folder / REPORT, kind, again=_AGAIN) if (folder / REPORT).is_file() else None
+    return read_json(folder / REPORT, kind, advice=_AGAIN) if (folder / REPORT).is_file() else None
 
 
 def find_runs(folder: Path) -> list[Path]:

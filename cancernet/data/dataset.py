@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from cancernet import InputError, StorageError, storage
 from cancernet.config import SPLITS
+from cancernet.data.files import walk
 from cancernet.data.images import EXTENSIONS
 
 MANIFEST = "manifest.csv"
@@ -192,14 +193,14 @@ def _hash_names(files: Iterable[str]) -> str:
 def _find_images(folder: Path) -> set[str]:
     """List the images in the splits' folders, relative to the dataset; broken links are left out."""
     splits = [split for split in SPLITS if (folder / split).is_dir()]
-    found = (each for split in splits for each in storage.walk(folder / split, EXTENSIONS, prefix=f"{split}/"))
+    found = (each for split in splits for each in walk(folder / split, EXTENSIONS, prefix=f"{split}/"))
     return {file for file, entry in found if not entry.is_symlink() or os.path.exists(entry.path)}
 
 
 def read_summary(folder: Path) -> Summary:
     """Read dataset.json; errors as `storage.read_json`."""
     again = f"Remove {folder} and build it again, or run build_dataset.py --force."
-    return storage.read_json(folder / SUMMARY, Summary, again=again)
+    return storage.read_json(folder / SUMMARY, Summary, advice=again)
 
 
 def hash_manifest(folder: Path) -> str:

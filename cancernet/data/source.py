@@ -11,8 +11,8 @@ from typing import NamedTuple
 from cancernet import InputError
 from cancernet.config import SPLIT_NAMES
 from cancernet.data.dataset import IDC_PATIENT, Patch, read_place
+from cancernet.data.files import describe_unsupported, walk
 from cancernet.data.images import EXTENSIONS
-from cancernet.storage import describe_unsupported, walk
 
 _CLASS_IN_NAME = re.compile(r"_class(\d+)$")
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # how Python represents bytes of a name that are not text

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cancernet import InputError, TrainingDiverged
+from cancernet import InputError, StorageError, TrainingDiverged
 from cancernet.evaluation.calibration import apply_calibration, fit_calibration
-from cancernet.storage import read_json, write_whole
+from cancernet.storage import read_json, write_files
 
 DEFAULT_OPERATING_POINT = "balanced"
 CURVE_STEPS = 200  # of the threshold from 0 to 1, in `Decision.curve`
@@ -187,15 +187,15 @@ def save_decision(decision: Decision, path: Path) -> None:
     """Write the decision as JSON, one line a field; the file is either the old one or the whole new one."""
     path = Path(path)
     lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in asdict(decision).items())
-    write_whole(path.parent, {path.name: ("{\n" + ",\n".join(lines) + "\n}\n").encode()})
+    write_files(path.parent, {path.name: ("{\n" + ",\n".join(lines) + "\n}\n").encode()})
 
 
 def load_decision(path: Path) -> Decision:
-    """Read what `save_decision` wrote. Raises InputError where the file is missing or is not a whole decision."""
-    decision = read_json(path, Decision, again=_AGAIN)
+    """Read what `save_decision` wrote. Raises InputError if it is missing, StorageError if it is damaged."""
+    decision = read_json(path, Decision, advice=_AGAIN)
     problem = _find_contradiction(decision)
     if problem:
-        raise InputError(f"{path} is damaged: {problem}. {_AGAIN}")
+        raise StorageError(f"{path} is damaged: {problem}. {_AGAIN}")
     return decision
 
 

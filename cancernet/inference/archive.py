@@ -4,7 +4,6 @@ import csv
 import hashlib
 import io
 import itertools
-import json
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import NamedTuple
 from cancernet import InputError, storage
 from cancernet.inference.work_list import printable
 from cancernet.run import CONFIG, DECISION, MODEL
-from cancernet.storage import FolderKind, check_replaceable, file_stem, read_json, write_whole
+from cancernet.storage import FolderKind, check_replaceable, file_stem, read_json, write_files, write_json
 
 PATCHES, SLIDES = "patches", "slides"  # folders: a Parquet file a slide; a map and the regions of each
 SUMMARY, FAILED, ASKED = "summary.csv", "failed.csv", "asked.json"
@@ -112,8 +111,8 @@ def open_folder(folder: Path, asked: Mapping, *, force: bool) -> None:
             shutil.rmtree(folder)
         for name in (PATCHES, SLIDES):
             (folder / name).mkdir(parents=True)
-        write_whole(folder, {ASKED: (json.dumps(asked, indent=1) + "\n").encode()})
-    before = read_json(path, dict, again="Choose another --output, or --force to delete what is there.")
+        write_json(path, asked)
+    before = read_json(path, dict, advice="Choose another --output, or --force to delete what is there.")
     different = [name for name in asked if before.get(name) != asked[name]]
     if different:
         name = different[0]
@@ -190,7 +189,7 @@ def _read_table(path: Path, header: Sequence[str]) -> list[list[str]]:
 def _write_table(path: Path, rows: Iterable[Sequence]) -> None:
     text = io.StringIO(newline="")
     storage.write_rows(text, rows)
-    write_whole(path.parent, {path.name: text.getvalue().encode("utf-8", "surrogateescape")})
+    write_files(path.parent, {path.name: text.getvalue().encode("utf-8", "surrogateescape")})
 
 
 def _append(path: Path, rows: Iterable[Sequence]) -> None:

@@ -23,7 +23,7 @@ from cancernet.inference import work_list
 from cancernet.inference.archive import PATCHES, SLIDES, Archive, Progress, Slide, identify_run
 from cancernet.inference.reading import OpenPart, open_part
 from cancernet.run import Settings
-from cancernet.storage import write_whole
+from cancernet.storage import write_files
 
 LOCAL = "local"  # an address: start a cluster on this machine
 SLIDES_A_READER = 100  # libraries that read slides leak: a process is replaced after so many
@@ -315,7 +315,7 @@ def _write_parquet(header: Sequence[str], rows: Sequence[Sequence], path: Path) 
     table = pyarrow.table({name: pyarrow.array(each, types[name]) for name, each in columns.items()})
     content = io.BytesIO()
     pyarrow.parquet.write_table(table, content)
-    write_whole(path.parent, {path.name: content.getvalue()})
+    write_files(path.parent, {path.name: content.getvalue()})
 
 
 def _measure() -> int:

@@ -16,9 +16,10 @@ from PIL import Image, UnidentifiedImageError
 
 from cancernet import InputError, storage
 from cancernet.data.dataset import find_place
+from cancernet.data.files import walk
 from cancernet.data.grid import PATCH_STEP
 from cancernet.data.images import EXTENSIONS
-from cancernet.storage import file_stem, walk
+from cancernet.storage import file_stem
 
 PREDICTIONS, REJECTED = "predictions.csv", "rejected.csv"  # in the folder of the results
 SLIDE_EXTENSIONS = (".svs", ".ndpi", ".mrxs", ".scn", ".svslide", ".vms", ".vmu", ".bif", ".dcm", ".qptiff")

@@ -18,7 +18,7 @@ from cancernet.reporting import printed, wording
 from cancernet.reporting import report as pages
 from cancernet.reporting.content import Heading, Metric
 from cancernet.run import PREDICTIONS, read_predictions, read_report
-from cancernet.storage import write_whole
+from cancernet.storage import write_files
 
 COMPARISON, COMPARISON_TEXT, COMPARISON_PAGE = "comparison.json", "comparison.txt", "comparison.html"
 TOLD = ("auroc", "balanced_accuracy", "f1", "macro_f1", "log_loss")  # in a sentence each, the most important first
@@ -307,4 +307,4 @@ def write_comparison(folder: Path, comparison: Comparison, figures: dict[str, Fi
         COMPARISON_PAGE: html,
         COMPARISON: pages.spell_json(comparison),
     }
-    write_whole(folder, drawn | {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()})
+    write_files(folder, drawn | {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()})

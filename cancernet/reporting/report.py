@@ -23,7 +23,7 @@ from cancernet.reporting.content import Report
 from cancernet.reporting.printed import report_text
 from cancernet.reporting.wording import all_warnings, class_label, class_word
 from cancernet.run import REPORT, REPORT_PAGE, REPORT_TEXT
-from cancernet.storage import write_whole
+from cancernet.storage import write_files
 
 PICTURE_DPI = 144
 PICTURES = (  # that the page has a place for; others come at its end
@@ -115,7 +115,7 @@ def write_report(folder: Path, report: Report, figures: dict[str, Figure]) -> No
         REPORT_PAGE: _render_html(report, pictures=drawn, folder=folder),
         REPORT: spell_json(report),
     }
-    write_whole(folder, drawn | {name: text.encode("utf-8", "backslashreplace") for name, text in pages.items()})
+    write_files(folder, drawn | {name: text.encode("utf-8", "backslashreplace") for name, text in pages.items()})
 
 
 def draw_pictures(figures: dict[str, Figure]) -> dict[str, bytes]:

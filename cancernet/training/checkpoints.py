@@ -219,7 +219,7 @@ def read_checkpoint_settings(checkpoint: Path) -> dict | None:
 
 
 def _read_state(checkpoint: Path) -> _State:
-    return read_json(checkpoint / _STATE, _State, again=f"Delete {checkpoint} and start again.")
+    return read_json(checkpoint / _STATE, _State, advice=f"Delete {checkpoint} and start again.")
 
 
 def _read_arrays(path: Path) -> list[np.ndarray]:

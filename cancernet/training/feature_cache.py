@@ -132,7 +132,7 @@ def _compute(network: keras.Model, images: ImageStore, made: Made, folder: Path)
     work.mkdir(parents=True, exist_ok=True)
     (work / MADE).write_text(_to_json(made), encoding="utf-8")
     done, missing = _begin(work / FEATURES, (len(images), *network.output_shape[1:]))
-    check_space(work, missing, instead="Make room there.")
+    check_space(work, missing, advice="Make room there.")
     print(f"Computing the features of {len(images) - done:,} images, once, into {folder} ...", flush=True)
     rest = images.select(np.arange(done, len(images)))
     with (
@@ -166,7 +166,7 @@ def _begin(path: Path, shape: tuple[int, int, int]) -> tuple[int, int]:
 
 
 def _open(folder: Path, made: Made, rows: int) -> np.ndarray:
-    found = read_json(folder / MADE, Made, again=_AGAIN)
+    found = read_json(folder / MADE, Made, advice=_AGAIN)
     for name, wanted in dataclasses.asdict(made).items():
         if getattr(found, name) != wanted:
             raise InputError(

@@ -66,7 +66,7 @@ def _put_in_order(
         )
     order = _match(names, path, patches)
     shape = (len(order), array.shape[1] if array.ndim == 3 else 1, array.shape[-1])
-    check_space(folder, 4 * int(np.prod(shape)), instead="Make room there.")
+    check_space(folder, 4 * int(np.prod(shape)), advice="Make room there.")
     folder.mkdir(parents=True, exist_ok=True)
     ordered = np.lib.format.open_memmap(folder / NAME, "w+", np.float32, shape)
     for start, rows in _read_blocks(array, order):

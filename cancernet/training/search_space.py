@@ -29,9 +29,9 @@ def read_space(path: Path) -> dict[str, Range]:
     Raises:
         InputError: the file is missing or not JSON, or an entry is not of the form above.
     """
-    space = read_json(path, dict[str, Range], fault="is no search space", again="docs/search.md describes the form.")
+    space = read_json(path, dict[str, Range], expected="a search space", advice="docs/search.md describes the form.")
     if not space:
-        raise InputError(f"{path} is no search space: it names no setting. docs/search.md describes the form.")
+        raise InputError(f"{path} is not a search space: it names no setting. docs/search.md describes the form.")
     return space
 
 

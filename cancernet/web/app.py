@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import streamlit as st
 
-from cancernet import InputError
+from cancernet import CancerNetError, InputError
 from cancernet.cli import quiet_import
 from cancernet.config import RUNS
 from cancernet.reporting import wording
@@ -53,7 +53,7 @@ def main() -> None:
         loading = start_loading(str(folder), model.stat().st_mtime_ns if model.is_file() else 0)
         if images:
             answer_images(loading, report, images)
-    except InputError as error:
+    except CancerNetError as error:
         st.error(escape(str(error)))
 
 

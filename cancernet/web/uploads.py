@@ -14,8 +14,8 @@ from typing import NamedTuple
 import cv2
 
 from cancernet import InputError
+from cancernet.data.files import is_ignored
 from cancernet.data.images import EXTENSIONS, MOST_MEGAPIXELS, TIFF_MAGIC, read_size
-from cancernet.storage import is_passed_over
 
 SLIDES = (".svs", ".ndpi", ".scn", ".bif", ".qptiff")  # whole slides in one TIFF file
 ENDINGS = EXTENSIONS + SLIDES
@@ -145,7 +145,7 @@ def _unpack_zip(data: bytes, files_left: int, bytes_left: int, limits: Limits) -
 
 
 def _is_hidden(entry: zipfile.ZipInfo) -> bool:
-    return entry.is_dir() or any(map(is_passed_over, entry.filename.replace("\\", "/").split("/")))
+    return entry.is_dir() or any(map(is_ignored, entry.filename.replace("\\", "/").split("/")))
 
 
 def _reason_to_reject(entry: zipfile.ZipInfo) -> str:

@@ -10,7 +10,8 @@ from annotated_types import Gt
 
 from cancernet import InputError
 from cancernet.config import DATASET, ORIGINAL, SPLITS, Seed, option
-from cancernet.storage import FolderKind, check_space, claim_folder, describe_unsupported, fresh_folder
+from cancernet.data.files import describe_unsupported
+from cancernet.storage import FolderKind, check_space, claim_folder, fresh_folder
 
 if TYPE_CHECKING:
     from cancernet.data.building import Built, Plan
@@ -89,7 +90,7 @@ def write_dataset(options: BuildOptions) -> "Summary":
 
         plan = plan_dataset(files, settings)
         size = building.estimate_size(files, plan.patches, mode=settings.mode)
-        check_space(output, size, instead="Give another --output, or --mode hardlink.")
+        check_space(output, size, advice="Choose another --output, or --mode hardlink.")
         del files  # each worker process starts with a copy of this memory
         with fresh_folder(output) as folder:
             built = copy_images(source, folder, plan, settings)

@@ -191,7 +191,7 @@ class Trainer:
         """
         import numpy as np
 
-        from cancernet.storage import write_whole
+        from cancernet.storage import write_files
 
         experiment = search_space.apply_settings(self.plan.experiment, trial.params)
         probabilities = np.empty((len(self.patches), len({patch.label for patch in self.patches})))
@@ -206,7 +206,7 @@ class Trainer:
             yield float(-np.log(np.maximum(own, np.finfo(np.float64).eps)).sum()), len(rows)
         content = io.BytesIO()
         np.savez(content, probabilities=probabilities, predicted=predicted)
-        write_whole(self.output / TRIALS, {f"{trial.number:04}.npz": content.getvalue()})
+        write_files(self.output / TRIALS, {f"{trial.number:04}.npz": content.getvalue()})
 
     def predict(self, trial: "optuna.trial.FrozenTrial", scratch: Path) -> "Predictions":
         """Return the predictions of a finished trial, trained again where another machine keeps them."""
@@ -325,7 +325,7 @@ def write_outcome(output: Path, outcome: "Outcome", base: Experiment) -> str:
     """Write recipe.json, trials.csv, search.txt and search.png. Returns the text to print."""
     from cancernet.reporting import search as words
     from cancernet.reporting.report import draw_pictures
-    from cancernet.storage import write_whole
+    from cancernet.storage import write_files
 
     best = search_space.apply_settings(base, outcome.best.settings)
     text = words.tell_search(outcome)
@@ -335,5 +335,5 @@ def write_outcome(output: Path, outcome: "Outcome", base: Experiment) -> str:
         TEXT: text + "\n",
     }
     pictures = draw_pictures({"search": words.plot_search(outcome)})
-    write_whole(output, pictures | {name: content.encode("utf-8") for name, content in files.items()})
+    write_files(output, pictures | {name: content.encode("utf-8") for name, content in files.items()})
     return text

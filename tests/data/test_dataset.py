@@ -111,7 +111,7 @@ def test_a_missing_summary_is_named(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"split": "patient"}'])
 def test_a_broken_summary_is_explained(tmp_path, text):
     (tmp_path / "dataset.json").write_text(text)
-    with pytest.raises(InputError, match=r"dataset\.json is damaged: .* Remove .* --force"):
+    with pytest.raises(StorageError, match=r"dataset\.json is damaged: .* Remove .* --force"):
         read_summary(tmp_path)
 
 
@@ -128,7 +128,7 @@ def test_a_wrong_field_of_a_summary_is_named(tmp_path, change, what):
     summary = json.loads((tmp_path / "dataset.json").read_text())
     change(summary)
     (tmp_path / "dataset.json").write_text(json.dumps(summary))
-    with pytest.raises(InputError, match=rf"dataset\.json is damaged: .*{what}.* Remove .* --force"):
+    with pytest.raises(StorageError, match=rf"dataset\.json is damaged: .*{what}.* Remove .* --force"):
         read_summary(tmp_path)
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cancernet import InputError
 from cancernet.data.dataset import Patch
+from cancernet.data.files import describe_unsupported
 from cancernet.data.source import (
     SourceFile,
     check_pattern,
@@ -15,7 +16,6 @@ from cancernet.data.source import (
     list_files,
     separate_misplaced,
 )
-from cancernet.storage import describe_unsupported
 
 
 def listed(source, *pattern):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from cancernet import InputError
+from cancernet import InputError, StorageError
 from cancernet.evaluation.decision import (
     OTHER_POINTS,
     Decision,
@@ -352,12 +352,12 @@ def test_a_missing_decision_is_named(tmp_path):
 def test_a_broken_file_is_named(tmp_path, content):
     path = tmp_path / "decision.json"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"decision\.json is damaged: Invalid JSON"):
+    with pytest.raises(StorageError, match=r"decision\.json is damaged: Invalid JSON"):
         load_decision(path)
 
 
 def test_a_folder_in_its_place_is_named(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(StorageError, match="cannot be read"):
         load_decision(tmp_path)
 
 
@@ -387,7 +387,7 @@ def test_a_decision_with_a_wrong_field_is_refused(tmp_path, field, value, proble
     path = tmp_path / "decision.json"
     save_decision(fit(PROBABILITY, LABELS), path)
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
-    with pytest.raises(InputError, match=f"is damaged: {problem}"):
+    with pytest.raises(StorageError, match=f"is damaged: {problem}"):
         load_decision(path)
 
 
@@ -398,14 +398,14 @@ def test_a_decision_that_lacks_a_field_is_refused(tmp_path, field):
     content = json.loads(path.read_text())
     del content[field]
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=f"is damaged: {field}: Field required"):
+    with pytest.raises(StorageError, match=f"is damaged: {field}: Field required"):
         load_decision(path)
 
 
 def test_a_list_is_not_a_decision(tmp_path):
     path = tmp_path / "decision.json"
     path.write_text("[]")
-    with pytest.raises(InputError, match="is damaged: Input should be an object"):
+    with pytest.raises(StorageError, match="is damaged: Input should be an object"):
         load_decision(path)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cancernet import InputError
+from cancernet import InputError, StorageError
 from cancernet.inference import archive, summary
 from cancernet.inference.archive import Archive, Progress, Slide
 
@@ -133,7 +133,7 @@ def test_a_damaged_table_is_one_line(folder):
 @pytest.mark.parametrize("text", ["", "{", "[]", "3"])
 def test_damaged_settings_are_one_line(folder, text):
     (folder / archive.ASKED).write_text(text)
-    with pytest.raises(InputError, match=r"asked\.json .*Choose another --output"):
+    with pytest.raises(StorageError, match=r"asked\.json .*Choose another --output"):
         archive.open_folder(folder, ASKED, force=False)
 
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from cancernet import InputError
+from cancernet import InputError, StorageError
 from cancernet.config import Augmentation, Experiment
 from cancernet.training import checkpoints, epochs, fitting, pipeline
 
@@ -338,7 +338,7 @@ def test_a_checkpoint_with_other_settings_is_refused(tmp_path, eager):
         fit(make_model(), tmp_path / "checkpoint", dataclasses.replace(EXPERIMENT, seed=7))
     for damaged in ("{", "[" * 100_000, '{"settings": {}, "step": 1}', '{"settings": 1e400}'):
         (tmp_path / "checkpoint/state.json").write_text(damaged)
-        with pytest.raises(InputError, match=r"state\.json is damaged: .* Delete .*checkpoint and start again\."):
+        with pytest.raises(StorageError, match=r"state\.json is damaged: .* Delete .*checkpoint and start again\."):
             fit(make_model(), tmp_path / "checkpoint")
 
 
@@ -396,7 +396,7 @@ def test_a_checkpoint_tells_what_it_was_begun_with(tmp_path):
     (checkpoint / "state.json").write_text(json.dumps(state))
     assert checkpoints.read_checkpoint_settings(checkpoint) == {"epochs": 4}
     (checkpoint / "state.json").write_text('{"settings"')
-    with pytest.raises(InputError, match=r"state\.json is damaged: .* Delete .*checkpoint and start again"):
+    with pytest.raises(StorageError, match=r"state\.json is damaged: .* Delete .*checkpoint and start again"):
         checkpoints.read_checkpoint_settings(checkpoint)
 
 

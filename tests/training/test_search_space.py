@@ -85,10 +85,10 @@ def test_a_range_that_makes_no_sense_is_refused(tmp_path, name, given, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "is no search space: it names no setting"),
-        ('{"epochs": {"lo": 1}}', "is no search space: epochs.lo: Unexpected keyword argument. docs/search.md"),
-        ('{"epochs": [1, 2]}', "is no search space: epochs: Input should be an object"),
-        ('{"dropout": {"low": "0", "high": 1}}', "is no search space: dropout.low"),
+        ("{}", "is not a search space: it names no setting"),
+        ('{"epochs": {"lo": 1}}', "is not a search space: epochs.lo: Unexpected keyword argument. docs/search.md"),
+        ('{"epochs": [1, 2]}', "is not a search space: epochs: Input should be an object"),
+        ('{"dropout": {"low": "0", "high": 1}}', "is not a search space: dropout.low"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(tmp_path, text, message):

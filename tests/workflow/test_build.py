@@ -184,7 +184,7 @@ def test_other_settings_need_force(slides, tmp_path):
 def test_a_damaged_summary_needs_force(slides, tmp_path):
     build(slides, tmp_path / "built")
     (tmp_path / "built/dataset.json").write_text("{")
-    with pytest.raises(InputError, match=r"dataset\.json is damaged: Invalid JSON"):
+    with pytest.raises(StorageError, match=r"dataset\.json is damaged: Invalid JSON"):
         build(slides, tmp_path / "built")
     assert len(build(slides, tmp_path / "built", "--force")) == 60
     assert read_summary(tmp_path / "built").images == 60

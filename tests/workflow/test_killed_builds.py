@@ -147,7 +147,7 @@ def test_a_full_file_system_is_told_with_the_file_and_what_it_needed(tmp_path):
         error = process.communicate()[1].splitlines()[-1]
         assert process.returncode == 2
         assert error.startswith("error: No space left on device (for ")
-        assert error.endswith("1.0 MB were written before, 0 bytes are free.")
+        assert error.endswith("1.0 MB had been written, 0 bytes are free.")
         assert os.listdir(disk) == []
     finally:
         subprocess.run(["umount", disk], check=True)
