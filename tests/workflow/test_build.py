@@ -21,6 +21,7 @@ from conftest import ROOT, write_image, write_slides
 
 import build_dataset
 from cancernet import CancerNetError, InputError, StorageError
+from cancernet.cli import parse_options
 from cancernet.data import building, sample
 from cancernet.data.dataset import open_dataset, read_manifest, read_summary
 from cancernet.reporting import montages
@@ -430,7 +431,7 @@ def test_a_dataset_that_does_not_fit_is_refused_before_it_starts(slides, tmp_pat
 
 
 def test_the_script_and_python_have_the_same_defaults():
-    assert build_dataset.parse_arguments([]) == BuildOptions()
+    assert parse_options(BuildOptions, [], prog="", about="") == BuildOptions()
 
 
 def test_python_gets_the_dataset_and_a_pattern_without_a_match_is_refused(slides, tmp_path):
