@@ -1,4 +1,4 @@
-"""A search that several processes share, without a training: trials are judged by a formula."""
+"""A search that several processes share, without a training: trials are evaluated by a formula."""
 
 import math
 import signal
@@ -12,8 +12,8 @@ from conftest import ROOT
 
 pytest.importorskip("optuna")
 from cancernet import InputError, TrainingDiverged
+from cancernet.config import Range
 from cancernet.training import search
-from cancernet.training.search_space import Range
 
 SPACE = {"learning_rate": Range(0.01, 1.0, log=True), "optimizer": Range(choices=("adam", "adagrad"))}
 DEFAULT = {"learning_rate": 0.1, "optimizer": "adagrad"}
@@ -22,13 +22,13 @@ ASKED = {"seed": 1, "folds": 3}
 PROCESS = """
 import sys, time
 from pathlib import Path
-sys.path[:0] = [{root!r}, {root!r} + "/tests", {root!r} + "/tests/learning"]
+sys.path[:0] = [{root!r}, {root!r} + "/tests", {root!r} + "/tests/training"]
 from test_search import ASKED, DEFAULT, SPACE, search
 with search.join_search(Path(sys.argv[1]), None, SPACE, DEFAULT, ASKED) as found:
     while trial := search.take_trial(found, int(sys.argv[2])):
         print(trial.number, flush=True)
         time.sleep(float(sys.argv[3]))
-        search.judge_trial(found, trial, [(trial.params["learning_rate"], 1)] * 3, until=float("inf"))
+        search.evaluate_trial(found, trial, [(trial.params["learning_rate"], 1)] * 3, until=float("inf"))
 """
 
 
@@ -42,9 +42,9 @@ def join(folder, **changes):
     return search.join_search(folder, None, SPACE, DEFAULT, ASKED | changes)
 
 
-def run(found, trials, judge=lambda trial: [(trial.params["learning_rate"], 1)] * 3):
+def run(found, trials, evaluate=lambda trial: [(trial.params["learning_rate"], 1)] * 3):
     while trial := search.take_trial(found, trials):
-        search.judge_trial(found, trial, judge(trial), until=math.inf)
+        search.evaluate_trial(found, trial, evaluate(trial), until=math.inf)
 
 
 def start(folder, trials, seconds):
@@ -92,16 +92,16 @@ def test_a_trial_worse_than_the_median_after_a_fold_is_pruned_but_never_the_defa
         run(found, 6, lambda trial: [(0.5, 1), (0.5, 1)])
         asked = []
 
-        def judge(trial):
+        def evaluate(trial):
             for loss in (0.6, 0.1):
                 asked.append(loss)
                 yield loss, 1
 
-        run(found, 7, judge)
+        run(found, 7, evaluate)
         assert states(found)[6] == "PRUNED"
         assert asked == [0.6]  # the second fold was not trained
         found.study.enqueue_trial(DEFAULT)
-        run(found, 8, judge)
+        run(found, 8, evaluate)
         assert states(found)[7] == "COMPLETE"
 
 
@@ -112,24 +112,24 @@ def test_the_log_loss_of_folds_is_weighted_by_their_images(folder):
 
 
 def test_a_training_that_diverges_is_one_bad_trial(folder):
-    def judge(trial):
+    def evaluate(trial):
         raise TrainingDiverged("The training has diverged.")
         yield
 
     with join(folder) as found:
-        run(found, 2, judge)
+        run(found, 2, evaluate)
         assert states(found) == ["PRUNED", "PRUNED"]
         assert found.study.get_trials()[0].user_attrs["diverged"] == "The training has diverged."
 
 
 @pytest.mark.parametrize("error", [InputError("a file is damaged"), KeyboardInterrupt()])
 def test_what_interrupts_a_trial_gives_it_back(folder, error):
-    def judge(trial):
+    def evaluate(trial):
         raise error
         yield
 
     with pytest.raises(type(error)), join(folder) as found:
-        run(found, 2, judge)
+        run(found, 2, evaluate)
     with join(folder) as found:
         assert states(found) == ["FAIL", "WAITING"]
         run(found, 2)
@@ -139,17 +139,17 @@ def test_what_interrupts_a_trial_gives_it_back(folder, error):
 
 def test_a_trial_that_time_is_over_for_is_given_back(folder):
     with join(folder) as found:
-        search.judge_trial(found, search.take_trial(found, 2), [(0.5, 1), (0.5, 1)], until=time.monotonic() - 1)
+        search.evaluate_trial(found, search.take_trial(found, 2), [(0.5, 1), (0.5, 1)], until=time.monotonic() - 1)
         assert states(found) == ["FAIL", "WAITING"]
-        search.judge_trial(found, search.take_trial(found, 2), [(0.5, 1)], until=time.monotonic() - 1)
+        search.evaluate_trial(found, search.take_trial(found, 2), [(0.5, 1)], until=time.monotonic() - 1)
         assert states(found) == ["FAIL", "COMPLETE"]  # it had no fold left
 
 
 def test_two_processes_share_a_study_without_a_lost_or_double_trial(folder):
     processes = [start(folder, 16, 0.1) for _ in range(2)]
-    judged = [list(map(int, process.communicate(timeout=120)[0].split())) for process in processes]
+    evaluated = [list(map(int, process.communicate(timeout=120)[0].split())) for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    assert sorted(judged[0] + judged[1]) == list(range(16))
+    assert sorted(evaluated[0] + evaluated[1]) == list(range(16))
     with join(folder) as found:
         assert set(states(found)) <= {"COMPLETE", "PRUNED"}
         settings = [tuple(trial.params.values()) for trial in found.study.get_trials()]
@@ -161,7 +161,7 @@ def test_the_trial_of_a_killed_process_is_tried_again(folder):
     assert process.stdout.readline() == "0\n"
     with join(folder) as found:
         trial = search.take_trial(found, 1)
-        assert trial is None  # the only one is being judged: it is not taken for dead
+        assert trial is None  # the only one is running: it is not taken for dead
     process.send_signal(signal.SIGKILL)
     process.communicate()
     with join(folder) as found:
@@ -175,7 +175,7 @@ def test_a_search_that_was_begun_for_something_else_is_refused(folder):
     with join(folder):
         pass
     with (
-        pytest.raises(InputError, match="was begun with another folds. Give the same, or another --output."),
+        pytest.raises(InputError, match="was begun with another folds. Choose another --output."),
         join(folder, folds=5),
     ):
         pass

@@ -7,10 +7,9 @@ import pytest
 
 from cancernet import InputError
 from cancernet.cli import parse_options
-from cancernet.config import RECIPES, TrainingOptions
+from cancernet.config import RECIPES, Range, TrainingOptions
 from cancernet.training.experiments import choose_experiment
 from cancernet.training.search_space import (
-    Range,
     apply_settings,
     check_space,
     choose_space,
