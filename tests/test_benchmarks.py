@@ -102,7 +102,7 @@ def test_the_table_gives_each_rounds_ratio_as_median_and_range():
         "training     400 images/s  the tutorial's code  200 images/s  1.50   1.50 to 2.00",
         "steps of 32  92 images/s   arrays in memory     100 images/s  0.92   0.90 to 0.94  >= 0.95  missed",
         "start        0.2 s         half a second        0.5 s         0.40   0.40 to 0.40  <= 1.00  met",
-        "waiting      n/a           all of the time                   n/a    no GPU here        <= 0.05",
+        "waiting      n/a           total time                         n/a    no GPU        <= 0.05",
     ]
 
 
