@@ -58,14 +58,14 @@ def measure_steps(run_folder: Path, files: list[Path]) -> tuple[dict[str, float]
 
     run, costs, patches = load_run(run_folder), {}, 0
     found = [work_list.find_files([str(file)])[0] for file in files]
-    planned = [part for each in found for part in work_list.plan_parts(each, mpp=run.settings.mpp, tile="auto")]
+    planned = [part for each in found for part in work_list.plan_work(each, mpp=run.settings.mpp, tile="auto")]
     for number, part in enumerate([planned[0], *planned]):  # the first compiles
         if number == 1:
             costs.clear()
-        with work_of_one_core(costs, "read"), reading.open_part(run.settings, part, mpp=4, refuse=print) as opened:
+        with work_of_one_core(costs, "read"), reading.open_item(run.settings, part, mpp=4, refuse=print) as opened:
             opened = opened._replace(tiles=list(opened.tiles))
         with work_of_one_core(costs, "answer"):
-            decided = prediction.decide_patches(run, prediction.score_opened(run, opened))
+            decided = prediction.decide_item(run, prediction.score_opened(run, opened))
         with work_of_one_core(costs, "draw"), TemporaryDirectory() as folder:
             results.write_slide(run, part, decided, Path(folder))
         patches += len(opened.tiles) if number else 0

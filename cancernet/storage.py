@@ -31,7 +31,7 @@ class FolderKind(enum.Enum):
     EVALUATION = "an evaluation report", "report.json"
     COMPARISON = "a comparison", "comparison.json"
     SEARCH = "a search", "search.json"
-    ARCHIVE = "predictions of a slide archive", "asked.json"
+    ARCHIVE = "predictions of a slide archive", "archive.json"
     PREDICTIONS = "predictions", "predictions.csv"
     SAMPLE = ("sample images",)  # no file identifies them: they are never replaced
 

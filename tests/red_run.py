@@ -7,9 +7,10 @@ import keras
 import numpy as np
 
 from cancernet.config import Experiment
-from cancernet.data.grid import lay_out
+from cancernet.data.dataset import Patch
+from cancernet.data.grid import lay_out_patches
 from cancernet.evaluation.decision import Decision
-from cancernet.inference.prediction import ScoredPatches
+from cancernet.inference.prediction import ItemScores
 from cancernet.run import Run, Seen, Settings
 
 CLASSES = ("0", "1")
@@ -77,8 +78,9 @@ def as_scores(odds):
 def as_scored(scores, slide, x, y, files=None, **others):
     """Scored patches of one slide; of none where its name is empty."""
     files = files or [f"{number}.png" for number in range(len(x))]
-    layout = lay_out([slide] * len(x), x, y, files)
-    return ScoredPatches(files, x, y, layout, np.asarray(scores), [], 50, **others)
+    patches = [Patch(file, "", slide, *place, "", "") for file, *place in zip(files, x, y, strict=True)]
+    distances = np.full(len(x), np.nan)
+    return ItemScores(patches, np.asarray(scores), distances, lay_out_patches(patches), [], 50)._replace(**others)
 
 
 def write_picture(path, shape=(300, 400)):

@@ -220,7 +220,7 @@ CONTENTS = {  # of each kind, what its folder has
     FolderKind.EVALUATION: ["report.json", "predictions.csv"],
     FolderKind.COMPARISON: ["comparison.json"],
     FolderKind.SEARCH: ["search.json"],
-    FolderKind.ARCHIVE: ["asked.json", "summary.csv"],
+    FolderKind.ARCHIVE: ["archive.json", "summary.csv"],
     FolderKind.PREDICTIONS: ["predictions.csv", "summary.csv"],
 }
 

@@ -1,37 +1,43 @@
-"""A run in another format: one file that answers raw images without this project, proven to answer as the run does.
+"""The verb `export`: one file that predicts raw images without this project, verified to predict as the run does.
 
-What is exported judges each image alone: the mean over the run's views, calibrated. Smoothing over a slide's neighbours
-needs the slide, and stays with the run.
+The exported network predicts each image alone: the mean over the run's test-time augmentation, calibrated. Smoothing
+over neighbouring patches needs the slide and stays with the run.
 """
 
 import importlib.util
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import keras
 import numpy as np
 
 from cancernet import InputError
-from cancernet.data.images import ImageStore
-from cancernet.evaluation.decision import Decision, calibrate
-from cancernet.models.test_time_augmentation import list_views
-from cancernet.run import Run
-from cancernet.storage import fresh_folder
-from cancernet.training.scoring import BATCH, predict_scores
+from cancernet.cli import quiet_import
+from cancernet.config import DATASET
+from cancernet.storage import fresh_folder, lock_folder
+
+if TYPE_CHECKING:
+    import keras
+
+    from cancernet.data.images import ImageStore
+    from cancernet.evaluation.decision import Decision
+    from cancernet.run import Run
 
 DESCRIPTION = "model.json"
+MAX_CHECKED = 500  # images that are predicted by the run and by the export
 TOLERANCE = 1e-5  # of a probability
-_INSTALL = 'pip install ".[export]"'
+
+Predict = Callable[[np.ndarray], np.ndarray]  # float32 images [n, s, s, c] to probabilities [n, classes]
 
 
 class Format(NamedTuple):
     """A format that a run is exported to."""
 
-    file: str  # in the folder of the export; "" where the folder itself is what is loaded
-    called: str  # by `keras.Model.export`
-    packages: tuple[str, ...]  # that are needed beside our own, as they are imported
+    file: str  # in the folder of the export; "" where the folder itself is loaded
+    keras_name: str  # for `keras.Model.export`
+    packages: tuple[str, ...]  # that are needed in addition to our own, as they are imported
 
 
 FORMATS = {
@@ -41,65 +47,116 @@ FORMATS = {
 }
 
 
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export."""
+
+    run: Path  # folder of a finished run
+    format: str  # one of FORMATS
+    dataset: Path = DATASET  # whose images verify the export
+
+
+class ExportResult(NamedTuple):
+    """An export, in a folder of the run."""
+
+    file: Path  # what other programs load
+    images: int  # that verified it
+    largest_difference: float  # of a probability
+
+
+def export(options: ExportOptions) -> ExportResult:
+    """Export a run to `RUN/FORMAT`, verify it on images of a dataset, and print where it is.
+
+    Raises:
+        InputError: a package is missing, the run or the dataset cannot be used, or the export predicts otherwise.
+    """
+    from cancernet import run as runs
+    from cancernet.data.dataset import read_manifest, read_summary
+
+    runs.read_settings(options.run)
+    patches, summary = read_manifest(options.dataset), read_summary(options.dataset)
+    check_packages(options.format)
+    with quiet_import():
+        import keras  # noqa: F401
+    from cancernet.training.pipeline import open_store
+
+    run = runs.load_run(options.run)
+    runs.check_same_kind(run.settings, patches, are_grey=summary.are_grey)
+    rows = np.unique(np.linspace(0, len(patches) - 1, MAX_CHECKED).astype(int))
+    images = open_store(options.dataset, [patches[row] for row in rows], run.settings.experiment)
+    print(f"Exporting {options.run} and comparing its predictions for {len(rows)} images ...", flush=True)
+    with lock_folder(options.run / options.format), quiet_import():  # the converters print, too
+        result = export_run(run, options.format, images)
+    print(f"No probability differs by more than {result.largest_difference:.1g} from the run's on {len(rows)} images.")
+    print(f"Exported to {result.file}; {DESCRIPTION} in the same folder has the classes and the threshold.")
+    return result
+
+
 def check_packages(name: str) -> None:
-    """See that the packages of a format are installed.
+    """Check that the packages of a format are installed.
 
     Raises:
         InputError: one is not.
     """
     for package in FORMATS[name].packages:
         if importlib.util.find_spec(package) is None:
-            raise InputError(f"--format {name} needs {package}, which is not installed: {_INSTALL}")
+            raise InputError(f'--format {name} needs {package}, which is not installed: pip install ".[export]"')
 
 
-def export_run(run: Run, name: str, images: ImageStore) -> tuple[Path, float]:
-    """Export a run to the folder `name` in the run folder; it is there only once its answers were found to be equal.
+def export_run(run: "Run", name: str, images: "ImageStore") -> ExportResult:
+    """Export a run to the folder `name` in the run folder, which exists only once its predictions were verified.
 
     Args:
         name: one of FORMATS.
-        images: that the run and the export are both asked for.
-
-    Returns:
-        The folder, and the largest difference of a probability.
+        images: that the run and the export both predict.
 
     Raises:
         InputError: a probability differs by more than TOLERANCE, an image cannot be used, or the disk is full.
     """
-    wanted, alone = FORMATS[name], run.decision.without_neighbours or run.decision
-    own = calibrate(alone, predict_scores(run.model, images, views=run.settings.experiment.views))
-    network = build_answering(run.model, alone, run.settings.experiment.views)
-    folder = run.folder / name
+    from cancernet.evaluation.decision import calibrate
+    from cancernet.inference.prediction import choose_decision
+    from cancernet.training.scoring import BATCH, predict_scores
+
+    decision, views = choose_decision(run, neighbours=False), run.settings.experiment.views
+    expected = calibrate(decision, predict_scores(run.model, images, views=views))
+    network = build_predictor(run.model, decision, views)
+    folder, wanted = run.folder / name, FORMATS[name]
     with fresh_folder(folder) as work:
-        path = work / wanted.file
-        network(images.fetch(np.arange(1)))  # Keras exports to ONNX only what was called
-        network.export(path, format=wanted.called, verbose=False)
-        answer = _OPEN[name](path)
-        answers = [answer(batch) for batch in _batches(images)]
-        difference = float(np.abs(np.concatenate(answers) - own).max())
+        network(images.fetch(np.arange(1)))  # Keras exports to ONNX only a network that was called before
+        network.export(work / wanted.file, format=wanted.keras_name, verbose=False)
+        predict = OPEN[name](work / wanted.file)
+        starts = range(0, len(images), BATCH)
+        rows = np.arange(len(images))
+        found = [predict(images.fetch(rows[start : start + BATCH]).astype(np.float32)) for start in starts]
+        difference = float(np.abs(np.concatenate(found) - expected).max())
         if not difference <= TOLERANCE:
             raise InputError(
                 f"The {name} export gives probabilities that differ by up to {difference:.2g} from the run's, more "
-                f"than {TOLERANCE:g}: it was not kept. Use model.keras, or another --format."
+                f"than {TOLERANCE:g}, and was deleted. Use model.keras, or another --format."
             )
-        description = describe_export(run, alone, len(images), difference)
+        description = describe_export(run, decision, len(images), difference)
         (work / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-    return folder, difference
+    return ExportResult(folder / wanted.file, len(images), difference)
 
 
-def build_answering(model: keras.Model, decision: Decision, views: str) -> keras.Model:
+def build_predictor(model: "keras.Model", decision: "Decision", views: str) -> "keras.Model":
     """Build the network from raw images to calibrated probabilities: `model` over its views, then the calibration.
 
-    The views are put into one batch, so that the network is in the graph once.
+    The views are put into one batch, so that the graph contains the network once.
 
     Args:
         model: raw images to probabilities.
-        decision: its temperature and bias count; it must not smooth over neighbours.
-        views: as `views.average_over_views`.
+        decision: provides temperature and bias; it must not smooth over neighbours.
+        views: as `test_time_augmentation.list_views`.
 
     Returns:
         float32 [n, s, s, c] of 0 to 255 -> float32 [n, classes].
     """
-    _hold_constants(model)
+    import keras
+
+    from cancernet.models.test_time_augmentation import list_views
+
+    _replace_tensors(model)
     image = keras.Input(model.input_shape[1:], dtype="float32", name="image")
     seen = list_views(image, views)
     outputs = model(keras.ops.concatenate(seen, axis=0))
@@ -112,8 +169,8 @@ def build_answering(model: keras.Model, decision: Decision, views: str) -> keras
     return network
 
 
-def describe_export(run: Run, decision: Decision, images: int, difference: float) -> dict:
-    """What a program needs beside the file to decide: classes, threshold, size of images; and how it was checked."""
+def describe_export(run: "Run", decision: "Decision", images: int, difference: float) -> dict[str, object]:
+    """Describe what a program needs in addition to the file, and how the file was verified."""
     settings = run.settings
     return {
         "image_size": settings.experiment.image_size,
@@ -129,37 +186,36 @@ def describe_export(run: Run, decision: Decision, images: int, difference: float
     }
 
 
-def _hold_constants(model: keras.Model) -> None:
-    """Let normalisation layers hold arrays: a converter to ONNX takes the tensors they hold for inputs of the file."""
+def _replace_tensors(model: "keras.Model") -> None:
+    """Let normalisation layers hold arrays: the converter to ONNX would make their tensors inputs of the file."""
+    import keras
+
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            _hold_constants(layer)
+            _replace_tensors(layer)
         elif isinstance(layer, keras.layers.Normalization):
             layer.mean, layer.variance = map(keras.ops.convert_to_numpy, (layer.mean, layer.variance))
 
 
-def _batches(images: ImageStore) -> list[np.ndarray]:
-    rows = np.arange(len(images))
-    return [images.fetch(rows[start : start + BATCH]).astype(np.float32) for start in range(0, len(rows), BATCH)]
-
-
-def _open_onnx(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+def _open_onnx(path: Path) -> Predict:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda images: session.run(None, {"image": images})[0]
 
 
-def _open_litert(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+def _open_litert(path: Path) -> Predict:
     from ai_edge_litert.interpreter import Interpreter
 
-    answer = Interpreter(str(path)).get_signature_runner()
-    return lambda images: next(iter(answer(image=images).values()))
+    predict = Interpreter(str(path)).get_signature_runner()
+    return lambda images: next(iter(predict(image=images).values()))
 
 
-def _open_saved_model(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+def _open_saved_model(path: Path) -> Predict:
+    import keras
+
     layer = keras.layers.TFSMLayer(path, call_endpoint="serve")
     return lambda images: keras.ops.convert_to_numpy(layer(images))
 
 
-_OPEN = {"onnx": _open_onnx, "litert": _open_litert, "saved_model": _open_saved_model}
+OPEN = {"onnx": _open_onnx, "litert": _open_litert, "saved_model": _open_saved_model}

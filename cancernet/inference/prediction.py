@@ -1,9 +1,7 @@
-"""A run answers new images: patches, slides of patches, and large images cut into patches.
+"""Score the patches of a work item with a run's network, calibrate and decide. Nothing is written to disk here.
 
-predict_images.py and the page share this. Nothing is written to disk here.
-
-x and y are the left and top pixel of a patch at the scale of the run, in steps of PATCH_STEP, as in the names of the
-IDC set; a patch without a place has None.
+x and y are the left and top pixel of a patch at the scale of the run, as in the names of the IDC set; None where the
+position is unknown.
 """
 
 import threading
@@ -14,35 +12,34 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from cancernet.data.grid import Layout, SlideGrid, lay_out, make_thumbnail
+from cancernet import InputError
+from cancernet.data.dataset import Patch
+from cancernet.data.grid import Layout, SlideGrid, lay_out_patches, make_thumbnail
 from cancernet.data.images import fit_image
-from cancernet.data.tiles import Tile
 from cancernet.evaluation.decision import Decision
 from cancernet.evaluation.smoothing import apply_decision
 from cancernet.explain.out_of_distribution import watch
-from cancernet.inference.reading import OpenPart, Refuse, open_part
-from cancernet.inference.work_list import Part
+from cancernet.inference.reading import OpenItem, Reject, open_item, strip_names
+from cancernet.inference.work_list import WorkItem
 from cancernet.run import Run
 from cancernet.training.scoring import BATCH, log_scores
 
-_one_at_a_time = threading.Lock()  # batches of all visitors of the page; files are read meanwhile
+_network_lock = threading.Lock()  # visitors of the page share the network; only reading runs in parallel
 
-Progress = Callable[[int], object]  # gets the number of images done since its last call; tqdm.update is one
+Progress = Callable[[int], object]  # gets the number of images done since its last call, like tqdm.update
 
 
-class ScoredPatches(NamedTuple):
-    """n patches of one slide, or without a slide, with the network's scores; not yet calibrated or decided."""
+class ItemScores(NamedTuple):
+    """The n patches of one work item with the network's scores, before calibration and decision."""
 
-    files: list[str]  # [n]; of a large image n times the same
-    x: list[int | None]
-    y: list[int | None]
+    patches: list[Patch]  # [n], without label and split; all patches of a large image have the same file
+    log_probabilities: np.ndarray  # [n, k] float64
+    distances: np.ndarray  # [n], above 1 out of distribution; NaN where the run cannot measure them
     layout: Layout  # their slide, if they have one
-    scores: np.ndarray  # log-probabilities [n, k] float64
     thumbnails: list[np.ndarray]  # [n] uint8 [h, w, 3]
     thumbnail_pixels: int  # side of the thumbnail of a whole patch
     file_scale: float = 1.0  # pixels of the file (at level 0) for one pixel of x and y
-    images: Sequence[np.ndarray] = ()  # the patches themselves where they are kept, at most of the network's size
-    distances: np.ndarray = np.empty(0)  # [n] from what the run was made for, above 1 outside; NaN where not known
+    images: Sequence[np.ndarray] = ()  # [n] where they are kept, at most of the network's size
 
     @property
     def slide(self) -> str:
@@ -55,143 +52,171 @@ class ScoredPatches(NamedTuple):
         return self.layout.slides[0] if self.layout.slides else None
 
 
-class DecidedPatches(NamedTuple):
-    """Scored patches with their decisions."""
+class ItemPredictions(NamedTuple):
+    """The n patches of one work item with probabilities and decisions."""
 
-    scored: ScoredPatches
+    scores: ItemScores
     probabilities: np.ndarray  # calibrated [n, k] float64
     predicted: np.ndarray  # class index [n]
-    threshold: float | None  # on the positive class's probability; None of more than two classes
+    threshold: float | None  # on the positive class's probability; None for more than two classes
+
+
+class PredictedItem(NamedTuple):
+    """A work item with its predictions."""
+
+    item: WorkItem
+    predictions: ItemPredictions | None  # None where no patch could be used
+    rejected: list[tuple[str, str]]  # file and reason of what could not be used
 
 
 def score_images(
     run: Run, images: Iterable[np.ndarray], *, progress: Progress | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score images batch by batch; no more than one batch is held in memory.
+    """Score images batch by batch; memory holds one batch.
 
     Args:
-        images: n, uint8 [height, width, 3] RGB or [height, width, 1] grey of any size; each is scaled to the network's.
+        images: n, uint8 [height, width, 3] RGB or [height, width, 1] grey of any size; each is resized for the network.
 
     Returns:
-        Log-probabilities [n, k] float64 and distances [n] as `familiarity.watch`, in the order of the images.
+        Log-probabilities [n, k] float64 and distances [n] as `out_of_distribution.watch`, in the order of the images.
 
     Raises:
-        InputError: the network answers something that is not a number.
+        TrainingDiverged: an output of the network is not a number.
     """
-    with _one_at_a_time:
+    with _network_lock:
         network = watch(run.model, run.familiar, run.settings.experiment.views)
     size, _, channels = network.input_shape[1:]
     images, scores, distances = iter(images), [np.empty((0, len(run.decision.classes)))], [np.empty(0)]
     while batch := [_fit(image, size, channels) for image in islice(images, BATCH)]:
-        with _one_at_a_time:
-            probabilities, far = network.predict_on_batch(np.stack(batch))
+        with _network_lock:
+            probabilities, measured = network.predict_on_batch(np.stack(batch))
         scores.append(log_scores(probabilities))
-        distances.append(far)
+        distances.append(measured)
         if progress:
             progress(len(batch))
     return np.concatenate(scores), np.concatenate(distances)
 
 
-def score_patches(
-    run: Run,
-    tiles: Iterable[Tile],
-    *,
-    thumbnail_pixels: int,
-    progress: Progress | None = None,
-    keep_images: bool = False,
-) -> ScoredPatches:
-    """Score patches of one slide, or patches without a slide; one batch and all thumbnails are held in memory.
+def score_tiles(
+    run: Run, opened: OpenItem, *, progress: Progress | None = None, keep_images: bool = False
+) -> ItemScores:
+    """Score the patches of one open work item; memory holds one batch and all thumbnails.
 
     Args:
-        thumbnail_pixels: side of the thumbnail of a whole patch, see `reading.choose_thumbnail_pixels`.
         keep_images: whether the result has `images`.
 
     Raises:
-        InputError: as `score_images`.
+        InputError: a patch cannot be read, see `reading.open_item`.
+        TrainingDiverged: an output of the network is not a number.
     """
-    places, thumbnails, images = [], [], []
+    patches: list[Patch] = []
+    thumbnails: list[np.ndarray] = []
+    images: list[np.ndarray] = []
     size, _, channels = run.model.input_shape[1:]
 
-    def keep() -> Iterator[np.ndarray]:
-        for image, *place in tiles:
-            places.append(place)
-            thumbnails.append(make_thumbnail(image, thumbnail_pixels))
+    def read() -> Iterator[np.ndarray]:
+        for image, file, slide, x, y in opened.tiles:
+            patches.append(Patch(file, "", slide, x, y, "", ""))
+            thumbnails.append(make_thumbnail(image, opened.thumbnail_pixels))
             if keep_images:
                 images.append(image if max(image.shape[:2]) <= size else _fit(image, size, channels))
             yield image
 
-    scores, distances = score_images(run, keep(), progress=progress)
-    files, patients, x, y = map(list, zip(*places, strict=True)) if places else ([], [], [], [])
-    layout = lay_out(patients, x, y, files)
-    kept = {"images": images, "distances": distances}
-    return ScoredPatches(files, x, y, layout, scores, thumbnails, thumbnail_pixels, **kept)
+    scores, distances = score_images(run, read(), progress=progress)
+    layout = lay_out_patches(patches)
+    return ItemScores(
+        patches, scores, distances, layout, thumbnails, opened.thumbnail_pixels, opened.file_scale, images
+    )
 
 
-def score_part(
+def score_item(
     run: Run,
-    part: Part,
+    item: WorkItem,
     *,
     mpp: float | None,
-    refuse: Refuse,
+    reject: Reject,
     progress: Progress | None = None,
     contents: Mapping[str, bytes] | None = None,
-) -> ScoredPatches:
-    """Read and score the files of one part.
+) -> ItemScores:
+    """Read and score the files of one work item.
 
     Args:
-        mpp, refuse: as `reading.open_part`.
-        contents: the bytes of each file, where they are in memory and not on disk; the patches are then kept too.
+        mpp, reject: as `reading.open_item`.
+        contents: the bytes of each file, where they are in memory and not on disk; the images are then kept too.
 
     Raises:
-        InputError: the part cannot be used as a whole, see `reading.open_part`; or as `score_images`.
+        InputError: the whole item cannot be used, see `reading.open_item`.
+        TrainingDiverged: an output of the network is not a number.
     """
-    with open_part(run.settings, part, mpp=mpp, refuse=refuse, contents=contents) as opened:
-        return score_opened(run, opened, progress=progress, keep_images=contents is not None)
+    with open_item(run.settings, item, mpp=mpp, reject=reject, contents=contents) as opened:
+        return score_tiles(run, opened, progress=progress, keep_images=contents is not None)
 
 
-def score_opened(
-    run: Run, opened: OpenPart, *, progress: Progress | None = None, keep_images: bool = False
-) -> ScoredPatches:
-    """Score the patches of one part; one batch and all thumbnails are held in memory.
-
-    Raises:
-        InputError: as `score_images`, or while a patch is read.
-    """
-    given = {"thumbnail_pixels": opened.thumbnail_pixels, "progress": progress, "keep_images": keep_images}
-    scored = score_patches(run, opened.tiles, **given)
-    return scored._replace(file_scale=opened.file_scale)
-
-
-def can_be_smoothed(run: Run, scored: ScoredPatches) -> bool:
-    """Whether neighbours count for these patches: the run smooths, and their slide has few gaps."""
-    return run.decision.without_neighbours is not None and scored.grid is not None and scored.grid.is_complete
+def can_be_smoothed(run: Run, scores: ItemScores) -> bool:
+    """Whether the run smooths over neighbouring patches and these lie on a slide with few gaps."""
+    return run.decision.without_neighbours is not None and scores.grid is not None and scores.grid.is_complete
 
 
 def choose_decision(run: Run, *, neighbours: bool) -> Decision:
-    """The run's decision for smoothed slides, or the one for patches that are judged one by one."""
+    """Return the run's decision for smoothed slides, or the one for single patches."""
     return run.decision if neighbours else run.decision.without_neighbours or run.decision
 
 
-def decide_patches(
-    run: Run, scored: ScoredPatches, *, neighbours: bool = True, threshold: float | None = None
-) -> DecidedPatches:
-    """Apply the run's decision. A slide that is to be smoothed must be given as a whole.
+def decide_item(
+    run: Run, scores: ItemScores, *, neighbours: bool = True, threshold: float | None = None
+) -> ItemPredictions:
+    """Calibrate and decide the patches of one work item; a slide must be complete to be smoothed.
 
     Args:
-        neighbours: False judges every patch on its own, by the decision that the run has for that. So are patches
-            without a slide, and a slide that has many gaps or cannot be laid out.
+        neighbours: False decides each patch on its own, by the decision that the run has for that. Patches without a
+            slide, and slides with many gaps or overlapping patches, are always decided like this.
         threshold: on the positive class's probability, in place of the run's own; 0 to 1.
 
     Raises:
         InputError: a threshold for more than two classes.
     """
-    decision = choose_decision(run, neighbours=neighbours and can_be_smoothed(run, scored))
-    decided = apply_decision(decision, scored.scores, scored.layout.slides, threshold=threshold)
-    return DecidedPatches(scored, *decided, decision.threshold if threshold is None else threshold)
+    decision = choose_decision(run, neighbours=neighbours and can_be_smoothed(run, scores))
+    probabilities, predicted = apply_decision(
+        decision, scores.log_probabilities, scores.layout.slides, threshold=threshold
+    )
+    return ItemPredictions(scores, probabilities, predicted, decision.threshold if threshold is None else threshold)
+
+
+def predict_items(
+    run: Run,
+    items: Iterable[WorkItem],
+    *,
+    mpp: float | None = None,
+    neighbours: bool = True,
+    threshold: float | None = None,
+    progress: Progress | None = None,
+) -> Iterator[PredictedItem]:
+    """Read, score and decide one item after the other.
+
+    Args:
+        mpp: as `reading.open_item`.
+        neighbours, threshold: as `decide_item`.
+
+    Raises:
+        TrainingDiverged: an output of the network is not a number.
+    """
+    for item in items:
+        rejected: list[tuple[str, str]] = []
+
+        def reject(files: Sequence[str], reason: str, rejected: list[tuple[str, str]] = rejected) -> None:
+            rejected.extend(strip_names(files, reason))
+
+        try:
+            scores = score_item(run, item, mpp=mpp, reject=reject, progress=progress)
+        except InputError as error:
+            yield PredictedItem(item, None, strip_names(item.files, str(error)))
+            continue
+        predictions = decide_item(run, scores, neighbours=neighbours, threshold=threshold)
+        yield PredictedItem(item, predictions if scores.patches else None, rejected)
 
 
 def _fit(image: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """The image as the network takes it: uint8 [size, size, channels]."""
+    """Convert an image to uint8 [size, size, channels]."""
     if channels == 1 and image.shape[2] == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
     elif channels == 3 and image.shape[2] == 1:

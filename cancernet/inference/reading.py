@@ -1,4 +1,4 @@
-"""The patches of one part, read one after the other. Nothing here needs Keras: a process that only reads is light."""
+"""Read the patches of one work item. Nothing here needs Keras, so that a process that only reads stays small."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,19 +9,19 @@ import numpy as np
 
 from cancernet import InputError
 from cancernet.data.dataset import find_place
-from cancernet.data.grid import PATCH_STEP, Layout, lay_out, thumbnail_side
+from cancernet.data.grid import PATCH_STEP, lay_out, thumbnail_side
 from cancernet.data.images import decode_image, read_image
 from cancernet.data.tiles import SlideImage, Tile, iterate_tiles, open_slide_image, tile_grid
-from cancernet.inference.work_list import CUT, SLIDE, Part
+from cancernet.inference.work_list import LARGE, SLIDE, WorkItem
 from cancernet.run import Settings
 
-MOST_PLACES = 20_000  # for patches on a whole slide whose bytes are in memory: their images are kept, 150 MB
+MAX_PLACES_IN_MEMORY = 20_000  # patches of a whole slide that is in memory; their images are kept: 150 MB
 
-Refuse = Callable[[Sequence[str], str], object]  # gets files that cannot be used, and why; the reason may name the file
+Reject = Callable[[Sequence[str], str], object]  # gets files that cannot be used and why; the reason may name the file
 
 
-class OpenPart(NamedTuple):
-    """A part whose patches can be read."""
+class OpenItem(NamedTuple):
+    """A work item whose patches can be read."""
 
     tiles: Iterable[Tile]  # read while they are iterated over
     thumbnail_pixels: int  # side of the thumbnail of a whole patch
@@ -29,85 +29,71 @@ class OpenPart(NamedTuple):
 
 
 @contextmanager
-def open_part(
+def open_item(
     settings: Settings,
-    part: Part,
+    item: WorkItem,
     *,
     mpp: float | None,
-    refuse: Refuse,
+    reject: Reject,
     contents: Mapping[str, bytes] | None = None,
-) -> Iterator[OpenPart]:
-    """Open the files of one part for reading.
+) -> Iterator[OpenItem]:
+    """Open the files of one work item for reading.
 
     Memory holds one patch, of a large image one block (see cancernet.data.tiles).
 
     Args:
         settings: of the run that is to score the patches.
-        mpp: micrometres a pixel at level 0, for a large image that does not say so itself.
-        refuse: gets each patch that cannot be read, and why; the others are read without it.
+        mpp: micrometres per pixel at level 0, for a large image that does not state it.
+        reject: gets each patch that cannot be read, and why; reading continues without it.
         contents: the bytes of each file, where they are in memory and not on disk.
 
     Raises:
-        InputError: the part cannot be used as a whole: patches of a slide overlap, or a large image cannot be read or
-            does not say its scale, or is in memory and has more than MOST_PLACES. While its patches are read: as
-            `cut_slide`.
+        InputError: the whole item cannot be used: patches of a slide overlap, a large image cannot be read, has no
+            known scale, or is in memory and has more than MAX_PLACES_IN_MEMORY places. While its patches are read: the
+            image is coarser than the run, part of the file is damaged, or no patch has tissue.
     """
-    if part.kind == CUT:
-        (file,) = part.files
+    if item.kind == LARGE:
+        (file,) = item.files
         with open_slide_image(Path(file), mpp, contents[file] if contents else None) as slide:
-            tiles = cut_slide(settings, slide, file=file)
-            shape = tile_grid(slide, patch_pixels=PATCH_STEP, target_mpp=settings.mpp)
-            if contents and np.prod(shape) > MOST_PLACES:
-                raise InputError(
-                    f"{file}: has room for {np.prod(shape):,} patches, more than {MOST_PLACES:,}. "
-                    "Use predict_images.py."
-                )
-            yield OpenPart(tiles, thumbnail_side(shape), settings.mpp / slide.mpp)
+            yield _open_slide(settings, slide, file, in_memory=bool(contents))
         return
-    places = [find_place(file) if part.kind == SLIDE else ("", None, None) for file in part.files]
-    layout = lay_out(*zip(*places, strict=True), part.files)
+    places = [find_place(file) if item.kind == SLIDE else ("", None, None) for file in item.files]
+    layout = lay_out(*zip(*places, strict=True), item.files)
     for reason in layout.unplaceable.values():
         raise InputError(reason)
-    channels = settings.experiment.channels
 
-    def read(file: str) -> np.ndarray:
-        return decode_image(contents[file], channels) if contents else read_image(file, channels=channels, sha256=None)
+    def read() -> Iterator[Tile]:
+        channels = settings.experiment.channels
+        for file, place in zip(item.files, places, strict=True):
+            try:
+                if contents:
+                    image = decode_image(contents[file], channels)
+                else:
+                    image = read_image(file, channels=channels, sha256=None)
+            except InputError as error:
+                reject([file], str(error))
+                continue
+            yield Tile(image, file, *place)
 
-    yield OpenPart(_read_patches(part.files, places, read, refuse), choose_thumbnail_pixels(layout))
+    yield OpenItem(read(), min((thumbnail_side(slide.shape) for slide in layout.slides), default=PATCH_STEP))
 
 
-def cut_slide(settings: Settings, slide: SlideImage, *, file: str) -> Iterator[Tile]:
-    """Cut an open slide into patches of PATCH_STEP pixels at the scale of the run; those without tissue are left out.
+def strip_names(files: Sequence[str], reason: str) -> list[tuple[str, str]]:
+    """Pair each file with the reason, without the name of the file where the reason begins with it."""
+    return [(file, reason.removeprefix(f"{file}: ")) for file in files]
 
-    Raises:
-        InputError: the run does not know its scale. Later, while the patches are read: the slide is coarser than the
-            run, a piece of the file is damaged, or no patch has tissue.
-    """
+
+def _open_slide(settings: Settings, slide: SlideImage, file: str, *, in_memory: bool) -> OpenItem:
+    """Open a slide for tiling into patches of PATCH_STEP pixels at the scale of the run, without its background."""
     if settings.mpp is None:
+        raise InputError(f"{file}: this run does not know the scale of its patches and cannot tile it. Give patches.")
+    shape = tile_grid(slide, patch_pixels=PATCH_STEP, target_mpp=settings.mpp)
+    if in_memory and np.prod(shape) > MAX_PLACES_IN_MEMORY:
         raise InputError(
-            f"{file}: is to be cut into patches, and this run does not know the scale of its patches. Give patches."
+            f"{file}: has {np.prod(shape):,} patches, more than {MAX_PLACES_IN_MEMORY:,}. Use `cancernet predict`."
         )
-    return _expect_tissue(iterate_tiles(slide, file=file, patch_pixels=PATCH_STEP, target_mpp=settings.mpp), file)
-
-
-def choose_thumbnail_pixels(layout: Layout) -> int:
-    """Side of the thumbnails of patches that are laid out so; PATCH_STEP where there is no slide to be drawn."""
-    return min((thumbnail_side(slide.shape) for slide in layout.slides), default=PATCH_STEP)
-
-
-def _read_patches(
-    files: Sequence[str],
-    places: Sequence[tuple[str, int | None, int | None]],
-    read: Callable[[str], np.ndarray],
-    refuse: Refuse,
-) -> Iterator[Tile]:
-    for file, place in zip(files, places, strict=True):
-        try:
-            image = read(file)
-        except InputError as error:
-            refuse([file], str(error))
-            continue
-        yield Tile(image, file, *place)
+    tiles = iterate_tiles(slide, file=file, patch_pixels=PATCH_STEP, target_mpp=settings.mpp)
+    return OpenItem(_expect_tissue(tiles, file), thumbnail_side(shape), settings.mpp / slide.mpp)
 
 
 def _expect_tissue(tiles: Iterator[Tile], file: str) -> Iterator[Tile]:

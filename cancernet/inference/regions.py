@@ -9,7 +9,7 @@ from cancernet import InputError
 COLOUR = (200, 0, 0)  # red, as QuPath's own class "Tumor"
 
 
-def regions_geojson(
+def outline_regions(
     grid: np.ndarray,
     *,
     patch_pixels: float,

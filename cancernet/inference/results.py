@@ -1,159 +1,145 @@
-"""What predict_images.py writes: tables of all patches and of all slides, and the map and regions of each slide."""
+"""What `cancernet predict` writes: the table of patches, the map and the regions of each slide, the furthest images."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TextIO
 
 import numpy as np
-from tqdm import tqdm
+from matplotlib.figure import Figure
 
-from cancernet import InputError, storage
+from cancernet import storage
 from cancernet.data.grid import PATCH_STEP, paint_grid
-from cancernet.inference.prediction import DecidedPatches, decide_patches, score_part
-from cancernet.inference.regions import COLOUR, regions_geojson
-from cancernet.inference.summary import SUMMARY, Summary
-from cancernet.inference.work_list import LOOSE, PREDICTIONS, REJECTED, SLIDE, Part, printable
-from cancernet.reporting import illustration
+from cancernet.explain.outside import FURTHEST
+from cancernet.inference.prediction import ItemPredictions, PredictedItem
+from cancernet.inference.regions import COLOUR, outline_regions
+from cancernet.inference.summary import FURTHEST_PICTURE, PREDICTIONS, ItemResult, summarise_item, write_tables
+from cancernet.inference.work_list import LARGE, WorkItem, printable
+from cancernet.reporting import illustration, montages
 from cancernet.run import Run, name_class
 
 REGION_COLOURS = (COLOUR, (0, 114, 178), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
 
 
-class Options(NamedTuple):
-    """How images are scored and decided."""
-
-    mpp: float | None = None  # micrometres a pixel of large images that do not say so themselves
-    neighbours: bool = True  # whether a slide is smoothed over its neighbours
-    threshold: float | None = None  # on the positive class's probability, in place of the run's own
-
-
-def predict_parts(
-    run: Run, parts: Sequence[Part], folder: Path, options: Options, bar: tqdm
-) -> tuple[Summary, list[tuple[str, str]]]:
-    """Score and decide part after part; write predictions.csv, summary.csv, rejected.csv, and the files of each slide.
+def write_results(
+    run: Run,
+    predicted: Iterable[PredictedItem],
+    folder: Path,
+    *,
+    missing: Sequence[tuple[str, str]] = (),
+    print_line: Callable[[str], object] = lambda line: None,
+) -> list[ItemResult]:
+    """Write predictions.csv, summary.csv, rejected.csv, furthest.jpg and the files of each slide.
 
     Args:
-        bar: shows the number of images done, and a line for each slide and each file that cannot be used.
-
-    Returns:
-        What is to be said of all patches, and file and reason of what could not be used.
+        predicted: the items in the order of the work list, predicted while they are iterated over.
+        missing: paths that led to no image, and why.
+        print_line: gets a line for each slide that has a map.
     """
-    summary, rejected = Summary(run), []
-
-    def refuse(files: Sequence[str], reason: str) -> None:
-        rejected.extend((file, reason.removeprefix(f"{file}: ")) for file in files)
-        bar.write(f"not used: {printable(': '.join(rejected[-len(files)]))}")
-        if len(files) > 1:
-            bar.write(f"          and {len(files) - 1:,} more for the same reason")
-        bar.update(len(files))
-
-    with _open_table(folder / PREDICTIONS) as table:
-        write_header(table, summary.words)
-        for part in parts:
-            try:
-                scored = score_part(run, part, mpp=options.mpp, refuse=refuse, progress=bar.update)
-                decided = decide_patches(run, scored, neighbours=options.neighbours, threshold=options.threshold)
-            except InputError as error:
-                refuse(part.files, str(error))
+    names = [name_class(run.settings, name) for name in run.decision.classes]
+    results: list[ItemResult] = []
+    furthest: list[tuple[float, str, np.ndarray]] = []
+    with (folder / PREDICTIONS).open("w", newline="", encoding="utf-8", errors="surrogateescape") as table:
+        storage.write_rows(table, [list_columns(names)])
+        for item, predictions, rejected in predicted:
+            if predictions is None:
+                results.append(ItemResult(item, tuple(rejected)))
                 continue
-            if scored.files:
-                write_rows(table, decided, summary.words)
-                said = write_slide(run, part, decided, folder) if part.kind != LOOSE else ""
-                summary.add(part, decided, has_map=bool(said))
-                if said:
-                    bar.write(said)
-    for name, rows in ((SUMMARY, summary.rows()), (REJECTED, [("file", "reason"), *rejected])):
-        with _open_table(folder / name) as table:
-            storage.write_rows(table, rows)
-    summary.draw_furthest(folder)
-    return summary, rejected
+            storage.write_rows(table, list_rows(predictions, names))
+            line = write_slide(run, item, predictions, folder)
+            if line:
+                print_line(line)
+            result = summarise_item(run.settings, item, predictions, rejected, has_map=bool(line))
+            thumbnails = predictions.scores.thumbnails
+            furthest += [(distance, name, thumbnails[row]) for distance, name, row in result.outliers]
+            furthest = sorted(furthest, key=lambda each: -each[0])[:FURTHEST]
+            results.append(result)
+    write_tables(folder, run.settings, results, missing)
+    if furthest:
+        captions = [f"{name}\ndistance {distance:.1f}" for distance, name, _ in furthest]
+        figure = montages.plot_furthest(images=[image for *_, image in furthest], captions=captions)
+        illustration.save_picture(figure, folder / FURTHEST_PICTURE)
+    return results
 
 
-def name_columns(classes: Sequence[str]) -> list[str]:
-    """The columns of predictions.csv: file, x, y, probability of each class, predicted, threshold, slide, distance."""
-    shares = [f"probability_{name}" for name in classes]
-    return ["file", "x", "y", *shares, "predicted", "threshold", "slide", "distance"]
+def list_columns(class_names: Sequence[str]) -> list[str]:
+    """Name the columns of the table of patches, predictions.csv or patches/*.parquet."""
+    probabilities = [f"probability_{name}" for name in class_names]
+    return ["file", "x", "y", *probabilities, "predicted", "threshold", "slide", "distance"]
 
 
-def write_header(table: TextIO, classes: Sequence[str]) -> None:
-    """Write the first line of predictions.csv, see `name_columns`."""
-    storage.write_rows(table, [name_columns(classes)])
+def list_rows(predictions: ItemPredictions, class_names: Sequence[str]) -> list[list]:
+    """Make a row for each patch, see `list_columns`; numbers have four decimals.
 
-
-def list_rows(decided: DecidedPatches, classes: Sequence[str]) -> list[list]:
-    """A row for each patch, see `name_columns`; numbers of four digits after the point.
-
-    x and y are the left and top pixel of the patch: in a large image in the file's own pixels (level 0), for a patch as
-    its name says. What a patch does not have is None: a place, a threshold (of more than two classes), and how far it
-    lies from what the run was made for (`familiarity.watch`) where the run does not know. A patch without a slide
-    has "".
+    x and y are the left and top pixel of the patch: of a large image in the file's own pixels (level 0), of a patch as
+    in its name. None stands for an unknown position or distance (see `out_of_distribution.watch`) and for the threshold
+    of more than two classes; a patch without a slide has "".
     """
-    scored, listed = decided.scored, []
-    threshold = None if decided.threshold is None else round(decided.threshold, 4)
-    distances = [None if np.isnan(distance) else round(float(distance), 4) for distance in scored.distances]
-    distances = distances or [None] * len(scored.files)
-    rows = zip(scored.files, scored.x, scored.y, decided.probabilities, decided.predicted, distances, strict=True)
-    for file, x, y, probabilities, index, distance in rows:
-        place = [None if value is None else round(value * scored.file_scale) for value in (x, y)]
+    scores, rows = predictions.scores, []
+    threshold = None if predictions.threshold is None else round(predictions.threshold, 4)
+    columns = (scores.patches, predictions.probabilities, predictions.predicted, scores.distances)
+    for patch, probabilities, index, distance in zip(*columns, strict=True):
+        place = [None if value is None else round(value * scores.file_scale) for value in (patch.x, patch.y)]
         shares = [round(float(share), 4) for share in probabilities]
-        listed.append([file, *place, *shares, classes[index], threshold, scored.slide, distance])
-    return listed
+        known = None if np.isnan(distance) else round(float(distance), 4)
+        rows.append([patch.file, *place, *shares, class_names[index], threshold, scores.slide, known])
+    return rows
 
 
-def write_rows(table: TextIO, decided: DecidedPatches, classes: Sequence[str]) -> None:
-    """Write `list_rows`; what a patch does not have is empty."""
-    storage.write_rows(table, list_rows(decided, classes))
+def describe_slide(run: Run, predictions: ItemPredictions) -> str:
+    """Say how many patches a slide has and, of two classes, how many were classified as positive."""
+    scores, positive = predictions.scores, run.decision.positive
+    text = f"{printable(scores.slide)}: {len(scores.patches):,} patches"
+    if positive is None:
+        return text
+    count = (predictions.predicted == run.decision.classes.index(positive)).sum()
+    return f"{text}, {count:,} classified as {name_class(run.settings, positive)}"
 
 
-def write_slide(run: Run, part: Part, decided: DecidedPatches, folder: Path) -> str:
-    """Write the map and the regions of one slide, unless it has too many gaps.
+def draw_map(run: Run, predictions: ItemPredictions) -> Figure:
+    """Draw the probability of the positive class over a slide, for a run of two classes."""
+    scores = predictions.scores
+    answers = illustration.Answers(predictions.probabilities, predictions.predicted, threshold=predictions.threshold)
+    title = describe_slide(run, predictions)
+    return illustration.draw_slide(run, scores.grid, scores.thumbnails, answers, title=title)
+
+
+def write_slide(run: Run, item: WorkItem, predictions: ItemPredictions, folder: Path) -> str:
+    """Write the regions and, of two classes, the map of one slide, unless it has too many gaps.
 
     Returns:
-        A line that says how many patches the slide has, and which files were written; "" for a slide without a map.
+        A line that describes the slide and names the files; "" for a slide without a map.
     """
-    positive, scored = run.decision.positive, decided.scored
-    if part.kind == SLIDE and not illustration.is_worth_drawing(scored.grid):
+    scores = predictions.scores
+    if item.kind != LARGE and not (scores.grid and illustration.is_worth_drawing(scores.grid)):
         return ""
-    said = f"{printable(part.slide)}: {len(scored.files):,} patches"
-    if positive is not None:
-        called = (decided.predicted == run.decision.classes.index(positive)).sum()
-        said += f", {called:,} called {name_class(run.settings, positive)}"
-    names = [f"{part.stem}.geojson"]
-    (folder / names[0]).write_text(json.dumps(find_regions(run, decided)) + "\n", encoding="utf-8")
-    if positive is not None:
-        names.append(f"{part.stem}.jpg")
-        answers = illustration.Answers(decided.probabilities, decided.predicted, threshold=decided.threshold)
-        figure = illustration.draw_slide(run, scored.grid, scored.thumbnails, answers, title=printable(said))
-        illustration.save_picture(figure, folder / names[1])
-    outside = int((scored.distances > 1).sum())
-    if outside:
-        said += f", {outside:,} outside what this run was made for"
-    return f"{said}; {', '.join(names)}"
+    names = [f"{item.stem}.geojson"]
+    (folder / names[0]).write_text(json.dumps(find_regions(run, predictions)) + "\n", encoding="utf-8")
+    if run.decision.positive is not None:
+        names.append(f"{item.stem}.jpg")
+        illustration.save_picture(draw_map(run, predictions), folder / names[1])
+    outside = int((scores.distances > 1).sum())
+    unlike = f", {outside:,} out of distribution" if outside else ""
+    return f"{describe_slide(run, predictions)}{unlike}; {', '.join(names)}"
 
 
-def find_regions(run: Run, decided: DecidedPatches) -> dict:
-    """Outline for QuPath the patches of one slide that were given the positive class; of several classes, each class.
+def find_regions(run: Run, predictions: ItemPredictions) -> dict:
+    """Outline the patches of one slide that were classified as positive; of several classes, those of each class.
 
     Returns:
         A GeoJSON FeatureCollection in the file's own pixels (level 0); see cancernet.inference.regions.
     """
-    classes, positive, scored = run.decision.classes, run.decision.positive, decided.scored
+    classes, positive, scores = run.decision.classes, run.decision.positive, predictions.scores
     mpp, features = run.settings.mpp, []
+    left, top = scores.grid.origin
     for number, name in enumerate(classes if positive is None else [positive]):
         index = classes.index(name)
-        values = np.where(decided.predicted == index, decided.probabilities[:, index], np.nan)
-        features += regions_geojson(
-            paint_grid(values, scored.grid),
-            patch_pixels=PATCH_STEP * scored.file_scale,
-            origin=tuple(value * scored.file_scale for value in scored.grid.origin),
+        values = np.where(predictions.predicted == index, predictions.probabilities[:, index], np.nan)
+        features += outline_regions(
+            paint_grid(values, scores.grid),
+            patch_pixels=PATCH_STEP * scores.file_scale,
+            origin=(left * scores.file_scale, top * scores.file_scale),
             name=name_class(run.settings, name),
             colour=REGION_COLOURS[number % len(REGION_COLOURS)],
-            mpp=mpp and mpp / scored.file_scale,
+            mpp=mpp and mpp / scores.file_scale,
         )["features"]
     return {"type": "FeatureCollection", "features": features}
-
-
-def _open_table(path: Path) -> TextIO:
-    """A CSV file to write; names of files that are not UTF-8 keep their bytes."""
-    return path.open("w", newline="", encoding="utf-8", errors="surrogateescape")

@@ -1,130 +1,153 @@
-"""What predict_images.py says of all images together: how many were called what, the first answers, slide by slide."""
+"""All work items together: the tables summary.csv and rejected.csv, what is printed, and the most unusual images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from cancernet import storage
 from cancernet.data.grid import PATCH_STEP
-from cancernet.explain.outside import FURTHEST, find_outside
-from cancernet.inference.prediction import DecidedPatches
-from cancernet.inference.work_list import CUT, LOOSE, SLIDE, Part, printable
-from cancernet.reporting import illustration, montages, printed, wording
-from cancernet.run import Run, name_class
+from cancernet.explain.outside import FURTHEST
+from cancernet.inference.work_list import LARGE, SINGLE, SLIDE, WorkItem, printable
+from cancernet.reporting import printed, wording
+from cancernet.run import Settings, name_class
 
-SUMMARY, FURTHEST_PICTURE = "summary.csv", "furthest.jpg"  # in the folder of the results
-FIRST = 10  # images that are named with their answers
-HEADER = ("slide", "class", "patches", "called", "share", "mm2", "mean_probability")
-
-
-class Called(NamedTuple):
-    """Patches of one slide, or all without a slide."""
-
-    patches: int
-    called: np.ndarray  # patches of each class [k]
-    probability: np.ndarray  # summed, of each class [k]
-    patch_mm2: float | None  # area of a patch; None where it is not known
-
-    def join(self, more: "Called") -> "Called":
-        return Called(
-            self.patches + more.patches,
-            self.called + more.called,
-            self.probability + more.probability,
-            self.patch_mm2,
-        )
+PREDICTIONS, SUMMARY, REJECTED, FURTHEST_PICTURE = "predictions.csv", "summary.csv", "rejected.csv", "furthest.jpg"
+MAX_LISTED = 10  # images that are listed with their predictions
+SUMMARY_COLUMNS = ("slide", "class", "patches", "predicted", "share", "mm2", "mean_probability")
 
 
-class Summary:
-    """Grows by one part after the other; holds a number for each patch, not the patches."""
+class Outlier(NamedTuple):
+    """An image out of distribution."""
 
-    def __init__(self, run: Run):
-        self.words = [name_class(run.settings, name) for name in run.decision.classes]
-        self._positive = None if run.decision.positive is None else run.decision.classes.index(run.decision.positive)
-        side = run.settings.mpp and run.settings.mpp * PATCH_STEP / 1000  # of a patch on a slide, millimetres
-        self._patch_mm2 = side and side**2
-        self._slides: dict[str, Called] = {}
-        self._first: list[list[str]] = []
-        self._without_map: list[int] = []  # patches of each slide that has no map
-        self._distances: list[np.ndarray] = []
-        self.furthest: list[tuple[float, str, np.ndarray]] = []  # distance, name and picture of those outside
+    distance: float
+    name: str
+    row: int  # in its item
 
-    def add(self, part: Part, decided: DecidedPatches, *, has_map: bool) -> None:
-        """Take in the answers of one part."""
-        scored, classes = decided.scored, len(self.words)
-        called = Called(
-            len(scored.files),
-            np.bincount(decided.predicted, minlength=classes),
-            decided.probabilities.sum(axis=0),
-            None if part.kind == LOOSE else self._patch_mm2,
-        )
-        known = self._slides.get(part.slide)
-        self._slides[part.slide] = known.join(called) if known else called
-        if part.kind == SLIDE and not has_map:
-            self._without_map.append(len(scored.files))
-        if not has_map:
-            for row in range(min(len(scored.files), FIRST - len(self._first))):
-                self._first.append(self._describe_row(decided, row))
-        self._distances.append(scored.distances)
-        names = [
-            Path(file).name + (f" at {x}, {y}" if part.kind == CUT else "")
-            for file, x, y in zip(scored.files, scored.x, scored.y, strict=True)
-        ]
-        outside = np.flatnonzero(scored.distances > 1)
-        for row in outside[np.argsort(-scored.distances[outside])][:FURTHEST]:
-            self.furthest.append((float(scored.distances[row]), printable(names[row]), scored.thumbnails[row]))
-        self.furthest = sorted(self.furthest, key=lambda each: -each[0])[:FURTHEST]
 
-    def rows(self) -> list[Sequence]:
-        """The table summary.csv: of two classes a row a slide, of more one a slide and class; "" has no slide."""
-        classes = range(len(self.words)) if self._positive is None else [self._positive]
-        rows: list[Sequence] = [HEADER]
-        for slide, each in self._slides.items():
-            for index in classes:
-                called = int(each.called[index])
-                area = "" if each.patch_mm2 is None else round(called * each.patch_mm2, 4)
-                share, mean = (round(float(value) / each.patches, 4) for value in (called, each.probability[index]))
-                rows.append([slide, self.words[index], each.patches, called, share, area, mean])
-        return rows
+@dataclass(frozen=True)
+class ItemResult:
+    """What the tables and the printed text need of one work item: a few numbers for each item, not for each patch."""
 
-    @property
-    def count(self) -> int:
-        """How many patches were answered."""
-        return sum(each.patches for each in self._slides.values())
+    item: WorkItem
+    rejected: tuple[tuple[str, str], ...]  # file and reason of what could not be used
+    patches: int = 0  # that were predicted
+    class_counts: tuple[int, ...] = ()  # patches of each class
+    probability_sums: tuple[float, ...] = ()  # of each class
+    has_map: bool = False
+    listed: tuple[tuple[str, str, str], ...] = ()  # name, class and probability of the first images without a map
+    outside: int | None = None  # patches out of distribution; None where the run cannot measure it
+    outliers: tuple[Outlier, ...] = ()  # the furthest of them, at most FURTHEST
 
-    def describe(self) -> str:
-        """What is printed when all is done; the images outside what the run was made for come first."""
-        count = self.count
-        if not count:
-            return "No image was answered."
-        distances = np.concatenate(self._distances)
-        outside, noun = find_outside(distances), "patches" if any(self._slides) else "images"
-        said = [wording.outside_sentence(outside and (outside.outside, outside.images), noun)]
-        if self.furthest:
-            named = ", ".join(f"{name} ({distance:.1f})" for distance, name, _ in self.furthest[:3])
-            said.append(f"The furthest, where 1 is the limit: {named}; see {FURTHEST_PICTURE}.")
-        called = sum(each.called for each in self._slides.values())
-        counts = [
-            f"{called[index]:,} called {word} ({called[index] / count:.0%})" for index, word in enumerate(self.words)
-        ]
-        said.append(f"{count:,} {noun}: {', '.join(reversed(counts))}.")
-        if self._without_map:
-            slides = f"{len(self._without_map):,} slide{'s' * (len(self._without_map) > 1)}"
-            said.append(f"{sum(self._without_map):,} patches of {slides} are too few or too far apart for a map.")
-        if self._first:
-            share = f"probability of {self.words[self._positive]}" if self._positive is not None else "probability"
-            said.append(printed.table([["image", "called", share], *self._first]))
-        return "\n".join(map(str, filter(None, said)))
 
-    def draw_furthest(self, folder: Path) -> None:
-        """Draw those outside into the folder of the results, if there are any."""
-        if self.furthest:
-            captions = [f"{name}\ndistance {distance:.1f}" for distance, name, _ in self.furthest]
-            figure = montages.plot_furthest(images=[image for *_, image in self.furthest], captions=captions)
-            illustration.save_picture(figure, folder / FURTHEST_PICTURE)
+def summarise_item(
+    settings: Settings,
+    item: WorkItem,
+    predictions: "prediction.ItemPredictions",  # noqa: F821  # that module needs Keras
+    rejected: Sequence[tuple[str, str]],
+    *,
+    has_map: bool,
+) -> ItemResult:
+    """Reduce the predictions of one item to its ItemResult."""
+    patches, distances = predictions.scores.patches, predictions.scores.distances
+    classes = settings.classes
+    names = [
+        printable(Path(patch.file).name + (f" at {patch.x}, {patch.y}" if item.kind == LARGE else ""))
+        for patch in patches
+    ]
+    listed = []
+    for row in range(0 if has_map else min(len(patches), MAX_LISTED)):
+        index = predictions.predicted[row]
+        shown = index if settings.positive is None else classes.index(settings.positive)
+        name = printable(Path(patches[row].file).name)
+        listed.append((name, name_class(settings, classes[index]), f"{predictions.probabilities[row, shown]:.3f}"))
+    outside = np.flatnonzero(distances > 1)
+    furthest = outside[np.argsort(-distances[outside])][:FURTHEST]
+    return ItemResult(
+        item,
+        tuple(rejected),
+        len(patches),
+        tuple(np.bincount(predictions.predicted, minlength=len(classes)).tolist()),
+        tuple(predictions.probabilities.sum(axis=0).tolist()),
+        has_map,
+        tuple(listed),
+        None if np.isnan(distances).any() else len(outside),
+        tuple(Outlier(float(distances[row]), names[row], int(row)) for row in furthest),
+    )
 
-    def _describe_row(self, decided: DecidedPatches, row: int) -> list[str]:
-        index = decided.predicted[row]
-        shown = index if self._positive is None else self._positive
-        name = printable(Path(decided.scored.files[row]).name)
-        return [name, self.words[index], f"{decided.probabilities[row, shown]:.3f}"]
+
+def write_tables(
+    folder: Path, settings: Settings, results: Sequence[ItemResult], missing: Sequence[tuple[str, str]]
+) -> None:
+    """Write summary.csv and rejected.csv.
+
+    Args:
+        results: in the order of the work list.
+        missing: paths that led to no image, and why.
+    """
+    rejected = [*missing, *(row for result in results for row in result.rejected)]
+    tables = {SUMMARY: [SUMMARY_COLUMNS, *list_slides(settings, results)], REJECTED: [("file", "reason"), *rejected]}
+    for name, rows in tables.items():
+        with (folder / name).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            storage.write_rows(file, rows)
+
+
+def list_slides(settings: Settings, results: Iterable[ItemResult]) -> list[list[str | int | float]]:
+    """Make the rows of summary.csv: of two classes one for a slide, of more one for a slide and class.
+
+    All patches without a slide are one row, whose slide is "".
+    """
+    by_slide: dict[str, list[ItemResult]] = {}
+    for result in results:
+        if result.patches:
+            by_slide.setdefault(result.item.slide, []).append(result)
+    mm2 = settings.mpp and (settings.mpp * PATCH_STEP / 1000) ** 2
+    rows: list[list[str | int | float]] = []
+    for slide, parts in by_slide.items():
+        patches, counts, sums = _add_up(parts)
+        for index, name in enumerate(settings.classes):
+            if settings.positive in (None, name):
+                is_single = parts[0].item.kind == SINGLE
+                area = "" if is_single or mm2 is None else round(counts[index] * mm2, 4)
+                share, mean = round(counts[index] / patches, 4), round(sums[index] / patches, 4)
+                rows.append([slide, name_class(settings, name), patches, counts[index], share, area, mean])
+    return rows
+
+
+def describe_results(settings: Settings, results: Sequence[ItemResult]) -> str:
+    """Write the text that is printed at the end; a warning about images out of distribution comes first."""
+    results = [result for result in results if result.patches]
+    if not results:
+        return "No image was predicted."
+    patches, counts, _ = _add_up(results)
+    noun = "patches" if any(result.item.slide for result in results) else "images"
+    names = [name_class(settings, name) for name in settings.classes]
+    known = [result.outside for result in results if result.outside is not None]
+    outside = (sum(known), patches) if len(known) == len(results) else None
+    lines = [wording.outside_sentence(outside, noun)]
+    outliers = sorted((each for result in results for each in result.outliers), key=lambda each: -each.distance)[:3]
+    if outliers:
+        furthest = ", ".join(f"{name} ({distance:.1f})" for distance, name, _ in outliers)
+        lines.append(f"The furthest, where 1 is the limit: {furthest}.")
+    shares = [f"{count:,} {name} ({count / patches:.0%})" for count, name in zip(counts, names, strict=True)]
+    lines.append(f"{patches:,} {noun} classified: {', '.join(reversed(shares))}.")
+    sparse = [result.patches for result in results if result.item.kind == SLIDE and not result.has_map]
+    if sparse:
+        slides = f"{len(sparse):,} slide{'s' * (len(sparse) > 1)}"
+        lines.append(f"{sum(sparse):,} patches of {slides} are too few or too far apart for a map.")
+    listed = [row for result in results for row in result.listed][:MAX_LISTED]
+    if listed:
+        of = "" if settings.positive is None else f" of {name_class(settings, settings.positive)}"
+        lines.append(printed.table([["image", "classified as", f"probability{of}"], *map(list, listed)]))
+    return "\n".join(map(str, filter(None, lines)))
+
+
+def _add_up(results: Sequence[ItemResult]) -> tuple[int, list[int], list[float]]:
+    """Patches, patches of each class, and summed probabilities of each class."""
+    return (
+        sum(result.patches for result in results),
+        [sum(counts) for counts in zip(*(result.class_counts for result in results), strict=True)],
+        [sum(values) for values in zip(*(result.probability_sums for result in results), strict=True)],
+    )

@@ -17,12 +17,12 @@ from cancernet.data.images import fit_image
 from cancernet.explain import gradcam
 from cancernet.explain.outside import Outside
 from cancernet.inference import prediction, results, work_list
-from cancernet.inference.prediction import DecidedPatches, ScoredPatches
+from cancernet.inference.prediction import ItemPredictions, ItemScores
 from cancernet.models.architectures import ENCODER
 from cancernet.reporting import illustration
 from cancernet.reporting.plots import COLOURS, GREY, ORANGE
 from cancernet.run import Run, load_run, name_class
-from cancernet.storage import file_stem
+from cancernet.storage import file_stem, write_rows
 from cancernet.web import slide_map, uploads
 
 MAX_PICTURES = 24  # pictures kept per visitor: 9 MB
@@ -41,7 +41,7 @@ ReportProgress = Callable[[float, str], object]  # takes the finished fraction, 
 class Shown(NamedTuple):
     """One patch on the screen."""
 
-    decided: DecidedPatches
+    decided: ItemPredictions
     row: int  # of the patch
 
     @property
@@ -56,14 +56,14 @@ class Shown(NamedTuple):
 class Slide(NamedTuple):
     """A slide that has a map."""
 
-    decided: DecidedPatches
+    decided: ItemPredictions
     grid: SlideGrid
 
 
 class Answer(NamedTuple):
     """Results for the images of one visitor."""
 
-    scored: list[ScoredPatches]
+    scored: list[ItemScores]
     problems: list[uploads.Problem]
     pictures: LRUCache[Hashable, np.ndarray]  # filled by `explain_patches`
 
@@ -97,7 +97,7 @@ def answer_uploads(
         mpp: micrometres per pixel of large images whose files do not store it.
     """
     contents, problems = uploads.accept_uploads(files)
-    parts = work_list.plan_parts(list(contents), mpp=run.settings.mpp, tile="auto", contents=contents)
+    items = work_list.plan_work(list(contents), mpp=run.settings.mpp, tile="auto", contents=contents)
     scored, done = [], 0
 
     def count(more: int) -> None:
@@ -105,17 +105,17 @@ def answer_uploads(
         done += more
         report_progress(min(done / len(contents), 1.0), f"Classifying images: {done:,} done")
 
-    def refuse(names: Sequence[str], reason: str) -> None:
+    def reject(names: Sequence[str], reason: str) -> None:
         more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
         reason = reason.removeprefix(f"{names[0]}: ").replace("--mpp", f'"{SCALE_LABEL}"')
         problems.append(uploads.Problem(names[0] + more, reason))
 
-    for part in parts:
+    for item in items:
         try:
-            scored.append(prediction.score_part(run, part, mpp=mpp, refuse=refuse, progress=count, contents=contents))
+            scored.append(prediction.score_item(run, item, mpp=mpp, reject=reject, progress=count, contents=contents))
         except InputError as error:
-            refuse(part.files, str(error))
-    return Answer([each for each in scored if each.files], problems, LRUCache(MAX_PICTURES))
+            reject(item.files, str(error))
+    return Answer([each for each in scored if each.patches], problems, LRUCache(MAX_PICTURES))
 
 
 def count_bytes(answer: Answer) -> int:
@@ -124,17 +124,17 @@ def count_bytes(answer: Answer) -> int:
     return images + MAX_PICTURES * SHOWN_PIXELS * (2 * SHOWN_PIXELS + GAP) * 3
 
 
-def find_slides(run: Run, decided: Sequence[DecidedPatches]) -> list[Slide]:
+def find_slides(run: Run, decided: Sequence[ItemPredictions]) -> list[Slide]:
     """Select the slides that are large enough for a map; none if the run's patches have no scale."""
     if run.settings.mpp is None:
         return []
-    slides = [Slide(each, each.scored.grid) for each in decided if each.scored.grid is not None]
+    slides = [Slide(each, each.scores.grid) for each in decided if each.scores.grid is not None]
     return [slide for slide in slides if len(slide.decided.predicted) >= MIN_MAP_PATCHES]
 
 
 def draw_map(run: Run, slide: Slide, class_index: int, *, show_probability: bool = True) -> dict[str, object]:
     """Specify the map of a slide in Vega-Lite, with its data sets, for one class."""
-    (decided, grid), scored = slide, slide.decided.scored
+    (decided, grid), scored = slide, slide.decided.scores
     picture = stitch_slide(scored.thumbnails, grid, tile_pixels=scored.thumbnail_pixels)
     height, width = (side * PATCH_STEP / scored.thumbnail_pixels for side in picture.shape[:2])
     left, top = grid.origin
@@ -145,7 +145,7 @@ def draw_map(run: Run, slide: Slide, class_index: int, *, show_probability: bool
     )
     rows = slide_map.map_rows(
         grid,
-        files=scored.files,
+        files=[patch.file for patch in scored.patches],
         probability=decided.probabilities[:, class_index],
         decision=[labels[index] for index in decided.predicted],
     )
@@ -183,7 +183,7 @@ def describe_patch(run: Run, patch: Shown) -> str:
     return f'<div class="predicted" style="background: {colours[patch.predicted]}">{title}</div>{bars}'
 
 
-def list_patches(run: Run, decided: Sequence[DecidedPatches], order: str) -> list[Shown]:
+def list_patches(run: Run, decided: Sequence[ItemPredictions], order: str) -> list[Shown]:
     """List all patches in one of ORDERS, by the probability of the positive class or, without one, the largest."""
     patches = [Shown(each, row) for each in decided for row in range(len(each.predicted))]
     positive = run.decision.positive
@@ -201,13 +201,13 @@ def list_patches(run: Run, decided: Sequence[DecidedPatches], order: str) -> lis
     return sorted(patches, key=distance) if order == ORDERS[1] else patches
 
 
-def show_distant(scored: Sequence[ScoredPatches], outside: Outside) -> list[tuple[np.ndarray, str]]:
+def show_distant(scored: Sequence[ItemScores], outside: Outside) -> list[tuple[np.ndarray, str]]:
     """Return picture, uint8 [SHOWN_PIXELS, SHOWN_PIXELS, 3], and caption of the most distant images, largest first.
 
     Args:
         outside: computed from the distances of all patches of `scored`, in their order.
     """
-    patches = [(each, row) for each in scored for row in range(len(each.files))]
+    patches = [(each, row) for each in scored for row in range(len(each.patches))]
     shown = []
     for index, distance in outside.furthest[:MAX_DISTANT]:
         each, row = patches[index]
@@ -215,10 +215,10 @@ def show_distant(scored: Sequence[ScoredPatches], outside: Outside) -> list[tupl
     return shown
 
 
-def name_patch(scored: ScoredPatches, row: int) -> str:
+def name_patch(scored: ItemScores, row: int) -> str:
     """Return the file of a patch, with its position if it was cut from a large image."""
-    file = scored.files[row]
-    return f"x {scored.x[row]}, y {scored.y[row]} of {file}" if file == scored.slide else file
+    patch = scored.patches[row]
+    return f"x {patch.x}, y {patch.y} of {patch.file}" if patch.file == scored.slide else patch.file
 
 
 def explain_patches(run: Run, patches: Sequence[Shown], pictures: LRUCache[Hashable, np.ndarray]) -> list[np.ndarray]:
@@ -227,10 +227,10 @@ def explain_patches(run: Run, patches: Sequence[Shown], pictures: LRUCache[Hasha
     Args:
         pictures: drawn before, and room for those of all patches; new ones are added.
     """
-    keys = [(id(patch.decided.scored.images), patch.row, patch.predicted) for patch in patches]
+    keys = [(id(patch.decided.scores.images), patch.row, patch.predicted) for patch in patches]
     new = [(key, patch) for key, patch in zip(keys, patches, strict=True) if key not in pictures]
     if new:
-        images = [patch.decided.scored.images[patch.row] for _, patch in new]
+        images = [patch.decided.scores.images[patch.row] for _, patch in new]
         fitted = np.stack([fit_image(image, run.model.input_shape[1]) for image in images])
         if has_grad_cam(run):
             heat = gradcam.grad_cam(run.model, fitted, np.array([patch.predicted for _, patch in new]))
@@ -244,29 +244,24 @@ def explain_patches(run: Run, patches: Sequence[Shown], pictures: LRUCache[Hasha
     return [pictures[key] for key in keys]
 
 
-def without_images(decided: DecidedPatches) -> DecidedPatches:
+def without_images(decided: ItemPredictions) -> ItemPredictions:
     """Drop the images, which Streamlit would keep as long as a download button refers to them."""
-    return decided._replace(scored=decided.scored._replace(images=()))
+    return decided._replace(scores=decided.scores._replace(images=()))
 
 
-def predictions_csv(run: Run, decided: Sequence[DecidedPatches]) -> str:
+def predictions_csv(run: Run, decided: Sequence[ItemPredictions]) -> str:
     """Return the table predictions.csv as `cancernet predict` writes it."""
     table, labels = io.StringIO(), list_labels(run)
-    results.write_header(table, labels)
+    write_rows(table, [results.list_columns(labels)])
     for each in decided:
-        results.write_rows(table, each, labels)
+        write_rows(table, results.list_rows(each, labels))
     return table.getvalue()
 
 
-def draw_picture(run: Run, slide: Slide, positive: str) -> bytes:
+def draw_picture(run: Run, slide: Slide) -> bytes:
     """Draw a slide as `cancernet predict` does, for two classes; a JPEG."""
-    (decided, grid), scored = slide, slide.decided.scored
-    count = int((decided.predicted == run.decision.classes.index(positive)).sum())
-    label = name_class(run.settings, positive)
-    title = f"{scored.slide}: {len(scored.files):,} patches, {count:,} classified as {label}"
-    answers = illustration.Answers(decided.probabilities, decided.predicted, threshold=decided.threshold)
     picture = io.BytesIO()
-    illustration.save_picture(illustration.draw_slide(run, grid, scored.thumbnails, answers, title=title), picture)
+    illustration.save_picture(results.draw_map(run, slide.decided), picture)
     return picture.getvalue()
 
 
@@ -276,7 +271,7 @@ def pack_regions(run: Run, slides: Sequence[Slide]) -> bytes:
     taken: set[str] = set()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for slide in slides:
-            name = file_stem(Path(slide.decided.scored.slide).stem, taken)
+            name = file_stem(Path(slide.decided.scores.slide).stem, taken)
             archive.writestr(f"{name}.geojson", json.dumps(results.find_regions(run, slide.decided)))
     return packed.getvalue()
 

@@ -10,7 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 from cancernet.evaluation.decision import Decision, expected_rates
 from cancernet.explain.outside import find_outside
 from cancernet.inference import prediction
-from cancernet.inference.prediction import DecidedPatches, ScoredPatches
+from cancernet.inference.prediction import ItemPredictions, ItemScores
 from cancernet.reporting import wording
 from cancernet.reporting.content import Report
 from cancernet.run import REPORT_PAGE, Run, name_class
@@ -26,7 +26,7 @@ def show_answers(run: Run, report: Report | None, answer: page.Answer) -> None:
     """Show all that follows from the scores, at the threshold that the visitor chooses here."""
     show_distant(run, answer)
     threshold, smooth = choose_decision(run, report, answer.scored)
-    decided = [prediction.decide_patches(run, each, neighbours=smooth, threshold=threshold) for each in answer.scored]
+    decided = [prediction.decide_item(run, each, neighbours=smooth, threshold=threshold) for each in answer.scored]
     show_counts(run, decided)
     slides = page.find_slides(run, decided)
     slide, clicked = show_map(run, slides)
@@ -49,7 +49,7 @@ def show_distant(run: Run, answer: page.Answer) -> None:
                 st.image(picture, caption=escape(name), width=DISTANT_WIDTH, alt=name)
 
 
-def choose_decision(run: Run, report: Report | None, scored: list[ScoredPatches]) -> tuple[float | None, bool]:
+def choose_decision(run: Run, report: Report | None, scored: list[ItemScores]) -> tuple[float | None, bool]:
     """Let the visitor choose; returns the threshold, None for the run's, and whether slides are smoothed."""
     left, right = st.columns([5, 4], vertical_alignment="center")
     single = [each for each in scored if not prediction.can_be_smoothed(run, each)]
@@ -79,7 +79,7 @@ def choose_decision(run: Run, report: Report | None, scored: list[ScoredPatches]
     default = threshold == decision.threshold
     if smooth and single:
         own = f", from a probability of {prediction.choose_decision(run, neighbours=False).threshold:.1%}"
-        count = run_summary.count_images(run.settings, sum(len(each.files) for each in single))
+        count = run_summary.count_images(run.settings, sum(len(each.patches) for each in single))
         right.caption(f"These rates apply to smoothed slides. Not smoothed{own * default}: {count}.")
     return (None if default else threshold), smooth
 
@@ -115,7 +115,7 @@ def show_rates(run: Run, report: Report | None, decision: Decision, threshold: f
     st.caption(f"Expected from the validation set ({run_summary.describe_fit(decision)}): {expected}.")
 
 
-def show_counts(run: Run, decided: list[DecidedPatches]) -> None:
+def show_counts(run: Run, decided: list[ItemPredictions]) -> None:
     """Say how many images there are, and how many of each class."""
     labels, predicted = page.list_labels(run), np.concatenate([each.predicted for each in decided])
     number = run_summary.count_images(run.settings, len(predicted))
@@ -136,7 +136,7 @@ def show_map(run: Run, slides: list[page.Slide]) -> tuple[page.Slide | None, pag
     """Show the map of one slide; returns the slide and the patch that was clicked."""
     if not slides:
         return None, None
-    names = [each.decided.scored.slide for each in slides]
+    names = [each.decided.scores.slide for each in slides]
     st.subheader("Slide" if len(names) > 1 else f"Slide {escape(names[0])}")
     classes, positive = run.decision.classes, run.decision.positive
     left, middle, right = st.columns([3, 2, 2], vertical_alignment="bottom")
@@ -159,7 +159,7 @@ def show_map(run: Run, slides: list[page.Slide]) -> tuple[page.Slide | None, pag
     return slide, page.Shown(slide.decided, row) if row < len(slide.decided.predicted) else None
 
 
-def show_patches(run: Run, decided: list[DecidedPatches], clicked: page.Shown | None, answer: page.Answer) -> None:
+def show_patches(run: Run, decided: list[ItemPredictions], clicked: page.Shown | None, answer: page.Answer) -> None:
     """Show the patch that was clicked, or one page of all patches, as cards."""
     count = sum(len(each.predicted) for each in decided)
     st.subheader(run_summary.noun(run.settings, count).capitalize())
@@ -180,11 +180,11 @@ def show_patches(run: Run, decided: list[DecidedPatches], clicked: page.Shown | 
             with place.container(border=True):
                 st.image(picture, width="stretch", alt="The image and its Grad-CAM map")
                 st.html(page.describe_patch(run, patch))
-                st.caption(escape(page.name_patch(patch.decided.scored, patch.row)))
+                st.caption(escape(page.name_patch(patch.decided.scores, patch.row)))
 
 
 def offer_downloads(
-    run: Run, decided: list[DecidedPatches], slides: list[page.Slide], slide: page.Slide | None
+    run: Run, decided: list[ItemPredictions], slides: list[page.Slide], slide: page.Slide | None
 ) -> None:
     """Show the download buttons; a file is made when its button is clicked."""
     st.subheader("Download the results")
@@ -195,8 +195,8 @@ def offer_downloads(
         noun = run_summary.noun(run.settings)
         _offer(f"All {noun} (CSV)", lambda: page.predictions_csv(run, decided), "predictions.csv", "text/csv", "table")
         if slide and positive is not None:
-            light, name = slide._replace(decided=page.without_images(slide.decided)), Path(slide.decided.scored.slide)
-            draw, label = lambda: page.draw_picture(run, light, positive), f"Map of {escape(name.name)} (JPEG)"
+            light, name = slide._replace(decided=page.without_images(slide.decided)), Path(slide.decided.scores.slide)
+            draw, label = lambda: page.draw_picture(run, light), f"Map of {escape(name.name)} (JPEG)"
             _offer(label, draw, f"{name.stem}.jpg", "image/jpeg", "image")
         if slides:
             label = f"Regions of {'all slides' if len(slides) > 1 else 'the slide'} (GeoJSON)"

@@ -1,4 +1,4 @@
-"""The folder of an archive: what is finished stays, what is not is answered again."""
+"""The folder of an archive: what is finished stays, the rest is predicted again."""
 
 import json
 from pathlib import Path
@@ -6,17 +6,22 @@ from pathlib import Path
 import pytest
 
 from cancernet import InputError, StorageError
-from cancernet.inference import archive, summary
-from cancernet.inference.archive import Archive, Progress, Slide
+from cancernet.inference import archive
+from cancernet.inference.archive import Archive, Progress, sort_results
+from cancernet.inference.summary import ItemResult, Outlier
+from cancernet.inference.work_list import LARGE, SINGLE, SLIDE, WorkItem
 
-ASKED = {"run": "ab", "mpp": 4.0}
-ROWS = [("IDC", 3, 1, 0.3333, 0.04, 0.5)]
+OPTIONS = {"run": "ab", "mpp": 4.0}
 
 
 @pytest.fixture
 def folder(tmp_path):
-    archive.open_folder(tmp_path / "out", ASKED, force=False)
+    archive.open_folder(tmp_path / "out", OPTIONS, force=False)
     return tmp_path / "out"
+
+
+def large(path):
+    return WorkItem(LARGE, path, Path(path).stem, [path])
 
 
 def write_files(folder, stem):
@@ -24,95 +29,93 @@ def write_files(folder, stem):
         (folder / name).write_text(stem)
 
 
-def finish(folder, kept, path, refused=()):
-    (slide,) = kept.plan([path])
-    write_files(folder, slide.stem)
-    kept.finish(slide, ROWS, refused)
+def finish(folder, kept, item):
+    (planned,) = kept.plan([item])
+    write_files(folder, planned.stem)
+    outliers = (Outlier(1.5, "a", 0),)
+    result = ItemResult(
+        planned, (("x.png", "damaged"),), 3, (2, 1), (2.1, 0.9), True, (("a", "IDC", "0.5"),), 1, outliers
+    )
+    kept.add(result)
+    return result
+
+
+def files_in(folder):
+    return sorted(path.name for name in ("patches", "slides") for path in (folder / name).iterdir())
 
 
 def test_what_is_finished_is_not_planned_again(folder):
     kept = Archive(folder)
-    assert kept.plan(["a/x.svs", "b/x.svs", "a/x.svs"]) == [Slide("a/x.svs", "x"), Slide("b/x.svs", "x_2")]
-    finish(folder, kept, "b/x.svs")
+    assert kept.plan([large("a/x.svs"), large("b/X.svs")]) == [large("a/x.svs"), large("b/X.svs")._replace(stem="X_2")]
+    result = finish(folder, kept, large("b/X.svs"))
     again = Archive(folder)
-    assert again.plan(["a/x.svs", "b/x.svs"]) == [Slide("a/x.svs", "x_2")]  # x is taken by the finished one
-    assert (folder / "summary.csv").read_text() == (
-        "path,name,class,patches,called,share,mm2,mean_probability\nb/x.svs,x,IDC,3,1,0.3333,0.04,0.5\n"
-    )
+    assert again.finished == [result]
+    assert again.plan([large("a/x.svs"), large("b/X.svs")]) == [large("a/x.svs")._replace(stem="x_2")]  # X is taken
+    assert files_in(folder) == ["X.geojson", "X.jpg", "X.parquet"]
 
 
-def test_the_columns_are_those_of_predict_images():
-    assert ("path", "name", *summary.HEADER[1:]) == archive.SUMMARY_HEADER
-
-
-def test_of_several_classes_a_slide_has_as_many_rows(folder):
+def test_an_item_whose_files_changed_is_predicted_again_and_its_old_results_deleted(folder):
     kept = Archive(folder)
-    (slide,) = kept.plan(["a.svs"])
-    write_files(folder, slide.stem)
-    kept.finish(slide, [("a", *ROWS[0][1:]), ("b", *ROWS[0][1:])], [])
-    again = Archive(folder)
-    assert [row[2] for row in again.finished["a.svs"]] == ["a", "b"]
-    assert again.plan(["a.svs"]) == []
+    finish(folder, kept, large("other.svs"))
+    finish(folder, kept, WorkItem(SLIDE, "7", "7", ["7_a.png", "7_b.png"]))
+    finish(folder, kept, WorkItem(SINGLE, "", "", ["1.png"]))
+    grown = WorkItem(SLIDE, "7", "7", ["7_a.png", "7_b.png", "7_c.png"])
+    assert kept.plan([grown, WorkItem(SINGLE, "", "", ["1.png"])]) == [grown]
+    assert [result.item.stem for result in Archive(folder).finished] == ["other", "images"]
+    assert not (folder / "patches" / "7.parquet").exists()
+    assert (folder / "patches" / "other.parquet").exists()
 
 
-def test_files_of_a_slide_that_was_not_finished_are_deleted(folder):
+def test_an_item_without_predictions_is_tried_again(folder):
     kept = Archive(folder)
-    finish(folder, kept, "whole.svs")
+    kept.add(ItemResult(large("broken.svs"), (("broken.svs", "damaged"),)))
+    assert kept.finished == Archive(folder).finished == []
+    assert kept.plan([large("broken.svs")]) == [large("broken.svs")]
+
+
+def test_files_of_an_item_that_was_not_finished_are_deleted(folder):
+    finish(folder, Archive(folder), large("whole.svs"))
     write_files(folder, "half")
     (folder / "patches" / ".other.parquet.partial").write_text("")
     Archive(folder)
-    assert sorted(path.name for path in folder.rglob("*.*") if path.parent != folder) == [
-        "whole.geojson",
-        "whole.jpg",
-        "whole.parquet",
-    ]
+    assert files_in(folder) == ["whole.geojson", "whole.jpg", "whole.parquet"]
 
 
-def test_a_slide_without_its_patches_is_answered_again(folder):
-    finish(folder, Archive(folder), "a.svs")
+def test_an_item_without_its_patches_is_predicted_again(folder):
+    finish(folder, Archive(folder), large("a.svs"))
     (folder / "patches" / "a.parquet").unlink()
-    assert Archive(folder).plan(["a.svs"]) == [Slide("a.svs", "a")]
+    assert Archive(folder).plan([large("a.svs")]) == [large("a.svs")]
+    assert files_in(folder) == []
 
 
 def test_a_line_that_was_cut_off_does_not_count(folder):
     kept = Archive(folder)
-    finish(folder, kept, "a.svs")
-    finish(folder, kept, "b.svs")
-    path = folder / "summary.csv"
+    first = finish(folder, kept, large("a.svs"))
+    finish(folder, kept, large("b.svs"))
+    path = folder / "finished.jsonl"
     path.write_text(path.read_text()[:-4])
-    assert list(Archive(folder).finished) == ["a.svs"]
-    assert path.read_text().count("\n") == 2
+    assert Archive(folder).finished == [first]
+    assert path.read_text().count("\n") == 1
+    assert path.read_text().endswith("\n")
 
 
-def test_failures_of_slides_that_are_tried_again_are_forgotten(folder):
-    kept = Archive(folder)
-    kept.fail(Slide("gone.svs", "gone"), "gone.svs: there is no such file.")
-    finish(folder, kept, "slide", [("slide/1.png", "cannot be decoded")])
-    assert (folder / "failed.csv").read_text() == (
-        "path,file,reason\ngone.svs,gone.svs,there is no such file.\nslide,slide/1.png,cannot be decoded\n"
-    )
-    again = Archive(folder)
-    assert again.failed == [["slide", "slide/1.png", "cannot be decoded"]]
-    assert again.plan(["gone.svs", "slide"]) == [Slide("gone.svs", "gone")]
+def test_results_come_in_the_order_of_the_list_and_others_last():
+    results = [ItemResult(large(path), ()) for path in ("other", "c", "a", "b")]
+    ordered = sort_results(results, [large(path) for path in ("a", "b", "c")])
+    assert [result.item.slide for result in ordered] == ["a", "b", "c", "other"]
 
 
-def test_tables_come_in_the_order_of_the_list(folder):
-    kept = Archive(folder)
-    for path in ("c", "a", "b"):
-        finish(folder, kept, path)
-    kept.sort(["a", "b", "c"])
-    assert list(Archive(folder).finished) == ["a", "b", "c"]
-
-
-def test_answers_of_two_questions_do_not_meet(folder):
-    finish(folder, Archive(folder), "a.svs")
-    archive.open_folder(folder, ASKED, force=False)
-    with pytest.raises(InputError, match=r"holds answers with mpp 4.0, not 2.0. Choose another --output, or --force"):
-        archive.open_folder(folder, ASKED | {"mpp": 2.0}, force=False)
+def test_predictions_of_two_runs_do_not_mix(folder):
+    finish(folder, Archive(folder), large("a.svs"))
+    archive.open_folder(folder, OPTIONS, force=False)
+    with pytest.raises(
+        InputError, match=r"holds predictions with mpp 4.0, not 2.0. Choose another --output, or --force to delete them"
+    ):
+        archive.open_folder(folder, OPTIONS | {"mpp": 2.0}, force=False)
     assert Archive(folder).finished
-    archive.open_folder(folder, ASKED | {"mpp": 2.0}, force=True)
+    archive.open_folder(folder, OPTIONS | {"mpp": 2.0}, force=True)
     assert not Archive(folder).finished
-    assert json.loads((folder / "asked.json").read_text())["mpp"] == 2.0
+    assert json.loads((folder / "archive.json").read_text()) == {"run": "ab", "mpp": 2.0}
 
 
 def test_what_is_no_archive_is_left_alone(tmp_path):
@@ -120,30 +123,33 @@ def test_what_is_no_archive_is_left_alone(tmp_path):
     (tmp_path / "mine" / "text").write_text("")
     for force in (False, True):
         with pytest.raises(InputError, match="mine contains other files, not predictions of a slide archive"):
-            archive.open_folder(tmp_path / "mine", ASKED, force=force)
+            archive.open_folder(tmp_path / "mine", OPTIONS, force=force)
     assert (tmp_path / "mine" / "text").is_file()
 
 
-def test_a_damaged_table_is_one_line(folder):
-    (folder / "summary.csv").write_text("path,name\na,b\n")
-    with pytest.raises(InputError, match=r"summary.csv is damaged. Remove it"):
+@pytest.mark.parametrize("line", ["{}", "no JSON", '{"item": ["large", "a", "a", ["a"]], "rejected": 3}'])
+def test_a_damaged_list_is_one_line(folder, line):
+    (folder / "finished.jsonl").write_text(f"{line}\n")
+    with pytest.raises(StorageError, match=r"finished.jsonl is damaged. Delete it to predict again what it lists\.$"):
         Archive(folder)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3"])
-def test_damaged_settings_are_one_line(folder, text):
-    (folder / archive.ASKED).write_text(text)
-    with pytest.raises(StorageError, match=r"asked\.json .*Choose another --output"):
-        archive.open_folder(folder, ASKED, force=False)
+def test_damaged_options_are_one_line(folder, text):
+    (folder / "archive.json").write_text(text)
+    with pytest.raises(StorageError, match=r"archive\.json .*Choose another --output"):
+        archive.open_folder(folder, OPTIONS, force=False)
 
 
-def test_a_run_is_known_by_its_files(tmp_path):
-    for name in ("model.keras", "decision.json", "config.json"):
+def test_a_run_is_identified_by_its_files(tmp_path):
+    names = ("model.keras", "decision.json", "config.json")
+    for name in names:
         (tmp_path / name).write_text(name)
-    before = archive.identify_run(tmp_path)
-    (tmp_path / "decision.json").write_text("other")
-    assert archive.identify_run(tmp_path) != before
-    assert archive.identify_run(Path(tmp_path)) == archive.identify_run(tmp_path)
+    hashes = {archive.hash_run(tmp_path), archive.hash_run(tmp_path)}
+    for name in names:
+        (tmp_path / name).write_text("other")
+        hashes.add(archive.hash_run(tmp_path))
+    assert len(hashes) == 4
 
 
 def test_a_line_of_progress():
@@ -151,15 +157,19 @@ def test_a_line_of_progress():
     progress = Progress(200, clock=lambda: now)
     assert not progress.is_due()
     assert progress.line(2, 0, 0).split()[-1] == "?"
+    now = 10.0
+    assert progress.is_due()
     now = 20.0
     for _ in range(9):
-        progress.count(patches=100)
-    progress.count(failed=True)
-    assert progress.is_due()
+        progress.count(100)
+    progress.count(0)
     line = progress.line(2, 620_000_000, 250_000_000)
-    assert line.split() == ["10", "1", "900", "45", "2", "0.62", "0.25", "0:00:20", "0:06:20"]  # 190 slides of 2 s
+    assert line.split() == ["10", "1", "900", "45", "2", "0.62", "0.25", "0:00:20", "0:06:20"]  # 190 items of 2 s
     assert len(line) == len(Progress.HEADER)
     assert not progress.is_due()
-    now = 40.0
-    progress.count(patches=100)
-    assert progress.line(2, 0, 0).split()[3] == "5"  # 100 patches in 20 s
+    now = 4000.0
+    progress.count(100)
+    assert progress.line(2, 0, 0).split()[3:8] == ["0", "2", "0.00", "0.00", "1:06:40"]
+    for _ in range(189):
+        progress.count(1)
+    assert progress.is_due()

@@ -1,4 +1,4 @@
-"""Exports: what is in the file, that it answers as the run does, and that one that does not is not kept."""
+"""Exports: what the file holds, that it predicts as the run does, and that one that does not is deleted."""
 
 import json
 import re
@@ -11,8 +11,10 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, write_image
+from conftest import ROOT, write_image, write_slides
 
+import build_dataset
+import export_model
 from cancernet import InputError
 from cancernet.data.images import ImageStore
 from cancernet.evaluation.decision import calibrate
@@ -40,21 +42,22 @@ def of(name):
 
 
 @pytest.mark.parametrize("name", export.FORMATS)
-def test_an_export_answers_as_the_run_does_of_an_image_alone(run, images, name):
+def test_an_export_predicts_as_the_run_does_without_neighbours(run, images, name):
     experiment = run.settings.experiment
-    folder, difference = export.export_run(run, of(name), images)
+    file, checked, difference = export.export_run(run, of(name), images)
+    assert (file, checked) == (run.folder / name / export.FORMATS[name].file, 5)
     alone = run.decision.without_neighbours
     expected = calibrate(alone, predict_scores(run.model, images, views=experiment.views))
-    answer = export._OPEN[name](folder / export.FORMATS[name].file)
-    np.testing.assert_allclose(answer(images.fetch(np.arange(5)).astype(np.float32)), expected, atol=1e-5)
-    about = json.loads((folder / "model.json").read_text())
+    predict = export.OPEN[name](file)
+    np.testing.assert_allclose(predict(images.fetch(np.arange(5)).astype(np.float32)), expected, atol=1e-5)
+    about = json.loads((run.folder / name / "model.json").read_text())
     assert about["checked"] == {"images": 5, "largest_difference": difference}
     assert (about["threshold"], about["classes"], about["positive"]) == (alone.threshold, ["0", "1"], "1")
 
 
-def test_an_export_that_answers_otherwise_is_not_kept(run, images, monkeypatch):
+def test_an_export_that_predicts_otherwise_is_deleted(run, images, monkeypatch):
     wrong = np.tile([0.5, 0.5], (5, 1))
-    monkeypatch.setitem(export._OPEN, "saved_model", lambda path: lambda images: wrong)
+    monkeypatch.setitem(export.OPEN, "saved_model", lambda path: lambda images: wrong)
     with pytest.raises(InputError, match=r"saved_model export gives probabilities that differ by up to 0\.\d+ from"):
         export.export_run(run, "saved_model", images)
     assert not list(run.folder.glob("saved_model*"))
@@ -68,7 +71,7 @@ def test_views_are_averaged_and_then_calibrated():
     decision = SimpleNamespace(temperature=2.0, bias=(0.0, 1.0))
     for views, mean in (("one", 0.2), ("mirror", 0.3), ("eight", 0.5)):
         odds = np.sqrt(mean / (1 - mean)) * np.e  # temperature 2 is a square root, a bias of 1 a factor of e
-        found = export.build_answering(model, decision, views).predict(pixels, verbose=0)
+        found = export.build_predictor(model, decision, views).predict(pixels, verbose=0)
         np.testing.assert_allclose(found, [[1 / (1 + odds), odds / (1 + odds)]], rtol=1e-5)
 
 
@@ -78,8 +81,8 @@ def test_constants_of_a_layer_within_are_no_inputs_of_the_file(run, tmp_path, im
     image = keras.Input((48, 48, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(inner(image))
     model = keras.Model(image, keras.layers.Dense(2, activation="softmax", kernel_initializer="zeros")(pooled))
-    _, difference = export.export_run(run._replace(model=model), "onnx", images)
-    assert difference < 1e-6
+    result = export.export_run(run._replace(model=model), "onnx", images)
+    assert result.largest_difference < 1e-6
 
 
 def test_a_missing_package_is_named_with_what_to_do(monkeypatch):
@@ -90,8 +93,8 @@ def test_a_missing_package_is_named_with_what_to_do(monkeypatch):
     export.check_packages("saved_model")
 
 
-def test_the_eight_lines_of_the_guide_answer_without_tensorflow(run, images, tmp_path):
-    folder, _ = export.export_run(run, of("onnx"), images)
+def test_the_eight_lines_of_the_guide_work_without_tensorflow(run, images, tmp_path):
+    folder = export.export_run(run, of("onnx"), images).file.parent
     guide = (ROOT / "docs/export.md").read_text()
     lines = [line.strip() for line in guide.partition("without TensorFlow\n")[2].splitlines() if line[:4] == "    "]
     assert len(lines) == 8
@@ -104,3 +107,33 @@ def test_the_eight_lines_of_the_guide_answer_without_tensorflow(run, images, tmp
     assert float(said.split()[0]) == pytest.approx(share, abs=1e-4)
     assert said.split()[1] == ("positive" if share >= alone.threshold else "negative")
     assert cv2.imread(str(tmp_path / "3.png")).shape == (50, 50, 3)  # it was scaled
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    write_slides(tmp_path / "source", patients=10)
+    build_dataset.main(["--source", str(tmp_path / "source"), "--output", str(tmp_path / "dataset")])
+    return tmp_path / "dataset"
+
+
+def test_an_export_lies_in_the_run_and_says_how_equal_it_is(tiny_run, dataset, tmp_path, capsys):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    export_model.main([str(run), "--format", "saved_model", "--dataset", str(dataset)])
+    said = capsys.readouterr().out
+    assert "differs by more than" in said
+    assert "from the run's on 60 images." in said
+    assert {"saved_model.pb", "model.json"} <= {path.name for path in (run / "saved_model").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("run", "options", "message"),
+    [
+        ("none", [], "There is no run .*none. Train one with train_model.py"),
+        ("run", ["--dataset", "nowhere"], "nowhere has no manifest.csv"),
+        ("run", ["--format", "h5"], "argument --format: invalid choice: 'h5'"),
+    ],
+)
+def test_what_cannot_be_exported_is_told_at_once(tiny_run, tmp_path, run, options, message):
+    (tmp_path / "run").symlink_to(tiny_run)
+    with pytest.raises(InputError, match=message):
+        export_model.main([str(tmp_path / run), "--format", "onnx", *options])

@@ -19,12 +19,9 @@ from red_run import (
 )
 
 from cancernet import InputError
-from cancernet.data.grid import lay_out
-from cancernet.data.tiles import Tile
 from cancernet.evaluation.smoothing import smooth_scores
 from cancernet.inference import prediction, reading
-from cancernet.inference.reading import choose_thumbnail_pixels
-from cancernet.inference.work_list import CUT, LOOSE, SLIDE, Part
+from cancernet.inference.work_list import LARGE, SINGLE, SLIDE, WorkItem
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +34,15 @@ def run(network):
     return make_red_run(network)
 
 
+def files_of(scores):
+    return [patch.file for patch in scores.patches]
+
+
 def log_odds(scores):
     return scores[:, 1] - scores[:, 0]
 
 
-def refuse_nothing(files, reason):
+def reject_nothing(files, reason):
     raise AssertionError(f"{files}: {reason}")
 
 
@@ -81,21 +82,21 @@ def test_only_patches_with_neighbours_are_smoothed_and_the_others_judged_by_thei
     odds = [-3.0] * 25
     odds[12] = 3.0  # alone in the middle of the slide
     full = as_scored(as_scores(odds), "full", *square(5))
-    decided = prediction.decide_patches(run, full)
-    smoothed = np.exp(smooth_scores(full.scores, full.layout.slides, 1.0)[:, 1])
+    decided = prediction.decide_item(run, full)
+    smoothed = np.exp(smooth_scores(full.log_probabilities, full.layout.slides, 1.0)[:, 1])
     np.testing.assert_allclose(decided.probabilities[:, 1], smoothed)
     np.testing.assert_allclose(decided.probabilities.sum(axis=1), 1)
     assert (decided.predicted[12], decided.threshold) == (0, 0.5)
 
-    by_themselves = prediction.decide_patches(run, full, neighbours=False)
+    by_themselves = prediction.decide_item(run, full, neighbours=False)
     np.testing.assert_allclose(by_themselves.probabilities[:, 1], 1 / (1 + np.exp(-np.array(odds) - 2)))
     assert (by_themselves.predicted[12], by_themselves.threshold) == (1, 0.4)
-    strict = prediction.decide_patches(run, full, threshold=0.9)
+    strict = prediction.decide_item(run, full, threshold=0.9)
     assert not strict.predicted.any()
     assert strict.threshold == 0.9
 
     for slide, x, y in (("sparse", [1, 501], [1, 501]), ("", [None] * 2, [None] * 2), ("overlaps", [1, 21], [1, 1])):
-        decided = prediction.decide_patches(run, as_scored(as_scores([-1.0, -3.0]), slide, x, y))
+        decided = prediction.decide_item(run, as_scored(as_scores([-1.0, -3.0]), slide, x, y))
         np.testing.assert_allclose(decided.probabilities[:, 1], 1 / (1 + np.exp([-1.0, 1.0])))  # log-odds + 2
         assert (decided.predicted.tolist(), decided.threshold) == ([1, 0], 0.4)
 
@@ -110,7 +111,7 @@ def test_a_slide_tells_its_name_and_its_grid():
 def test_a_threshold_needs_two_classes(network):
     run = make_red_run(network, three_classes())
     with pytest.raises(InputError, match="A threshold needs a run of two classes"):
-        prediction.decide_patches(run, as_scored(np.zeros((1, 3)), "", [None], [None]), threshold=0.5)
+        prediction.decide_item(run, as_scored(np.zeros((1, 3)), "", [None], [None]), threshold=0.5)
 
 
 def test_a_part_is_scored_without_its_broken_files(run, tmp_path):
@@ -119,9 +120,11 @@ def test_a_part_is_scored_without_its_broken_files(run, tmp_path):
         cv2.imwrite(file, patch(140 + 10 * number)[..., ::-1])
     (tmp_path / "s_1.png").write_bytes(b"no image")
     refused = []
-    scored = prediction.score_part(run, Part(LOOSE, "", "", files), mpp=None, refuse=lambda *each: refused.append(each))
-    assert scored.files == [files[0], files[2]]
-    np.testing.assert_allclose(log_odds(scored.scores), [1, -1], atol=1e-4)
+    scored = prediction.score_item(
+        run, WorkItem(SINGLE, "", "", files), mpp=None, reject=lambda *each: refused.append(each)
+    )
+    assert files_of(scored) == [files[0], files[2]]
+    np.testing.assert_allclose(log_odds(scored.log_probabilities), [1, -1], atol=1e-4)
     assert refused == [
         ([files[1]], f"{files[1]}: cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)")
     ]
@@ -136,9 +139,9 @@ def test_what_is_no_file_no_image_or_too_large_costs_itself_only(run, tmp_path):
     cv2.imwrite(bomb, np.zeros((7200, 7200), np.uint8))
     cv2.imwrite(good, patch(150)[..., ::-1])
     refused = {}
-    part = Part(LOOSE, "", "", files)
-    scored = prediction.score_part(run, part, mpp=None, refuse=lambda names, why: refused.update({names[0]: why}))
-    assert scored.files == [good]
+    part = WorkItem(SINGLE, "", "", files)
+    scored = prediction.score_item(run, part, mpp=None, reject=lambda names, why: refused.update({names[0]: why}))
+    assert files_of(scored) == [good]
     assert refused == {
         pipe: f"{pipe}: is not a regular file but a pipe or a device",
         endless: f"{endless}: is not a regular file but a pipe or a device",
@@ -153,21 +156,21 @@ def test_what_is_no_file_no_image_or_too_large_costs_itself_only(run, tmp_path):
 def test_patches_that_overlap_are_refused_before_they_are_read(run):
     files = ["7_idx5_x1_y1_class0.png", "7_idx5_x21_y1_class0.png"]
     with pytest.raises(InputError, match=rf"Two patches of slide 7 overlap: {files[0]} .* and {files[1]}"):
-        prediction.score_part(run, Part(SLIDE, "7", "7", files), mpp=None, refuse=refuse_nothing)
+        prediction.score_item(run, WorkItem(SLIDE, "7", "7", files), mpp=None, reject=reject_nothing)
 
 
 def score_large(run, path, mpp=None):
-    return prediction.score_part(run, Part(CUT, path, "large", [path]), mpp=mpp, refuse=refuse_nothing)
+    return prediction.score_item(run, WorkItem(LARGE, path, "large", [path]), mpp=mpp, reject=reject_nothing)
 
 
 def test_a_large_image_is_cut_at_the_scale_of_the_run_without_its_background(run, tmp_path):
     path = str(write_picture(tmp_path / "large.png"))
     scored = score_large(run, path, mpp=2.0)
-    assert list(zip(scored.x, scored.y)) == [(x, y) for y in (0, 50, 100) for x in (100, 150)]
-    assert set(scored.files) == {scored.slide} == {path}
+    assert [patch[3:5] for patch in scored.patches] == [(x, y) for y in (0, 50, 100) for x in (100, 150)]
+    assert set(files_of(scored)) == {scored.slide} == {path}
     assert (scored.file_scale, scored.thumbnail_pixels, scored.grid.origin) == (2.0, 50, (100, 0))
-    np.testing.assert_allclose(log_odds(scored.scores), [-5, -5, -5, 6, -5, -5], atol=1e-3)
-    assert prediction.decide_patches(run, scored).predicted.tolist() == [0, 0, 0, 1, 0, 0]
+    np.testing.assert_allclose(log_odds(scored.log_probabilities), [-5, -5, -5, 6, -5, -5], atol=1e-3)
+    assert prediction.decide_item(run, scored).predicted.tolist() == [0, 0, 0, 1, 0, 0]
 
 
 def test_images_that_cannot_be_cut_are_refused_in_words(run, tmp_path):
@@ -177,7 +180,7 @@ def test_images_that_cannot_be_cut_are_refused_in_words(run, tmp_path):
         score_large(run, white, mpp=4.0)
     with pytest.raises(InputError, match="does not say how many micrometres"):
         score_large(run, path)
-    with pytest.raises(InputError, match="this run does not know the scale of its patches"):
+    with pytest.raises(InputError, match="this run does not know the scale of its patches and cannot tile it"):
         score_large(make_red_run(run.model, mpp=None), path, mpp=4.0)
 
 
@@ -186,30 +189,32 @@ def test_what_is_in_memory_is_scored_as_what_is_on_disk_and_its_patches_are_kept
     (tmp_path / "s.png").write_bytes(cv2.imencode(".png", patch(140, 60, 60)[..., ::-1])[1].tobytes())
     files = [path, str(tmp_path / "s.png")]
     contents = {file: Path(file).read_bytes() for file in files}
-    for part in (Part(CUT, path, "large", files[:1]), Part(LOOSE, "", "", files[1:])):
-        given = {"mpp": 2.0, "refuse": refuse_nothing}
-        on_disk, in_memory = (prediction.score_part(run, part, **given, contents=each) for each in (None, contents))
-        np.testing.assert_array_equal(in_memory.scores, on_disk.scores)
-        assert in_memory[:3] == on_disk[:3]
+    for part in (WorkItem(LARGE, path, "large", files[:1]), WorkItem(SINGLE, "", "", files[1:])):
+        given = {"mpp": 2.0, "reject": reject_nothing}
+        on_disk, in_memory = (prediction.score_item(run, part, **given, contents=each) for each in (None, contents))
+        np.testing.assert_array_equal(in_memory.log_probabilities, on_disk.log_probabilities)
+        assert in_memory.patches == on_disk.patches
         assert on_disk.images == []
     assert [image.shape for image in in_memory.images] == [(48, 48, 3)]  # as the network takes it
 
 
 def test_a_slide_with_more_places_than_memory_has_room_for_is_refused(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "MOST_PLACES", 11)
+    monkeypatch.setattr(reading, "MAX_PLACES_IN_MEMORY", 11)
     data = write_picture(tmp_path / "large.png").read_bytes()
-    part = Part(CUT, "x.png", "x", ["x.png"])
-    with pytest.raises(InputError, match="has room for 12 patches, more than 11. Use predict_images.py"):
-        prediction.score_part(run, part, mpp=2.0, refuse=refuse_nothing, contents={"x.png": data})
+    part = WorkItem(LARGE, "x.png", "x", ["x.png"])
+    with pytest.raises(InputError, match="has 12 patches, more than 11. Use `cancernet predict`"):
+        prediction.score_item(run, part, mpp=2.0, reject=reject_nothing, contents={"x.png": data})
 
 
-def test_patches_keep_their_places_and_get_thumbnails_of_one_scale(run):
-    tiles = [Tile(patch(140), "a", "s", 1, 1), Tile(patch(160, 50, 25), "b", "s", 3951, 1)]  # 80 columns
-    layout = lay_out(["s", "s"], [1, 3951], [1, 1], ["a", "b"])
-    side = choose_thumbnail_pixels(layout)
-    assert side == 20  # 1600 / 80
-    assert choose_thumbnail_pixels(lay_out(["", ""], [None, None], [None, None], ["a", "b"])) == 50
-    scored = prediction.score_patches(run, iter(tiles), thumbnail_pixels=side)
-    assert (scored.files, scored.slide, scored.x, scored.y) == (["a", "b"], "s", [1, 3951], [1, 1])
+def test_patches_keep_their_places_and_get_thumbnails_of_one_scale(run, tmp_path):
+    files = [str(tmp_path / name) for name in ("7_idx5_x1_y1.png", "7_idx5_x3951_y1.png")]  # 80 columns
+    for file, image in zip(files, (patch(140), patch(160, 50, 25)), strict=True):
+        cv2.imwrite(file, image[..., ::-1])
+    item = WorkItem(SLIDE, "7", "7", files)
+    scored = prediction.score_item(run, item, mpp=None, reject=reject_nothing)
+    assert [patch[:5] for patch in scored.patches] == [(files[0], "", "7", 1, 1), (files[1], "", "7", 3951, 1)]
+    assert scored.thumbnail_pixels == 20  # 1600 / 80
     assert [each.shape for each in scored.thumbnails] == [(20, 20, 3), (20, 10, 3)]
-    assert scored.grid.shape == (1, 80)
+    assert (scored.slide, scored.grid.shape) == ("7", (1, 80))
+    single = prediction.score_item(run, WorkItem(SINGLE, "", "", files), mpp=None, reject=reject_nothing)
+    assert (single.slide, single.thumbnail_pixels) == ("", 50)

@@ -8,7 +8,7 @@ import shapely
 from scipy.ndimage import label
 
 from cancernet import InputError
-from cancernet.inference.regions import regions_geojson
+from cancernet.inference.regions import outline_regions
 
 NAN = np.nan
 
@@ -54,7 +54,7 @@ def check_schema(collection):
 
 def test_one_region_in_slide_pixels():
     grid = [[NAN, 0.9, 0.8], [NAN, 0.7, NAN]]
-    collection = regions_geojson(grid, patch_pixels=800, origin=(1600, 400), name="IDC", mpp=0.25)
+    collection = outline_regions(grid, patch_pixels=800, origin=(1600, 400), name="IDC", mpp=0.25)
     check_schema(collection)
     (feature,) = collection["features"]
     (ring,) = feature["geometry"]["coordinates"]
@@ -71,7 +71,7 @@ def test_a_hole_is_kept_and_an_island_in_it_is_a_region():
     mask = np.ones((5, 5), bool)
     mask[1:4, 1:4] = False
     mask[2, 2] = True
-    collection = regions_geojson(as_map(mask), patch_pixels=10, name="1")
+    collection = outline_regions(as_map(mask), patch_pixels=10, name="1")
     check_schema(collection)
     ring, island = collection["features"]  # largest first
     assert [len(feature["geometry"]["coordinates"]) for feature in (ring, island)] == [2, 1]
@@ -81,13 +81,13 @@ def test_a_hole_is_kept_and_an_island_in_it_is_a_region():
 
 
 def test_cells_that_touch_at_a_corner_are_two_regions():
-    collection = regions_geojson(as_map(np.eye(3, dtype=bool)), patch_pixels=50, name="1")
+    collection = outline_regions(as_map(np.eye(3, dtype=bool)), patch_pixels=50, name="1")
     check_schema(collection)
     assert [polygon_area(feature) for feature in collection["features"]] == [2500] * 3
 
 
 def test_no_region_is_an_empty_collection():
-    assert regions_geojson([[NAN, NAN]], patch_pixels=50, name="1") == {
+    assert outline_regions([[NAN, NAN]], patch_pixels=50, name="1") == {
         "type": "FeatureCollection",
         "features": [],
     }
@@ -99,7 +99,7 @@ def test_areas_equal_the_masks(share):
     rng = np.random.default_rng(4)
     for patch_pixels in (50, 792.0792):
         mask = rng.random((30, 40)) < share
-        collection = regions_geojson(as_map(mask), patch_pixels=patch_pixels, origin=(3, 7), name="1")
+        collection = outline_regions(as_map(mask), patch_pixels=patch_pixels, origin=(3, 7), name="1")
         check_schema(json.loads(json.dumps(collection)))
         labels, regions = label(mask)
         sizes = sorted(np.bincount(labels.ravel())[1:], reverse=True)
@@ -111,11 +111,11 @@ def test_areas_equal_the_masks(share):
 
 def test_whole_pixels_give_whole_areas():
     mask = np.random.default_rng(5).random((20, 20)) < 0.6
-    collection = regions_geojson(as_map(mask), patch_pixels=50, name="1")
+    collection = outline_regions(as_map(mask), patch_pixels=50, name="1")
     assert sum(polygon_area(feature) for feature in collection["features"]) == mask.sum() * 2500
 
 
 @pytest.mark.parametrize(("grid", "patch_pixels"), [([0.5, 0.6], 50), ([[0.5]], 0), ([[0.5]], NAN)])
 def test_bad_input_is_refused(grid, patch_pixels):
     with pytest.raises(InputError, match="Regions need a map of two dimensions and patches above 0 pixels"):
-        regions_geojson(grid, patch_pixels=patch_pixels, name="1")
+        outline_regions(grid, patch_pixels=patch_pixels, name="1")

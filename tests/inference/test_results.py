@@ -1,15 +1,14 @@
-"""The table, the regions and the map of scored and decided patches."""
-
-import io
+"""The table, the regions and the map of predicted patches."""
 
 import numpy as np
 import pytest
-from red_run import CLASSES, as_scored, make_decision, make_network, make_red_run, patch, three_classes, write_picture
+from red_run import as_scored, make_decision, make_network, make_red_run, patch, three_classes, write_picture
 
 from cancernet.data.tiles import Tile
 from cancernet.inference import prediction, results
-from cancernet.inference.prediction import DecidedPatches
-from cancernet.inference.work_list import CUT, SLIDE, Part
+from cancernet.inference.prediction import ItemPredictions
+from cancernet.inference.reading import OpenItem
+from cancernet.inference.work_list import LARGE, SLIDE, WorkItem
 
 
 @pytest.fixture(scope="module")
@@ -22,42 +21,47 @@ def run(network):
     return make_red_run(network)
 
 
-def test_the_table_has_four_digits_names_threshold_slide_and_empty_places():
-    files = ['a, "b".png', "ü.png"]
-    scored = as_scored(np.zeros((2, 2)), "7", [None, 101], [None, 51], files)
-    table = io.StringIO()
-    results.write_header(table, CLASSES)
-    scored = scored._replace(distances=np.array([1.23456, np.nan]))
-    decided = DecidedPatches(scored, np.array([[1 / 3, 2 / 3], [0.75, 0.25]]), np.array([1, 0]), 0.41999)
-    results.write_rows(table, decided, CLASSES)
-    assert table.getvalue() == (
-        "file,x,y,probability_0,probability_1,predicted,threshold,slide,distance\n"
-        '"a, ""b"".png",,,0.3333,0.6667,1,0.42,7,1.2346\n'
-        "ü.png,101,51,0.75,0.25,0,0.42,7,\n"
+def test_the_table_has_four_decimals_names_threshold_slide_and_unknown_values():
+    scores = as_scored(np.zeros((2, 2)), "7", [None, 101], [None, 51], ["a.png", "b.png"])
+    scores = scores._replace(distances=np.array([1.23456, np.nan]), file_scale=2.5)
+    predictions = ItemPredictions(scores, np.array([[1 / 3, 2 / 3], [0.75, 0.25]]), np.array([1, 0]), 0.41999)
+    names = ["benign", "IDC"]
+    assert results.list_columns(names) == (
+        ["file", "x", "y", "probability_benign", "probability_IDC", "predicted", "threshold", "slide", "distance"]
     )
+    assert results.list_rows(predictions, names) == [
+        ["a.png", None, None, 0.3333, 0.6667, "IDC", 0.42, "7", 1.2346],
+        ["b.png", 252, 128, 0.75, 0.25, "benign", 0.42, "7", None],  # 101 x 2.5 and 51 x 2.5
+    ]
+    assert results.list_rows(predictions._replace(threshold=None), names)[0][6] is None
 
 
-def test_the_region_and_the_table_of_a_large_image_are_in_its_own_pixels(run, tmp_path):
+def test_the_regions_and_the_table_of_a_large_image_are_in_its_own_pixels(run, tmp_path):
     path = str(write_picture(tmp_path / "large.png"))
-    scored = prediction.score_part(run, Part(CUT, path, "large", [path]), mpp=2.0, refuse=None)
-    decided = prediction.decide_patches(run, scored)
+    scored = prediction.score_item(run, WorkItem(LARGE, path, "large", [path]), mpp=2.0, reject=None)
+    decided = prediction.decide_item(run, scored)
     (feature,) = results.find_regions(run, decided)["features"]
     corners = np.array(feature["geometry"]["coordinates"][0])
     assert corners.min(axis=0).tolist() == [300, 100]
     assert corners.max(axis=0).tolist() == [400, 200]
-    assert feature["properties"]["classification"]["name"] == "IDC"
+    assert feature["properties"]["classification"] == {"name": "IDC", "color": [200, 0, 0]}
     assert feature["properties"]["measurements"]["Area mm^2"] == pytest.approx(0.2**2)  # 100 pixels of 2 micrometres
+    assert feature["properties"]["measurements"]["Mean probability"] == decided.probabilities[3, 1]
+    assert results.list_rows(decided, ["benign", "IDC"])[3][:3] == [path, 300, 100]
 
-    table = io.StringIO()
-    results.write_rows(table, decided, CLASSES)
-    assert table.getvalue().splitlines()[3].startswith(f"{path},300,100,0.00")
-    assert table.getvalue().splitlines()[3].endswith(f",1,0.5,{path},")
+
+def test_regions_without_a_scale_have_no_area(network):
+    run = make_red_run(network, mpp=None)
+    scored = as_scored(np.zeros((1, 2)), "s", [1], [1])
+    decided = ItemPredictions(scored, np.array([[0.2, 0.8]]), np.array([1]), 0.5)
+    (feature,) = results.find_regions(run, decided)["features"]
+    assert set(feature["properties"]["measurements"]) == {"Patches", "Mean probability", "Highest probability"}
 
 
 def test_regions_of_several_classes_have_a_name_and_colour_each(network):
     run = make_red_run(network, three_classes())
     scored = as_scored(np.zeros((3, 3)), "s", [1, 51, 101], [1, 1, 1])
-    decided = DecidedPatches(scored, np.eye(3)[[2, 0, 2]], np.array([2, 0, 2]), None)
+    decided = ItemPredictions(scored, np.eye(3)[[2, 0, 2]], np.array([2, 0, 2]), None)
     kinds = [each["properties"]["classification"] for each in results.find_regions(run, decided)["features"]]
     assert [kind["name"] for kind in kinds] == ["a", "c", "c"]
     assert kinds[0]["color"] != kinds[1]["color"] == kinds[2]["color"]
@@ -65,16 +69,16 @@ def test_regions_of_several_classes_have_a_name_and_colour_each(network):
 
 def score_square(run, side, thumbnail_pixels=50):
     tiles = [Tile(patch(200), "a", "s", 50 * (i % side), 50 * (i // side)) for i in range(side**2)]
-    return prediction.decide_patches(run, prediction.score_patches(run, tiles, thumbnail_pixels=thumbnail_pixels))
+    return prediction.decide_item(run, prediction.score_tiles(run, OpenItem(tiles, thumbnail_pixels)))
 
 
 def test_a_slide_of_few_patches_gets_no_files_and_a_large_image_always(run, tmp_path):
     decided = score_square(run, 4)
-    said = results.write_slide(run, Part(SLIDE, "s", "s", []), decided, tmp_path)
+    said = results.write_slide(run, WorkItem(SLIDE, "s", "s", []), decided, tmp_path)
     assert said == ""
     assert list(tmp_path.iterdir()) == []
-    said = results.write_slide(run, Part(CUT, "s", "s_2", []), decided, tmp_path)
-    assert said == "s: 16 patches, 0 called IDC; s_2.geojson, s_2.jpg"
+    said = results.write_slide(run, WorkItem(LARGE, "s", "s_2", []), decided, tmp_path)
+    assert said == "s: 16 patches, 0 classified as IDC; s_2.geojson, s_2.jpg"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s_2.geojson", "s_2.jpg"]
 
 
@@ -84,10 +88,10 @@ def test_a_picture_has_the_threshold_that_was_applied(network, tmp_path, monkeyp
     monkeypatch.setattr(results.illustration, "save_picture", lambda *_: None)
     alone = make_decision(threshold=0.4)
     run = make_red_run(network, make_decision(neighbour_sigma=1.0, without_neighbours=alone))
-    scored = score_square(run, 5).scored
+    scored = score_square(run, 5).scores
     for options in ({}, {"neighbours": False}, {"threshold": 0.7}):
-        decided = prediction.decide_patches(run, scored, **options)
-        results.write_slide(run, Part(SLIDE, "s", "s", []), decided, tmp_path)
+        decided = prediction.decide_item(run, scored, **options)
+        results.write_slide(run, WorkItem(SLIDE, "s", "s", []), decided, tmp_path)
     assert drawn == [0.5, 0.4, 0.7]
 
 
@@ -96,6 +100,6 @@ def test_the_tissue_in_a_picture_has_no_gaps_where_much_of_the_image_was_backgro
     pictures = []
     monkeypatch.setattr(results.illustration, "plot_slide", lambda maps, **_: pictures.append(maps.tissue))
     monkeypatch.setattr(results.illustration, "save_picture", lambda *_: None)
-    results.write_slide(run, Part(CUT, "s", "s", []), score_square(run, 5, thumbnail_pixels=16), tmp_path)
+    results.write_slide(run, WorkItem(LARGE, "s", "s", []), score_square(run, 5, thumbnail_pixels=16), tmp_path)
     assert pictures[0].shape == (5 * 16, 5 * 16, 3)
     assert (pictures[0] == (200, 0, 0)).all()

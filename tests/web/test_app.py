@@ -21,7 +21,7 @@ from streamlit.testing.v1 import AppTest
 
 from cancernet.data.sample import make_slide
 from cancernet.evaluation.decision import fit_decision, load_decision, save_decision
-from cancernet.inference.prediction import DecidedPatches, decide_patches
+from cancernet.inference.prediction import ItemPredictions, decide_item
 from cancernet.reporting.content import Report
 from cancernet.run import DECISION, FAMILIAR, MODEL, SAMPLES, load_run, read_report, read_settings, write_settings
 from cancernet.training.scoring import log_scores
@@ -109,7 +109,7 @@ def test_a_patch_is_answered_with_probabilities_decision_and_grad_cam(page, tiny
     send(page, ("one.png", data, PNG))
     run = load_run(tiny_run)
     (scored,), *_ = answer_uploads(run, [(name, data)])
-    benign, idc = decide_patches(run, scored, neighbours=False).probabilities[0]
+    benign, idc = decide_item(run, scored, neighbours=False).probabilities[0]
     (answer,) = [each.proto.body for each in page.get("html") if 'class="predicted"' in each.proto.body]
     assert (answer.index(f"{idc:.1%}") < answer.index(f"{benign:.1%}")) == (idc > benign)
     assert "**1 patch**, classified as" in texts(page)
@@ -160,7 +160,7 @@ def test_the_patches_closest_to_the_threshold_come_first():
     run = SimpleNamespace(decision=SimpleNamespace(classes=("0", "1"), positive="1"))
     shares = np.array([[0.1, 0.9], [0.8, 0.2], [0.6, 0.4]])
     for threshold, expected in ((0.0, [1, 2, 0]), (0.45, [2, 1, 0]), (1.0, [0, 2, 1])):
-        decided = DecidedPatches(None, shares, np.array([1, 0, 0]), threshold)
+        decided = ItemPredictions(None, shares, np.array([1, 0, 0]), threshold)
         assert [patch.row for patch in list_patches(run, [decided], ORDERS[1])] == expected
 
 
@@ -353,7 +353,7 @@ def test_a_missing_run_is_reported_in_one_line(tmp_path, monkeypatch):
 def test_the_table_has_the_probabilities_of_the_decision(tiny_run):
     run = load_run(tiny_run)
     (scored,), *_ = answer_uploads(run, sample_uploads())
-    decided = decide_patches(run, scored)
+    decided = decide_item(run, scored)
     rows = list(csv.DictReader(io.StringIO(predictions_csv(run, [decided]))))
     assert [float(row["probability_IDC"]) for row in rows] == decided.probabilities[:, 1].round(4).tolist()
     assert [row["predicted"] for row in rows] == [("benign", "IDC")[index] for index in decided.predicted]

@@ -7,9 +7,10 @@ from conftest import zip_files
 from pyramid import write_small_pyramid
 from red_run import make_decision, make_network, make_red_run, patch
 
+from cancernet.data.dataset import Patch
 from cancernet.explain.outside import find_outside
 from cancernet.inference import prediction, work_list
-from cancernet.inference.prediction import decide_patches
+from cancernet.inference.prediction import decide_item
 from cancernet.run import load_run
 from cancernet.web import page, uploads
 
@@ -30,19 +31,19 @@ def encode(image):
 
 
 def answer_from_disk(run, folder):
-    files, _ = work_list.find_files([str(folder)])
-    planned = work_list.plan_parts(files, mpp=run.settings.mpp, tile="auto")
-    return [prediction.score_part(run, part, mpp=None, refuse=print) for part in planned]
+    files = work_list.find_files([folder]).files
+    planned = work_list.plan_work(files, mpp=run.settings.mpp, tile="auto")
+    return [prediction.score_item(run, item, mpp=None, reject=print) for item in planned]
 
 
 def describe(run, scored, folder):
     """Name, place in the file, probabilities and class of every patch."""
     rows = {}
     for each in scored:
-        decided = decide_patches(run, each)
-        for row, file in enumerate(each.files):
-            place = tuple(value and value * each.file_scale for value in (each.x[row], each.y[row]))
-            rows[file.removeprefix(f"{folder}/"), place] = (
+        decided = decide_item(run, each)
+        for row, place_of in enumerate(each.patches):
+            place = tuple(value and value * each.file_scale for value in (place_of.x, place_of.y))
+            rows[place_of.file.removeprefix(f"{folder}/"), place] = (
                 *decided.probabilities[row].tolist(),
                 int(decided.predicted[row]),
             )
@@ -68,7 +69,7 @@ def test_the_page_reads_and_answers_as_predict_does(run, tmp_path):
 def test_the_latest_pictures_with_grad_cam_are_kept(trained, monkeypatch):
     monkeypatch.setattr(page, "MAX_PICTURES", 3)
     (scored,), _, pictures = page.answer_uploads(trained, uploads.sample_uploads()[:5])
-    decided = prediction.decide_patches(trained, scored, neighbours=False)
+    decided = prediction.decide_item(trained, scored, neighbours=False)
     patches = [page.Shown(decided, row) for row in range(5)]
     first = page.explain_patches(trained, patches[:2], pictures)
     page.explain_patches(trained, patches[2:], pictures)
@@ -81,7 +82,8 @@ def test_the_most_distant_images_come_first_with_distance_and_position(trained):
     files = uploads.sample_uploads()[:3]
     (slide,), *_ = page.answer_uploads(trained, files)
     grey = np.full((48, 48, 1), 7, np.uint8)
-    cut = slide._replace(files=[slide.slide] * 3, x=[0, 50, 100], y=[0, 0, 0], images=[grey] * 3)
+    places = [Patch(slide.slide, "", slide.slide, x, 0, "", "") for x in (0, 50, 100)]
+    cut = slide._replace(patches=places, images=[grey] * 3)
     scored = [slide._replace(distances=np.array([0.5, 1.25, 0.2])), cut._replace(distances=np.array([0.1, 0.2, 3.0]))]
     found = page.show_distant(scored, find_outside(np.concatenate([each.distances for each in scored])))
     assert [name for _, name in found] == [f"3.0: x 100, y 0 of {slide.slide}", f"1.2: {files[1][0]}"]
@@ -91,14 +93,14 @@ def test_the_most_distant_images_come_first_with_distance_and_position(trained):
 
 def test_a_download_holds_no_images(trained):
     (scored,), *_ = page.answer_uploads(trained, uploads.sample_uploads())
-    decided = prediction.decide_patches(trained, scored)
+    decided = prediction.decide_item(trained, scored)
     light = page.without_images(decided)
-    assert not light.scored.images
+    assert not light.scores.images
     assert len(scored.images) == len(uploads.sample_uploads())
     assert page.predictions_csv(trained, [light]) == page.predictions_csv(trained, [decided])
     (slide,), (light_slide,) = page.find_slides(trained, [decided]), page.find_slides(trained, [light])
     assert page.pack_regions(trained, [light_slide]) == page.pack_regions(trained, [slide])
-    assert page.draw_picture(trained, light_slide, "1") == page.draw_picture(trained, slide, "1")
+    assert page.draw_picture(trained, light_slide) == page.draw_picture(trained, slide)
 
 
 def test_the_bytes_of_an_answer_are_those_of_its_images(trained):

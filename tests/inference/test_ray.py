@@ -1,4 +1,4 @@
-"""predict_images.py --ray: the answers of one process, whoever is killed. Needs Ray."""
+"""predict --ray: the same predictions as in one process, whoever is killed. Needs Ray."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""predict_images.py from arguments to files."""
+"""The verb predict, from arguments to files."""
 
 import contextlib
 import csv
@@ -86,14 +86,14 @@ def test_a_folder_becomes_a_table_maps_and_regions(pictures, whole):
     assert "of 2 slide(s), 41 image(s) that are one patch each." in said
     assert "not used:" in said
     assert "kaputt.png" in said
-    assert "images a second" in said
+    assert "images per second" in said
     check_summary(output, said, rows)
 
 
 def check_summary(output, said, rows):
     """The counts, the first answers, the images outside and the table of slides follow from predictions.csv."""
     header, first, second, loose = read_rows(output / "summary.csv")
-    assert header == ["slide", "class", "patches", "called", "share", "mm2", "mean_probability"]
+    assert header == ["slide", "class", "patches", "predicted", "share", "mm2", "mean_probability"]
     assert [first[0], second[0], loose[0], loose[5]] == ["5", "6", "", ""]
     own = [row for row in rows if row[7] == "5"]
     called = sum(row[5] == "IDC" for row in own)
@@ -102,7 +102,7 @@ def check_summary(output, said, rows):
     assert float(first[5]) == pytest.approx(called * 0.04, abs=1e-4)  # 50 pixels of 4 micrometres: 0.2 mm
     assert float(first[6]) == pytest.approx(np.mean([float(row[4]) for row in own]), abs=1e-4)
     idc = sum(row[5] == "IDC" for row in rows)
-    assert f"{len(rows):,} patches: {idc:,} called IDC ({idc / len(rows):.0%}), {len(rows) - idc:,} called" in said
+    assert f"{len(rows):,} patches classified: {idc:,} IDC ({idc / len(rows):.0%}), {len(rows) - idc:,} benign" in said
     outside = [row for row in rows if float(row[8]) > 1]
     assert {Path(row[0]).name for row in outside} >= {"bild 00.png", "bild 05.png"}  # black
     assert f"{len(outside):,} of {len(rows):,} patches" in said
@@ -151,7 +151,7 @@ def test_overlapping_patches_spoil_their_slide_only(tiny_run, pictures, tmp_path
     assert [Path(row[0]).name for row in rejected] == ["77_idx5_x1_y1_class0.png", "77_idx5_x21_y1_class0.png"]
     assert all("Two patches of slide 77 overlap" in row[1] for row in rejected)
     assert len(read_rows(tmp_path / "out" / "predictions.csv")) > 1
-    assert "and 1 more for the same reason" in capsys.readouterr().out
+    assert "(and 1 more for the same reason)" in capsys.readouterr().out
 
 
 def test_a_sample_of_a_slide_gets_no_map(tiny_run, pictures, tmp_path, capsys):

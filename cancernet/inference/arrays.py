@@ -1,0 +1,85 @@
+"""Predict single images from Python: arrays or files, of any size, each one patch."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cancernet import InputError
+from cancernet.data.images import read_image
+from cancernet.evaluation.smoothing import apply_decision
+from cancernet.inference.prediction import choose_decision, score_images
+from cancernet.run import Run, name_class
+
+Image = NDArray[Any] | str | os.PathLike[str]
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePredictions:
+    """The predictions for n images by a run of k classes."""
+
+    class_names: tuple[str, ...]  # [k], in the order of the probabilities
+    probabilities: np.ndarray  # calibrated [n, k] float64
+    predicted: np.ndarray  # class index [n], decided at the threshold
+    threshold: float | None  # on the positive class's probability; None for more than two classes: the most probable
+    distances: np.ndarray  # [n] from the images that the run was validated on; NaN where the run cannot measure them
+
+    @property
+    def classes(self) -> list[str]:
+        """Name of each image's class [n]."""
+        return [self.class_names[index] for index in self.predicted]
+
+    @property
+    def out_of_distribution(self) -> np.ndarray:
+        """Bool [n]: images unlike those the run was validated on; False where the run cannot measure it."""
+        return self.distances > 1
+
+
+def predict_images(
+    run: Run, images: NDArray[Any] | Sequence[Image], *, threshold: float | None = None
+) -> ImagePredictions:
+    """Predict images one by one; neighbours on a slide are not used.
+
+    Args:
+        images: uint8 array [n, height, width, 3] (RGB) or [n, height, width, 1] (grey); or a list of arrays
+            [height, width], [height, width, 1] or [height, width, 3] of any sizes, or of image files.
+        threshold: on the positive class's probability, 0 to 1, in place of the run's own.
+
+    Raises:
+        InputError: an image cannot be used, or a threshold for more than two classes.
+        TrainingDiverged: an output of the network is not a number.
+    """
+    if isinstance(images, np.ndarray) and images.ndim != 4:
+        raise InputError(
+            f"The array of images has the shape {images.shape}. Give [n, height, width, 3], or a list of images."
+        )
+    if isinstance(images, str | os.PathLike):
+        raise InputError(f"Give a list of images, [{os.fspath(images)!r}], not a single path.")
+    decision = choose_decision(run, neighbours=False)
+    scores, distances = score_images(run, _read(images, run.settings.experiment.channels))
+    probabilities, predicted = apply_decision(decision, scores, (), threshold=threshold)
+    names = tuple(name_class(run.settings, name) for name in decision.classes)
+    return ImagePredictions(
+        names, probabilities, predicted, decision.threshold if threshold is None else threshold, distances
+    )
+
+
+def _read(images: NDArray[Any] | Sequence[Image], channels: int) -> Iterator[np.ndarray]:
+    for number, image in enumerate(images):
+        if isinstance(image, str | os.PathLike):
+            yield read_image(image, channels=channels, sha256=None)
+            continue
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+            found = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
+            raise InputError(f"Image {number} is {found}. Give uint8 arrays with values from 0 to 255, or paths.")
+        if image.ndim == 2:
+            image = image[..., None]
+        if image.ndim != 3 or image.shape[2] not in (1, 3) or not image.size:
+            raise InputError(
+                f"Image {number} has the shape {image.shape}. Give [height, width], [height, width, 1] or "
+                "[height, width, 3]."
+            )
+        yield image

@@ -1,0 +1,231 @@
+"""The verb `predict`: apply a finished run to new images and write tables, maps and regions."""
+
+import dataclasses
+import functools
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from cancernet import InputError, storage
+from cancernet.cli import quiet_import
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from cancernet.inference.prediction import ItemPredictions, PredictedItem
+    from cancernet.inference.summary import ItemResult
+    from cancernet.inference.work_list import WorkItem
+    from cancernet.run import Run, Settings
+
+TILE_CHOICES = ("auto", "always", "never")
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What to predict, how, and where the results go."""
+
+    run: Path  # folder of a finished run
+    paths: tuple[str, ...]  # images, folders, and tables of them, see `work_list.find_files`
+    output: Path = Path("predictions")
+    mpp: float | None = None  # micrometres per pixel of large images that do not state it
+    tile: str = "auto"  # one of TILE_CHOICES, see `work_list.plan_work`
+    neighbours: bool = True  # whether slides are smoothed over neighbouring patches
+    threshold: float | None = None  # on the positive class's probability, in place of the run's own
+    shard: tuple[int, int] | None = None  # which part of the work, counted from 1, of how many
+    ray: str | None = None  # address of a Ray cluster, or `local`; None predicts in this process
+    force: bool = False  # replace predictions that are there
+
+
+class PredictResult(NamedTuple):
+    """What came of a work list."""
+
+    output: Path
+    items: "list[ItemResult]"  # in the order of the work list
+    rejected: list[tuple[str, str]]  # file and reason
+
+
+class SlidePredictions(NamedTuple):
+    """The predictions of all slides, large images and single patches among some files."""
+
+    items: "list[ItemPredictions]"
+    rejected: list[tuple[str, str]]  # file and reason
+
+
+def predict(options: PredictOptions) -> PredictResult:
+    """Predict new images, write the results into a folder, and print a summary.
+
+    Raises:
+        InputError: the options or paths cannot be used, or no image can.
+    """
+    if options.ray and options.shard:
+        raise InputError("--shard divides the work between jobs, and --ray divides it itself. Give one of them.")
+    if options.ray:
+        _check_ray()
+    from cancernet.data.files import describe_unsupported
+    from cancernet.inference import work_list
+    from cancernet.inference.summary import FURTHEST_PICTURE, REJECTED, SUMMARY, describe_results
+    from cancernet.run import read_settings
+
+    output = _name_output(options)
+    paths = [os.path.abspath(path) for path in options.paths] if options.ray else options.paths
+    found = work_list.find_files(paths)
+    kind = storage.FolderKind.ARCHIVE if options.ray else storage.FolderKind.PREDICTIONS
+    with storage.claim_folder(output, kind, force=options.force or bool(options.ray)):  # an archive resumes
+        settings = read_settings(options.run)
+        if options.threshold is not None and settings.positive is None:
+            raise InputError("--threshold needs a run of two classes; this one takes the most probable of several.")
+        items = work_list.plan_work(found.files, mpp=settings.mpp, tile=options.tile)
+        if found.skipped:
+            print(describe_unsupported(found.skipped))
+        print(work_list.describe_work(items))
+        if options.shard:
+            items = work_list.take_shard(items, *options.shard)
+            print(f"Of these, part {options.shard[0]} of {options.shard[1]}: {work_list.describe_work(items)}")
+        work = _predict_on_cluster if options.ray else _predict_here
+        results = work(options, settings, items, found.rejected)
+    print(f"\n{describe_results(settings, results)}\nAll results: {output}, by slide in {output / SUMMARY}")
+    if (output / FURTHEST_PICTURE).is_file():
+        print(f"Images out of distribution: {output / FURTHEST_PICTURE}")
+    rejected = [*found.rejected, *(row for result in results for row in result.rejected)]
+    if rejected:
+        print(f"{len(rejected):,} file(s) could not be used, see {output / REJECTED}")
+    if rejected and not options.shard and not any(result.patches for result in results):
+        raise InputError(f"No image could be used, first {work_list.printable(': '.join(rejected[0]))}")
+    return PredictResult(output, results, rejected)
+
+
+def predict_slides(
+    run: "Run",
+    paths: Sequence[str | os.PathLike[str]],
+    output: Path | None = None,
+    *,
+    mpp: float | None = None,
+    tile: str = "auto",
+    neighbours: bool = True,
+    threshold: float | None = None,
+    force: bool = False,
+) -> SlidePredictions:
+    """Predict slides, large images and patches with a loaded run; memory holds a thumbnail of each patch.
+
+    Args:
+        paths, mpp, tile, neighbours, threshold, force: as the fields of PredictOptions.
+        output: folder for the files that `predict` writes; None writes none.
+
+    Raises:
+        InputError: the paths cannot be used, or a threshold for more than two classes.
+    """
+    from cancernet.inference import prediction, results, work_list
+
+    found = work_list.find_files(paths)
+    items = work_list.plan_work(found.files, mpp=run.settings.mpp, tile=tile)
+    kept: list[PredictedItem] = []
+
+    def predict_and_keep() -> "Iterator[PredictedItem]":
+        how = {"mpp": mpp, "neighbours": neighbours, "threshold": threshold}
+        for each in prediction.predict_items(run, items, **how):
+            kept.append(each)
+            yield each
+
+    if output is None:
+        list(predict_and_keep())
+    else:
+        with (
+            storage.claim_folder(output, storage.FolderKind.PREDICTIONS, force=force),
+            storage.fresh_folder(output) as folder,
+        ):
+            results.write_results(run, predict_and_keep(), folder, missing=found.rejected)
+    rejected = [*found.rejected, *(row for each in kept for row in each.rejected)]
+    return SlidePredictions([each.predictions for each in kept if each.predictions], rejected)
+
+
+def _check_ray() -> None:
+    try:
+        from cancernet.inference import ray  # noqa: F401
+    except ImportError as error:
+        raise InputError(f'--ray needs Ray and PyArrow ({error}): pip install ".[cluster]"') from error
+
+
+def _name_output(options: PredictOptions) -> Path:
+    """Name the folder for the results; a shard has its own within `options.output`."""
+    if not options.shard:
+        return options.output
+    number, count = options.shard
+    return options.output / f"shard_{number:0{len(str(count))}d}_of_{count}"
+
+
+def _predict_here(
+    options: PredictOptions, settings: "Settings", items: "Sequence[WorkItem]", missing: Sequence[tuple[str, str]]
+) -> "list[ItemResult]":
+    """Predict in this process and show a progress bar."""
+    with quiet_import():
+        import keras  # noqa: F401
+    from tqdm import tqdm
+
+    from cancernet.inference import prediction, results, work_list
+    from cancernet.run import load_run
+
+    run = load_run(options.run)
+    is_known = all(item.kind != work_list.LARGE for item in items)  # how many patches there will be
+    total = sum(len(item.files) for item in items) if is_known else None
+    started = time.monotonic()
+    with (
+        storage.fresh_folder(_name_output(options)) as folder,
+        tqdm(total=total, unit=" images", disable=None, smoothing=0.1) as bar,
+    ):
+        predicted = prediction.predict_items(
+            run,
+            items,
+            mpp=options.mpp,
+            neighbours=options.neighbours,
+            threshold=options.threshold,
+            progress=bar.update,
+        )
+        done = results.write_results(
+            run, _report_rejected(predicted, bar), folder, missing=missing, print_line=bar.write
+        )
+    seconds, count = time.monotonic() - started, sum(result.patches for result in done)
+    print(f"{count:,} images in {seconds:.1f} s, {count / max(seconds, 1e-9):,.0f} images per second.")
+    return done
+
+
+def _report_rejected(predicted: "Iterable[PredictedItem]", bar: "tqdm[None]") -> "Iterator[PredictedItem]":
+    """Print the files of each item that could not be used, those with the same reason in one line."""
+    from cancernet.inference.work_list import printable
+
+    for each in predicted:
+        bar.update(len(each.rejected))
+        first = {reason: file for file, reason in reversed(each.rejected)}
+        for reason, count in Counter(reason for _, reason in each.rejected).items():
+            more = f" (and {count - 1:,} more for the same reason)" if count > 1 else ""
+            bar.write(printable(f"not used: {first[reason]}{more}: {reason}"))
+        yield each
+
+
+def _predict_on_cluster(
+    options: PredictOptions, settings: "Settings", items: "Sequence[WorkItem]", missing: Sequence[tuple[str, str]]
+) -> "list[ItemResult]":
+    """Predict on a Ray cluster. What is finished stays: the same command resumes where it stopped."""
+    from cancernet.inference import archive, ray
+    from cancernet.inference.summary import write_tables
+
+    run, output = options.run.resolve(), options.output.resolve()
+    depends_on = {name: getattr(options, name) for name in ("tile", "mpp", "neighbours", "threshold")}
+    archive.open_folder(options.output, {"run": archive.hash_run(run), **depends_on}, force=options.force)
+    kept = archive.Archive(output)
+    waiting, failed = kept.plan(items), []
+    print(f"{len(waiting):,} slides to predict; {len(kept.finished):,} are finished.")
+    job = ray.Job(settings, dataclasses.replace(options, run=run, output=output))
+    results: list[ItemResult] = []
+    try:
+        if waiting:
+            for result in ray.predict_items(waiting, job, kept, print_line=functools.partial(print, flush=True)):
+                if not result.patches:
+                    failed.append(result)
+    finally:
+        results = archive.sort_results([*kept.finished, *failed], items)
+        write_tables(output, settings, results, missing)
+    return results
