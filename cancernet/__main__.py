@@ -26,6 +26,7 @@ VERBS = {
     ),
     "compare": Verb("compare runs on the same images", "cancernet.workflow.compare", "ComparisonOptions", "compare"),
     "tune": Verb("search for better settings", "cancernet.workflow.search", "SearchOptions", "search"),
+    "app": Verb("show a run in the browser", "cancernet.web.launch", "AppOptions", "launch"),
 }
 
 

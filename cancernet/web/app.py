@@ -63,7 +63,7 @@ def choose_run(given: Path | None) -> Path:
     if given:
         folders = [given, *(folder for folder in folders if folder.resolve() != given.resolve())]
     if not folders:
-        raise InputError(f"There is no finished run under {RUNS}. Train one with train_model.py, or name its folder.")
+        raise InputError(f"There is no finished run under {RUNS}. Train one, or name its folder: cancernet app RUN.")
     return st.sidebar.selectbox("Run", folders, format_func=lambda folder: folder.resolve().name, key="run")
 
 
@@ -140,7 +140,9 @@ def choose_images(folder: Path, settings: Settings) -> Images | None:
         icon = ":material/image_search:"
         right.button(label, icon=icon, width="stretch", help=help_text, on_click=lambda: state.update(sample=True))
     if state.get("sample") and of_patches:
-        st.caption("**Sample:** synthetic tissue, not from a patient. It shows how the page works, not how well.")
+        st.caption(
+            "**Sample:** synthetic tissue, not from a patient. It shows how the page works, not how well the run does."
+        )
         return Images(uploads.sample_uploads, (folder, "sample"))
     if state.get("sample") and samples:
         st.caption("**Sample:** images from the test set. The folder in front of each name is the true class.")

@@ -1,9 +1,13 @@
-"""Start the page, an application of Streamlit, with the settings of this project."""
+"""Show a run in the browser: it classifies the images that you upload, and shows maps and explanations."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Interval
 
 from cancernet import InputError
-from cancernet.run import read_settings
+from cancernet.config import RUNS, option
 
 SCRIPT = Path(__file__).with_name("app.py")
 SETTINGS = {
@@ -20,13 +24,21 @@ SETTINGS = {
 }
 
 
-def launch(run: Path | None = None, *, port: int | None = None, address: str = "localhost") -> None:
-    """Serve the page until the process is interrupted.
+@dataclass(frozen=True)
+class AppOptions:
+    """Which run the page shows, and where it listens."""
 
-    Args:
-        run: folder of a run; the default is the newest one under `runs`.
-        port: TCP port; the default is 8501, or the next free one.
-        address: network address to listen on. The default accepts connections from this machine only.
+    run: Path | None = option(
+        None, help=f"Folder of the run (default: the newest under {RUNS})", group="data", positional=True
+    )
+    port: Annotated[int, Interval(ge=1, lt=2**16)] | None = option(
+        None, help="TCP port", default="8501, or the next free one"
+    )
+    address: str = option("localhost", help="Network address; 0.0.0.0 lets other machines open the page")
+
+
+def launch(options: AppOptions) -> None:
+    """Serve the page until the process is interrupted.
 
     Raises:
         InputError: Streamlit is not installed, or the folder contains no run.
@@ -35,12 +47,16 @@ def launch(run: Path | None = None, *, port: int | None = None, address: str = "
         from streamlit.web import cli
     except ImportError as error:
         raise InputError(f'The page needs Streamlit ({error}): pip install "cancernet[app]"') from error
-    if run is not None:
-        read_settings(run)
+    from cancernet.run import read_settings
+
+    if options.run:
+        read_settings(options.run)
     keep_compiled_models()
-    settings = SETTINGS | {"server.address": address} | ({"server.port": str(port)} if port else {})
-    options = [f"--{name}={value}" for name, value in settings.items()]
-    cli.main(["run", str(SCRIPT), *options, "--", *([str(run)] if run else [])], standalone_mode=False)
+    settings = SETTINGS | {"server.address": options.address}
+    if options.port:
+        settings |= {"server.port": str(options.port)}
+    flags = [f"--{name}={value}" for name, value in settings.items()]
+    cli.main(["run", str(SCRIPT), *flags, "--", *([str(options.run)] if options.run else [])], standalone_mode=False)
 
 
 def keep_compiled_models() -> None:

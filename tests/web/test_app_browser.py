@@ -39,9 +39,9 @@ def serve(run, log):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    code = "import sys, pathlib; from cancernet.web.launch import launch; launch(pathlib.Path(sys.argv[1]), port={})"
+    command = [sys.executable, "-m", "cancernet", "app", str(run), "--port", str(port)]
     with log.open("w") as log:
-        server = subprocess.Popen([sys.executable, "-c", code.format(port), str(run)], cwd=ROOT, stdout=log, stderr=log)
+        server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
         try:
             wait_for(f"http://localhost:{port}/_stcore/health")
             yield f"http://localhost:{port}"

@@ -8,7 +8,7 @@ from streamlit.runtime.scriptrunner import script_runner
 from streamlit.web import cli
 
 from cancernet import InputError
-from cancernet.web.launch import SCRIPT, SETTINGS, launch
+from cancernet.web.launch import SCRIPT, SETTINGS, AppOptions, launch
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def started(monkeypatch):
 
 
 def test_the_page_listens_on_this_machine_only_unless_an_address_is_given(started):
-    launch()
-    launch(port=8600, address="0.0.0.0")
+    launch(AppOptions())
+    launch(AppOptions(port=8600, address="0.0.0.0"))
     default, other = started
     assert default[:2] == other[:2] == ["run", str(SCRIPT)]
     assert {"--server.address=localhost", "--server.maxUploadSize=256", "--theme.base=light"} < set(default)
@@ -36,17 +36,17 @@ def test_streamlit_knows_all_settings():
 
 
 def test_the_run_is_passed_to_the_script(started, tiny_run):
-    launch(tiny_run)
+    launch(AppOptions(tiny_run))
     assert started[0][-2:] == ["--", str(tiny_run)]
 
 
 def test_a_missing_run_is_reported_before_the_page_starts(started, tmp_path):
     with pytest.raises(InputError, match="There is no run"):
-        launch(tmp_path / "none")
+        launch(AppOptions(tmp_path / "none"))
     assert not started
 
 
 def test_missing_streamlit_is_one_line_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "streamlit.web", None)
     with pytest.raises(InputError, match=r'The page needs Streamlit .*: pip install "cancernet\[app\]"'):
-        launch()
+        launch(AppOptions())
