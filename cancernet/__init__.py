@@ -12,17 +12,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cancernet.api import build, compare, evaluate, train
+    from cancernet.api import Run, build, compare, evaluate, load, predict_slides, train
 
 __version__ = "1.0.0"
 __all__ = [
     "CancerNetError",
     "InputError",
+    "Run",
     "StorageError",
     "TrainingDiverged",
     "build",
     "compare",
     "evaluate",
+    "load",
+    "predict_slides",
     "train",
 ]
 

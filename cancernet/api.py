@@ -3,7 +3,8 @@
 `import cancernet` offers all of them without importing Keras.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,12 +12,85 @@ from cancernet import InputError
 from cancernet.config import DATASET, ORIGINAL, Experiment, TrainingOptions
 
 if TYPE_CHECKING:
+    import keras
+    from numpy.typing import NDArray
+
+    from cancernet import run
     from cancernet.data.dataset import Dataset
+    from cancernet.inference.arrays import Image, ImagePredictions
+    from cancernet.inference.predict import SlidePredictions
     from cancernet.reporting.comparison import Comparison
     from cancernet.reporting.content import Report
     from cancernet.workflow.train import Trained
 
 Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run, loaded: its classes, its decision, and its predictions for new images."""
+
+    loaded: "run.Run"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the columns of the probabilities."""
+        from cancernet.run import name_class
+
+        return tuple(name_class(self.loaded.settings, name) for name in self.loaded.settings.classes)
+
+    @property
+    def threshold(self) -> float | None:
+        """The threshold on the probability of the positive class, 0 to 1; None for more than two classes."""
+        return self.loaded.decision.threshold
+
+    @property
+    def settings(self) -> "run.Settings":
+        """What config.json holds: the experiment, and what the run was trained on."""
+        return self.loaded.settings
+
+    @property
+    def model(self) -> "keras.Model":
+        """The network: raw images [n, size, size, channels], 0 to 255, to uncalibrated probabilities [n, classes]."""
+        return self.loaded.model
+
+    def predict(
+        self, images: "NDArray[Any] | Sequence[Image]", *, threshold: float | None = None
+    ) -> "ImagePredictions":
+        """Predict single images; neighbours on a slide are not used.
+
+        Args:
+            images: uint8 array [n, height, width, 3] (RGB) or [n, height, width, 1] (grey); or a list of arrays
+                [height, width], [height, width, 1] or [height, width, 3] of any sizes, or of image files.
+            threshold: on the probability of the positive class, 0 to 1, in place of the run's own.
+
+        Returns:
+            Calibrated probabilities [n, classes], decisions, and which images are out of distribution.
+
+        Raises:
+            InputError: an image cannot be used, or a threshold for more than two classes.
+        """
+        from cancernet.inference.arrays import predict_images
+
+        return predict_images(self.loaded, images, threshold=threshold)
+
+
+def load(folder: str | Path) -> Run:
+    """Load a run.
+
+    Args:
+        folder: of the run, such as runs/cancernet.
+
+    Raises:
+        InputError: a file is missing or damaged, or the files are not of one run.
+    """
+    from cancernet.cli import quiet_import
+
+    with quiet_import():
+        import keras  # noqa: F401
+    from cancernet.run import load_run
+
+    return Run(load_run(Path(folder)))
 
 
 def build(source: str | Path = ORIGINAL, output: str | Path = DATASET, **options: Any) -> "Dataset":
@@ -54,9 +128,16 @@ def train(dataset: str | Path = DATASET, output: str | Path | None = None, **opt
     from cancernet.workflow.train import train
 
     names = set(Experiment.__dataclass_fields__)
-    settings = {name: value for name, value in options.items() if name in names}
+    settings = {
+        name: str(value) if isinstance(value, Path) else value for name, value in options.items() if name in names
+    }
     others = {name: value for name, value in options.items() if name not in names}
-    return train(make_options(TrainingOptions, {"dataset": dataset, "output": output, "settings": settings, **others}))
+    trained = train(
+        make_options(TrainingOptions, {"dataset": dataset, "output": output, "settings": settings, **others})
+    )
+    if trained is None:
+        raise InputError("Train with several processes from the shell: only the first of them has a result.")
+    return trained
 
 
 def evaluate(run: str | Path, dataset: str | Path = DATASET, **options: Any) -> "Report":
@@ -73,6 +154,25 @@ def evaluate(run: str | Path, dataset: str | Path = DATASET, **options: Any) -> 
     from cancernet.workflow.evaluate import EvaluationOptions, evaluate
 
     return evaluate(make_options(EvaluationOptions, {"run": run, "dataset": dataset, **options}))
+
+
+def predict_slides(
+    run: Run, paths: Sequence[str | Path], output: str | Path | None = None, **options: Any
+) -> "SlidePredictions":
+    """Predict slides, large images and patches; a slide is smoothed over neighbouring patches.
+
+    Args:
+        run: as of `load`.
+        paths: images, folders of images, whole slides, or CSV tables with a column `path`.
+        output: folder for tables, maps and outlines; None writes none.
+        options: mpp, tile, neighbours, threshold and force, as of `cancernet predict --help`.
+
+    Raises:
+        InputError: the paths or an option cannot be used.
+    """
+    from cancernet.inference.predict import predict_slides
+
+    return predict_slides(run.loaded, paths, Path(output) if output else None, **options)
 
 
 def compare(*runs: str | Path, **options: Any) -> "Comparison":
