@@ -1,34 +1,34 @@
-"""Slides laid out: the patches of one patient on the grid of their slide, and pictures and maps of it.
+"""Place the patches of each slide on a grid, and draw pictures and maps of it.
 
-A slide is all patches of one patient; x and y are the left and top pixel of a patch, at the scale of the patch. A
-patch without a patient or without x and y belongs to no slide.
+A slide is all patches of one patient. x and y are the left and top pixel of a patch, at the scale of the patch. A
+patch without a patient, or without x and y, belongs to no slide.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import cv2
 import numpy as np
 from scipy.ndimage import convolve
 from scipy.spatial import cKDTree
 
 from cancernet import InputError
 from cancernet.data.dataset import Patch
+from cancernet.data.images import resize_image
 
-PATCH_STEP = 50  # pixels from one patch to the next, as the IDC set was cut
+PATCH_STEP = 50  # pixels from one patch to the next in the IDC set
 LEAST_NEIGHBOURS = 4.0  # of 8, on average: a complete slide has 5.5 to 7.5, a sample of a slide less than 1
-MOST_CELLS = 25_000_000  # of one slide's grid: 250,000 pixels square at a step of 50
+MOST_CELLS = 25_000_000  # of a grid: a slide of 250,000 x 250,000 pixels at a step of 50
 PICTURE_PIXELS = 1600  # the longest side of a slide's picture, roughly
 LEAST_THUMBNAIL = 4  # pixels of a patch in it
 
 
 @dataclass(frozen=True, eq=False)
 class SlideGrid:
-    """One slide, laid out once: m patches, their rows and columns counted from the topmost and the leftmost."""
+    """The m patches of one slide; rows and columns are counted from the topmost and the leftmost patch."""
 
     slide: str  # the patient
-    members: np.ndarray  # int [m] which of the patches given lie on it
+    members: np.ndarray  # int [m] their indices among all patches
     x: np.ndarray  # float [m] left pixel of each
     y: np.ndarray  # float [m] top pixel
     rows: np.ndarray  # int [m]
@@ -47,7 +47,7 @@ class SlideGrid:
 
     @cached_property
     def neighbours(self) -> np.ndarray:
-        """How many of the eight places around each patch are occupied: int [m], 0 to 8."""
+        """Number of occupied cells around each patch: int [m], 0 to 8."""
         occupied = np.zeros(self.shape, int)
         occupied[self.rows, self.columns] = 1
         ring = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]])
@@ -55,22 +55,16 @@ class SlideGrid:
 
     @property
     def is_complete(self) -> bool:
-        """Whether its patches have LEAST_NEIGHBOURS neighbours on average; a sample of a slide has too many gaps."""
+        """Whether patches have at least LEAST_NEIGHBOURS neighbours on average; a sample of a slide has more gaps."""
         return bool(self.neighbours.mean() >= LEAST_NEIGHBOURS)
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """All slides among some patches, in order of patient, and the slides that cannot be laid out."""
+    """All slides among some patches, in order of patient, and the slides that cannot be placed on a grid."""
 
     slides: tuple[SlideGrid, ...]
-    unplaceable: dict[str, str]  # slide -> why two of its patches overlap, or lie too far apart
-
-    @property
-    def mean_neighbours(self) -> float:
-        """Mean number, 0 to 8, of occupied places around a placed patch; 0 where none is placed."""
-        counts = [slide.neighbours for slide in self.slides]
-        return float(np.concatenate(counts).mean()) if counts else 0.0
+    unplaceable: dict[str, str]  # slide -> reason: two of its patches overlap, or are too far apart
 
 
 def lay_out(
@@ -81,10 +75,10 @@ def lay_out(
     *,
     step: float = PATCH_STEP,
 ) -> Layout:
-    """Put n patches on the grids of their slides.
+    """Place n patches on the grids of their slides.
 
-    A slide is left out, with the reason, where two of its patches overlap or lie implausibly far apart: names may hold
-    numbers that are not places, or a patient may have two slides.
+    A slide is left out, with the reason, if two of its patches overlap or are implausibly far apart: names may contain
+    numbers that are not positions, or a patient may have two slides.
 
     Args:
         patients: [n] the slide of each patch; "" is unknown.
@@ -92,41 +86,46 @@ def lay_out(
         files: [n] names for the reasons.
         step: pixels from one patch to the next.
     """
-    x, y = _numbers(x), _numbers(y)
+    places = np.array([[np.nan if each is None else each for each in axis] for axis in (x, y)], float)
     slides, unplaceable = [], {}
-    for slide, members in _group_by_slide(patients, x, y):
+    for slide, members in _group_by_slide(patients, places):
+        left, top = places[:, members]
         try:
-            rows, columns = _find_cells(slide, x[members], y[members], step, [files[i] for i in members])
+            rows, columns = _find_cells(slide, left, top, step, [files[i] for i in members])
         except InputError as error:
             unplaceable[slide] = str(error)
             continue
-        slides.append(SlideGrid(slide, members, x[members], y[members], rows, columns, step))
+        slides.append(SlideGrid(slide, members, left, top, rows, columns, step))
     return Layout(tuple(slides), unplaceable)
 
 
 def lay_out_patches(patches: Sequence[Patch]) -> Layout:
-    """`lay_out` of rows of a manifest."""
-    columns = ([getattr(patch, name) for patch in patches] for name in ("patient", "x", "y", "file"))
-    return lay_out(*columns)
+    """Place the rows of a manifest on the grids of their slides; see `lay_out`."""
+    return lay_out(
+        [patch.patient for patch in patches],
+        [patch.x for patch in patches],
+        [patch.y for patch in patches],
+        [patch.file for patch in patches],
+    )
 
 
 def stitch_slide(
     tiles: Iterable[np.ndarray], grid: SlideGrid, *, tile_pixels: int | None = None, background: int = 255
 ) -> np.ndarray:
-    """Put the patches of one slide side by side.
+    """Draw the patches of one slide at their positions.
 
     Args:
-        tiles: m uint8 images [h, w, channels], a patch of the grid each; edge tiles may be smaller than the others.
-        tile_pixels: side of a whole tile in `tiles` where it was resized, so that the picture is drawn at its scale;
-            the grid's step if None.
+        tiles: m uint8 images [h, w, channels], one per patch of the grid; edge tiles may be smaller than the others.
+        grid: of the slide.
+        tile_pixels: side of a whole tile in `tiles` if it was resized; the picture is drawn at its scale. None: the
+            grid's step.
         background: grey level where there is no patch.
 
     Returns:
-        uint8 [height, width, channels]. Pixel [row, column] of it lies at `grid.origin` + (column, row) * step /
-        tile_pixels.
+        uint8 [height, width, channels]. Pixel [row, column] is at `grid.origin` + (column, row) * step / tile_pixels.
 
     Raises:
-        InputError: a tile larger than tile_pixels.
+        InputError: a tile is larger than tile_pixels.
     """
     tiles = list(tiles)
     tile_pixels = int(grid.step) if tile_pixels is None else tile_pixels
@@ -144,14 +143,15 @@ def stitch_slide(
 
 
 def paint_grid(values: np.ndarray, grid: SlideGrid) -> np.ndarray:
-    """A map of one slide with one cell a patch: of probabilities, true classes, or decisions.
+    """Return a map of one slide with one cell per patch: of probabilities, true classes, or decisions.
 
     Args:
-        values: [m] numbers, one a patch of the grid.
+        values: [m] one per patch of the grid.
+        grid: of the slide.
 
     Returns:
-        float64 [rows, columns], NaN where no patch is; cell [row, column] begins at `grid.origin` + (column, row) *
-        step.
+        float64 [rows, columns], NaN where there is no patch. Cell [row, column] begins at `grid.origin` +
+        (column, row) * step.
     """
     painted = np.full(grid.shape, np.nan)
     painted[grid.rows, grid.columns] = np.asarray(values, float)
@@ -159,7 +159,7 @@ def paint_grid(values: np.ndarray, grid: SlideGrid) -> np.ndarray:
 
 
 def find_edges(mask: np.ndarray) -> np.ndarray:
-    """The sides of a mask's cells, of length 1, beyond which the mask is not: int [n, 2 ends, x and y].
+    """Return the sides of cells on the boundary of a mask: int [n, 2 ends, x and y], each of length 1.
 
     Args:
         mask: bool [rows, columns].
@@ -173,50 +173,48 @@ def find_edges(mask: np.ndarray) -> np.ndarray:
 
 
 def thumbnail_side(shape: tuple[int, int]) -> int:
-    """Pixels of a patch in the picture of a slide of so many rows and columns: the picture's longest side is about
-    PICTURE_PIXELS."""
+    """Return the pixels of a patch in a slide's picture whose longest side is about PICTURE_PIXELS.
+
+    Args:
+        shape: rows and columns of the slide.
+    """
     return int(np.clip(PICTURE_PIXELS // max(shape), LEAST_THUMBNAIL, PATCH_STEP))
 
 
 def make_thumbnail(image: np.ndarray, side: int) -> np.ndarray:
-    """A patch as RGB at the scale at which a whole one, PATCH_STEP pixels, has `side`; an edge tile stays smaller."""
+    """Return a patch as RGB, at the scale at which PATCH_STEP pixels become `side`; an edge tile stays smaller."""
     rgb = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
     share = min(1.0, PATCH_STEP / max(rgb.shape[:2])) * side / PATCH_STEP
     height, width = (max(1, round(pixels * share)) for pixels in rgb.shape[:2])
-    return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+    return resize_image(rgb, height, width)
 
 
-def _group_by_slide(patients: Sequence[str], x: np.ndarray, y: np.ndarray) -> Iterable[tuple[str, np.ndarray]]:
-    """Each slide and the indices of its placed patches, in order of patient."""
-    patients = np.asarray(patients, object)
-    placed = np.flatnonzero(~np.isnan(x + y) & (patients != ""))
-    names, slide_of = np.unique(patients[placed].astype(str), return_inverse=True)
-    order = np.argsort(slide_of, kind="stable")
-    ends = np.searchsorted(slide_of[order], np.arange(1, len(names)))
-    return zip(map(str, names), np.split(placed[order], ends)) if len(names) else ()
+def _group_by_slide(patients: Sequence[str], places: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """Return each slide and the indices of its patches, in order of patient; `places` is x and y [2, n]."""
+    members: dict[str, list[int]] = {}
+    for index in np.flatnonzero(~np.isnan(places).any(axis=0)).tolist():
+        if patients[index]:
+            members.setdefault(patients[index], []).append(index)
+    return [(slide, np.array(members[slide])) for slide in sorted(members)]
 
 
 def _find_cells(
-    slide: str, x: np.ndarray, y: np.ndarray, step: float, labels: Sequence[str]
+    slide: str, x: np.ndarray, y: np.ndarray, step: float, files: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns [m]. Patches that do not overlap never share a cell, on the grid or off it."""
+    """Return rows and columns [m]. Patches that do not overlap never share a cell, on the grid or off it."""
     overlapping = cKDTree(np.column_stack([x, y])).query_pairs(np.nextafter(step, 0), p=np.inf, output_type="ndarray")
     if len(overlapping):
-        i, j = overlapping[np.lexsort(overlapping.T[::-1])[0]]
+        i, j = overlapping[np.lexsort(overlapping.T[::-1])[0]].tolist()
         raise InputError(
-            f"Two patches of slide {slide} overlap: {labels[i]} at x {x[i]:g}, y {y[i]:g} and {labels[j]} at x "
+            f"Two patches of slide {slide} overlap: {files[i]} at x {x[i]:g}, y {y[i]:g} and {files[j]} at x "
             f"{x[j]:g}, y {y[j]:g}; patches are {step:g} pixels apart. Remove one of them."
         )
     rows = np.floor((y - y.min()) / step + 0.5)
     columns = np.floor((x - x.min()) / step + 0.5)
     if (rows.max() + 1) * (columns.max() + 1) > MOST_CELLS:
-        far = np.argmax(rows + columns)
+        far = int(np.argmax(rows + columns))
         raise InputError(
-            f"The patches of slide {slide} span {columns.max() + 1:.0f} x {rows.max() + 1:.0f} places. Check x and y "
-            f"of {labels[far]}, x {x[far]:g}, y {y[far]:g}."
+            f"The patches of slide {slide} span {columns.max() + 1:.0f} x {rows.max() + 1:.0f} cells, more than "
+            f"{MOST_CELLS:,}. Check x and y of {files[far]}, x {x[far]:g}, y {y[far]:g}."
         )
     return rows.astype(int), columns.astype(int)
-
-
-def _numbers(values: Sequence[float | None]) -> np.ndarray:
-    return np.array([np.nan if value is None else value for value in values], float)

@@ -1,12 +1,11 @@
-"""Synthetic H&E slides with known truth, for the demo and the tests: scale, layout and names are those of IDC.
+"""Synthetic H&E slides with known truth, for the demo and the tests; scale, layout and names are those of IDC.
 
-A slide is painted as two maps, the concentrations of haematoxylin and eosin. The law of Beer and Lambert turns them
-into colours with the patient's own stain. One pixel is 4 micrometres, so a benign nucleus is about 2 pixels wide.
+A slide is painted as two maps, the concentrations of haematoxylin and eosin. The Beer-Lambert law turns them into
+colours with the patient's own stain. One pixel is 4 micrometres, so a benign nucleus is about 2 pixels wide.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import cv2
@@ -17,12 +16,11 @@ from scipy.spatial import cKDTree
 from scipy.special import expit, ndtri
 
 from cancernet import InputError
-from cancernet.storage import FolderKind, check_replaceable
+from cancernet.storage import FolderKind, claim_folder, fresh_folder
 
 PATCH_PIXELS = 50
 SIDE_PIXELS = 540  # of a slide: about 85 patches of tissue
 FIRST_PATIENT = 70001  # above IDC's own numbers, which end at 16896
-CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
 
 # Optical-density vectors (red, green, blue) in the manner of Ruifrok & Johnston 2001, "Quantification of
 # histochemical staining by color deconvolution". Their printed eosin is more magenta than IDC's scanner shows; these
@@ -31,7 +29,7 @@ HAEMATOXYLIN, EOSIN = (0.55, 0.72, 0.42), (0.11, 0.83, 0.55)
 
 
 class Stain(NamedTuple):
-    """How one patient's slide was dyed and scanned."""
+    """How a patient's slide was stained and scanned."""
 
     vectors: np.ndarray  # float64 [2, 3], unit rows: haematoxylin, eosin
     strength: np.ndarray  # float64 [2]: factor on the two concentrations
@@ -79,45 +77,18 @@ def make_slide(seed: int, patient: int, *, side: int = SIDE_PIXELS) -> Slide:
         raise InputError(f"A slide of {side} pixels is too small. Ask for {4 * PATCH_PIXELS} or more.")
     rng = np.random.default_rng([seed, patient])
     stain, anatomy = draw_stain(rng), draw_anatomy(rng)
-    shape = tuple(side + rng.integers(PATCH_PIXELS, size=2))
-    tissue = _outline_tissue(rng, shape)
+    height, width = (side + rng.integers(PATCH_PIXELS, size=2)).tolist()
+    tissue = _outline_tissue(rng, (height, width))
     tumour = _outline_tumour(rng, tissue, anatomy.tumour_share)
     return Slide(scan(rng, paint_tissue(rng, tissue, tumour, anatomy), stain), tumour, tissue)
 
 
-def make_patch_with_corner_tumour(seed: int, corner: str, pixels: int = PATCH_PIXELS) -> tuple[np.ndarray, np.ndarray]:
-    """Paint benign stroma with tumour in one quarter only, in the style and with the stains of the sample slides.
-
-    Args:
-        seed: it alone decides the stain.
-        corner: one of CORNERS.
-        pixels: height and width.
-
-    Returns:
-        The image, uint8 [pixels, pixels, 3] RGB, and the tumour, bool [pixels, pixels].
-
-    Raises:
-        InputError: an unknown corner, or fewer than 16 pixels.
-    """
-    if corner not in CORNERS:
-        raise InputError(f"Unknown corner {corner!r}. Choose one of {', '.join(CORNERS)}.")
-    if pixels < 16:
-        raise InputError(f"A patch of {pixels} pixels is too small. Ask for 16 or more.")
-    rng = np.random.default_rng(seed)
-    stain = draw_stain(rng)
-    quiet = draw_anatomy(rng)._replace(cellularity=0.85, cellular_stroma=0, fat_share=0, glands=0, infiltrates=0)
-    half = np.arange(pixels) < pixels // 2
-    vertical, horizontal = corner.split("-")
-    tumour = np.outer(half if vertical == "top" else half[::-1], half if horizontal == "left" else half[::-1])
-    return scan(rng, paint_tissue(rng, np.ones_like(tumour), tumour, quiet), stain), tumour
-
-
 def cut_patches(slide: Slide) -> Iterator[tuple[np.ndarray, str, int, int]]:
-    """Cut a slide into tiles of 50 x 50 pixels. Tiles of which half or more is empty glass are left out.
+    """Cut a slide into tiles of 50 x 50 pixels. Tiles that are at least half empty glass are left out.
 
     Yields:
         Image, label, x and y. The image is uint8 [h, w, 3] RGB; h and w are 50, less at the right and bottom edge. The
-        label is "1" where most of the tile is tumour, else "0". x and y are its left and top pixel, counted from 1.
+        label is "1" if most of the tile is tumour, else "0". x and y are its left and top pixel, counted from 1.
     """
     height, width = slide.tissue.shape
     for top in range(0, height, PATCH_PIXELS):
@@ -130,34 +101,28 @@ def cut_patches(slide: Slide) -> Iterator[tuple[np.ndarray, str, int, int]]:
 def write_sample(folder: Path, *, seed: int, patients: int = 30, side: int = SIDE_PIXELS) -> int:
     """Write the patches of synthetic patients as `<patient>/<0|1>/<patient>_idx5_x<X>_y<Y>_class<C>.png`.
 
-    The folder appears only when it is complete.
-
     Returns:
         The number of files.
 
     Raises:
         InputError: the folder is not empty, or there are no patients to write.
+        StorageError: the folder cannot be written.
     """
     if patients < 1:
         raise InputError(f"Cannot make a sample of {patients} patients. Ask for 1 or more.")
-    check_replaceable(folder, FolderKind.SAMPLE, force=False)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     written = 0
-    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+    with claim_folder(folder, FolderKind.SAMPLE, force=False), fresh_folder(folder) as partial:
         for patient in range(FIRST_PATIENT, FIRST_PATIENT + patients):
             for image, label, x, y in cut_patches(make_slide(seed, patient, side=side)):
-                file = Path(scratch, folder.name, f"{patient}/{label}/{patient}_idx5_x{x}_y{y}_class{label}.png")
+                file = partial / f"{patient}/{label}/{patient}_idx5_x{x}_y{y}_class{label}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
                 written += 1
-        if folder.exists():
-            folder.rmdir()
-        Path(scratch, folder.name).rename(folder)
     return written
 
 
 def draw_stain(rng: Random) -> Stain:
-    """Draw a patient's stain near the usual one. The spread is close to that of the IDC set's patients."""
+    """Draw a patient's stain, with about the variation between the patients of the IDC set."""
     vectors = np.array([HAEMATOXYLIN, EOSIN]) + rng.normal(0, [[0.02], [0.018]], (2, 3))
     return Stain(
         vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
@@ -169,15 +134,13 @@ def draw_stain(rng: Random) -> Stain:
 
 
 def draw_anatomy(rng: Random) -> Anatomy:
-    """Draw how a patient's tissue is built. The ranges are wide, so that some patients are more difficult."""
+    """Draw the anatomy of a patient. The ranges are wide, so that some patients are more difficult."""
     drawn = Anatomy(*rng.uniform(LOWEST, HIGHEST))
     return drawn._replace(glands=round(drawn.glands), infiltrates=round(drawn.infiltrates))
 
 
 def absorb(concentrations: np.ndarray, stain: Stain) -> np.ndarray:
-    """Compute the light that passes through stained tissue.
-
-    By the law of Beer and Lambert it is white * 10 ** -(concentrations * strength @ vectors).
+    """Compute the light that passes through stained tissue, by the Beer-Lambert law.
 
     Args:
         concentrations: float [h, w, 2], haematoxylin and eosin, >= 0.
@@ -190,7 +153,7 @@ def absorb(concentrations: np.ndarray, stain: Stain) -> np.ndarray:
 
 
 def scan(rng: Random, concentrations: np.ndarray, stain: Stain) -> np.ndarray:
-    """Scan stained tissue, with the scanner's blur and noise: float [h, w, 2] becomes uint8 [h, w, 3] RGB."""
+    """Scan stained tissue, float [h, w, 2], with the scanner's blur and noise: uint8 [h, w, 3] RGB."""
     light = cv2.GaussianBlur(absorb(concentrations, stain), (0, 0), stain.blur)
     return np.clip(np.rint(light + rng.normal(0, stain.noise, light.shape)), 0, 255).astype(np.uint8)
 
@@ -208,14 +171,14 @@ def paint_tissue(rng: Random, tissue: np.ndarray, tumour: np.ndarray, anatomy: A
 
 
 def _outline_tissue(rng: Random, shape: tuple[int, int]) -> np.ndarray:
-    """Outline one connected piece: about two thirds of the slide, usually over its right and lower edge."""
+    """Outline one connected piece of about two thirds of the slide, usually across its right and lower edge."""
     rows, columns = np.mgrid[-1.0 : 0.85 : shape[0] * 1j, -1.0 : 0.85 : shape[1] * 1j]
     field = _smooth(rng, shape, 55) * 0.16 - (np.abs(rows) ** 2.6 + np.abs(columns) ** 2.6)
     return _largest_piece(field > np.quantile(field, rng.uniform(0.28, 0.42)))
 
 
 def _outline_tumour(rng: Random, tissue: np.ndarray, share: float) -> np.ndarray:
-    """Outline one connected region that fills `share` of the tissue."""
+    """Outline one connected region of about `share` of the tissue."""
     depth = ndimage.distance_transform_edt(np.pad(tissue, 1))[1:-1, 1:-1]
     row, column = rng.choice(np.argwhere(depth > 0.4 * depth.max()))
     rows, columns = np.indices(tissue.shape)
@@ -240,7 +203,7 @@ def _paint_stroma(rng: Random, flow: np.ndarray, margin: np.ndarray, anatomy: An
 
 
 def _paint_lymphocytes(rng: Random, paint: np.ndarray, tissue: np.ndarray, tumour: np.ndarray, count: int) -> None:
-    """Paint clumps of small dark round nuclei, about half of them at the tumour's edge: dense, but benign."""
+    """Paint clumps of small dark round nuclei, half of them at the tumour's edge: dense, but benign."""
     border = tissue & (np.abs(cv2.GaussianBlur(tumour.astype(np.float32), (0, 0), 8) - 0.4) < 0.35)
     clumps = []
     for number in range(count):
@@ -262,7 +225,7 @@ def _paint_glands(rng: Random, paint: np.ndarray, benign: np.ndarray, anatomy: A
             lobules.append((row, column, radius, radius * rng.uniform(0.6, 1), rng.uniform(0, 180)))
             spread, smallest, largest, count = radius * 0.42, 2.2, 4.5, int(radius * 0.9)
         else:
-            spread, smallest, largest, count = 12, 4, 13, rng.integers(1, 7)
+            spread, smallest, largest, count = 12, 4, 13, int(rng.integers(1, 7))
         for outer in rng.uniform(smallest, largest, count):
             centre = rng.normal((row, column), spread)
             rings.append((*centre, outer * rng.uniform(1, 1.8), outer, rng.uniform(0, 180)))
@@ -276,7 +239,7 @@ def _paint_glands(rng: Random, paint: np.ndarray, benign: np.ndarray, anatomy: A
 
 
 def _paint_fat(rng: Random, paint: np.ndarray, margin: np.ndarray, anatomy: Anatomy) -> None:
-    """Paint fat cells: empty polygons with thin walls where they lie close, single round holes where they do not."""
+    """Paint fat cells: polygons with thin walls where they are close to each other, single round holes elsewhere."""
     shape, spacing = margin.shape, anatomy.fat_cell_pixels
     grid = np.mgrid[-1 : shape[0] / spacing + 1, -1 : shape[1] / spacing + 1].reshape(2, -1).T * spacing
     centres = grid + rng.uniform(-0.4, 0.4, grid.shape) * spacing
@@ -306,13 +269,13 @@ def _paint_tumour(rng: Random, paint: np.ndarray, flow: np.ndarray, margin: np.n
 
 
 def _smooth(rng: Random, shape: tuple[int, ...], scale: float, across: float | None = None) -> np.ndarray:
-    """Draw a random field of mean 0 and standard deviation 1 that varies over `scale` pixels; float32 [h, w].
+    """Draw a random field of mean 0 and standard deviation 1, smooth over `scale` pixels; float32 [h, w].
 
-    With `across` it varies over that many pixels down the columns instead, and so looks like fibres along the rows.
+    `across` is the scale down the columns, if it is another one: the field then looks like fibres along the rows.
     """
     step = 1 if across else max(1, int(scale / 3))
-    coarse = rng.standard_normal((shape[0] // step + 8, shape[1] // step + 8), np.float32)
-    coarse = cv2.GaussianBlur(coarse, (0, 0), sigmaX=scale / step, sigmaY=(across or scale) / step)
+    noise = rng.standard_normal((shape[0] // step + 8, shape[1] // step + 8), np.float32)
+    coarse = cv2.GaussianBlur(noise, (0, 0), sigmaX=scale / step, sigmaY=(across or scale) / step)
     fine = cv2.resize(coarse, None, fx=step, fy=step, interpolation=cv2.INTER_CUBIC)
     field = fine[step : step + shape[0], step : step + shape[1]]
     mean, deviation = cv2.meanStdDev(field)
@@ -320,7 +283,7 @@ def _smooth(rng: Random, shape: tuple[int, ...], scale: float, across: float | N
 
 
 def _draw_flow(rng: Random, shape: tuple[int, int]) -> np.ndarray:
-    """Draw where each pixel lies on a canvas of straight, horizontal fibres: float32 [h, w, 2], x and y."""
+    """Draw the position of each pixel on a canvas of horizontal fibres: float32 [h, w, 2], x and y."""
     turn, rows, columns = rng.uniform(0, np.pi), *np.indices(shape, np.float32)
     x = np.cos(turn) * columns - np.sin(turn) * rows + 22 * _smooth(rng, shape, 45)
     y = np.sin(turn) * columns + np.cos(turn) * rows + 22 * _smooth(rng, shape, 45) + 3 * _smooth(rng, shape, 9)
@@ -328,44 +291,47 @@ def _draw_flow(rng: Random, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _warp(canvas: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Bend a canvas of straight fibres. Beyond its edges it is mirrored."""
-    return cv2.remap(canvas, flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    """Bend a canvas of straight fibres; it is mirrored beyond its edges."""
+    # x and y are both in `flow`; OpenCV's stubs do not know that the second map may then be None
+    return cv2.remap(canvas, flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)  # type: ignore[call-overload]
 
 
-def _scatter_nuclei(rng: Random, chance: np.ndarray | float, shape: tuple, spacing: int, size: tuple) -> np.ndarray:
+def _scatter_nuclei(
+    rng: Random, chance: np.ndarray | float, shape: tuple[int, ...], spacing: int, radii: tuple[float, float]
+) -> np.ndarray:
     """Scatter ellipses of two radii in pixels, of height 0.7 to 1.1 with a soft edge; float32 [h, w].
 
-    The candidate places are at least about half of `spacing` apart. Each is taken with the probability `chance`.
+    The candidate positions are at least about half of `spacing` apart. Each is taken with probability `chance`.
     """
     noise = rng.random(shape, np.float32)
     places = (noise == cv2.dilate(noise, np.ones((spacing, spacing)))) & (rng.random(shape) < chance)
-    reach = int(np.ceil(max(size))) + 1
+    reach = int(np.ceil(max(radii))) + 1
     rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    nucleus = np.clip(0.5 - (np.hypot(columns / size[0], rows / size[1]) - 1) * min(size), 0, 1)
+    nucleus = np.clip(0.5 - (np.hypot(columns / radii[0], rows / radii[1]) - 1) * min(radii), 0, 1)
     return np.minimum(cv2.filter2D(places * rng.uniform(0.7, 1.1, shape).astype(np.float32), -1, nucleus), 1.1)
 
 
-def _depth(shape: tuple[int, int], ellipses: list[tuple]) -> np.ndarray:
-    """Compute the depth inside overlapping ellipses in pixels, below 0 outside; float32 [h, w].
+def _depth(shape: tuple[int, ...], ellipses: Sequence[tuple[float, ...]]) -> np.ndarray:
+    """Compute the depth in pixels inside overlapping ellipses, below 0 outside; float32 [h, w].
 
-    An ellipse is its centre's row and column, its two radii and its rotation in degrees.
+    An ellipse is the row and column of its centre, its two radii and its rotation in degrees.
     """
     mask = np.zeros(shape, np.uint8)
     for row, column, radius_x, radius_y, degrees in ellipses:
         centre, radii = (round(16 * column), round(16 * row)), (round(16 * radius_x), round(16 * radius_y))
-        for value, thickness in ((1, cv2.FILLED), (0, 1)):  # the line separates an ellipse from those below it
+        for value, thickness in ((1, cv2.FILLED), (0, 1)):  # a line around each separates it from those below
             cv2.ellipse(mask, centre, radii, degrees, 0, 360, value, thickness, shift=4)  # sixteenths of a pixel
     depth, distance = (cv2.distanceTransform(part, cv2.DIST_L2, 5) for part in (mask, 1 - mask))
     return depth - np.minimum(distance, 99)  # without any ellipse the distance would be infinite
 
 
 def _blend(paint: np.ndarray, cover: np.ndarray, haematoxylin: np.ndarray | float, eosin: np.ndarray | float) -> None:
-    """Blend other concentrations into a painting, in place: fully where cover is 1, not at all where it is 0."""
+    """Blend other concentrations into a painting, in place, by the opacity `cover`, 0 to 1."""
     paint[..., 0] += cover * (haematoxylin - paint[..., 0])
     paint[..., 1] += cover * (eosin - paint[..., 1])
 
 
 def _largest_piece(mask: np.ndarray) -> np.ndarray:
-    """Keep the largest connected piece of a mask, and fill its holes."""
+    """Return the largest connected piece of a mask, with its holes filled."""
     pieces, _ = ndimage.label(mask)
     return ndimage.binary_fill_holes(pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]))

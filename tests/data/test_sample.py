@@ -201,37 +201,10 @@ def test_an_interrupted_sample_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("corner", sample.CORNERS)
-def test_a_corner_patch_holds_tumour_in_that_corner_only(corner):
-    image, tumour = sample.make_patch_with_corner_tumour(1, corner)
-    assert image.shape == (50, 50, 3)
-    assert tumour.sum() == 25 * 25
-    row, column = {"top": 0, "bottom": 49}, {"left": 0, "right": 49}
-    vertical, horizontal = corner.split("-")
-    assert tumour[row[vertical], column[horizontal]]
-    assert image[tumour][:, 0].mean() < image[~tumour][:, 0].mean() - 15
-
-
-def test_corner_patches_of_one_seed_share_the_stain():
-    benign = []
-    for corner in sample.CORNERS:
-        image, tumour = sample.make_patch_with_corner_tumour(9, corner, pixels=96)
-        benign.append(np.median(image[~tumour], axis=0))
-    assert np.ptp(benign, axis=0).max() < 12
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda folder: sample.make_slide(1, 1, side=199), "A slide of 199 pixels is too small. Ask for 200 or more."),
-        (
-            lambda folder: sample.make_patch_with_corner_tumour(1, "top"),
-            "Unknown corner 'top'. Choose one of top-left, top-right, bottom-left, bottom-right.",
-        ),
-        (
-            lambda folder: sample.make_patch_with_corner_tumour(1, "top-left", pixels=15),
-            "A patch of 15 pixels is too small. Ask for 16 or more.",
-        ),
         (
             lambda folder: sample.write_sample(folder / "new", seed=1, patients=0),
             "Cannot make a sample of 0 patients. Ask for 1 or more.",

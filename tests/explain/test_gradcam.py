@@ -6,11 +6,11 @@ import cv2
 import keras
 import numpy as np
 import pytest
+from corner_patches import CORNERS, make_patch_with_corner_tumour
 from keras import layers
 
 from cancernet import InputError
 from cancernet.config import Experiment
-from cancernet.data.sample import CORNERS, make_patch_with_corner_tumour
 from cancernet.explain import gradcam
 from cancernet.explain.gradcam import find_maps_layers, grad_cam, overlay
 from cancernet.models.architectures import build_model
