@@ -26,7 +26,7 @@ from benchmarks.recipes import stop_if_failed  # noqa: E402
 from benchmarks.table import Row, format_table, measure_in_turn  # noqa: E402
 from cancernet.cli import quiet_import  # noqa: E402
 
-SCRIPTS = ("build_dataset.py", "train_model.py", "evaluate_model.py", "predict_images.py")
+VERBS = ("build", "train", "evaluate", "predict")
 
 
 def train_tutorials_way(dataset: Path, epochs: int) -> float:
@@ -108,14 +108,15 @@ def compare_trainings(dataset: Path, epochs: int, rounds: int, runs: Path) -> li
 def start_row(rounds: int) -> Row:
     """Measure the seconds that the slowest command takes to print --help."""
 
-    def ask(script: str) -> float:
+    def time_help(verb: str) -> float:
         started = time.perf_counter()
-        subprocess.run([sys.executable, str(ROOT / script), "--help"], stdout=subprocess.DEVNULL, check=True)
+        command = [sys.executable, "-m", "cancernet", verb, "--help"]
+        subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
         return time.perf_counter() - started
 
-    found = measure_in_turn({script: lambda script=script: ask(script) for script in SCRIPTS}, rounds)
-    slowest = max(found, key=lambda script: statistics.median(found[script]))
-    return Row(f"{slowest} --help", "s", "half a second", found[slowest], [0.5] * rounds, most=1.0)
+    found = measure_in_turn({verb: lambda verb=verb: time_help(verb) for verb in VERBS}, rounds)
+    slowest = max(found, key=lambda verb: statistics.median(found[verb]))
+    return Row(f"cancernet {slowest} --help", "s", "half a second", found[slowest], [0.5] * rounds, most=1.0)
 
 
 def main() -> None:
