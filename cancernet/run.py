@@ -1,45 +1,49 @@
-"""The run folder: the name of every file in it, and each written whole, read, and checked against the others."""
+"""The run folder: the files in it, how they are written and loaded, and whether they and new images fit together."""
 
 import csv
-import dataclasses
 import itertools
 import json
 import os
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cancernet import InputError, __version__, storage
+from cancernet import InputError, StorageError, __version__, storage
 from cancernet.config import GIVEN_FEATURES, Experiment, update_settings
 from cancernet.data.dataset import Patch
 from cancernet.evaluation.decision import Decision, load_decision, save_decision
 from cancernet.evaluation.smoothing import Predictions
 from cancernet.models.architectures import ENCODER, ENCODERS_NEED
-from cancernet.storage import Content, FolderKind, check_replaceable, read_json, replace_folder, write_files
+from cancernet.storage import Content, FolderKind
+
+if TYPE_CHECKING:
+    import keras
+
+    from cancernet.explain.out_of_distribution import Familiar
 
 MODEL, DECISION, CONFIG, HISTORY = "model.keras", "decision.json", "config.json", "history.csv"
 REPORT, REPORT_TEXT, REPORT_PAGE, PREDICTIONS = "report.json", "report.txt", "report.html", "predictions.csv"
-FEATURES = "features"  # of an unfinished run whose dataset's folder cannot be written
-FAMILIAR = "familiar.npz"  # what validation images are like; not in runs of before
-SAMPLES = "samples"  # some of the tested images, <class>/<file>
-BEGUN = "begun.json"  # what an unfinished run was asked for
+FAMILIAR = "familiar.npz"  # the out-of-distribution detector; older runs do not have it
+SAMPLES = "samples"  # some of the test images, <class>/<file>
+REQUEST = "begun.json"  # what an unfinished run was started with
+FEATURES = "features"  # in an unfinished run: features of the backbone, where the dataset's folder cannot be written
 PACKAGES = ("tensorflow", "keras", "numpy", "sklearn", "scipy", "cv2", "imutils", "matplotlib")
-_HASH_DIGITS = 16  # of SHA-256 that tell images apart
-_AGAIN = "Train again, or copy the whole run folder again."
+_HASH_DIGITS = 16  # of the SHA-256 of an image, which identify it
+_ADVICE = "Train again, or copy the whole run folder again."
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a run has seen in training and validation. One string is read ten times faster than a list of 250,000."""
+    """The patients and images of training and validation."""
 
     patients: tuple[str, ...]
-    images: str  # the first digits of their hashes, sorted, in a row
+    images: str  # the first digits of their hashes, sorted and joined: read ten times faster than a list of 250,000
 
 
 @dataclass(frozen=True)
@@ -48,203 +52,67 @@ class Settings:
 
     experiment: Experiment
     classes: tuple[str, ...]  # in the order of the model's outputs
-    positive: str | None  # the class that sensitivity is of; None of more than two classes
+    positive: str | None  # the class that sensitivity refers to; None for more than two classes
     training_precision: str
     operating_point: str
-    neighbours: bool  # whether smoothing over a slide's neighbours could be chosen
+    neighbours: bool  # whether smoothing over neighbouring patches could be chosen
     manifest_sha256: str
     images_are_grey: bool
-    usual_size: str  # of the images in their files, such as 50x50
-    mpp: float | None  # micrometres a pixel of the images; None where unknown
+    usual_size: str  # of the image files, such as 50x50
+    mpp: float | None  # micrometres per pixel of the images; None if unknown
     versions: dict[str, str]
     hardware: dict[str, str | int | None]
-    class_names: dict[str, str] | None  # what a class's folder means, such as 1: IDC
+    class_names: dict[str, str] | None  # what the folder of a class means, such as 1: IDC
     seen: Seen
     __pydantic_config__ = {"allow_inf_nan": False}  # noqa: RUF012
 
 
-class Run(NamedTuple):
-    """A trained network with its frozen decision."""
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A trained network with its decision and settings.
 
-    model: "keras.Model"  # noqa: F821
+    Attributes:
+        model: takes raw images [n, image_size, image_size, channels], 0 to 255, and returns uncalibrated probabilities
+            [n, classes].
+        decision: calibration, threshold and smoothing, fitted on validation patients.
+        settings: config.json.
+        folder: the run folder.
+        familiar: detects images that are out of distribution; None in older runs.
+    """
+
+    model: "keras.Model"
     decision: Decision
     settings: Settings
     folder: Path
-    familiar: "out_of_distribution.Familiar | None" = None  # noqa: F821  # None where it is not known
+    familiar: "Familiar | None" = None
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of all probabilities."""
+        return self.settings.classes
 
-def describe_machine() -> dict[str, dict]:
-    """Versions of what computed, and the hardware: the fields of Settings that the machine knows."""
-    import keras
+    @property
+    def positive(self) -> str | None:
+        """The class that sensitivity refers to; None for more than two classes."""
+        return self.settings.positive
 
-    from cancernet.training.pipeline import describe_device
-
-    versions = {"cancernet": __version__, "python": platform.python_version()}
-    packages = (*PACKAGES, "jax") if keras.backend.backend() == "jax" else PACKAGES
-    return {
-        "versions": versions | {name: import_module(name).__version__ for name in packages},
-        "hardware": {"device": describe_device(), "cores": os.cpu_count(), "system": platform.platform()},
-    }
-
-
-def name_class(settings: Settings, name: str) -> str:
-    """A class as people call it: `IDC` for the class 1 of the IDC set, else its own name."""
-    return (settings.class_names or {}).get(name, name)
-
-
-def prepare_folder(folder: Path, asked: Mapping, *, force: bool) -> Path:
-    """Make the folder where a training works until it is finished; what was asked for the same goes on from there.
-
-    Args:
-        folder: of the run; the caller has its lock.
-        asked: for what, as JSON takes it but for paths.
-
-    Raises:
-        InputError: `folder` is something that must not or cannot be replaced, or the unfinished one was asked for
-            something else.
-    """
-    check_replaceable(folder, FolderKind.RUN, force=force)
-    work = name_unfinished(folder)
-    if work.exists() and not _was_asked(work, asked):
-        if {path.name for path in work.iterdir()} - {BEGUN, f".{BEGUN}.partial"} and not force:
-            raise InputError(f"{work} was begun with other settings. Start again with --force, or finish it first.")
-        shutil.rmtree(work)
-    work.mkdir(parents=True, exist_ok=True)
-    write_files(work, {BEGUN: _spell(asked).encode()})
-    return work
-
-
-def choose_folder(folder: Path, asked: Mapping) -> Path:
-    """The folder of a run that was given none: `folder`, or with a number, `cancernet-2`, where a run has that name.
-
-    An unfinished training of the same goes on where it is.
-
-    Args:
-        asked: as of `prepare_folder`.
-    """
-    free = None
-    for number in itertools.count(1):
-        numbered = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
-        if _was_asked(name_unfinished(numbered), asked):
-            return numbered
-        if not is_finished(numbered):
-            free = free or numbered
-            if not name_unfinished(numbered).exists():
-                return free
-
-
-def _spell(asked: Mapping) -> str:
-    return json.dumps(asked, indent=1, default=str)
-
-
-def _was_asked(work: Path, asked: Mapping) -> bool:
-    """Whether an unfinished training was asked for the same."""
-    return (work / BEGUN).is_file() and (work / BEGUN).read_bytes() == _spell(asked).encode()
-
-
-def name_unfinished(folder: Path) -> Path:
-    """Where a training works until its run is finished."""
-    return folder.with_name(folder.name + ".unfinished")
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a folder holds a whole run: its report is the last file that is written."""
-    return (folder / REPORT).is_file()
-
-
-def finish_folder(work: Path, folder: Path) -> None:
-    """Give a finished run its name; what only an unfinished one needs is deleted afterwards.
-
-    Raises:
-        InputError: the system refused; nothing is lost.
-    """
-    try:
-        replace_folder(work, folder)
-    except OSError as error:
-        raise InputError(
-            f"{error.strerror}: {folder} cannot be replaced. The run is finished and lies in {work}; the same command "
-            "gives it its name."
-        ) from error
-    for left in [*folder.glob("checkpoint*"), *folder.glob("fold_*/checkpoint*"), *folder.glob(FEATURES)]:
-        shutil.rmtree(left)
-    (folder / BEGUN).unlink(missing_ok=True)
-
-
-def save_run(run: Run, history: Mapping[str, Sequence[float]], predictions: Predictions) -> None:
-    """Write what a run leaves beside its report: the model, its decision and settings, the history, predictions.csv."""
-    run.model.save(run.folder / MODEL)
-    save_decision(run.decision, run.folder / DECISION)
-    write_settings(run.folder, run.settings)
-    if run.familiar:
-        spreads = [each._asdict() for each in run.familiar.spreads]
-        np.savez(
-            run.folder / FAMILIAR, **{f"{n}_{name}": part for n, of in enumerate(spreads) for name, part in of.items()}
-        )
-    with (run.folder / HISTORY).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["epoch", *history])
-        writer.writerows([number, *values] for number, values in enumerate(zip(*history.values()), start=1))
-    write_predictions(run.folder, predictions, run.decision.classes)
-
-
-def write_settings(folder: Path, settings: Settings) -> None:
-    """Write config.json."""
-    (folder / CONFIG).write_text(json.dumps(dataclasses.asdict(settings), indent=1) + "\n", encoding="utf-8")
-
-
-def read_settings(folder: Path) -> Settings:
-    """The settings of a run, its config.json.
-
-    Raises:
-        InputError: no such run, or a damaged file.
-    """
-    if not folder.is_dir():
-        raise InputError(f"There is no run {folder}. Train one with train_model.py --output {folder}.")
-    folds = sorted(folder.glob(f"fold_*/{MODEL}"))
-    if folds and not (folder / CONFIG).is_file():
-        raise InputError(
-            f"{folder} is a cross-validation, without a model of its own. Give a run of it: {folds[0].parent}."
-        )
-    return read_json(folder / CONFIG, Settings, advice=_AGAIN, update=_update)
-
-
-def _update(settings: dict) -> dict:
-    """Translate a config.json that an earlier version wrote."""
-    experiment = settings.get("experiment")
-    return settings | {"experiment": update_settings(experiment)} if isinstance(experiment, dict) else settings
-
-
-def read_report(folder: Path, kind: type[Content]) -> Content | None:
-    """The run's report.json; None where it has none.
-
-    Args:
-        kind: what it must hold, `reporting.content.Report`.
-
-    Raises:
-        InputError: a damaged file.
-    """
-    return read_json(folder / REPORT, kind, advice=_AGAIN) if (folder / REPORT).is_file() else None
-
-
-def find_runs(folder: Path) -> list[Path]:
-    """The finished runs right under a folder, the newest first: what train_model.py wrote last."""
-    runs = [path.parent for path in folder.glob(f"*/{MODEL}")]
-    runs = [run for run in runs if (run / CONFIG).is_file() and (run / DECISION).is_file()]
-    return sorted(runs, key=lambda run: ((run / DECISION).stat().st_mtime, run.name), reverse=True)
+    @property
+    def threshold(self) -> float | None:
+        """Calibrated probability from which an image is classified as positive; None for more than two classes."""
+        return self.decision.threshold
 
 
 def load_run(folder: Path) -> Run:
-    """Load a run that answers images.
+    """Load a run that takes images.
 
     Raises:
-        InputError: one of its files is missing or damaged, or they do not belong together; or it answers features.
+        InputError: there is no such run, its package is not installed, or it takes features instead of images.
+        StorageError: one of its files is missing or damaged, or they are not of the same run.
     """
-    import keras
-
     settings = read_settings(folder)
     if settings.experiment.model == GIVEN_FEATURES:
         raise InputError(
-            f"{folder} answers features, not images: it was trained with --features. Give features of new images to "
+            f"{folder} takes features, not images: it was trained with --features. Give features of new images to "
             f"{folder / MODEL} in Keras, or train a run with --model."
         )
     if settings.experiment.model == ENCODER:
@@ -253,51 +121,49 @@ def load_run(folder: Path) -> Run:
         except ImportError as error:
             raise InputError(f"{folder / MODEL} needs KerasHub, which is not installed: {ENCODERS_NEED}") from error
     decision = load_decision(folder / DECISION)
-    path = folder / MODEL
-    try:
-        model = keras.models.load_model(path, compile=False)
-    except Exception as error:  # what others put into the file decides what Keras raises
-        raise InputError(f"{path} is missing or damaged. {_AGAIN}") from error
-    if not isinstance(model, keras.Model):
-        raise InputError(f"{path} is missing or damaged: it holds no network. {_AGAIN}")
+    model = _load_model(folder / MODEL)
     difference = _find_difference(model, decision, settings)
     if difference:
-        raise InputError(f"The files of {folder} are not of one run: {difference}. Copy the whole run folder.")
-    return Run(model, decision, settings, folder, _load_familiar(folder, model))
+        raise StorageError(f"The files in {folder} are of different runs: {difference}. Copy the whole run folder.")
+    return Run(model, decision, settings, folder, _load_familiar(folder / FAMILIAR, model))
 
 
-def _load_familiar(folder: Path, model) -> "out_of_distribution.Familiar | None":  # noqa: F821
-    """What validation images are like; None where the run does not have it.
+def _load_model(path: Path) -> "keras.Model":
+    import keras
 
-    Raises:
-        InputError: the file is damaged, or of another network.
-    """
-    from cancernet.explain import out_of_distribution
+    try:
+        model = keras.models.load_model(path, compile=False)
+    except Exception as error:  # a damaged file can make Keras raise anything
+        raise StorageError(f"{path} is missing or damaged. {_ADVICE}") from error
+    if not isinstance(model, keras.Model):
+        raise StorageError(f"{path} is missing or damaged: it does not contain a network. {_ADVICE}")
+    return model
 
-    path = folder / FAMILIAR
+
+def _load_familiar(path: Path, model: "keras.Model") -> "Familiar | None":
+    from cancernet.explain.out_of_distribution import Familiar, Spread, check_familiar
+
     if not path.is_file():
         return None
-    fields = out_of_distribution.Spread._fields
     try:
         with np.load(path, allow_pickle=False) as file:
-            parts = [[file[f"{number}_{name}"] for name in fields] for number in range(len(file.files) // len(fields))]
-        familiar = out_of_distribution.Familiar(
-            tuple(out_of_distribution.Spread(*part[:-1], float(part[-1])) for part in parts)
-        )
-        out_of_distribution.check_familiar(model, familiar)
-    except Exception as error:  # as of the model
-        raise InputError(f"{path} is damaged or of another run. {_AGAIN}") from error
+            networks = range(len(file.files) // len(Spread._fields))
+            parts = [[file[f"{network}_{name}"] for name in Spread._fields] for network in networks]
+        familiar = Familiar(tuple(Spread._make([*arrays, float(limit)]) for *arrays, limit in parts))
+        check_familiar(model, familiar)
+    except Exception as error:  # a damaged file can make NumPy raise anything
+        raise StorageError(f"{path} is damaged or of another run. {_ADVICE}") from error
     return familiar
 
 
-def _find_difference(model, decision: Decision, settings: Settings) -> str:
-    """What the files of a run folder do not agree on; "" for nothing."""
+def _find_difference(model: "keras.Model", decision: Decision, settings: Settings) -> str:
+    """Return in what the files of a run folder disagree; "" for nothing."""
     experiment, classes = settings.experiment, settings.classes
     shape = [experiment.image_size, experiment.image_size, experiment.channels]
     if list(model.input_shape[1:]) != shape:
-        return f"{MODEL} takes images of the shape {list(model.input_shape[1:])}, {CONFIG} says {shape}"
+        return f"{MODEL} takes images of shape {list(model.input_shape[1:])}, {CONFIG} says {shape}"
     if model.output_shape[-1] != len(classes):
-        return f"{MODEL} tells {model.output_shape[-1]} classes apart, {CONFIG} names {len(classes)}"
+        return f"{MODEL} has {model.output_shape[-1]} classes, {CONFIG} has {len(classes)}"
     if decision.classes != classes:
         return f"{DECISION} has the classes {', '.join(decision.classes)}, {CONFIG} {', '.join(classes)}"
     if decision.positive != settings.positive:
@@ -305,8 +171,162 @@ def _find_difference(model, decision: Decision, settings: Settings) -> str:
     return ""
 
 
+def read_settings(folder: Path) -> Settings:
+    """Read the settings of a run, also of one that an earlier version wrote.
+
+    Raises:
+        InputError: there is no such run.
+        StorageError: config.json is damaged.
+    """
+    if not folder.is_dir():
+        raise InputError(f"There is no run {folder}. Train one with train_model.py --output {folder}.")
+    folds = sorted(folder.glob(f"fold_*/{MODEL}"))
+    if folds and not (folder / CONFIG).is_file():
+        raise InputError(f"{folder} is a cross-validation, without a model of its own. Give a fold: {folds[0].parent}.")
+    return storage.read_json(folder / CONFIG, Settings, advice=_ADVICE, update=_update_config)
+
+
+def _update_config(config: dict[str, object]) -> dict[str, object]:
+    """Translate a config.json that an earlier version wrote."""
+    experiment = config.get("experiment")
+    return config | {"experiment": update_settings(experiment)} if isinstance(experiment, dict) else config
+
+
+def read_report(folder: Path, content: type[Content]) -> Content | None:
+    """Read report.json; None if the run has none.
+
+    Args:
+        content: its type, `reporting.content.Report`.
+
+    Raises:
+        StorageError: the file is damaged.
+    """
+    return storage.read_json(folder / REPORT, content, advice=_ADVICE) if is_finished(folder) else None
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Find the finished runs directly in a folder, the newest first."""
+    runs = [path.parent for path in folder.glob(f"*/{MODEL}")]
+    runs = [run for run in runs if (run / CONFIG).is_file() and (run / DECISION).is_file()]
+    return sorted(runs, key=lambda run: ((run / DECISION).stat().st_mtime, run.name), reverse=True)
+
+
+def save_run(run: Run, history: Mapping[str, Sequence[float]], predictions: Predictions) -> None:
+    """Write the files of a run except its report: network, decision, settings, history of the epochs, predictions."""
+    run.model.save(run.folder / MODEL)
+    save_decision(run.decision, run.folder / DECISION)
+    write_settings(run.folder, run.settings)
+    if run.familiar:
+        spreads = [spread._asdict() for spread in run.familiar.spreads]
+        arrays = {f"{network}_{name}": part for network, each in enumerate(spreads) for name, part in each.items()}
+        np.savez(run.folder / FAMILIAR, **arrays)
+    with (run.folder / HISTORY).open("w", newline="", encoding="utf-8") as file:
+        epochs = enumerate(zip(*history.values()), start=1)
+        storage.write_rows(file, [["epoch", *history], *([epoch, *values] for epoch, values in epochs)])
+    write_predictions(run.folder, predictions, run.classes)
+
+
+def write_settings(folder: Path, settings: Settings) -> None:
+    """Write config.json."""
+    storage.write_json(folder / CONFIG, asdict(settings))
+
+
+def name_class(settings: Settings, name: str) -> str:
+    """Return what people call a class: `IDC` for class 1 of the IDC dataset, otherwise its own name."""
+    return (settings.class_names or {}).get(name, name)
+
+
+def describe_machine() -> tuple[dict[str, str], dict[str, str | int | None]]:
+    """Return `versions` and `hardware` of `Settings` for this machine."""
+    import keras
+
+    from cancernet.training.pipeline import describe_device
+
+    packages = (*PACKAGES, "jax") if keras.backend.backend() == "jax" else PACKAGES
+    versions = {"cancernet": __version__, "python": platform.python_version()}
+    versions |= {name: import_module(name).__version__ for name in packages}
+    return versions, {"device": describe_device(), "cores": os.cpu_count(), "system": platform.platform()}
+
+
+def prepare_folder(folder: Path, request: Mapping[str, object], *, force: bool) -> Path:
+    """Make the folder in which a training works until it is finished; one with the same request is resumed.
+
+    Args:
+        folder: of the run; the caller holds its lock.
+        request: all that the figures follow from, in JSON types and paths.
+        force: whether a finished run, or an unfinished one with another request, is replaced.
+
+    Raises:
+        InputError: `folder` cannot be replaced, or the unfinished run was started with another request.
+    """
+    storage.check_replaceable(folder, FolderKind.RUN, force=force)
+    work = name_unfinished(folder)
+    if work.exists() and not _has_request(work, request):
+        if {path.name for path in work.iterdir()} - {REQUEST, f".{REQUEST}.partial"} and not force:
+            raise InputError(
+                f"{work} was started with other settings. Finish it with them, or add --force to start again."
+            )
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    storage.write_files(work, {REQUEST: _encode_request(request)})
+    return work
+
+
+def choose_folder(folder: Path, request: Mapping[str, object]) -> Path:
+    """Choose the folder of a run for which the user named none: `folder`, or `folder-2` and so on if it exists.
+
+    An unfinished run with the same request keeps its folder.
+    """
+    numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    free = None
+    for candidate in itertools.chain([folder], numbered):
+        if _has_request(name_unfinished(candidate), request):
+            return candidate
+        if not is_finished(candidate):
+            free = free or candidate
+            if not name_unfinished(candidate).exists():
+                break
+    return free or folder
+
+
+def _encode_request(request: Mapping[str, object]) -> bytes:
+    return json.dumps(request, indent=1, default=str).encode()
+
+
+def _has_request(work: Path, request: Mapping[str, object]) -> bool:
+    return (work / REQUEST).is_file() and (work / REQUEST).read_bytes() == _encode_request(request)
+
+
+def name_unfinished(folder: Path) -> Path:
+    """Return the folder in which a training works until its run is finished."""
+    return folder.with_name(folder.name + ".unfinished")
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a folder contains a whole run: its report is written last."""
+    return (folder / REPORT).is_file()
+
+
+def finish_folder(work: Path, folder: Path) -> None:
+    """Give a finished run its name, then delete what only an unfinished run needs.
+
+    Raises:
+        StorageError: the folder cannot be renamed; nothing is lost.
+    """
+    try:
+        storage.replace_folder(work, folder)
+    except OSError as error:
+        raise StorageError(
+            f"{error.strerror}: {folder} cannot be replaced. The finished run is in {work}; repeat the command to "
+            "rename it."
+        ) from error
+    for leftover in [*folder.glob("checkpoint*"), *folder.glob("fold_*/checkpoint*"), *folder.glob(FEATURES)]:
+        shutil.rmtree(leftover)
+    (folder / REQUEST).unlink(missing_ok=True)
+
+
 def describe_seen(patches: Sequence[Patch]) -> Seen:
-    """What a run that was trained on these splits has seen."""
+    """Return the patients and images that a run trained on these splits has seen."""
     seen = [patch for patch in patches if patch.split != "testing"]
     return Seen(
         tuple(sorted({patch.patient for patch in seen if patch.patient})),
@@ -315,28 +335,27 @@ def describe_seen(patches: Sequence[Patch]) -> Seen:
 
 
 def find_seen(seen: Seen, patches: Sequence[Patch]) -> list[str]:
-    """Patients that a run was trained or validated on, and files of such images of others.
+    """Find what a run was trained or validated on: patients, and image files of other patients.
 
-    An image is known by its bytes, whatever its patient is called in the dataset that it now comes from.
+    An image is identified by its bytes, whatever its patient is called in the dataset that it now comes from.
     """
     patients = set(seen.patients)
     images = {seen.images[start : start + _HASH_DIGITS] for start in range(0, len(seen.images), _HASH_DIGITS)}
-    found = {patch.patient for patch in patches if patch.patient in patients}
-    found |= {
-        patch.file for patch in patches if patch.patient not in patients and patch.sha256[:_HASH_DIGITS] in images
-    }
-    return sorted(found)
+    return sorted(
+        {patch.patient for patch in patches if patch.patient in patients}
+        | {patch.file for patch in patches if patch.patient not in patients and patch.sha256[:_HASH_DIGITS] in images}
+    )
 
 
 def check_same_kind(settings: Settings, patches: Sequence[Patch], *, are_grey: bool) -> None:
-    """See that a run can judge these patches.
+    """Check that a run can be evaluated on these patches.
 
     Raises:
-        InputError: classes that the run does not know, or grey images for colour ones or the reverse.
+        InputError: classes that the run does not have, or grey images for a run on colour images or the reverse.
     """
     unknown = {patch.label for patch in patches} - set(settings.classes)
     if unknown:
-        raise InputError(f"The run knows the classes {', '.join(settings.classes)}, not {', '.join(sorted(unknown))}.")
+        raise InputError(f"The run has the classes {', '.join(settings.classes)}, not {', '.join(sorted(unknown))}.")
     kinds = {True: "grey", False: "colour"}
     if settings.images_are_grey != are_grey:
         raise InputError(
@@ -346,7 +365,7 @@ def check_same_kind(settings: Settings, patches: Sequence[Patch], *, are_grey: b
 
 
 def compare_sizes(settings: Settings, usual_size: str) -> list[str]:
-    """A warning where images are of another usual size than those the run was trained on: probably another scale."""
+    """Warn of images whose usual size differs from that of training: they probably have another scale."""
     if usual_size == settings.usual_size:
         return []
     return [f"The images are {usual_size} pixels, those in training were {settings.usual_size}: is the scale the same?"]
@@ -357,33 +376,33 @@ def write_predictions(folder: Path, predictions: Predictions, classes: Sequence[
     with (folder / PREDICTIONS).open("w", newline="", encoding="utf-8") as file:
         header = [*Patch._fields[:5], *(f"probability_{name}" for name in classes), "predicted"]
         rows = zip(predictions.patches, predictions.probabilities.tolist(), predictions.predicted, strict=True)
-        lines = ([*patch[:5], *shares, classes[index]] for patch, shares, index in rows)
+        lines = ([*patch[:5], *probabilities, classes[index]] for patch, probabilities, index in rows)
         storage.write_rows(file, itertools.chain([header], lines))
 
 
 def read_predictions(folder: Path, classes: Sequence[str]) -> Predictions:
-    """What `write_predictions` wrote; the split and the hash of a patch are not in the file and left empty.
+    """Read predictions.csv, which lacks split and hash of a patch: they are empty.
 
     Raises:
-        InputError: the file is missing or damaged, or of other classes.
+        StorageError: the file is missing or damaged, or of other classes.
     """
     path = folder / PREDICTIONS
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *lines = storage.read_rows(file)
-        return _read_rows([dict(zip(header, line, strict=True)) for line in lines], classes)
+        rows = [dict(zip(header, line, strict=True)) for line in lines]
+        return Predictions(
+            [
+                Patch(row["file"], row["label"], row["patient"], _read_axis(row["x"]), _read_axis(row["y"]), "", "")
+                for row in rows
+            ],
+            np.array([classes.index(row["label"]) for row in rows]),
+            np.array([[float(row[f"probability_{name}"]) for name in classes] for row in rows]),
+            np.array([classes.index(row["predicted"]) for row in rows]),
+        )
     except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise InputError(f"{path} is missing or damaged. {_AGAIN}") from error
+        raise StorageError(f"{path} is missing or damaged. {_ADVICE}") from error
 
 
-def _read_rows(rows: list[dict[str, str]], classes: Sequence[str]) -> Predictions:
-    places = [{axis: int(row[axis]) if row[axis] else None for axis in ("x", "y")} for row in rows]
-    return Predictions(
-        [
-            Patch(row["file"], row["label"], row["patient"], **place, split="", sha256="")
-            for row, place in zip(rows, places, strict=True)
-        ],
-        np.array([classes.index(row["label"]) for row in rows]),
-        np.array([[float(row[f"probability_{name}"]) for name in classes] for row in rows]),
-        np.array([classes.index(row["predicted"]) for row in rows]),
-    )
+def _read_axis(text: str) -> int | None:
+    return int(text) if text else None

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cancernet import InputError
+from cancernet import CancerNetError, StorageError
 from cancernet.evaluation.decision import load_decision
 from cancernet.reporting.content import Report
 from cancernet.run import load_run, read_report, read_settings
@@ -30,7 +30,7 @@ def run(tiny_run, tmp_path):
 @pytest.mark.parametrize("name", ["config.json", "decision.json", "report.json", "model.keras", "familiar.npz"])
 def test_a_file_of_something_else_is_named(run, name, content):
     (run / name).write_bytes(content)
-    with pytest.raises(InputError, match=name.replace(".", r"\.")):
+    with pytest.raises(StorageError, match=name.replace(".", r"\.")):
         read_report(run, Report) if name == "report.json" else load_run(run)
 
 
@@ -61,7 +61,7 @@ def test_each_value_of_a_wrong_type_is_refused_or_of_no_consequence(run, name, r
             content = json.loads(json.dumps(whole))
             put(content, path, other)
             (run / name).write_text(json.dumps(content))
-            with contextlib.suppress(InputError):
+            with contextlib.suppress(CancerNetError):
                 read_settings(run) if read else load_decision(run / name)
 
 
@@ -69,7 +69,7 @@ def test_unknown_views_are_refused(run):
     config = json.loads((run / "config.json").read_text())
     config["experiment"]["views"] = "x"
     (run / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"config\.json is damaged: experiment\.views: .* not 'x'"):
+    with pytest.raises(StorageError, match=r"config\.json is damaged: experiment\.views: .* not 'x'"):
         read_settings(run)
 
 
@@ -85,7 +85,7 @@ def test_a_model_that_is_a_wrapper_of_another_library_is_refused(run):
         with zipfile.ZipFile(run / "model.keras", "w") as archive:
             for part, data in (parts | {"config.json": json.dumps(config)}).items():
                 archive.writestr(part, data)
-        with pytest.raises(InputError, match=r"model\.keras is missing or damaged"):
+        with pytest.raises(StorageError, match=r"model\.keras is missing or damaged"):
             load_run(run)
 
 
@@ -109,7 +109,7 @@ def test_the_page_can_describe_every_report_that_is_not_refused(run):
             (run / "report.json").write_text(json.dumps(content))
             try:
                 run_summary.describe_run(loaded.settings, read_report(run, Report))
-            except InputError:
+            except CancerNetError:
                 refused += 1
     assert refused > 200
 
@@ -121,7 +121,7 @@ def change_config(run, place, value):
     changed = run.parent / "changed"
     changed.mkdir(exist_ok=True)
     (changed / "config.json").write_text(json.dumps(content))
-    with contextlib.suppress(InputError):
+    with contextlib.suppress(CancerNetError):
         read_settings(changed)
 
 

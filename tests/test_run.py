@@ -1,5 +1,6 @@
 """A run folder: written, loaded, or refused with what is wrong."""
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -9,20 +10,30 @@ import sys
 import numpy as np
 import pytest
 
-from cancernet import InputError
+from cancernet import InputError, StorageError
 from cancernet.data.dataset import Patch
 from cancernet.evaluation.smoothing import Predictions
 from cancernet.run import (
+    Seen,
+    check_same_kind,
     choose_folder,
+    compare_sizes,
     describe_machine,
+    describe_seen,
+    find_runs,
+    find_seen,
     finish_folder,
     is_finished,
     load_run,
     name_class,
+    name_unfinished,
     prepare_folder,
     read_predictions,
+    read_report,
     read_settings,
+    save_run,
     write_predictions,
+    write_settings,
 )
 
 
@@ -35,15 +46,15 @@ def test_what_validation_images_are_like_is_kept_and_runs_without_it_load(tiny_r
         np.testing.assert_array_equal(file["0_whitening"], spread.whitening)
         parts = dict(file)
     np.savez(run / "familiar.npz", **(parts | {"0_mean": parts["0_mean"][1:]}))
-    with pytest.raises(InputError, match="familiar.npz is damaged or of another run. Train again"):
+    with pytest.raises(StorageError, match="familiar.npz is damaged or of another run. Train again"):
         load_run(run)
     (run / "familiar.npz").unlink()
     assert load_run(run).familiar is None
 
 
-def test_versions_are_told_of_packages_that_are_not_imported_yet(monkeypatch):
+def test_versions_include_packages_that_are_not_imported_yet(monkeypatch):
     monkeypatch.delitem(sys.modules, "imutils", raising=False)
-    assert describe_machine()["versions"]["imutils"] == importlib.metadata.version("imutils")
+    assert describe_machine()[0]["imutils"] == importlib.metadata.version("imutils")
 
 
 def test_a_run_without_an_output_is_numbered_and_an_unfinished_one_goes_on(tmp_path):
@@ -84,20 +95,20 @@ def rename_classes(content):
     [
         ("decision.json", rename_classes, "decision.json has the classes cat, dog, config.json 0, 1"),
         ("config.json", lambda c: c.update(positive="0"), "the positive class is 1 in decision.json, 0 in config.json"),
-        ("config.json", lambda c: c["classes"].append("2"), "model.keras tells 2 classes apart, config.json names 3"),
+        ("config.json", lambda c: c["classes"].append("2"), "model.keras has 2 classes, config.json has 3"),
         (
             "config.json",
             lambda c: c["experiment"].update(channels=1),
-            "model.keras takes images of the shape [48, 48, 3], config.json says [48, 48, 1]",
+            "model.keras takes images of shape [48, 48, 3], config.json says [48, 48, 1]",
         ),
     ],
 )
 def test_files_of_different_runs_are_refused_with_the_difference(tiny_run, tmp_path, file, change, difference):
     run = shutil.copytree(tiny_run, tmp_path / "run")
     edit(run / file, change)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(StorageError) as caught:
         load_run(run)
-    assert str(caught.value) == f"The files of {run} are not of one run: {difference}. Copy the whole run folder."
+    assert str(caught.value) == f"The files in {run} are of different runs: {difference}. Copy the whole run folder."
 
 
 @pytest.mark.parametrize(
@@ -114,7 +125,7 @@ def test_files_of_different_runs_are_refused_with_the_difference(tiny_run, tmp_p
 def test_a_config_of_wrong_types_is_damaged(tiny_run, tmp_path, change, problem):
     run = shutil.copytree(tiny_run, tmp_path / "run")
     edit(run / "config.json", change)
-    with pytest.raises(InputError, match=rf"config\.json is damaged: {problem}.* Train again, or copy"):
+    with pytest.raises(StorageError, match=rf"config\.json is damaged: {problem}.* Train again, or copy"):
         load_run(run)
 
 
@@ -123,14 +134,14 @@ def test_a_model_file_with_a_flipped_byte_is_damaged(tiny_run, tmp_path):
     content = bytearray((run / "model.keras").read_bytes())
     content[content.index(b"config.json") + 100] ^= 1
     (run / "model.keras").write_bytes(content)
-    with pytest.raises(InputError, match=r"model\.keras is missing or damaged"):
+    with pytest.raises(StorageError, match=r"model\.keras is missing or damaged"):
         load_run(run)
 
 
 def test_a_cross_validation_is_told_from_a_damaged_run(tiny_run, tmp_path):
     for fold in (1, 2):
         shutil.copytree(tiny_run, tmp_path / f"folds/fold_{fold}")
-    with pytest.raises(InputError, match=r"folds is a cross-validation, .* Give a run of it: .*folds/fold_1\.$"):
+    with pytest.raises(InputError, match=r"folds is a cross-validation, .* Give a fold: .*folds/fold_1\.$"):
         load_run(tmp_path / "folds")
 
 
@@ -161,7 +172,8 @@ def begin(run, asked=ASKED, *, force=False):
 
 def finish(work):
     """Leave what a finished training does, its checkpoints among it."""
-    for file in ("report.json", "checkpoint/state.json", "checkpoint_head/state.json", "fold_1/checkpoint/state.json"):
+    left = ("checkpoint/state.json", "checkpoint_head/state.json", "fold_1/checkpoint/state.json", "features/a.npy")
+    for file in ("report.json", *left):
         (work / file).parent.mkdir(parents=True, exist_ok=True)
         (work / file).write_text("{}")
 
@@ -174,7 +186,8 @@ def test_a_run_that_cannot_be_replaced_is_finished_by_the_next_call(tmp_path, mo
     work = begin(run, force=True)
     finish(work)
     monkeypatch.setattr(type(tmp_path), "rename", lambda path, to: rename(path, to if path != work else "/proc/x"))
-    with pytest.raises(InputError, match=f"The run is finished and lies in {work}; the same command gives it its name"):
+    said = f"{run} cannot be replaced. The finished run is in {work}; repeat the command to rename it."
+    with pytest.raises(StorageError, match=said):
         finish_folder(work, run)
     assert (run / "old").is_dir()
     monkeypatch.setattr(type(tmp_path), "rename", rename)
@@ -193,7 +206,9 @@ def test_what_is_unfinished_is_deleted_with_force_only(tmp_path):
     for lost in (lambda: None, lambda: begun.write_bytes(b"\xff"), begun.unlink):  # of other settings; of unknown ones
         finish(work)
         lost()
-        with pytest.raises(InputError, match=r"run.unfinished was begun with other settings. Start again with --force"):
+        with pytest.raises(
+            InputError, match=r"run.unfinished was started with other settings. Finish it with them, or add --force"
+        ):
             begin(run)
         assert is_finished(work)
     begin(run, force=True)
@@ -207,10 +222,172 @@ def test_a_training_killed_as_it_began_begins_again(tmp_path):
     assert os.listdir(work) == ["begun.json"]
 
 
-def test_a_run_in_a_link_or_a_mount_point_is_refused_before_training(tmp_path, monkeypatch):
-    (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(InputError, match="is a link"):
-        begin(tmp_path / "link")
-    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "volume")
-    with pytest.raises(InputError, match="is a mount point and cannot"):
-        begin(tmp_path / "volume")
+def test_the_output_folder_is_checked_before_training(tmp_path):
+    (tmp_path / "thesis.txt").write_text("")
+    with pytest.raises(InputError, match="contains other files, not a trained run"):
+        begin(tmp_path, force=True)
+
+
+OLD_CONFIG = """{
+ "experiment": {"model": "densenet121", "recipe": "transfer", "image_size": 96, "channels": 3, "weights": "none",
+  "strategy": "frozen", "head": "kernel", "epochs": 40, "batch_size": 32, "optimizer": "adam", "learning_rate": 0.001,
+  "schedule": "plateau", "weight_decay": 0.0, "class_weight": "balanced", "augmentation": {"rotation_degrees": 0.0,
+  "zoom": 0.0, "shift": 0.0, "shear_degrees": 0.0, "mirror": true, "upend": false, "quarter_turns": false,
+  "stain_jitter": 0.0}, "dropout": 0.5, "statistics_momentum": 0.9, "views": "mirror", "kept_weights": "best",
+  "early_stopping_patience": 10, "members": 5, "mixed_precision": false, "seed": 42},
+ "classes": ["covid", "normal", "pneumonia_bac"], "positive": null, "training_precision": "float32",
+ "operating_point": "balanced", "neighbours": true,
+ "manifest_sha256": "c9d2c797f6ff253dbf5c0e09521889971cc996b5e31c41f95261bcdc6fa2b8a9", "images_are_grey": true,
+ "usual_size": "256x256", "mpp": null, "versions": {"cancernet": "0.1.0", "python": "3.11.7"},
+ "hardware": {"device": "CPU", "cores": 2, "system": "Linux"}, "class_names": null,
+ "seen": {"patients": ["person10", "person100"], "images": "00ce32565b247d3700ecc8c9877e2093"}
+}"""
+
+
+def test_a_config_of_release_0_1_is_read_with_the_present_names(tmp_path):
+    (tmp_path / "config.json").write_text(OLD_CONFIG)
+    settings = read_settings(tmp_path)
+    flips = settings.experiment.augmentation
+    assert (flips.horizontal_flip, flips.vertical_flip) == (True, False)
+    assert settings.experiment.members == 5
+    assert settings.seen == Seen(("person10", "person100"), "00ce32565b247d3700ecc8c9877e2093")
+    write_settings(tmp_path, settings)
+    assert '"head"' not in (tmp_path / "config.json").read_text()
+    assert read_settings(tmp_path) == settings
+
+
+@pytest.mark.parametrize("experiment", [3, [], {"augmentation": 3}, {"augmentation": {"mirror": "yes"}}])
+def test_an_old_config_that_is_damaged_is_refused_as_a_new_one_is(tmp_path, experiment):
+    config = json.loads(OLD_CONFIG) | {"experiment": experiment}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(StorageError, match=r"config\.json is damaged: experiment"):
+        read_settings(tmp_path)
+
+
+def test_a_missing_run_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"There is no run .*none\. Train one with train_model.py --output .*none\."):
+        read_settings(tmp_path / "none")
+    with pytest.raises(InputError, match=r"There is no .*config\.json\. Train again"):
+        read_settings(tmp_path)
+
+
+def test_a_run_on_features_takes_no_images(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    edit(run / "config.json", lambda content: content["experiment"].update(model="features"))
+    with pytest.raises(InputError, match=r"run takes features, not images: .* Give features of new images to .*keras"):
+        load_run(run)
+
+
+def test_what_is_saved_is_loaded(tiny_run, tmp_path):
+    run = load_run(tiny_run)
+    assert (run.classes, run.positive, run.threshold) == (("0", "1"), "1", run.decision.threshold)
+    predictions = read_predictions(tiny_run, run.classes)
+    saved = dataclasses.replace(run, folder=tmp_path / "saved")
+    saved.folder.mkdir()
+    save_run(saved, {"loss": [2.0, 1.5], "val_loss": [2.5, 1.0]}, predictions)
+    assert (saved.folder / "history.csv").read_bytes() == b"epoch,loss,val_loss\n1,2.0,2.5\n2,1.5,1.0\n"
+    for name in ("config.json", "decision.json", "predictions.csv"):
+        assert (saved.folder / name).read_bytes() == (tiny_run / name).read_bytes()
+    assert (tiny_run / "config.json").read_text().startswith('{\n "experiment": {\n  "model": "tiny",')
+    again = load_run(saved.folder)
+    images = np.zeros((1, 48, 48, 3), np.uint8)
+    np.testing.assert_array_equal(run.model.predict(images, verbose=0), again.model.predict(images, verbose=0))
+    np.testing.assert_array_equal(run.familiar.spreads[0].mean, again.familiar.spreads[0].mean)
+    save_run(dataclasses.replace(saved, folder=tmp_path, familiar=None), {}, predictions)
+    assert (tmp_path / "history.csv").read_text() == "epoch\n"
+    assert not (tmp_path / "familiar.npz").exists()
+
+
+def test_a_model_that_is_no_network_is_refused(tiny_run, tmp_path):
+    import keras
+
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    layer = keras.layers.Rescaling(2)
+    layer.build((None, 1))
+    keras.saving.save_model(layer, run / "model.keras")
+    with pytest.raises(StorageError, match=r"model\.keras is missing or damaged: it does not contain a network. Train"):
+        load_run(run)
+
+
+def test_a_run_without_a_report_has_none(tmp_path):
+    assert read_report(tmp_path, dict) is None
+    (tmp_path / "report.json").write_text('{"split": "testing"}')
+    assert read_report(tmp_path, dict) == {"split": "testing"}
+    (tmp_path / "report.json").write_text("[]")
+    with pytest.raises(StorageError, match=r"report\.json is damaged"):
+        read_report(tmp_path, dict)
+
+
+def test_finished_runs_are_found_the_newest_first(tmp_path):
+    for number, name in enumerate(("b", "a", "c", "d")):
+        (tmp_path / name).mkdir()
+        for file in ("model.keras", "config.json", "decision.json"):
+            (tmp_path / name / file).write_text("")
+            os.utime(tmp_path / name / file, (1000, 1000 + number // 2))
+    for missing, name in (("model.keras", "e"), ("config.json", "f"), ("decision.json", "g")):
+        shutil.copytree(tmp_path / "a", tmp_path / name)
+        (tmp_path / name / missing).unlink()
+    assert [run.name for run in find_runs(tmp_path)] == ["d", "c", "b", "a"]
+    assert find_runs(tmp_path / "none") == []
+
+
+def patch(file, label, patient, split="training", digit="a"):
+    return Patch(file, label, patient, None, None, split, digit * 64)
+
+
+def test_what_a_run_has_seen_is_known_by_patient_or_by_bytes():
+    patches = [patch("a.png", "0", "p", digit="c"), patch("b.png", "0", "", "validation", "b")]
+    seen = describe_seen([*patches, patch("c.png", "1", "q", "testing", "d")])
+    assert seen == Seen(("p",), "b" * 16 + "c" * 16)
+    new = [patch("new/a.png", "0", "r", digit="c"), patch("new/c.png", "1", "q", digit="d")]
+    assert find_seen(seen, new) == ["new/a.png"]
+    assert find_seen(seen, [patch("x.png", "0", "p", digit="c"), patch("y.png", "0", "", digit="b")]) == ["p", "y.png"]
+
+
+def test_images_must_be_of_the_runs_classes_and_colours(tiny_run):
+    settings = read_settings(tiny_run)
+    check_same_kind(settings, [patch("a.png", "0", "p")], are_grey=False)
+    with pytest.raises(InputError, match=r"^The run has the classes 0, 1, not cat, dog\.$"):
+        check_same_kind(settings, [patch("a.png", name, "p") for name in ("1", "dog", "cat")], are_grey=False)
+    with pytest.raises(InputError, match="trained on colour images; these are grey. Train another run"):
+        check_same_kind(settings, [patch("a.png", "0", "p")], are_grey=True)
+    grey = dataclasses.replace(settings, images_are_grey=True)
+    check_same_kind(grey, [], are_grey=True)
+    with pytest.raises(InputError, match="trained on grey images; these are colour"):
+        check_same_kind(grey, [], are_grey=False)
+    assert compare_sizes(settings, "50x50") == []
+    warning = "The images are 96x96 pixels, those in training were 50x50: is the scale the same?"
+    assert compare_sizes(settings, "96x96") == [warning]
+
+
+def test_a_class_has_its_own_name_where_it_has_no_other(tiny_run):
+    settings = read_settings(tiny_run)
+    assert (name_class(settings, "0"), name_class(settings, "x")) == ("benign", "x")
+    assert name_class(dataclasses.replace(settings, class_names=None), "0") == "0"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "",
+        lambda text: text.replace("label", "lable"),
+        lambda text: text.replace("0,p,1", "cat,p,1"),
+        lambda text: text.replace(",1\n", "\n"),
+        lambda text: text.replace("0.25", "much"),
+        lambda text: text.replace("p,1,", "p,left,"),
+    ],
+)
+def test_damaged_predictions_are_refused(tmp_path, change):
+    patches = [Patch("a.png", "0", "p", 1, 51, "", "")]
+    write_predictions(tmp_path, Predictions(patches, np.array([0]), np.array([[0.25, 0.75]]), np.array([1])), "01")
+    path = tmp_path / "predictions.csv"
+    written = path.read_text()
+    assert written == "file,label,patient,x,y,probability_0,probability_1,predicted\na.png,0,p,1,51,0.25,0.75,1\n"
+    path.write_text(change(written))
+    with pytest.raises(StorageError, match=r"predictions\.csv is missing or damaged. Train again"):
+        read_predictions(tmp_path, "01")
+
+
+def test_the_unfinished_run_is_in_the_same_folder(tmp_path):
+    assert name_unfinished(tmp_path / "run.v2") == tmp_path / "run.v2.unfinished"
+    assert not is_finished(tmp_path)

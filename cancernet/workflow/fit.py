@@ -247,7 +247,7 @@ def describe_settings(plan: Plan, patches: Sequence[Patch]) -> "Settings":
     from cancernet import run
 
     with quiet_import():  # TensorFlow looks for GPUs, and reports what it does not find
-        machine = run.describe_machine()
+        versions, hardware = run.describe_machine()
     return run.Settings(
         experiment=plan.experiment,
         classes=tuple(dataset.list_classes(patches)),
@@ -259,7 +259,8 @@ def describe_settings(plan: Plan, patches: Sequence[Patch]) -> "Settings":
         images_are_grey=plan.dataset.summary.are_grey,
         usual_size=plan.dataset.summary.usual_size,
         mpp=tiles.IDC_MPP if dataset.is_idc(patches) else None,
-        **machine,
+        versions=versions,
+        hardware=hardware,
         class_names=dataset.name_classes(patches),
         seen=run.describe_seen(patches),
     )

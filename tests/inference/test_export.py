@@ -1,5 +1,6 @@
 """Exports: what the file holds, that it predicts as the run does, and that one that does not is deleted."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -81,7 +82,7 @@ def test_constants_of_a_layer_within_are_no_inputs_of_the_file(run, tmp_path, im
     image = keras.Input((48, 48, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(inner(image))
     model = keras.Model(image, keras.layers.Dense(2, activation="softmax", kernel_initializer="zeros")(pooled))
-    result = export.export_run(run._replace(model=model), "onnx", images)
+    result = export.export_run(dataclasses.replace(run, model=model), "onnx", images)
     assert result.largest_difference < 1e-6
 
 

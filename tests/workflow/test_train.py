@@ -22,7 +22,7 @@ from cancernet.config import Augmentation, TrainingOptions
 from cancernet.data.dataset import Patch, read_manifest
 from cancernet.reporting.printed import MAIN
 from cancernet.reporting.wording import METRICS
-from cancernet.run import BEGUN
+from cancernet.run import REQUEST
 from cancernet.training.experiments import choose_experiment, fit_to_grey
 from cancernet.workflow import cross_validate, fit
 
@@ -205,12 +205,12 @@ def test_an_unfinished_cross_validation_goes_on_only_as_it_was_begun(folder, tmp
     with pytest.raises(KeyboardInterrupt):
         train(folder, *options)
     for other in (["--seed", "7"], ["--folds", "3"], ["--image-size", "25"], ["--operating-point", "0.5"]):
-        with pytest.raises(InputError, match="was begun with other settings"):
+        with pytest.raises(InputError, match="was started with other settings"):
             train(folder, *options, *other)
     train(folder, *options, "--force")  # asked for the same: what is finished is kept
     assert cut_off == ["fold_1", "fold_2", "fold_2"]
     assert "fold_1 is finished already" in capsys.readouterr().out
-    assert not (tmp_path / "cv" / BEGUN).exists()
+    assert not (tmp_path / "cv" / REQUEST).exists()
 
 
 def test_the_positive_class_can_be_chosen(folder, tmp_path, capsys):
@@ -271,7 +271,7 @@ def test_a_head_on_given_features_answers_features_and_says_so(folder, tmp_path,
     answers = np.asarray(keras.models.load_model(tmp_path / "run/model.keras")(features[testing]))[:, 1]
     assert (np.argsort(answers) == np.argsort(columns["probability_1"].astype(float))).all()
     assert not (tmp_path / "run/features").exists()
-    with pytest.raises(InputError, match=r"run answers features, not images: it was trained with --features"):
+    with pytest.raises(InputError, match=r"takes features, not images: it was trained with --features"):
         main(["evaluate", str(tmp_path / "run"), "--dataset", str(folder / "elsewhere")])
     (tmp_path / "uni.csv").write_text("file\n" + "".join(f"other/{row}.png\n" for row in range(len(patches))))
     with pytest.raises(
@@ -313,7 +313,7 @@ def test_a_dataset_of_other_classes_or_kinds_is_refused(folder, tmp_path):
         for number in range(10):
             write_image(tmp_path / "source" / label / f"{number}.png", 100 + number)
     build_dataset.main(["--source", str(tmp_path / "source"), "--output", str(tmp_path / "pets")])
-    with pytest.raises(InputError, match="knows the classes 0, 1, not cat, dog"):
+    with pytest.raises(InputError, match="has the classes 0, 1, not cat, dog"):
         main(["evaluate", str(folder / "runs/one"), "--dataset", str(tmp_path / "pets")])
     for label in "01":
         for number in range(10):
