@@ -1,7 +1,7 @@
-"""Measure how fast slides are answered by `predict_images.py` alone and with `--ray`, and what each step costs.
+"""Measure how fast `cancernet predict` predicts slides, alone and with `--ray`, and what each step costs.
 
-Made-up slides are answered by one process and by Ray in turn. The rate of each is that between its first and its last
-slide, so that the start of TensorFlow and Ray does not count. The cost of a step is the time that one core works on it.
+One process and Ray predict synthetic slides in turn. The rate of each is measured from its first to its last slide,
+which excludes the start of TensorFlow and Ray. The cost of a step is the time that one core works on it.
 
     python benchmarks/archive_speed.py runs/cancernet --slides 200 --output /tmp/archive
 """
@@ -24,7 +24,7 @@ from cancernet.data.sample import make_slide  # noqa: E402
 
 
 def write_slides(folder: Path, slides: int, side: int) -> Path:
-    """Write made-up slides as pictures, and the table of them; those that are there stay."""
+    """Write synthetic slides as pictures, unless they exist, and the table of them."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"slide_{number:04}.png" for number in range(slides)]
     for number, file in enumerate(files):
@@ -35,9 +35,9 @@ def write_slides(folder: Path, slides: int, side: int) -> Path:
 
 
 def predict(run: Path, table: Path, output: Path, *more: str) -> float:
-    """Answer all slides; return how many a second, from the times of their pictures, and show what was printed."""
-    command = [sys.executable, "predict_images.py", *map(str, (run, table)), "--mpp", "4", "--output", str(output)]
-    subprocess.run([*command, "--force", *more] if output.exists() else [*command, *more], cwd=ROOT, check=True)
+    """Predict all slides; return slides per second, from the times of their pictures."""
+    command = [sys.executable, "-m", "cancernet", "predict", str(run), str(table), "--output", str(output), *more]
+    subprocess.run([*command, "--mpp", "4", *["--force"] * output.exists()], cwd=ROOT, check=True)
     times = sorted(path.stat().st_mtime for path in output.rglob("*.jpg"))
     return (len(times) - 1) / (times[-1] - times[0])
 
@@ -50,24 +50,24 @@ def work_of_one_core(costs: dict[str, float], step: str) -> Iterator[None]:
 
 
 def measure_steps(run_folder: Path, files: list[Path]) -> tuple[dict[str, float], int]:
-    """The seconds of one core that each step takes for these files, and their patches."""
+    """Return the seconds of one core that each step takes for these files, and the number of their patches."""
     os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
     cv2.setNumThreads(1)
     from cancernet.inference import prediction, reading, results, work_list
     from cancernet.run import load_run
 
     run, costs, patches = load_run(run_folder), {}, 0
-    found = [work_list.find_files([str(file)])[0] for file in files]
-    planned = [part for each in found for part in work_list.plan_work(each, mpp=run.settings.mpp, tile="auto")]
-    for number, part in enumerate([planned[0], *planned]):  # the first compiles
+    found = [work_list.find_files([file]).files for file in files]
+    items = [item for each in found for item in work_list.plan_work(each, mpp=run.settings.mpp, tile="auto")]
+    for number, item in enumerate([items[0], *items]):  # the first compiles
         if number == 1:
             costs.clear()
-        with work_of_one_core(costs, "read"), reading.open_item(run.settings, part, mpp=4, refuse=print) as opened:
+        with work_of_one_core(costs, "read"), reading.open_item(run.settings, item, mpp=4, reject=print) as opened:
             opened = opened._replace(tiles=list(opened.tiles))
-        with work_of_one_core(costs, "answer"):
-            decided = prediction.decide_item(run, prediction.score_opened(run, opened))
+        with work_of_one_core(costs, "predict"):
+            predictions = prediction.decide_item(run, prediction.score_tiles(run, opened))
         with work_of_one_core(costs, "draw"), TemporaryDirectory() as folder:
-            results.write_slide(run, part, decided, Path(folder))
+            results.write_slide(run, item, predictions, Path(folder))
         patches += len(opened.tiles) if number else 0
     return costs, patches
 
@@ -85,12 +85,16 @@ def main() -> None:
     if not arguments.only_steps:
         one = predict(arguments.run, table, arguments.output / "one")
         ray = predict(arguments.run, table, arguments.output / "ray", "--ray")
-        print(f"slides a second: one process {one:.2f}, with --ray {ray:.2f}, {ray / one:.2f} times")
+        print(f"slides per second: one process {one:.2f}, with --ray {ray:.2f}, {ray / one:.2f} times")
     files = arguments.steps_of or sorted(table.parent.glob("*.png"))[:10]
     costs, patches = measure_steps(arguments.run, files)
     for step, seconds in costs.items():
-        print(f"{step}: {1000 * seconds / patches:.2f} ms a patch, {seconds / len(files):.3f} s a slide, of one core")
-    print(f"{patches / sum(costs.values()):.0f} patches a second and core, {patches / len(files):.0f} patches a slide")
+        print(
+            f"{step}: {1000 * seconds / patches:.2f} ms per patch, {seconds / len(files):.3f} s per slide, of one core"
+        )
+    print(
+        f"{patches / sum(costs.values()):.0f} patches per second and core, {patches / len(files):.0f} patches per slide"
+    )
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ VERBS = {
         "evaluate a run on another dataset", "cancernet.workflow.evaluate", "EvaluationOptions", "evaluate"
     ),
     "compare": Verb("compare runs on the same images", "cancernet.workflow.compare", "ComparisonOptions", "compare"),
+    "predict": Verb("predict new images with a run", "cancernet.inference.predict", "PredictOptions", "predict"),
+    "export": Verb("export a run for other programs", "cancernet.inference.export", "ExportOptions", "export"),
     "tune": Verb("search for better settings", "cancernet.workflow.search", "SearchOptions", "search"),
     "app": Verb("show a run in the browser", "cancernet.web.launch", "AppOptions", "launch"),
 }

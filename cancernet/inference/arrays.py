@@ -70,7 +70,7 @@ def predict_images(
 def _read(images: NDArray[Any] | Sequence[Image], channels: int) -> Iterator[np.ndarray]:
     for number, image in enumerate(images):
         if isinstance(image, str | os.PathLike):
-            yield read_image(image, channels=channels, sha256=None)
+            yield read_image(os.fspath(image), channels=channels, sha256=None)
             continue
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
             found = image.dtype if isinstance(image, np.ndarray) else type(image).__name__

@@ -1,4 +1,4 @@
-"""The verb `export`: one file that predicts raw images without this project, verified to predict as the run does.
+"""Export a run to one file that predicts raw images without this project, verified to predict as the run does.
 
 The exported network predicts each image alone: the mean over the run's test-time augmentation, calibrated. Smoothing
 over neighbouring patches needs the slide and stays with the run.
@@ -7,15 +7,15 @@ over neighbouring patches needs the slide and stays with the run.
 import importlib.util
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from cancernet import InputError
 from cancernet.cli import quiet_import
-from cancernet.config import DATASET
+from cancernet.config import DATASET, option
 from cancernet.storage import fresh_folder, lock_folder
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ FORMATS = {
 class ExportOptions:
     """What to export."""
 
-    run: Path  # folder of a finished run
-    format: str  # one of FORMATS
-    dataset: Path = DATASET  # whose images verify the export
+    run: Path = option(MISSING, help="Folder of a finished run, such as runs/cancernet", group="data", positional=True)
+    format: Literal["onnx", "litert", "saved_model"] = option(MISSING, help="Format of the file")
+    dataset: Path = option(DATASET, help="Dataset whose images verify the export", group="data")
 
 
 class ExportResult(NamedTuple):

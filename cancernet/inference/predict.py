@@ -1,17 +1,21 @@
-"""The verb `predict`: apply a finished run to new images and write tables, maps and regions."""
+"""Predict new images with a finished run and write tables, maps of slides, and regions for QuPath."""
 
 import dataclasses
 import functools
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, NoReturn
+
+from annotated_types import Gt, Interval
 
 from cancernet import InputError, storage
 from cancernet.cli import quiet_import
+from cancernet.config import option
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -21,23 +25,64 @@ if TYPE_CHECKING:
     from cancernet.inference.work_list import WorkItem
     from cancernet.run import Run, Settings
 
-TILE_CHOICES = ("auto", "always", "never")
+EPILOG = """Which images are one patch: if the run knows its scale (trained on IDC patches, 4 micrometres per pixel),
+every whole slide, and every image larger than 200 x 200 pixels, four patches a side, is tiled into patches of 50 pixels
+at that scale. All other images, and all images named like IDC patches, are one patch each. --tile changes that. Patches
+named like IDC's (8867_idx5_x1001_y101_class0.png) are put on their slide, which gets a map if it has few gaps."""
+
+
+class Shard(NamedTuple):
+    """One part of the work."""
+
+    number: int  # counted from 1
+    total: int
+
+
+def parse_shard(text: str) -> Shard:
+    """Parse a shard such as 3/16, for the command line."""
+    found = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
+    shard = Shard(int(found[1]), int(found[2])) if found else Shard(0, 0)
+    if not 1 <= shard.number <= shard.total:
+        raise InputError(f"--shard takes a part of a number of parts such as 3/16, not {text!r}.")
+    return shard
 
 
 @dataclass(frozen=True)
 class PredictOptions:
     """What to predict, how, and where the results go."""
 
-    run: Path  # folder of a finished run
-    paths: tuple[str, ...]  # images, folders, and tables of them, see `work_list.find_files`
-    output: Path = Path("predictions")
-    mpp: float | None = None  # micrometres per pixel of large images that do not state it
-    tile: str = "auto"  # one of TILE_CHOICES, see `work_list.plan_work`
-    neighbours: bool = True  # whether slides are smoothed over neighbouring patches
-    threshold: float | None = None  # on the positive class's probability, in place of the run's own
-    shard: tuple[int, int] | None = None  # which part of the work, counted from 1, of how many
-    ray: str | None = None  # address of a Ray cluster, or `local`; None predicts in this process
-    force: bool = False  # replace predictions that are there
+    run: Path = option(MISSING, help="Folder of a finished run, such as runs/cancernet", group="data", positional=True)
+    paths: tuple[str, ...] = option(
+        MISSING,
+        help="Images, folders with images at any depth, or tables of them: .csv files with a column path",
+        group="data",
+        positional=True,
+        metavar="path",
+    )
+    mpp: Annotated[float, Gt(0)] | None = option(
+        None, help="Micrometres per pixel of large images that do not state it", group="data"
+    )
+    tile: Literal["auto", "always", "never"] = option("auto", help="Tile images into patches, see below", group="data")
+    shard: Shard | None = option(
+        None,
+        help="Predict one part of the work: 3/16, into OUTPUT/shard_03_of_16",
+        group="data",
+        default="all",
+        parse=parse_shard,
+    )
+    neighbours: bool = option(True, help="Do not smooth over neighbouring patches of a slide", group="decision")
+    threshold: Annotated[float, Interval(gt=0, lt=1)] | None = option(
+        None, help="Threshold on the positive class, 0 to 1", group="decision", default="the run's own"
+    )
+    output: Path = option(Path("predictions"), help="Folder for the results")
+    ray: str | None = option(
+        None,
+        help="Predict with Ray on the cluster at ADDRESS, or on all cores of this machine",
+        default="without Ray",
+        metavar="ADDRESS",
+        const="local",
+    )
+    force: bool = option(False, help="Replace predictions that exist")
 
 
 class PredictResult(NamedTuple):
@@ -125,8 +170,8 @@ def predict_slides(
     kept: list[PredictedItem] = []
 
     def predict_and_keep() -> "Iterator[PredictedItem]":
-        how = {"mpp": mpp, "neighbours": neighbours, "threshold": threshold}
-        for each in prediction.predict_items(run, items, **how):
+        predicted = prediction.predict_items(run, items, mpp=mpp, neighbours=neighbours, threshold=threshold)
+        for each in predicted:
             kept.append(each)
             yield each
 
@@ -153,8 +198,8 @@ def _name_output(options: PredictOptions) -> Path:
     """Name the folder for the results; a shard has its own within `options.output`."""
     if not options.shard:
         return options.output
-    number, count = options.shard
-    return options.output / f"shard_{number:0{len(str(count))}d}_of_{count}"
+    number, total = options.shard
+    return options.output / f"shard_{number:0{len(str(total))}d}_of_{total}"
 
 
 def _predict_here(
@@ -192,7 +237,7 @@ def _predict_here(
     return done
 
 
-def _report_rejected(predicted: "Iterable[PredictedItem]", bar: "tqdm[None]") -> "Iterator[PredictedItem]":
+def _report_rejected(predicted: "Iterable[PredictedItem]", bar: "tqdm[NoReturn]") -> "Iterator[PredictedItem]":
     """Print the files of each item that could not be used, those with the same reason in one line."""
     from cancernet.inference.work_list import printable
 

@@ -4,12 +4,13 @@ The only module that knows Ray. Plain tasks and actors, not Ray Data: see docs/s
 """
 
 import io
+import logging
 import os
 import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import cv2
 import psutil
@@ -62,7 +63,7 @@ def connect(address: str) -> None:
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")  # a reader takes seconds to start
     on_termination = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="error")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray raises errors of many types
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         place = "started on this machine" if address == LOCAL else f"joined at {address}"
@@ -141,7 +142,9 @@ class Scheduler:
             taken = [self._take_read(each) if each in self._reading else self._take_result(each) for each in done]
             results = [result for result in taken if result]
             self._unfinished -= len(results)
-            yield from results or [None]
+            yield from results
+            if not results:
+                yield None
 
     def _assign(self) -> None:
         """Give work to whoever is free: actors to the cluster, items to readers, read items to actors."""
@@ -150,12 +153,12 @@ class Scheduler:
         wanted = min(gpus or cores or 1, self._unfinished)
         needs = {"num_cpus": 1, "num_gpus": 1} if gpus else {"num_cpus": 1 - READER_SHARE}
         while self.actors < wanted:
-            actor = Predictor.options(**needs).remote()
+            actor = RemotePredictor.options(**needs).remote()
             self._busy[actor.load.remote(self._job)] = (actor, None)
         reader = read_item.options(num_cpus=1 if gpus else READER_SHARE)
         while self._waiting and len(self._reading) + len(self._read) < wanted + cores:
             item = self._waiting.popleft()
-            used, pixels = reader.remote(item, self._job)
+            used, pixels = cast("tuple[ray.ObjectRef, ray.ObjectRef]", reader.remote(item, self._job))  # num_returns=2
             self._reading[used] = (item, pixels)
         while self._idle and self._read:
             actor, (item, pixels) = self._idle.pop(), self._read.popleft()
@@ -237,7 +240,6 @@ def read_item(item: WorkItem, job: Job) -> tuple[int, ReadItem]:
     return _measure(), ReadItem(item, opened, tuple(rejected))
 
 
-@ray.remote(max_restarts=0)
 class Predictor:
     """A loaded run, one item at a time."""
 
@@ -251,7 +253,7 @@ class Predictor:
             os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
         from cancernet.run import load_run
 
-        self.run, self.options = load_run(job.options.run), job.options
+        self.run, self.job = load_run(job.options.run), job
         return None, _measure()
 
     def predict(self, read: ReadItem) -> tuple[ItemResult, int]:
@@ -262,7 +264,7 @@ class Predictor:
         """
         from cancernet.inference import prediction, results
 
-        item, options = read.item, self.options
+        item, options = read.item, self.job.options
         scores = prediction.score_tiles(self.run, read.opened)
         if not scores.patches:
             return ItemResult(item, read.rejected), _measure()
@@ -275,6 +277,9 @@ class Predictor:
         _write_parquet(results.list_columns(names), results.list_rows(predictions, names), path)
         result = summarise_item(self.run.settings, item, predictions, read.rejected, has_map=bool(line))
         return result, _measure()
+
+
+RemotePredictor = ray.remote(max_restarts=0)(Predictor)
 
 
 def _write_parquet(columns: Sequence[str], rows: Sequence[Sequence[object]], path: Path) -> None:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cancernet import InputError
-from cancernet.data.dataset import find_place
-from cancernet.data.grid import PATCH_STEP, lay_out, thumbnail_side
+from cancernet.data.dataset import Patch, find_place
+from cancernet.data.grid import PATCH_STEP, lay_out_patches, thumbnail_side
 from cancernet.data.images import decode_image, read_image
 from cancernet.data.tiles import SlideImage, Tile, iterate_tiles, open_slide_image, tile_grid
 from cancernet.inference.work_list import LARGE, SLIDE, WorkItem
@@ -58,7 +58,8 @@ def open_item(
             yield _open_slide(settings, slide, file, in_memory=bool(contents))
         return
     places = [find_place(file) if item.kind == SLIDE else ("", None, None) for file in item.files]
-    layout = lay_out(*zip(*places, strict=True), item.files)
+    patches = [Patch(file, "", *place, "", "") for file, place in zip(item.files, places, strict=True)]
+    layout = lay_out_patches(patches)
     for reason in layout.unplaceable.values():
         raise InputError(reason)
 
@@ -70,10 +71,9 @@ def open_item(
                     image = decode_image(contents[file], channels)
                 else:
                     image = read_image(file, channels=channels, sha256=None)
+                yield Tile(image, file, *place)
             except InputError as error:
                 reject([file], str(error))
-                continue
-            yield Tile(image, file, *place)
 
     yield OpenItem(read(), min((thumbnail_side(slide.shape) for slide in layout.slides), default=PATCH_STEP))
 

@@ -98,9 +98,10 @@ def describe_slide(run: Run, predictions: ItemPredictions) -> str:
 def draw_map(run: Run, predictions: ItemPredictions) -> Figure:
     """Draw the probability of the positive class over a slide, for a run of two classes."""
     scores = predictions.scores
+    (grid,) = scores.layout.slides
     answers = illustration.Answers(predictions.probabilities, predictions.predicted, threshold=predictions.threshold)
     title = describe_slide(run, predictions)
-    return illustration.draw_slide(run, scores.grid, scores.thumbnails, answers, title=title)
+    return illustration.draw_slide(run, grid, scores.thumbnails, answers, title=title)
 
 
 def write_slide(run: Run, item: WorkItem, predictions: ItemPredictions, folder: Path) -> str:
@@ -130,12 +131,13 @@ def find_regions(run: Run, predictions: ItemPredictions) -> dict:
     """
     classes, positive, scores = run.decision.classes, run.decision.positive, predictions.scores
     mpp, features = run.settings.mpp, []
-    left, top = scores.grid.origin
+    (grid,) = scores.layout.slides
+    left, top = grid.origin
     for number, name in enumerate(classes if positive is None else [positive]):
         index = classes.index(name)
         values = np.where(predictions.predicted == index, predictions.probabilities[:, index], np.nan)
         features += outline_regions(
-            paint_grid(values, scores.grid),
+            paint_grid(values, grid),
             patch_pixels=PATCH_STEP * scores.file_scale,
             origin=(left * scores.file_scale, top * scores.file_scale),
             name=name_class(run.settings, name),

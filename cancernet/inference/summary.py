@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from cancernet.explain.outside import FURTHEST
 from cancernet.inference.work_list import LARGE, SINGLE, SLIDE, WorkItem, printable
 from cancernet.reporting import printed, wording
 from cancernet.run import Settings, name_class
+
+if TYPE_CHECKING:
+    from cancernet.inference.prediction import ItemPredictions  # needs Keras
 
 PREDICTIONS, SUMMARY, REJECTED, FURTHEST_PICTURE = "predictions.csv", "summary.csv", "rejected.csv", "furthest.jpg"
 MAX_LISTED = 10  # images that are listed with their predictions
@@ -45,7 +48,7 @@ class ItemResult:
 def summarise_item(
     settings: Settings,
     item: WorkItem,
-    predictions: "prediction.ItemPredictions",  # noqa: F821  # that module needs Keras
+    predictions: "ItemPredictions",
     rejected: Sequence[tuple[str, str]],
     *,
     has_map: bool,
@@ -88,8 +91,8 @@ def write_tables(
         missing: paths that led to no image, and why.
     """
     rejected = [*missing, *(row for result in results for row in result.rejected)]
-    tables = {SUMMARY: [SUMMARY_COLUMNS, *list_slides(settings, results)], REJECTED: [("file", "reason"), *rejected]}
-    for name, rows in tables.items():
+    slides: list[Sequence[object]] = [SUMMARY_COLUMNS, *list_slides(settings, results)]
+    for name, rows in ((SUMMARY, slides), (REJECTED, [("file", "reason"), *rejected])):
         with (folder / name).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             storage.write_rows(file, rows)
 

@@ -63,7 +63,8 @@ def find_files(paths: Iterable[str | os.PathLike[str]]) -> FoundFiles:
         for file in _list_images(path, skipped):
             found.setdefault(os.path.abspath(file), Path(file).as_posix())
 
-    for path in map(os.fspath, paths):
+    for given in paths:
+        path = os.fspath(given)
         if not path.lower().endswith(".csv"):
             add(path)
             continue

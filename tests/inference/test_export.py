@@ -15,8 +15,8 @@ import pytest
 from conftest import ROOT, write_image, write_slides
 
 import build_dataset
-import export_model
 from cancernet import InputError
+from cancernet.__main__ import main
 from cancernet.data.images import ImageStore
 from cancernet.evaluation.decision import calibrate
 from cancernet.inference import export
@@ -119,7 +119,7 @@ def dataset(tmp_path):
 
 def test_an_export_lies_in_the_run_and_says_how_equal_it_is(tiny_run, dataset, tmp_path, capsys):
     run = shutil.copytree(tiny_run, tmp_path / "run")
-    export_model.main([str(run), "--format", "saved_model", "--dataset", str(dataset)])
+    main(["export", str(run), "--format", "saved_model", "--dataset", str(dataset)])
     said = capsys.readouterr().out
     assert "differs by more than" in said
     assert "from the run's on 60 images." in said
@@ -137,4 +137,4 @@ def test_an_export_lies_in_the_run_and_says_how_equal_it_is(tiny_run, dataset, t
 def test_what_cannot_be_exported_is_told_at_once(tiny_run, tmp_path, run, options, message):
     (tmp_path / "run").symlink_to(tiny_run)
     with pytest.raises(InputError, match=message):
-        export_model.main([str(tmp_path / run), "--format", "onnx", *options])
+        main(["export", str(tmp_path / run), "--format", "onnx", *options])

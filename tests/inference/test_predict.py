@@ -16,8 +16,8 @@ from conftest import PRINT_PEAK_MB, ROOT
 from pyramid import TUMOUR_LEFT, TUMOUR_SIDE, TUMOUR_TOP, write_pyramid
 
 import cancernet.inference
-import predict_images
 from cancernet import InputError
+from cancernet.__main__ import main
 from cancernet.data.sample import cut_patches, make_slide
 
 
@@ -41,7 +41,7 @@ def pictures(tmp_path_factory):
 
 
 def predict(*arguments):
-    predict_images.main([str(each) for each in arguments])
+    main(["predict", *map(str, arguments)])
 
 
 def read_rows(path):
@@ -172,14 +172,14 @@ def test_bad_input_is_refused_before_anything_heavy(tmp_path):
         ("run", tmp_path / "none"): "There is no .*none. Give images",
         ("run", ".", "--output", taken): "taken contains other files, not predictions. Choose another",
         ("run", ".", "--output", taken, "--force"): "taken contains other files",
-        ("run", ".", "--shard", "0/3"): "takes a part of a number of parts such as 3/16, not '0/3'",
+        ("run", ".", "--shard", "0/3"): "--shard takes a part of a number of parts such as 3/16, not '0/3'",
         ("run", ".", "--shard", "4/3"): "not '4/3'",
         ("run", ".", "--shard", "three"): "not 'three'",
         ("run", ".", "--shard", "１/3"): "not '１/3'",
         ("run", ".", "--shard", "1/" + "9" * 5000): "takes a part of a number of parts",
         ("run", ".", "--shard", "1/3", "--ray"): "--ray divides it itself. Give one of them",
         ("run", ".", "--mpp", "0"): "takes a number above 0",
-        ("run", ".", "--threshold", "1"): "takes a share below 1",
+        ("run", ".", "--threshold", "1"): "takes a number between 0 and 1",
     }.items():
         with pytest.raises(InputError, match=message):
             predict(*arguments)
@@ -220,7 +220,7 @@ def test_an_image_without_scale_needs_mpp(tiny_run, tmp_path):
     assert (tmp_path / "out" / "core.geojson").is_file()
 
 
-MEASURE = "import sys, predict_images; predict_images.main(sys.argv[1:])\n" + PRINT_PEAK_MB
+MEASURE = "import sys; from cancernet.__main__ import main; main(['predict', *sys.argv[1:]])\n" + PRINT_PEAK_MB
 
 
 def write_colour_run(folder, tiny_run):

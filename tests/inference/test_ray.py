@@ -19,7 +19,7 @@ pytest.importorskip("ray", reason="needs Ray")
 import psutil
 import pyarrow.parquet
 
-import predict_images
+from cancernet.__main__ import main
 from cancernet.inference import ray as archive_cluster
 
 SLIDES = 12
@@ -48,7 +48,18 @@ def table(tmp_path_factory) -> Path:
 
 
 def command(run: Path, table: Path, output: Path, *more: str) -> list[str]:
-    return [sys.executable, "predict_images.py", *map(str, (run, table)), "--mpp", "4", "--output", str(output), *more]
+    return [
+        sys.executable,
+        "-m",
+        "cancernet",
+        "predict",
+        *map(str, (run, table)),
+        "--mpp",
+        "4",
+        "--output",
+        str(output),
+        *more,
+    ]
 
 
 def start(*arguments) -> subprocess.Popen:
@@ -135,7 +146,7 @@ def test_nothing_is_lost_and_nothing_twice_whoever_is_killed(tiny_run, table, wh
     driver = start(tiny_run, table, output, "--ray")
     wait_for(driver, output / "summary.csv", 1)
     actors = [
-        each for each in psutil.Process(driver.pid).children(recursive=True) if each.name().startswith("ray::Answer")
+        each for each in psutil.Process(driver.pid).children(recursive=True) if each.name().startswith("ray::Predictor")
     ]
     actors[0].kill()
     wait_for(driver, output / "summary.csv", 5)
@@ -185,12 +196,12 @@ def cluster():
 def test_a_cluster_of_two_nodes_gives_the_same_with_actors_that_are_replaced(
     tiny_run, table, whole, cluster, tmp_path, monkeypatch
 ):
-    started, real = [], archive_cluster.Answerer
+    started, real = [], archive_cluster.RemotePredictor
     counted = SimpleNamespace(options=lambda **needs: started.append(needs) or real.options(**needs))
-    monkeypatch.setattr(archive_cluster, "Answerer", counted)
-    monkeypatch.setattr(archive_cluster, "SLIDES_AN_ACTOR", 3)
+    monkeypatch.setattr(archive_cluster, "RemotePredictor", counted)
+    monkeypatch.setattr(archive_cluster, "ITEMS_PER_ACTOR", 3)
     monkeypatch.chdir(ROOT)
-    predict_images.main(command(tiny_run, table, tmp_path / "out", "--ray", cluster)[2:])
+    main(command(tiny_run, table, tmp_path / "out", "--ray", cluster)[3:])
     assert started == [{"num_cpus": 0.8}] * len(started)
     assert len(started) >= SLIDES / 3
     assert read_rows(tmp_path / "out" / "summary.csv") == read_rows(whole[0] / "summary.csv")

@@ -11,10 +11,10 @@ import pytest
 from conftest import write_slides
 
 import build_dataset
-import predict_images
 import train_model
 from cancernet import InputError, run
 from cancernet.config import Experiment, TrainingOptions
+from cancernet.inference.predict import PredictOptions, predict
 from cancernet.models import architectures
 from cancernet.models.architectures import build_model, check_architecture
 from cancernet.models.structure import split_model
@@ -90,7 +90,7 @@ def test_a_run_on_an_encoder_answers_images(hub, tmp_path, monkeypatch, capsys):
     shutil.rmtree(tmp_path / "preset")  # the run does without it
     loaded = run.load_run(tmp_path / "run")
     assert loaded.model.input_shape == (None, 20, 20, 3)
-    predict_images.main([str(tmp_path / "run"), str(tmp_path / "source/100"), "--output", str(tmp_path / "answers")])
+    predict(PredictOptions(tmp_path / "run", (str(tmp_path / "source/100"),), output=tmp_path / "predictions"))
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     with pytest.raises(InputError, match=r"needs KerasHub, which is not installed: pip install \"\.\[encoders\]\""):
         run.load_run(tmp_path / "run")

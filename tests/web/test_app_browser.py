@@ -192,7 +192,7 @@ def predict_images(run, files, threshold, tmp_path):
     folder.mkdir()
     for name, data in files:
         (folder / name).write_bytes(data)
-    command = [sys.executable, "predict_images.py", run, folder, "--output", tmp_path / "predictions"]
+    command = [sys.executable, "-m", "cancernet", "predict", run, folder, "--output", tmp_path / "predictions"]
     subprocess.run(
         [*map(str, command), "--threshold", str(threshold)],
         cwd=ROOT,
