@@ -48,18 +48,8 @@ def table(tmp_path_factory) -> Path:
 
 
 def command(run: Path, table: Path, output: Path, *more: str) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "cancernet",
-        "predict",
-        *map(str, (run, table)),
-        "--mpp",
-        "4",
-        "--output",
-        str(output),
-        *more,
-    ]
+    options = ["--mpp", "4", "--output", str(output), *more]
+    return [sys.executable, "-m", "cancernet", "predict", str(run), str(table), *options]
 
 
 def start(*arguments) -> subprocess.Popen:
