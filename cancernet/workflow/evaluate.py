@@ -59,7 +59,7 @@ def _evaluate(options: EvaluationOptions) -> "Report":
 
     evaluated = run.load_run(options.run)
     if not options.neighbours and evaluated.decision.without_neighbours:
-        evaluated = evaluated._replace(decision=evaluated.decision.without_neighbours)
+        evaluated = dataclasses.replace(evaluated, decision=evaluated.decision.without_neighbours)
     settings = evaluated.settings
     run.check_same_kind(settings, patches, are_grey=dataset.summary.are_grey)
     seen = run.find_seen(settings.seen, patches)
