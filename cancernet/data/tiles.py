@@ -1,4 +1,4 @@
-"""Whole slides and large pictures, cut into patches at the scale of a model in bounded memory."""
+"""Cut whole slides and large pictures into patches at the scale of a model, in bounded memory."""
 
 import importlib.util
 import io
@@ -18,18 +18,17 @@ import tiffslide
 from PIL import Image, UnidentifiedImageError
 
 from cancernet import InputError
-from cancernet.data.images import EXTENSIONS, decode_image, read_image
+from cancernet.data.images import EXTENSIONS, MOST_MEGAPIXELS, TIFF_MAGIC, decode_image, read_image, resize_image
 
-IDC_MPP = 4.0  # micrometres a pixel of the IDC patches
-CHROMA = 15  # a pixel whose largest and smallest channel differ by so much is stained
-LEAST_TISSUE = 0.05  # a tile with a smaller share of stained pixels is background
-PLAIN_PIXELS = 50_000_000  # the largest picture that is decoded whole: 150 MB
-BLOCK_SIDE = 2048  # about this number of pixels squared is read of a level at a time: 12 MB
+IDC_MPP = 4.0  # micrometres per pixel of the IDC patches
+CHROMA = 15  # a pixel is stained if its largest and smallest channel differ by at least this
+LEAST_TISSUE = 0.05  # tiles with a smaller share of stained pixels are background
+PLAIN_PIXELS = int(MOST_MEGAPIXELS * 1e6)  # the largest picture that is decoded whole
+BLOCK_SIDE = 2048  # about BLOCK_SIDE x BLOCK_SIDE pixels of a level are read at a time: 12 MB
 CHUNK_BYTES = 256_000_000  # the largest tile or strip of a TIFF that is decoded
-SCALES = (0.05, 20.0)  # micrometres a pixel; a resolution outside these is that of a printer or a screen
-MOST_ENLARGED = 1.25  # how much coarser than the model an image may be
+SCALES = (0.05, 20.0)  # micrometres per pixel; a resolution beyond these is for printing or a screen
+MOST_ENLARGED = 1.25  # factor by which an image may be coarser than the model
 DECODING_ERRORS = (RuntimeError, ValueError, OSError, EOFError, IndexError, NotImplementedError)  # of imagecodecs too
-TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CONVERT = "Convert it to a tiled pyramid, for example with: vips tiffsave IN OUT.tif --tile --pyramid"
 
 
@@ -38,7 +37,7 @@ class Level(NamedTuple):
 
     width: int
     height: int
-    chunk_width: int  # of the chunks (tiles or strips) in which the file stores it
+    chunk_width: int  # of the chunks (tiles or strips) that the file stores
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class SlideImage:
     """An open slide or picture. Level 0 has the finest resolution."""
 
     path: Path
-    mpp: float  # micrometres a pixel of level 0
+    mpp: float  # micrometres per pixel of level 0
     levels: tuple[Level, ...]
     read_region: Callable[[int, int, int, int, int], np.ndarray]  # level, left, top, width, height of it
 
@@ -60,12 +59,12 @@ class SlideImage:
 
 
 class Tile(NamedTuple):
-    """A decoded patch and its place."""
+    """A decoded patch and its position."""
 
     image: np.ndarray  # uint8 [height, width, 3], RGB
     file: str  # its own file, or that of the slide it was cut from
-    patient: str  # "" where unknown
-    x: int | None  # left and top pixel in the slide, at the scale of the patch; None where unknown
+    patient: str  # "" if unknown
+    x: int | None  # left and top pixel in the slide, at the scale of the patch; None if unknown
     y: int | None
 
 
@@ -73,22 +72,22 @@ class Tile(NamedTuple):
 def open_slide_image(path: Path | str, mpp: float | None = None, data: bytes | None = None) -> Iterator[SlideImage]:
     """Open a whole slide or a picture. The pixels of a slide are not read yet.
 
-    Pyramids and tiled TIFFs (svs, ndpi, tif, ...) are opened with tiffslide. Other slides (mrxs, scn, ...) are opened
-    with OpenSlide where it is installed. Pictures (PNG, JPEG, BMP, PGM, TIFF in one piece) are decoded whole, up to
+    Pyramids and tiled TIFFs (svs, ndpi, tif, ...) are opened with tiffslide, other slides (mrxs, scn, ...) with
+    OpenSlide if it is installed. Pictures (PNG, JPEG, BMP, PGM, TIFF in one piece) are decoded whole, up to
     PLAIN_PIXELS.
 
     Args:
         path: the file.
-        mpp: micrometres a pixel, for a file that does not say it. A file's own scale is used if it lies within SCALES.
-        data: the bytes of the file where they are in memory; `path` is then only its name.
+        mpp: micrometres per pixel, for a file that does not give its scale within SCALES.
+        data: the bytes of the file if they are in memory; `path` is then only its name.
 
     Raises:
-        InputError: there is no such file, its scale is unknown, its format is not supported, it is cut off, or the
-            picture is too large.
+        InputError: the file is missing or cut off, its scale is unknown, its format is not supported, or the picture is
+            too large.
     """
     path = Path(path)
     if mpp is not None and not mpp > 0:
-        raise InputError(f"The scale is {mpp} micrometres a pixel. Give a number above 0.")
+        raise InputError(f"The scale is {mpp} micrometres per pixel. Give a number above 0.")
     if data is None and not path.is_file():
         raise InputError(f"{path}: there is no such file.")
     with ExitStack() as stack:
@@ -104,15 +103,15 @@ def open_slide_image(path: Path | str, mpp: float | None = None, data: bytes | N
 
 
 def tile_grid(slide: SlideImage, *, patch_pixels: int, target_mpp: float = IDC_MPP) -> tuple[int, int]:
-    """Return the rows and columns of patches that cover the slide, background included.
+    """Return the number of rows and columns of patches that cover the slide, background included.
 
     Raises:
         InputError: the slide is coarser than the model by more than the factor MOST_ENLARGED.
     """
     if slide.mpp > target_mpp * MOST_ENLARGED:
         raise InputError(
-            f"{slide.path}: a pixel is {slide.mpp:g} micrometres, the model was trained at {target_mpp:g}. "
-            "Give a finer image, or the right --mpp."
+            f"{slide.path}: has {slide.mpp:g} micrometres per pixel, but the model was trained at {target_mpp:g}. "
+            "Give a finer image, or correct --mpp."
         )
     side = patch_pixels * target_mpp / slide.mpp
     return ceil(slide.height / side - 1e-6), ceil(slide.width / side - 1e-6)
@@ -126,24 +125,24 @@ def iterate_tiles(
     target_mpp: float = IDC_MPP,
     least_tissue: float = LEAST_TISSUE,
 ) -> Iterator[Tile]:
-    """Cut the slide into patches at the model's scale, reading blocks of about BLOCK_SIDE squared pixels.
+    """Cut a slide into patches at the model's scale, block by block.
 
-    Pixels are read from the coarsest level that is still as fine as the target, and averaged. Beyond the right and
-    lower edge, and where nothing was scanned (pure black), a patch is white.
+    Pixels are read from the coarsest level that is at least as fine as the target, and averaged. Patches are white
+    beyond the right and lower edge, and where nothing was scanned (pure black).
 
     Args:
         slide: an open slide.
         file: its name; it becomes the file and the patient of every tile.
         patch_pixels: side of a patch.
-        target_mpp: micrometres a pixel of the model.
-        least_tissue: tiles with a smaller `tissue_share` are left out; 0 keeps all. Of the IDC set's 8,650 patches the
-            default would leave out 1.4%, none of them IDC.
+        target_mpp: micrometres per pixel of the model.
+        least_tissue: tiles with a smaller `tissue_share` are skipped; 0 keeps all. The default would skip 1.4% of 8,650
+            patches of the IDC set, none of them IDC.
 
     Yields:
         Tiles of uint8 [patch_pixels, patch_pixels, 3]; x and y are multiples of patch_pixels.
 
     Raises:
-        InputError: a part of the file cannot be read, or the slide is coarser than the model (see `tile_grid`).
+        InputError: a part of the file cannot be read, or the slide is too coarse (see `tile_grid`).
     """
     rows, columns = tile_grid(slide, patch_pixels=patch_pixels, target_mpp=target_mpp)
     scale = target_mpp / slide.mpp
@@ -165,12 +164,12 @@ def iterate_tiles(
 
 
 def tissue_share(image: np.ndarray) -> float:
-    """Return the share, 0 to 1, of stained pixels of a uint8 RGB image: those that are not white, grey or black."""
+    """Return the share, 0 to 1, of pixels of a uint8 RGB image that are stained: not white, grey or black."""
     return float(((image.max(axis=2) - image.min(axis=2)) >= CHROMA).mean())
 
 
 def _best_level(slide: SlideImage, scale: float) -> int:
-    """Find the coarsest level that is not coarser than the target. 1% is tolerated: sizes of levels are rounded."""
+    """Find the coarsest level that is not coarser than the target, within 1%, for sizes of levels are rounded."""
     fine = [i for i, level in enumerate(slide.levels) if slide.width / level.width <= scale * 1.01]
     return max(fine, key=lambda i: slide.width / slide.levels[i].width, default=0)
 
@@ -178,7 +177,7 @@ def _best_level(slide: SlideImage, scale: float) -> int:
 def _read_block(
     slide: SlideImage, level: int, side: float, patch_pixels: int, start: tuple[int, int], shape: tuple[int, int]
 ) -> np.ndarray:
-    """Read the patches `start` to `start + shape` (rows, columns) as one picture; `side` is in level-0 pixels."""
+    """Read the patches from `start` to `start + shape` (rows, columns) as one picture; `side` is in level-0 pixels."""
     width, height, _ = slide.levels[level]
     across, down = side * width / slide.width, side * height / slide.height
     left, right = round(start[1] * across), round((start[1] + shape[1]) * across)
@@ -187,17 +186,15 @@ def _read_block(
     block = np.full((bottom - top, right - left, 3), 255, np.uint8)
     block[: region.shape[0], : region.shape[1]] = region
     block[cv2.inRange(block, (0, 0, 0), (0, 0, 0)) > 0] = 255
-    size = (shape[1] * patch_pixels, shape[0] * patch_pixels)
-    shrinks = block.shape[1] >= size[0] and block.shape[0] >= size[1]
-    return cv2.resize(block, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return resize_image(block, shape[0] * patch_pixels, shape[1] * patch_pixels)
 
 
 def is_pyramid(path: Path, data: bytes | None = None) -> bool:
     """Whether a TIFF must be read chunk by chunk.
 
     Args:
-        path: the file, or its name where its bytes are given.
-        data: its bytes, where they are in memory.
+        path: the file, or its name if `data` is given.
+        data: its bytes, if they are in memory.
 
     Raises:
         InputError: it is cut off, or not a TIFF.
@@ -229,13 +226,11 @@ def _check_complete(path: Path, pages: list[tifffile.TiffPage]) -> None:
     for page in pages:
         size = page.parent.filehandle.size
         if not page.dataoffsets:
-            raise InputError(f"{path}: is cut off: it has {size:,} bytes and no list of its pixels. Copy it again.")
+            raise InputError(f"{path}: is cut off: it has {size:,} bytes and no table of its pixels. Copy it again.")
         ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts)]
         needed = max([*ends, *(page.subifds or ())], default=0)
         if needed > size:
-            raise InputError(
-                f"{path}: is cut off: it has {size:,} bytes, and its directory needs {needed:,}. Copy it again."
-            )
+            raise InputError(f"{path}: is cut off: it has {size:,} of {needed:,} bytes. Copy it again.")
 
 
 def _open_tiff(path: Path, data: bytes | None, mpp: float | None, stack: ExitStack) -> SlideImage:
@@ -250,16 +245,7 @@ def _open_tiff(path: Path, data: bytes | None, mpp: float | None, stack: ExitSta
     if composed:
         return _open_openslide(path, data, mpp, stack, "its pixels are spread over several images")
     _check_complete(path, pages)
-    for page in pages:
-        kind = tifffile.PHOTOMETRIC(page.photometric)
-        if page.dtype != np.uint8 or page.samplesperpixel not in (1, 3, 4) or kind == tifffile.PHOTOMETRIC.PALETTE:
-            raise InputError(
-                f"{path}: holds {page.samplesperpixel} x {page.dtype} a pixel ({kind.name}); only slides of 8-bit RGB "
-                f"or grey are supported. {CONVERT}"
-            )
-        if np.prod(page.chunks) > CHUNK_BYTES:
-            shape = "x".join(map(str, page.chunks))
-            raise InputError(f"{path}: is stored in chunks of {shape} pixels, which are too large to read. {CONVERT}")
+    _check_supported(path, pages)
     scales = [properties.get(f"tiffslide.mpp-{axis}") for axis in "xy"]
     levels = tuple(Level(page.imagewidth, page.imagelength, page.chunks[1]) for page in pages)
 
@@ -269,10 +255,23 @@ def _open_tiff(path: Path, data: bytes | None, mpp: float | None, stack: ExitSta
     return SlideImage(path, _choose_mpp(path, scales, mpp), levels, read_region)
 
 
+def _check_supported(path: Path, pages: list[tifffile.TiffPage]) -> None:
+    for page in pages:
+        kind = tifffile.PHOTOMETRIC(page.photometric)
+        if page.dtype != np.uint8 or page.samplesperpixel not in (1, 3, 4) or kind == tifffile.PHOTOMETRIC.PALETTE:
+            raise InputError(
+                f"{path}: holds {page.samplesperpixel} x {page.dtype} per pixel ({kind.name}); only slides of 8-bit "
+                f"RGB or grey are supported. {CONVERT}"
+            )
+        if np.prod(page.chunks) > CHUNK_BYTES:
+            shape = "x".join(map(str, page.chunks))
+            raise InputError(f"{path}: is stored in chunks of {shape} pixels, which are too large to read. {CONVERT}")
+
+
 def _read_chunks(path: Path, page: tifffile.TiffPage, left: int, top: int, width: int, height: int) -> np.ndarray:
     """Read a region of a page, uint8 [height, width, 3], chunk by chunk, so that an error names the broken chunk.
 
-    tiffslide reads through zarr, many chunks at once: its errors do not name the chunk, and other reads go on.
+    tiffslide reads many chunks at once through zarr, and its errors do not name the chunk.
     """
     region = np.full((height, width, 3), 255, np.uint8)
     chunk_height, chunk_width = page.chunks[:2]
@@ -287,13 +286,15 @@ def _read_chunks(path: Path, page: tifffile.TiffPage, left: int, top: int, width
             try:
                 file.seek(page.dataoffsets[index])
                 data = file.read(page.databytecounts[index])
-                chunk = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0][0]
+                decoded, *_ = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
+                if decoded is None:
+                    raise ValueError("it is empty")
             except (TypeError, *DECODING_ERRORS) as error:
                 raise InputError(
                     f"{path}: the chunk at x {x}, y {y} of the level {page.imagewidth} pixels wide cannot be read "
                     f"({error}). Copy the file again."
                 ) from error
-            chunk = chunk[max(top - y, 0) : top + height - y, max(left - x, 0) : left + width - x, :3]
+            chunk = decoded[0, max(top - y, 0) : top + height - y, max(left - x, 0) : left + width - x, :3]
             y, x = max(y - top, 0), max(x - left, 0)
             region[y : y + chunk.shape[0], x : x + chunk.shape[1]] = chunk  # a grey channel is copied to all three
     return region
@@ -322,7 +323,7 @@ def _open_picture(path: Path, data: bytes | None, mpp: float | None) -> SlideIma
 
 
 def _picture_as_slide(path: Path, picture: np.ndarray, resolution: Sequence[float], mpp: float | None) -> SlideImage:
-    """A decoded picture, uint8 [height, width, 3], as a slide of one level; `resolution` is in dots an inch."""
+    """Return a decoded picture, uint8 [height, width, 3], as a slide of one level; `resolution` is in dots per inch."""
     scale = _choose_mpp(path, [25_400 / float(dots) if dots else None for dots in resolution], mpp)
 
     def read_region(level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
@@ -335,7 +336,7 @@ def _open_openslide(
     path: Path, data: bytes | None, mpp: float | None, stack: ExitStack, reason: str = "not a TIFF"
 ) -> SlideImage:
     if data is not None:
-        raise InputError(f"{path}: cannot be read from memory ({reason}). Use predict_images.py.")
+        raise InputError(f"{path}: cannot be read from memory ({reason}). Use cancernet predict.")
     if importlib.util.find_spec("openslide") is None:
         raise InputError(
             f"{path}: cannot be read ({reason}). For more slide formats: pip install openslide-python openslide-bin"
@@ -347,8 +348,8 @@ def _open_openslide(
     except openslide.OpenSlideError as error:
         raise InputError(f"{path}: cannot be read ({reason}; OpenSlide says: {error}).") from error
     levels = tuple(
-        Level(*size, int(slide.properties.get(f"openslide.level[{i}].tile-width", BLOCK_SIDE)))
-        for i, size in enumerate(slide.level_dimensions)
+        Level(width, height, int(slide.properties.get(f"openslide.level[{i}].tile-width", BLOCK_SIDE)))
+        for i, (width, height) in enumerate(slide.level_dimensions)
     )
 
     def read_region(level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
@@ -364,14 +365,14 @@ def _open_openslide(
     return SlideImage(path, _choose_mpp(path, scales, mpp), levels, read_region)
 
 
-def _choose_mpp(path: Path, scales: list, given: float | None) -> float:
-    """Return the file's own scale, the mean over x and y, or else the given one."""
+def _choose_mpp(path: Path, scales: Sequence[float | str | None], given: float | None) -> float:
+    """Return the file's own scale, the mean over x and y, or the given one if it has none."""
     known = [float(scale) for scale in scales if scale is not None]
     if len(known) == 2 and SCALES[0] <= min(known) and max(known) <= SCALES[1]:
         return sum(known) / 2
     if given is None:
         raise InputError(
-            f"{path}: does not say how many micrometres a pixel is. Give --mpp, such as 0.25 for a scan at 40x, "
+            f"{path}: does not give its scale. Give --mpp, micrometres per pixel, such as 0.25 for a scan at 40x, "
             "0.5 at 20x or 4 for a picture at the scale of the IDC patches."
         )
     return given

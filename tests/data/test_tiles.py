@@ -180,25 +180,25 @@ def test_a_pictures_own_scale_is_used(tmp_path, name, options):
 
 def test_a_screens_resolution_is_no_scale(tmp_path):
     path = write_picture(tmp_path / "a.png", stained(60, 60), dpi=(72, 72))
-    assert "a.png: does not say how many micrometres a pixel is. Give --mpp" in refusal(path)
+    assert "a.png: does not give its scale. Give --mpp, micrometres per pixel" in refusal(path)
     with open_slide_image(path, 2.0) as slide:
         assert slide.mpp == 2.0
 
 
 def test_a_slide_without_a_scale_is_refused(tmp_path):
     path = write_pyramid(tmp_path / "slide.tif", size=1500, mpp=None)
-    assert "slide.tif: does not say how many micrometres a pixel is. Give --mpp" in refusal(path)
+    assert "slide.tif: does not give its scale. Give --mpp, micrometres per pixel" in refusal(path)
 
 
 @pytest.mark.parametrize("mpp", [0, -1, float("nan")])
 def test_an_impossible_scale_is_refused(tmp_path, mpp):
     path = write_picture(tmp_path / "a.png", stained(60, 60))
-    assert "micrometres a pixel. Give a number above 0" in refusal(path, mpp)
+    assert "micrometres per pixel. Give a number above 0" in refusal(path, mpp)
 
 
 def test_an_image_coarser_than_the_model_is_refused(tmp_path):
     path = write_picture(tmp_path / "a.png", stained(60, 60))
-    assert "a pixel is 8 micrometres, the model was trained at 4" in refusal(path, 8)
+    assert "has 8 micrometres per pixel, but the model was trained at 4. Give a finer image" in refusal(path, 8)
     with open_slide_image(path, 4.4) as slide:  # enlarged by a tenth
         assert [tile.image.shape for tile in cut(slide, patch_pixels=50)] == [(50, 50, 3)] * 4
 
@@ -249,7 +249,7 @@ def test_other_bad_files_are_refused(tmp_path):
     (tmp_path / "empty.tif").write_bytes(b"")
     assert "empty.tif: cannot be read as an image" in refusal(tmp_path / "empty.tif", 4)
     tifffile.imwrite(tmp_path / "deep.tif", np.zeros((300, 300, 3), np.uint16), tile=(128, 128), photometric="rgb")
-    assert "3 x uint16 a pixel (RGB); only slides of 8-bit RGB or grey are supported" in refusal(
+    assert "3 x uint16 per pixel (RGB); only slides of 8-bit RGB or grey are supported" in refusal(
         tmp_path / "deep.tif", 4
     )
 

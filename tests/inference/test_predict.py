@@ -212,7 +212,7 @@ def test_nothing_usable_is_an_error_and_its_reasons_are_kept(tiny_run, tmp_path)
 def test_an_image_without_scale_needs_mpp(tiny_run, tmp_path):
     image = np.full((400, 400, 3), (225, 150, 190), np.uint8)
     write(tmp_path / "core.png", image)
-    with pytest.raises(InputError, match="does not say how many micrometres a pixel is. Give --mpp"):
+    with pytest.raises(InputError, match="does not give its scale. Give --mpp"):
         predict(tiny_run, tmp_path / "core.png", "--output", tmp_path / "out")
     predict(tiny_run, tmp_path / "core.png", "--output", tmp_path / "out", "--mpp", 4, "--force")
     rows = read_rows(tmp_path / "out" / "predictions.csv")[1:]

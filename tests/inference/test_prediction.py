@@ -178,7 +178,7 @@ def test_images_that_cannot_be_cut_are_refused_in_words(run, tmp_path):
     cv2.imwrite(white, np.full((300, 300, 3), 255, np.uint8))
     with pytest.raises(InputError, match="white.png: shows no stained tissue"):
         score_large(run, white, mpp=4.0)
-    with pytest.raises(InputError, match="does not say how many micrometres"):
+    with pytest.raises(InputError, match="does not give its scale"):
         score_large(run, path)
     with pytest.raises(InputError, match="this run does not know the scale of its patches and cannot tile it"):
         score_large(make_red_run(run.model, mpp=None), path, mpp=4.0)
