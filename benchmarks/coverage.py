@@ -19,17 +19,16 @@ from scipy.special import expit, logit
 from scipy.stats import norm, t
 
 from cancernet.data.dataset import Patch
-from cancernet.evaluation import metrics
 from cancernet.evaluation.comparison import compare_figures
-from cancernet.evaluation.metrics import TWO_CLASS_METRICS
-from cancernet.evaluation.smoothing import Predictions
+from cancernet.evaluation.evaluate import evaluate
+from cancernet.evaluation.metrics import METRICS, list_metrics
+from cancernet.evaluation.predictions import Predictions
+from cancernet.evaluation.tables import EvaluatedImages, WeightedImages
 
 POPULATION = 20_000  # patients that the true figures are of
 THRESHOLD = 0.28  # about the share of IDC
-FIGURES = (
-    *("accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", "balanced_accuracy", "mcc", "auroc", "auprc"),
-    *("brier", "log_loss", "lr_positive", "lr_negative", "calibration_slope", "calibration_intercept", "ece"),
-)
+CLASSES = {"classes": ["0", "1"], "positive": "1"}
+FIGURES = [metric.name for metric in list_metrics(two_classes=True) if not metric.same_as]
 METHODS = ("jackknife", "percentiles")
 SHARED = 0.8  # correlation of the errors that two runs make on one patch
 
@@ -73,22 +72,29 @@ def find_truth() -> dict[str, float]:
 def find_paired_truth() -> dict[str, float]:
     """The second run's figures of the whole population less the first's."""
     first, second = map(whole_figures, simulate_pair(np.random.default_rng(0), POPULATION))
-    return {name: second[name] - first[name] for name in FIGURES if name in TWO_CLASS_METRICS}
+    return {name: second[name] - first[name] for name in FIGURES}
 
 
 def whole_figures(study: Study) -> dict[str, float]:
     """The figures of all images of a study together."""
-    labels, probabilities, predicted, _ = as_arguments(study)
-    figures = metrics.weigh_figures(labels, probabilities, predicted, np.zeros_like(labels), positive=1)(
-        np.ones((1, 1))
-    )
-    return {name: float(figures[name][0]) for name in FIGURES}
+    figures = weigh_figures(study._replace(patients=np.zeros_like(study.patients)), np.ones((1, 1)))
+    return {name: float(values[0]) for name, values in figures.items()}
 
 
-def as_arguments(study: Study) -> tuple:
-    """As `metrics.evaluate` takes them."""
+def weigh_figures(study: Study, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """FIGURES `[rows]` of a study under weights `[rows, patients]`."""
+    weighted = WeightedImages(EvaluatedImages.of(predict(study), **CLASSES), weights)
+    return {name: METRICS[name].compute(weighted) for name in FIGURES}
+
+
+def predict(study: Study) -> Predictions:
+    """A study as predictions. Patients are in the order of their numbers, which are written with leading zeros."""
+    patches = [
+        Patch("", str(label), f"{patient:06}", None, None, "", "")
+        for label, patient in zip(study.labels, study.patients, strict=True)
+    ]
     probabilities = np.stack([1 - study.probability, study.probability], axis=1)
-    return study.labels, probabilities, (study.probability >= THRESHOLD).astype(int), study.patients.astype(str)
+    return Predictions(patches, study.labels, probabilities, (study.probability >= THRESHOLD).astype(int))
 
 
 def percentile_intervals(study: Study, draws: int) -> dict[str, tuple[float | None, float | None]]:
@@ -97,19 +103,18 @@ def percentile_intervals(study: Study, draws: int) -> dict[str, tuple[float | No
     The levels are moved outwards as Student's t and the n / (n - 1) of a variance ask for with few patients ("What
     Teachers Should Know About the Bootstrap", The American Statistician 69:371).
     """
-    labels, probabilities, predicted, _ = as_arguments(study)
-    figures = metrics.weigh_figures(labels, probabilities, predicted, study.patients, positive=1)
     n = int(study.patients.max()) + 1
     weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
     spread = math.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1)
-    ends = {name: np.nanquantile(values, norm.cdf([-spread, spread])) for name, values in figures(weights).items()}
+    figures = weigh_figures(study, weights)
+    ends = {name: np.nanquantile(values, norm.cdf([-spread, spread])) for name, values in figures.items()}
     return {name: (ends[name][0], ends[name][1] if np.isfinite(ends[name][1]) else None) for name in FIGURES}
 
 
 def jackknife_intervals(study: Study) -> dict[str, tuple[float | None, float | None]]:
     """What reports give."""
-    figures = metrics.evaluate(*as_arguments(study), classes=("0", "1"), positive="1")["metrics"]
-    return {name: (figures[name]["low"], figures[name]["high"]) for name in FIGURES}
+    figures = evaluate(predict(study), **CLASSES).metrics
+    return {name: (figures[name].low, figures[name].high) for name in FIGURES}
 
 
 def judge(interval: tuple[float | None, float | None], truth: float) -> str | None:
@@ -141,22 +146,10 @@ def run_paired_studies(n_patients: int, studies: int, truth: dict[str, float]) -
     found = {name: [] for name in truth}
     for number in range(studies):
         pair = simulate_pair(np.random.default_rng([n_patients, number]), n_patients)
-        for name, metric in difference(pair).items():
-            if name in truth and metric["value"] is not None:
-                found[name].append(judge((metric["low"], metric["high"]), truth[name]))
+        for name, metric in compare_figures(list(map(predict, pair)), **CLASSES)[0].items():
+            if name in truth and metric.value is not None:
+                found[name].append(judge((metric.low, metric.high), truth[name]))
     return {"jackknife": found}
-
-
-def difference(pair: tuple[Study, Study]) -> dict:
-    """Every figure of the second run less the first's, as `compare_figures`."""
-    runs = []
-    for study in pair:
-        labels, probabilities, predicted, patients = as_arguments(study)
-        patches = [
-            Patch("", str(label), patient, None, None, "", "") for label, patient in zip(labels, patients, strict=True)
-        ]
-        runs.append(Predictions(patches, labels, probabilities, predicted))
-    return compare_figures(runs, classes=("0", "1"), positive="1")[0]
 
 
 def share_covered(answers: list[str | None]) -> str:

@@ -25,8 +25,8 @@ from cancernet.cli import quiet_import  # noqa: E402
 from cancernet.config import RECIPES  # noqa: E402
 from cancernet.data import dataset, splits  # noqa: E402
 from cancernet.evaluation.comparison import compare_figures  # noqa: E402
-from cancernet.evaluation.metrics import evaluate  # noqa: E402
-from cancernet.evaluation.smoothing import Predictions  # noqa: E402
+from cancernet.evaluation.evaluate import evaluate  # noqa: E402
+from cancernet.evaluation.predictions import Predictions  # noqa: E402
 
 MEMBERS = 5
 
@@ -137,9 +137,8 @@ def judge(data: Set, dealt: list[Split], answer: Answer, seed: int) -> tuple[Pre
 def list_figures(predictions: Predictions, first: Predictions, classes: list[str]) -> dict[str, str]:
     """The figures of a head; of all but the first also the differences to it, with paired intervals."""
     positive = classes[1] if len(classes) == 2 else None
-    patients = [patch.patient for patch in predictions.patches]
-    figures = evaluate(*predictions[1:], patients, classes=classes, positive=positive)["metrics"]
-    shown = {FIGURES[name]: format_number(figures[name]["value"]) for name in FIGURES if name in figures}
+    figures = evaluate(predictions, classes=classes, positive=positive).metrics
+    shown = {FIGURES[name]: format_number(figures[name].value) for name in FIGURES if name in figures}
     if predictions is first:
         return shown
     (difference,) = compare_figures([first, predictions], classes=classes, positive=positive)

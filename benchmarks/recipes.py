@@ -22,8 +22,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from cancernet.evaluation.comparison import align_predictions, compare_figures  # noqa: E402
-from cancernet.evaluation.metrics import evaluate  # noqa: E402
-from cancernet.evaluation.smoothing import Predictions  # noqa: E402
+from cancernet.evaluation.evaluate import evaluate  # noqa: E402
+from cancernet.evaluation.predictions import Predictions, pool_predictions  # noqa: E402
+from cancernet.evaluation.results import Difference, Estimate  # noqa: E402
 from cancernet.run import REPORT, read_predictions, read_report  # noqa: E402
 
 FOLDS = 5
@@ -91,9 +92,7 @@ def read_judged(recipe: Recipe, run: Path) -> Judged:
 
 def pool(judged: Judged, numbers: Sequence[int]) -> Predictions:
     """The answers of some folds, one after the other."""
-    parts = [judged.folds[number] for number in numbers]
-    patches = [patch for part in parts for patch in part.patches]
-    return Predictions(patches, *(np.concatenate([part[column] for part in parts]) for column in (1, 2, 3)))
+    return pool_predictions([judged.folds[number] for number in numbers])
 
 
 def format_tables(runs: Sequence[Judged]) -> str:
@@ -104,7 +103,7 @@ def format_tables(runs: Sequence[Judged]) -> str:
     absolute = [["recipe", "folds", "patients", *head, "seconds a fold", "command"]]
     for run in runs:
         figures, pooled = _figures(run, list(run.folds)), pool(run, list(run.folds))
-        cells = [format_number(figures[name]["value"]) for name in shown]
+        cells = [format_number(figures[name].value) for name in shown]
         patients = len({patch.patient for patch in pooled.patches} - {""})
         command = shlex.join(["train_model.py", *run.recipe.options, "--folds", str(FOLDS)])
         absolute.append(
@@ -122,10 +121,8 @@ def format_tables(runs: Sequence[Judged]) -> str:
     return "\n\n".join(format_markdown(table) for table in tables)
 
 
-def _figures(run: Judged, numbers: Sequence[int]) -> dict[str, dict]:
-    pooled = pool(run, numbers)
-    patients = [patch.patient for patch in pooled.patches]
-    return evaluate(*pooled[1:], patients, classes=run.classes, positive=run.positive)["metrics"]
+def _figures(run: Judged, numbers: Sequence[int]) -> dict[str, Estimate]:
+    return evaluate(pool(run, numbers), classes=run.classes, positive=run.positive).metrics
 
 
 def _folds(numbers) -> str:
@@ -137,13 +134,13 @@ def format_number(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
 
 
-def format_difference(metric: dict) -> str:
-    """`+0.015 (+0.004 to +0.027)`, in bold where the interval is clear of zero."""
-    if metric["value"] is None:
+def format_difference(difference: Difference) -> str:
+    """`+0.015 (+0.004 to +0.027)`, in bold where the interval excludes zero."""
+    if difference.value is None:
         return "n/a"
-    bounds = "" if metric["low"] is None else f" ({metric['low']:+.3f} to {metric['high']:+.3f})"
-    text = f"{metric['value']:+.3f}{bounds}"
-    return text if metric["verdict"] == "unclear" else f"**{text}**"
+    bounds = "" if difference.low is None else f" ({difference.low:+.3f} to {difference.high:+.3f})"
+    text = f"{difference.value:+.3f}{bounds}"
+    return text if difference.verdict == "unclear" else f"**{text}**"
 
 
 def format_markdown(rows: list[list[str]]) -> str:

@@ -18,7 +18,7 @@ from cancernet import InputError, StorageError, __version__, storage
 from cancernet.config import GIVEN_FEATURES, Experiment, update_settings
 from cancernet.data.dataset import Patch
 from cancernet.evaluation.decision import Decision, load_decision, save_decision
-from cancernet.evaluation.smoothing import Predictions
+from cancernet.evaluation.predictions import Predictions
 from cancernet.models.architectures import ENCODER, ENCODERS_NEED
 from cancernet.storage import Content, FolderKind
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from cancernet.data.dataset import Patch
-from cancernet.evaluation.smoothing import Predictions
+from cancernet.evaluation.predictions import Predictions
 from cancernet.run import write_predictions
 
 PATIENTS = 12

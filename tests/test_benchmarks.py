@@ -15,7 +15,7 @@ from benchmarks.recipes import Judged, Recipe, format_tables, parse_recipe, pool
 from benchmarks.table import Row, measure_in_turn
 from benchmarks.table import format_table as format_ratios
 from cancernet.data.dataset import Patch
-from cancernet.evaluation.smoothing import Predictions
+from cancernet.evaluation.predictions import Predictions
 
 
 def judged(name, probability, *, folds=(1, 2)) -> Judged:

@@ -83,7 +83,7 @@ def test_other_images_are_refused(pair, tmp_path):
     lines = (fewer / "predictions.csv").read_text().splitlines(keepends=True)
     (fewer / "predictions.csv").write_text("".join(lines[:-1]))
     assert complaint(pair[0], fewer) == (
-        "weak judged 1 images that fewer did not, first testing/1/119.png. Judge the same images with both: "
+        "weak evaluated 1 images that fewer did not, first testing/1/119.png. Evaluate both on the same images: "
         "evaluate_model.py RUN --dataset FOLDER --output FOLDER."
     )
 

@@ -12,7 +12,7 @@ import pytest
 
 from cancernet import InputError, StorageError
 from cancernet.data.dataset import Patch
-from cancernet.evaluation.smoothing import Predictions
+from cancernet.evaluation.predictions import Predictions
 from cancernet.run import (
     Seen,
     check_same_kind,

@@ -1,12 +1,12 @@
-"""The line that probabilities should lie on: calibration slope and intercept, of many weighted resamples at once.
+"""Calibration slope and intercept, for many weightings of the same images at once.
 
 Van Calster et al. 2019, "Calibration: the Achilles heel of predictive analytics", BMC Medicine 17:230, after Cox 1958,
 "Two further applications of a model for binary regression", Biometrika 45:562. Of two classes, with log-odds
 L = log(probability / (1 - probability)):
-- slope: b of the logistic regression log-odds(truth) = a + b L. 1 is right; below it probabilities are too sure, above
-  it too modest.
-- intercept: a of log-odds(truth) = a + L, the slope held at 1 (calibration in the large). 0 is right; below it
-  probabilities are too high on the whole, above it too low.
+- slope: b of the logistic regression log-odds(truth) = a + b L. 1 is ideal; below 1 the probabilities are
+  overconfident, above 1 underconfident.
+- intercept: a of log-odds(truth) = a + L, with the slope fixed at 1 (calibration in the large). 0 is ideal; below 0
+  the probabilities are too high on average, above 0 too low.
 """
 
 from typing import NamedTuple
@@ -16,13 +16,13 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
-from cancernet.evaluation.intervals import ratio
+from cancernet.evaluation.rates import ratio
 
-SMALLEST = np.finfo(np.float64).eps  # probabilities are kept so far from 0 and 1
+SMALLEST = np.finfo(np.float64).eps  # least distance of a probability from 0 and 1
 
 
 class CalibrationLine(NamedTuple):
-    """Fits to all images, and what one Newton step from them needs: sums over the images of each group.
+    """Fits to all images, and the sums over the images of each group that one Newton step from them needs.
 
     A fit's gradient is (sum of truth - p, sum of (truth - p) L), its curvature the sums of v, v L and v L^2, with p the
     fitted probability and v = p (1 - p).
@@ -55,25 +55,29 @@ def fit_line(probability: np.ndarray, is_positive: np.ndarray, groups: np.ndarra
     )
 
 
-def line_figures(line: CalibrationLine, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Calibration slope and intercept of each draw, `[draws]` each, from weights `[draws, groups]`.
+class WeightedLine(NamedTuple):
+    """Calibration slope and intercept `[rows]`; NaN in rows whose weights leave one class only."""
+
+    slope: np.ndarray
+    intercept: np.ndarray
+
+
+def weigh_line(line: CalibrationLine, weights: np.ndarray) -> WeightedLine:
+    """Compute slope and intercept for weights `[rows, groups]`.
 
     One Newton step from the fit to all images: exact where all weights are 1, and close where one group of many is left
-    out (the one-step estimate of Pregibon 1981, Annals of Statistics 9:705). NaN where a draw holds one class only.
+    out (the one-step estimate of Pregibon 1981, Annals of Statistics 9:705).
     """
     both = (weights @ line.images > 0).all(axis=1)
     first, second, v, vl, vll = (weights @ line.slope_sums).T
     slope = line.slope + ratio(second * v - first * vl, v * vll - vl**2)
     error, spread = (weights @ line.intercept_sums).T
     intercept = line.intercept + ratio(error, spread)
-    return {
-        "calibration_slope": np.where(both, slope, np.nan),
-        "calibration_intercept": np.where(both, intercept, np.nan),
-    }
+    return WeightedLine(np.where(both, slope, np.nan), np.where(both, intercept, np.nan))
 
 
 def _fit_slope(log_odds: np.ndarray, is_positive: np.ndarray) -> tuple[float, np.ndarray]:
-    """The slope and every image's fitted log-odds; NaN where no finite slope is the best."""
+    """Slope and fitted log-odds `[n]`; NaN where the classes do not overlap, so that no finite slope fits best."""
     positive, negative = log_odds[is_positive], log_odds[~is_positive]
     if not len(positive) or not len(negative):
         return np.nan, np.full(len(log_odds), np.nan)

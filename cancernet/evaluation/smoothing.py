@@ -5,7 +5,6 @@ A patch that lies on no slide is judged alone.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -16,20 +15,12 @@ from cancernet.data.dataset import Patch
 from cancernet.data.grid import Layout, SlideGrid, lay_out_patches
 from cancernet.evaluation.calibration import log_loss, minimise_log_loss
 from cancernet.evaluation.decision import Decision, calibrate, decide, fit_decision
+from cancernet.evaluation.predictions import Predictions
 
 SIGMA = 1.0  # patches: what helps on every complete slide that was tried (docs/recipes.md)
 SIGMAS = (0.0, SIGMA, 1.5, 2.0, 3.0)  # what may be chosen; 0 is no smoothing
 LEAST_SLIDES = 6  # complete ones, for a calibration and a threshold of smoothed scores
 KERNEL_REACH = 4.0  # the Gaussian is cut off at so many sigma
-
-
-class Predictions(NamedTuple):
-    """What a frozen decision says of the patches of one split, row by row."""
-
-    patches: Sequence[Patch]
-    labels: np.ndarray  # class index [n]
-    probabilities: np.ndarray  # calibrated [n, classes]
-    predicted: np.ndarray  # class index [n]
 
 
 def smooth_scores(scores: np.ndarray, slides: Sequence[SlideGrid], sigma: float) -> np.ndarray:

@@ -11,9 +11,11 @@ from typing import TypedDict
 from matplotlib.figure import Figure
 
 from cancernet import InputError
-from cancernet.evaluation.comparison import LOWER_IS_BETTER, align_predictions, compare_figures, compare_patients
-from cancernet.evaluation.metrics import evaluate
-from cancernet.evaluation.smoothing import Predictions
+from cancernet.evaluation import metrics
+from cancernet.evaluation.comparison import align_predictions, compare_figures, compare_patients
+from cancernet.evaluation.evaluate import evaluate
+from cancernet.evaluation.predictions import Predictions
+from cancernet.evaluation.results import as_json
 from cancernet.reporting import printed, wording
 from cancernet.reporting import report as pages
 from cancernet.reporting.content import Heading, Metric
@@ -89,10 +91,10 @@ def compare_runs(folders: Sequence[Path]) -> tuple[Comparison, dict[str, Predict
     pairs: list[Pair] = [
         {
             "run": name,
-            "metrics": metrics,
-            "patients": compare_patients(runs[first], runs[name], classes=classes, positive=positive),
+            "metrics": as_json(compared),
+            "patients": as_json(compare_patients(runs[first], runs[name], classes=classes, positive=positive)),
         }
-        for name, metrics in zip(others, differences, strict=True)
+        for name, compared in zip(others, differences, strict=True)
     ]
     comparison: Comparison = {
         "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -153,15 +155,7 @@ def _check_classes(reports: dict[str, Heading]) -> None:
 
 
 def _evaluate(predictions: Predictions, classes: Sequence[str], positive: str | None) -> dict:
-    patients = [patch.patient for patch in predictions.patches]
-    return evaluate(
-        predictions.labels,
-        predictions.probabilities,
-        predictions.predicted,
-        patients,
-        classes=classes,
-        positive=positive,
-    )
+    return as_json(evaluate(predictions, classes=classes, positive=positive))
 
 
 def _state(predictions: Predictions, n_runs: int) -> str:
@@ -220,14 +214,14 @@ def _tell(first: Judge, run: Judge, name: str, difference: Difference) -> dict:
     bounds = (
         difference["reason"] if difference["low"] is None else f"95% interval {wording.signed_interval(difference)}"
     )
-    better = " Lower is better." if name in LOWER_IS_BETTER else ""
+    better = " Lower is better." if metrics.METRICS[name].better == "lower" else ""
     text = f"{wording.METRICS[name][0]}: {', '.join(values)}, difference {change} ({bounds}).{better}"
     return {"verdict": VERDICTS[difference["verdict"]], "text": text, "difference": _turn(name, difference)}
 
 
 def _turn(name: str, difference: Difference) -> dict:
     """The difference with its ends for a bar, on which better is to the right."""
-    if name not in LOWER_IS_BETTER:
+    if metrics.METRICS[name].better != "lower":
         return dict(difference)
     value, low, high = (None if difference[key] is None else -difference[key] for key in ("value", "low", "high"))
     return {**difference, "value": value, "low": high, "high": low}

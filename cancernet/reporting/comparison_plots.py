@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from cancernet.evaluation.comparison import LOWER_IS_BETTER
-from cancernet.evaluation.smoothing import Predictions
+from cancernet.evaluation import metrics
+from cancernet.evaluation.predictions import Predictions
 from cancernet.reporting.captions import break_lines, cut, shorten
 from cancernet.reporting.plots import (
     COLOURS,
@@ -99,7 +99,7 @@ def _draw_differences(axes: Axes, comparison: dict, styles: dict) -> None:
     ]
     axes.axvline(0, color="black", linewidth=1)
     for row, name in enumerate(shown):
-        turn = -1 if name in LOWER_IS_BETTER else 1
+        turn = -1 if metrics.METRICS[name].better == "lower" else 1
         for number, pair in enumerate(pairs):
             metric, (colour, _) = pair["metrics"][name], styles[pair["run"]]
             if metric["value"] is None:
@@ -109,7 +109,8 @@ def _draw_differences(axes: Axes, comparison: dict, styles: dict) -> None:
                 axes.plot([turn * metric["low"], turn * metric["high"]], [place, place], color=colour, linewidth=2.2)
             filled = colour if metric["verdict"] != "unclear" else "white"
             axes.plot(turn * metric["value"], place, "o", color=colour, markerfacecolor=filled, markersize=7)
-    labels = [METRICS[name][0] + (" (sign turned)" if name in LOWER_IS_BETTER else "") for name in shown]
+    signs = {name: " (sign turned)" if metrics.METRICS[name].better == "lower" else "" for name in shown}
+    labels = [METRICS[name][0] + sign for name, sign in signs.items()]
     axes.set_yticks(range(len(shown)), labels, fontsize=NOTE_SIZE)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     reach = 1.08 * max(abs(end) for end in axes.get_xlim())

@@ -15,9 +15,10 @@ from cancernet.data.grid import Layout, lay_out_patches
 from cancernet.data.images import read_image
 from cancernet.evaluation.comparison import compare_figures
 from cancernet.evaluation.decision import Decision, decide_otherwise, expected_rates
-from cancernet.evaluation.metrics import evaluate
-from cancernet.evaluation.operating_points import judge_points
-from cancernet.evaluation.smoothing import Predictions, predict_split
+from cancernet.evaluation.evaluate import evaluate, evaluate_points
+from cancernet.evaluation.predictions import Predictions, pool_predictions
+from cancernet.evaluation.results import as_json
+from cancernet.evaluation.smoothing import predict_split
 from cancernet.explain.outside import find_outside
 from cancernet.reporting.montages import FALSE_ALARM, MISSED, WRONG
 from cancernet.reporting.wording import counted, warn_of_change
@@ -162,7 +163,7 @@ def assess(patches: Sequence[Patch], scores: np.ndarray, decision: Decision, sub
         neighbours = {
             "with": figures["metrics"],
             "without": figures_alone["metrics"],
-            "difference": difference,
+            "difference": as_json(difference),
         }
     report: Report = {
         "name": subject.name,
@@ -201,14 +202,9 @@ def pool_folds(folders: Sequence[Path], patches: Sequence[Patch], subject: Subje
     """
     reports = [read_report(folder, Report) for folder in folders]
     classes, positive = reports[0]["classes"], reports[0]["positive"]
-    parts = [read_predictions(folder, classes) for folder in folders]
     row_of = {patch.file: patch for patch in patches}
-    pooled = Predictions(
-        [row_of[patch.file] for part in parts for patch in part.patches],
-        np.concatenate([part.labels for part in parts]),
-        np.concatenate([part.probabilities for part in parts]),
-        np.concatenate([part.predicted for part in parts]),
-    )
+    pooled = pool_predictions([read_predictions(folder, classes) for folder in folders])
+    pooled = dataclasses.replace(pooled, patches=[row_of[patch.file] for patch in pooled.patches])
     layout = lay_out_patches(pooled.patches)
     figures = _evaluate(pooled, classes, positive, subject.prevalence)
     how = f"in {len(folders)} folds" if subject.evaluated_on == "all folds" else f"on {subject.evaluated_on}"
@@ -242,11 +238,10 @@ def _compare_points(
     predicted = {own: predictions.predicted}
     for name in decision.other_points:
         predicted[name] = predict_split(decide_otherwise(decision, name), patches, scores, layout).predicted
-    patients, classes = [patch.patient for patch in patches], decision.classes
-    judged = judge_points(predictions.labels, predicted, patients, classes=classes, positive=decision.positive)
+    rates = as_json(evaluate_points(predictions, predicted, classes=decision.classes, positive=decision.positive))
     thresholds = {own: decision.threshold, **decision.other_points}
     return [
-        {"name": name, "threshold": threshold, "on_validation": expected_rates(decision, threshold), **judged[name]}
+        {"name": name, "threshold": threshold, "on_validation": expected_rates(decision, threshold), **rates[name]}
         for name, threshold in thresholds.items()
     ]
 
@@ -290,15 +285,7 @@ def describe_data(patches: Sequence[Patch], summary: Summary) -> Data:
 
 
 def _evaluate(predictions: Predictions, classes: Sequence[str], positive: str | None, prevalence: float | None) -> dict:
-    return evaluate(
-        predictions.labels,
-        predictions.probabilities,
-        predictions.predicted,
-        [patch.patient for patch in predictions.patches],
-        classes=classes,
-        positive=positive,
-        prevalence=prevalence,
-    )
+    return as_json(evaluate(predictions, classes=classes, positive=positive, prevalence=prevalence))
 
 
 def _state(subject: Subject) -> str:

@@ -13,7 +13,7 @@ from cancernet.config import GIVEN_FEATURES, Augmentation, Experiment
 from cancernet.data.dataset import Patch
 from cancernet.data.grid import PATCH_STEP, SlideGrid, make_thumbnail, paint_grid, stitch_slide, thumbnail_side
 from cancernet.data.images import fit_image, read_image
-from cancernet.evaluation.smoothing import Predictions
+from cancernet.evaluation.predictions import Predictions
 from cancernet.explain.gradcam import grad_cam, overlay
 from cancernet.models.architectures import ENCODER
 from cancernet.reporting.captions import cut

@@ -17,7 +17,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 
-from cancernet.evaluation.smoothing import Predictions
+from cancernet.evaluation.predictions import Predictions
 from cancernet.reporting import montages, plots, wording
 from cancernet.reporting.content import Report
 from cancernet.reporting.printed import report_text

@@ -4,44 +4,14 @@ from collections.abc import Mapping, Sequence
 
 from cancernet.config import INSIDE_SHARE
 from cancernet.data.dataset import label_class
+from cancernet.evaluation import metrics
 from cancernet.evaluation.intervals import FEW_GROUPS, LEAST_GROUPS
 
-METRICS = {  # name in the report -> what it is called, what it says
-    "accuracy": ("accuracy", "share of all images that are given their own class"),
-    "sensitivity": ("sensitivity (recall)", "share of the positive images that are found"),
-    "specificity": ("specificity", "share of the negative images that are cleared"),
-    "ppv": ("PPV (precision)", "share of the images called positive that are; changes with how common the class is"),
-    "npv": ("NPV", "share of the images called negative that are; changes with how common the class is"),
-    "lr_positive": ("LR+", "how many times more often positive images are called positive than negative ones are"),
-    "lr_negative": ("LR-", "how many times as often positive images are called negative as negative ones are"),
-    "f1": ("F1", "harmonic mean of precision and sensitivity"),
-    "balanced_accuracy": ("balanced accuracy", "mean over the classes of the share that is found"),
-    "macro_precision": ("precision, macro mean", "mean over the classes, each counting the same"),
-    "macro_sensitivity": ("sensitivity, macro mean", "mean over the classes, each counting the same"),
-    "macro_specificity": ("specificity, macro mean", "mean over the classes, each counting the same"),
-    "macro_f1": ("F1, macro mean", "mean over the classes, each counting the same"),
-    "weighted_precision": ("precision, weighted mean", "mean over the classes, each counting by its images"),
-    "weighted_sensitivity": ("sensitivity, weighted mean", "mean over the classes, each counting by its images"),
-    "weighted_specificity": ("specificity, weighted mean", "mean over the classes, each counting by its images"),
-    "weighted_f1": ("F1, weighted mean", "mean over the classes, each counting by its images"),
-    "mcc": ("MCC", "correlation of truth and decision: 0 is guessing, 1 is perfect"),
-    "auroc": ("AUROC", "chance that an image of the class scores above one that is not: 0.5 is guessing"),
-    "auprc": ("AUPRC", "mean precision over all thresholds: guessing gives the share of positive images"),
-    "brier": ("Brier score", "mean squared error of the probabilities: 0 is perfect"),
-    "ece": ("calibration error (ECE)", "how far probabilities are from what is seen, on average: 0 is perfect"),
-    "calibration_slope": ("calibration slope", "1 is right; below it probabilities are too sure, above it too modest"),
-    "calibration_intercept": (
-        "calibration intercept",
-        "0 is right; below it probabilities are too high, above too low",
-    ),
-    "log_loss": ("log-loss", "what sure but wrong probabilities cost: 0 is perfect"),
-}
-CLASS_RATES = {  # of each class, and what its column is called
-    **{"precision": "precision", "sensitivity": "sensitivity", "specificity": "specificity"},
-    **{"f1": "F1", "auroc": "AUROC"},
-}
+# name in the report -> label, explanation
+METRICS = {metric.name: (metric.label, metric.explanation) for metric in metrics.METRICS.values() if not metric.same_as}
+CLASS_RATES = {name: metric.label for name, metric in metrics.CLASS_METRICS.items()}
 PATIENT_RATES = ("accuracy", "sensitivity", "specificity", "auroc")
-TWICE = {"precision"}  # the same figure as ppv: shown once, as ppv
+TWICE = {metric.name for metric in metrics.METRICS.values() if metric.same_as}  # shown once, under the other name
 HELD_FIXED = (
     "The intervals hold the model and its threshold fixed: what another training, or other validation patients, would "
     "change comes on top."

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import optuna
 
     from cancernet.data.dataset import Patch
-    from cancernet.evaluation.smoothing import Predictions
+    from cancernet.evaluation.predictions import Predictions
     from cancernet.reporting.search import Outcome, TrialRow
     from cancernet.training.ensembles import Material
     from cancernet.training.search import Search
@@ -213,7 +213,7 @@ class Trainer:
         import numpy as np
 
         from cancernet.data import dataset
-        from cancernet.evaluation.smoothing import Predictions
+        from cancernet.evaluation.predictions import Predictions
 
         path = self.output / TRIALS / f"{trial.number:04}.npz"
         if not path.is_file():
@@ -278,6 +278,7 @@ def conclude(found: "Search", trainer: Trainer) -> "Outcome":
     """
     from cancernet.data import dataset
     from cancernet.evaluation.comparison import compare_figures
+    from cancernet.evaluation.results import as_json
     from cancernet.reporting.search import Outcome
     from cancernet.training.search import find_importance
 
@@ -296,7 +297,7 @@ def conclude(found: "Search", trainer: Trainer) -> "Outcome":
     else:
         pair = [trainer.predict(trial, found.scratch) for trial in (default, best)]
         classes = dataset.list_classes(trainer.patches)
-        difference = compare_figures(pair, classes=classes, positive=trainer.plan.positive)[0]["log_loss"]
+        difference = as_json(compare_figures(pair, classes=classes, positive=trainer.plan.positive)[0]["log_loss"])
     ended = {trial.number: describe_trial(trial) for trial in trials if trial.state.is_finished()}
     return Outcome(
         rows=list(ended.values()),

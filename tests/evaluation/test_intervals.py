@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from made_up_predictions import predictions_of
 from scipy.stats import norm
 
+from cancernet.evaluation.evaluate import evaluate
 from cancernet.evaluation.intervals import CORRELATION, MOST_PARTS, POSITIVE, SHARE, jackknife, jackknife_interval
-from cancernet.evaluation.metrics import evaluate
 
 # --- jackknife ---
 
@@ -59,8 +60,8 @@ def test_an_interval_stays_within_what_the_figure_can_be():
     [
         (0.5, [0.5] * 5, "too few patients for an interval"),
         (0.5, [0.5] * 5 + [np.nan], "no interval: without some of the patients, no image of class 1"),
-        (1.0, [1.0] * 6, "no interval: it does not differ between patients, so how sure it is cannot be told"),
-        (0.5, [0.5] * 6, "no interval: it does not differ between patients, so how sure it is cannot be told"),
+        (1.0, [1.0] * 6, "interval not estimable: all patients have the same value"),
+        (0.5, [0.5] * 6, "interval not estimable: all patients have the same value"),
     ],
 )
 def test_where_nothing_can_be_told_there_is_no_interval(value, left_out, reason):
@@ -93,8 +94,8 @@ def test_intervals_over_patients_cover_and_those_over_images_do_not():
         for seed in range(simulations):
             arguments, patients = simulated_patients(np.random.default_rng(seed))
             named = patients if known else [""] * len(patients)
-            metrics = evaluate(*arguments, named, classes=("0", "1"), positive="1")["metrics"]
-            covered.append([metrics[name]["low"] <= true <= metrics[name]["high"] for name, true in truth.items()])
+            metrics = evaluate(predictions_of(*arguments, named), classes=["0", "1"], positive="1").metrics
+            covered.append([metrics[name].low <= true <= metrics[name].high for name, true in truth.items()])
         return dict(zip(truth, np.mean(covered, axis=0), strict=True))
 
     over_patients, over_images = coverage(500, known=True), coverage(150, known=False)

@@ -1,5 +1,6 @@
 """Comparisons from folders of predictions to sentences, pictures and page."""
 
+import dataclasses
 import json
 import re
 
@@ -50,7 +51,7 @@ def test_unknown_patients_are_counted_apart(tmp_path):
     for number, strength in enumerate((0.5, 2.5)):
         predictions = make_predictions(number, strength)
         patches = [patch._replace(patient="") if row < 30 else patch for row, patch in enumerate(predictions.patches)]
-        runs.append(write_run(tmp_path / str(number), predictions._replace(patches=patches)))
+        runs.append(write_run(tmp_path / str(number), dataclasses.replace(predictions, patches=patches)))
     compared, _ = comparison.compare_runs(runs)
     assert compared["statement"] == "Both runs judged the same 120 images, of 9 patients and 30 of unknown patients."
     assert len(compared["differences"][0]["patients"]) == 9
@@ -79,7 +80,9 @@ def test_without_known_patients_there_is_no_part_on_them(tmp_path):
     runs = []
     for number, strength in enumerate((0.5, 2.5)):
         predictions = make_predictions(number, strength)
-        predictions = predictions._replace(patches=[patch._replace(patient="") for patch in predictions.patches])
+        predictions = dataclasses.replace(
+            predictions, patches=[patch._replace(patient="") for patch in predictions.patches]
+        )
         runs.append(write_run(tmp_path / str(number), predictions))
     compared, predictions = comparison.compare_runs(runs)
     figures = comparison_plots.draw_figures(compared, predictions)

@@ -8,7 +8,8 @@ from conftest import make_summary
 
 from cancernet import InputError
 from cancernet.data.dataset import Patch
-from cancernet.evaluation.smoothing import Predictions, fit_on_validation
+from cancernet.evaluation.predictions import Predictions
+from cancernet.evaluation.smoothing import fit_on_validation
 from cancernet.reporting.content import (
     Subject,
     assess,

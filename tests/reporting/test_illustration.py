@@ -11,7 +11,7 @@ from cancernet import InputError, run
 from cancernet.config import Augmentation, Experiment
 from cancernet.data.dataset import Patch
 from cancernet.data.grid import lay_out, lay_out_patches
-from cancernet.evaluation.smoothing import Predictions
+from cancernet.evaluation.predictions import Predictions
 from cancernet.reporting import illustration
 from cancernet.reporting.content import Assessment
 from cancernet.reporting.illustration import MOST_SLIDES, illustrate, is_worth_drawing
@@ -122,8 +122,7 @@ def test_each_kind_shows_its_own_images_or_none(loaded, tmp_path, monkeypatch):
     predictions = make_predictions(tmp_path, 1, wrong=lambda slide: 7)
     illustration._draw_explained(loaded, predictions, tmp_path, tmp_path)
     benign = [row for row, label in enumerate(predictions.labels) if label == 0 and row >= 7]
-    right = Predictions([predictions.patches[i] for i in benign], *(each[benign] for each in predictions[1:]))
-    illustration._draw_explained(loaded, right, tmp_path, tmp_path)
+    illustration._draw_explained(loaded, predictions.take(np.array(benign)), tmp_path, tmp_path)
     classes = [[each.caption.partition("class")[2][0] for each in group] for group in shown[0].values()]
     assert classes == [["1"] * 4, ["0"] * 4, ["1"] * 3]
     assert [list(group) for group in shown[1].values()] == [[], [], []]

@@ -8,7 +8,7 @@ import pytest
 from made_reports import make_report, make_report_of_three, metric
 from matplotlib.figure import Figure
 
-from cancernet.evaluation.smoothing import Predictions
+from cancernet.evaluation.predictions import Predictions
 from cancernet.reporting.plots import plot_confusion_matrix
 from cancernet.reporting.printed import report_text
 from cancernet.reporting.report import draw_figures, write_report

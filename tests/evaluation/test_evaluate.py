@@ -1,4 +1,4 @@
-"""Every figure against scikit-learn's or a number worked out by hand; intervals against plain resampling."""
+"""Every metric against scikit-learn's or a number worked out by hand, and the results as they are reported."""
 
 import json
 import time
@@ -6,19 +6,28 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from made_up_predictions import predictions_of
 from scipy.special import expit, logit
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 
 from cancernet import InputError
-from cancernet.evaluation.metrics import (
-    MANY_CLASS_METRICS,
-    TWO_CLASS_METRICS,
-    confusion_matrix,
-    evaluate,
-    weigh_figures,
+from cancernet.evaluation import evaluate as evaluation
+from cancernet.evaluation.comparison import compare_figures
+from cancernet.evaluation.evaluate import evaluate_points
+from cancernet.evaluation.intervals import CORRELATION
+from cancernet.evaluation.metrics import METRICS, Metric, list_metrics
+from cancernet.evaluation.results import (
+    CalibrationBin,
+    Estimate,
+    Interval,
+    PatientRow,
+    Spread,
+    TwoClassPatientRow,
+    as_json,
 )
+from cancernet.evaluation.tables import EvaluatedImages, WeightedImages
 
 TWO = {"classes": ("0", "1"), "positive": "1"}
 THREE = {"classes": ("benign", "malignant", "normal"), "positive": None}
@@ -41,8 +50,12 @@ def three_classes(n=300, seed=1):
     return labels, probabilities, probabilities.argmax(axis=1), [f"p{i}" for i in random.integers(10, size=n)]
 
 
+def evaluate(labels, probabilities, predicted, patients, **settings):
+    return evaluation.evaluate(predictions_of(labels, probabilities, predicted, patients), **settings)
+
+
 def values(report) -> dict:
-    return {name: metric["value"] for name, metric in report["metrics"].items()}
+    return {name: metric.value for name, metric in report.metrics.items()}
 
 
 def ece_by_loop(probability, outcome, edges) -> float:
@@ -116,7 +129,7 @@ def test_two_class_figures_equal_those_of_scikit_learn(decimals):
     assert given.pop("calibration_slope") == pytest.approx(slope, rel=1e-4)
     intercept = given.pop("calibration_intercept")
     assert expit(log_odds + intercept).mean() == pytest.approx(labels.mean())
-    assert tuple(report["metrics"]) == TWO_CLASS_METRICS
+    assert list(report.metrics) == [metric.name for metric in list_metrics(two_classes=True)]
     assert given == pytest.approx(expected, rel=1e-12)
 
 
@@ -124,7 +137,7 @@ def test_three_class_figures_equal_those_of_scikit_learn():
     labels, probabilities, predicted, patients = three_classes()
     report = evaluate(labels, probabilities, predicted, patients, **THREE)
     edges = tenths(probabilities.max(axis=1))
-    assert tuple(report["metrics"]) == MANY_CLASS_METRICS
+    assert list(report.metrics) == [metric.name for metric in list_metrics(two_classes=False)]
     assert values(report) == pytest.approx(sklearn_three_class_figures(labels, probabilities, predicted, edges))
 
 
@@ -134,9 +147,9 @@ def test_every_two_class_figure_by_hand():
     labels = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
     probabilities = np.stack([1 - probability, probability], axis=1)
     report = evaluate(labels, probabilities, (probability >= 0.5).astype(int), [""] * 10, **TWO)
-    assert report["confusion_matrix"] == [[4, 2], [1, 3]]
+    assert report.confusion_matrix == [[4, 2], [1, 3]]
     given = values(report)
-    del given["calibration_slope"], given["calibration_intercept"]  # worked out in test_reliability.py
+    del given["calibration_slope"], given["calibration_intercept"]  # worked out in test_calibration_line.py
     assert given == pytest.approx(
         {
             "accuracy": 7 / 10,
@@ -165,31 +178,31 @@ def test_every_two_class_figure_by_hand():
 def test_per_class_figures_equal_those_of_scikit_learn():
     labels, probabilities, predicted, patients = three_classes()
     report = evaluate(labels, probabilities, predicted, patients, **THREE)
-    assert list(report["per_class"]) == ["benign", "malignant", "normal"]
-    for c, figures in enumerate(report["per_class"].values()):
-        assert figures["images"] == (labels == c).sum()
-        assert figures["sensitivity"]["value"] == pytest.approx(sk.recall_score(labels == c, predicted == c))
-        assert figures["specificity"]["value"] == pytest.approx(sk.recall_score(labels != c, predicted != c))
-        assert figures["precision"]["value"] == pytest.approx(sk.precision_score(labels == c, predicted == c))
-        assert figures["f1"]["value"] == pytest.approx(sk.f1_score(labels == c, predicted == c))
-        assert figures["auroc"]["value"] == pytest.approx(sk.roc_auc_score(labels == c, probabilities[:, c]))
+    assert list(report.per_class) == ["benign", "malignant", "normal"]
+    for c, figures in enumerate(report.per_class.values()):
+        assert figures.images == (labels == c).sum()
+        assert figures.sensitivity.value == pytest.approx(sk.recall_score(labels == c, predicted == c))
+        assert figures.specificity.value == pytest.approx(sk.recall_score(labels != c, predicted != c))
+        assert figures.precision.value == pytest.approx(sk.precision_score(labels == c, predicted == c))
+        assert figures.f1.value == pytest.approx(sk.f1_score(labels == c, predicted == c))
+        assert figures.auroc.value == pytest.approx(sk.roc_auc_score(labels == c, probabilities[:, c]))
 
 
 def test_the_classes_of_a_pair_mirror_each_other():
     report = evaluate(*two_classes(), **TWO)
-    benign, idc, metrics = report["per_class"]["0"], report["per_class"]["1"], report["metrics"]
-    assert benign["sensitivity"] == idc["specificity"] == metrics["specificity"]
-    assert idc["sensitivity"] == benign["specificity"] == metrics["sensitivity"]
-    assert benign["precision"] == metrics["npv"]
-    assert benign["auroc"] == idc["auroc"] == metrics["auroc"]
+    benign, idc, metrics = report.per_class["0"], report.per_class["1"], report.metrics
+    assert benign.sensitivity == idc.specificity == metrics["specificity"]
+    assert idc.sensitivity == benign.specificity == metrics["sensitivity"]
+    assert benign.precision == metrics["npv"]
+    assert benign.auroc == idc.auroc == metrics["auroc"]
 
 
 def test_the_first_class_may_be_the_positive_one():
     labels, probabilities, predicted, patients = two_classes()
     second = evaluate(labels, probabilities, predicted, patients, **TWO)
     first = evaluate(1 - labels, probabilities[:, ::-1], 1 - predicted, patients, classes=("1", "0"), positive="1")
-    assert first["metrics"] == second["metrics"]
-    assert first["patients"] == second["patients"]
+    assert first.metrics == second.metrics
+    assert first.patients == second.patients
 
 
 def test_ppv_and_npv_at_a_prevalence_by_bayes():
@@ -199,18 +212,14 @@ def test_ppv_and_npv_at_a_prevalence_by_bayes():
     labels = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
     probabilities = np.stack([1 - probability, probability], axis=1)
     arguments = (labels, probabilities, (probability >= 0.5).astype(int), [""] * 10)
-    given = evaluate(*arguments, **TWO, prevalence=0.1)["prevalence"]
-    assert given["value"] == 0.1
-    assert given["ppv"]["value"] == pytest.approx(75 / 375)
-    assert given["npv"]["value"] == pytest.approx(600 / 625)
-    assert given["ppv"]["low"] < 0.2 < given["ppv"]["high"]
+    given = evaluate(*arguments, **TWO, prevalence=0.1).prevalence
+    assert given.value == 0.1
+    assert given.ppv.value == pytest.approx(75 / 375)
+    assert given.npv.value == pytest.approx(600 / 625)
+    assert given.ppv.low < 0.2 < given.ppv.high
     as_sampled = evaluate(*arguments, **TWO, prevalence=0.4)
-    assert as_sampled["prevalence"]["ppv"]["value"] == pytest.approx(as_sampled["metrics"]["ppv"]["value"])
-    assert evaluate(*arguments, **TWO)["prevalence"] is None
-
-
-def test_confusion_matrix_has_true_classes_as_rows():
-    assert confusion_matrix([0, 0, 1, 2], [0, 1, 1, 0], 3).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+    assert as_sampled.prevalence.ppv.value == pytest.approx(as_sampled.metrics["ppv"].value)
+    assert evaluate(*arguments, **TWO).prevalence is None
 
 
 # --- calibration ---
@@ -218,12 +227,12 @@ def test_confusion_matrix_has_true_classes_as_rows():
 
 def test_calibration_bins_equal_those_of_scikit_learn():
     labels, probabilities, predicted, patients = two_classes(n=997, decimals=12)
-    calibration = evaluate(labels, probabilities, predicted, patients, **TWO)["calibration"]
+    calibration = evaluate(labels, probabilities, predicted, patients, **TWO).calibration
     fraction, mean = calibration_curve(labels, probabilities[:, 1], n_bins=10, strategy="quantile")
-    assert (calibration["n_bins"], calibration["binning"]) == (10, "equal mass")
-    assert [row["fraction_positive"] for row in calibration["bins"]] == pytest.approx(fraction.tolist())
-    assert [row["mean_probability"] for row in calibration["bins"]] == pytest.approx(mean.tolist())
-    assert {row["images"] for row in calibration["bins"]} == {99, 100}
+    assert (calibration.n_bins, calibration.binning) == (10, "equal mass")
+    assert [row.fraction_positive for row in calibration.bins] == pytest.approx(fraction.tolist())
+    assert [row.mean_probability for row in calibration.bins] == pytest.approx(mean.tolist())
+    assert {row.images for row in calibration.bins} == {99, 100}
 
 
 def test_equal_probabilities_share_a_bin():
@@ -231,36 +240,33 @@ def test_equal_probabilities_share_a_bin():
     labels = np.array([0] * 15 + [1] * 5 + [1] * 4)
     probabilities = np.stack([1 - probability, probability], axis=1)
     report = evaluate(labels, probabilities, labels, [""] * 24, **TWO)
-    assert report["calibration"]["bins"] == [
-        {"mean_probability": 0.25, "fraction_positive": 0.25, "images": 20},
-        {"mean_probability": 0.75, "fraction_positive": 1.0, "images": 4},
-    ]
-    assert report["calibration"]["n_bins"] == 2
-    assert report["metrics"]["ece"]["value"] == pytest.approx(0.25 * 4 / 24)
+    assert report.calibration.bins == [CalibrationBin(0.25, 0.25, 20), CalibrationBin(0.75, 1.0, 4)]
+    assert report.calibration.n_bins == 2
+    assert report.metrics["ece"].value == pytest.approx(0.25 * 4 / 24)
 
 
 def test_a_perfect_calibration_has_an_error_of_0():
     probability = np.repeat([0.25, 0.75], 400)
     labels = np.tile([1, 0, 0, 0], 100).tolist() + np.tile([1, 1, 1, 0], 100).tolist()
     probabilities = np.stack([1 - probability, probability], axis=1)
-    assert evaluate(labels, probabilities, labels, [""] * 800, **TWO)["metrics"]["ece"]["value"] == 0.0
+    assert evaluate(labels, probabilities, labels, [""] * 800, **TWO).metrics["ece"].value == 0.0
 
 
 def test_the_error_of_calibration_has_an_upper_bound_from_50_patients():
     arguments = two_classes(n=2000, n_patients=50)
-    ece = evaluate(*arguments, **TWO)["metrics"]["ece"]
-    assert ece["low"] is None
-    assert ece["value"] < ece["high"] < 3 * ece["value"]
-    assert ece["reason"] == "only an upper bound: noise makes it too large, never too small"
-    ece = evaluate(*two_classes(n=2000, n_patients=49), **TWO)["metrics"]["ece"]
-    assert (ece["low"], ece["high"]) == (None, None)
-    assert ece["reason"] == "no bound below 50 patients: most of it may be noise"
+    ece = evaluate(*arguments, **TWO).metrics["ece"]
+    assert ece.low is None
+    assert ece.value < ece.high < 3 * ece.value
+    assert ece.reason == "only an upper bound: noise makes it too large, never too small"
+    ece = evaluate(*two_classes(n=2000, n_patients=49), **TWO).metrics["ece"]
+    assert (ece.low, ece.high) == (None, None)
+    assert ece.reason == "no bound below 50 patients: most of it may be noise"
 
 
 def test_a_sure_and_wrong_probability_costs_what_it_does_in_scikit_learn():
     labels, probabilities = np.array([1, 0, 1]), np.array([[1.0, 0.0], [1.0, 0.0], [0.5, 0.5]])
     report = evaluate(labels, probabilities, [0, 0, 1], [""] * 3, **TWO)
-    assert report["metrics"]["log_loss"]["value"] == pytest.approx(sk.log_loss(labels, probabilities))
+    assert report.metrics["log_loss"].value == pytest.approx(sk.log_loss(labels, probabilities))
 
 
 # --- patients ---
@@ -272,82 +278,64 @@ def test_the_table_of_patients_by_hand():
     patients = ["b", "b", "b", "a", "a", ""]
     probabilities = np.stack([1 - probability, probability], axis=1)
     report = evaluate(labels, probabilities, (probability >= 0.5).astype(int), patients, **TWO)
-    a = {"patient": "a", "images": 2, "tp": 0, "fp": 0, "tn": 2, "fn": 0}
-    b = {"patient": "b", "images": 3, "tp": 1, "fp": 1, "tn": 0, "fn": 1}
-    assert report["patients"] == [
-        a | {"accuracy": 1.0, "sensitivity": None, "specificity": 1.0, "auroc": None},
-        b | {"accuracy": 1 / 3, "sensitivity": 0.5, "specificity": 0.0, "auroc": 0.5},
+    assert report.patients == [
+        TwoClassPatientRow("a", 2, tp=0, fp=0, tn=2, fn=0, accuracy=1.0, sensitivity=None, specificity=1.0, auroc=None),
+        TwoClassPatientRow("b", 3, tp=1, fp=1, tn=0, fn=1, accuracy=1 / 3, sensitivity=0.5, specificity=0.0, auroc=0.5),
     ]
-    assert report["patient_spread"]["accuracy"] == pytest.approx(
-        {"median": 2 / 3, "q1": 1 / 2, "q3": 5 / 6, "min": 1 / 3, "max": 1.0, "patients": 2}
-    )
-    only_b = {"median": 0.5, "q1": 0.5, "q3": 0.5, "min": 0.5, "max": 0.5, "patients": 1}
-    assert report["patient_spread"]["sensitivity"] == report["patient_spread"]["auroc"] == only_b
+    accuracy = report.patient_spread["accuracy"]
+    assert (accuracy.median, accuracy.q1, accuracy.q3) == pytest.approx((2 / 3, 1 / 2, 5 / 6))
+    assert (accuracy.min, accuracy.max, accuracy.patients) == (1 / 3, 1.0, 2)
+    only_b = Spread(0.5, 0.5, 0.5, 0.5, 0.5, patients=1)
+    assert report.patient_spread["sensitivity"] == report.patient_spread["auroc"] == only_b
 
 
 def test_patients_equal_their_own_evaluation():
     labels, probabilities, predicted, patients = two_classes()
-    for row in evaluate(labels, probabilities, predicted, patients, **TWO)["patients"]:
-        own = np.array(patients) == row["patient"]
-        assert row["auroc"] == pytest.approx(sk.roc_auc_score(labels[own], probabilities[own, 1]))
-        assert row["sensitivity"] == pytest.approx(sk.recall_score(labels[own], predicted[own]))
-        assert [[row["tn"], row["fp"]], [row["fn"], row["tp"]]] == sk.confusion_matrix(
-            labels[own], predicted[own]
-        ).tolist()
+    for row in evaluate(labels, probabilities, predicted, patients, **TWO).patients:
+        own = np.array(patients) == row.patient
+        assert row.auroc == pytest.approx(sk.roc_auc_score(labels[own], probabilities[own, 1]))
+        assert row.sensitivity == pytest.approx(sk.recall_score(labels[own], predicted[own]))
+        assert [[row.tn, row.fp], [row.fn, row.tp]] == sk.confusion_matrix(labels[own], predicted[own]).tolist()
 
 
 def test_with_more_classes_a_patient_has_its_share_of_right_images():
     labels, probabilities = np.array([0, 1, 2]), np.eye(3)
     report = evaluate(labels, probabilities, np.array([0, 1, 1]), ["a", "b", "b"], **THREE)
-    assert report["patients"] == [
-        {"patient": "a", "images": 1, "correct": 1, "accuracy": 1.0},
-        {"patient": "b", "images": 2, "correct": 1, "accuracy": 0.5},
-    ]
-    assert list(report["patient_spread"]) == ["accuracy"]
+    assert report.patients == [PatientRow("a", 1, 1, 1.0), PatientRow("b", 2, 1, 0.5)]
+    assert list(report.patient_spread) == ["accuracy"]
 
 
 def test_unknown_patients_give_intervals_over_images_and_no_table():
     labels, probabilities, predicted, _ = two_classes()
     report = evaluate(labels, probabilities, predicted, [""] * len(labels), **TWO)
-    assert report["interval"] == {"level": 0.95, "over": "images", "groups": 400}
-    assert report["patients"] == []
-    assert report["patient_spread"]["auroc"] == {
-        "median": None,
-        "q1": None,
-        "q3": None,
-        "min": None,
-        "max": None,
-        "patients": 0,
-    }
-    assert evaluate(*two_classes(), **TWO)["interval"] == {"level": 0.95, "over": "patients", "groups": 12}
+    assert report.interval == Interval(0.95, "images", 400)
+    assert report.patients == []
+    assert report.patient_spread["auroc"] == Spread(None, None, None, None, None, patients=0)
+    assert evaluate(*two_classes(), **TWO).interval == Interval(0.95, "patients", 12)
 
 
 # --- intervals ---
 
 
-def drawn_images(groups, row) -> np.ndarray:
-    """Indices of the images of one draw, each as often as its group was taken."""
-    return np.repeat(np.arange(len(groups)), row.astype(int)[groups])
-
-
 @pytest.mark.parametrize("by_patient", [True, False])
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_weighted_figures_equal_plain_resampling_and_scikit_learn(n_classes, by_patient):
+def test_weighted_metrics_equal_those_of_repeated_images(n_classes, by_patient):
     labels, probabilities, predicted, patients = two_classes(n=150) if n_classes == 2 else three_classes(n=150)
-    _, groups = np.unique(patients, return_inverse=True) if by_patient else (None, np.arange(150))
-    positive, stated = (1, probabilities[:, 1]) if n_classes == 2 else (None, probabilities.max(axis=1))
-    n_groups = groups.max() + 1
-    weights = np.random.default_rng(5).multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=8).astype(float)
-    figures = weigh_figures(labels, probabilities, predicted, groups, positive=positive)(weights)
+    stated = probabilities[:, 1] if n_classes == 2 else probabilities.max(axis=1)
+    predictions = predictions_of(labels, probabilities, predicted, patients if by_patient else [""] * 150)
+    images = EvaluatedImages.of(predictions, **TWO if n_classes == 2 else THREE)
+    weights = np.random.default_rng(5).integers(4, size=(8, images.n_groups)).astype(float)
+    weighted = WeightedImages(images, weights)
     for number, row in enumerate(weights):
-        chosen = drawn_images(groups, row)
+        chosen = np.repeat(np.arange(150), row.astype(int)[images.groups])
         if n_classes == 2:
             arguments = labels[chosen], stated[chosen], predicted[chosen], tenths(stated)
             expected = sklearn_two_class_figures(*arguments)
         else:
             arguments = labels[chosen], probabilities[chosen], predicted[chosen], tenths(stated)
             expected = sklearn_three_class_figures(*arguments)
-        assert {name: figures[name][number] for name in expected} == pytest.approx(expected, rel=1e-9)
+        found = {name: METRICS[name].compute(weighted)[number] for name in expected}
+        assert found == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_same_input_gives_the_same_report():
@@ -361,29 +349,29 @@ def test_an_interval_is_students_t_on_the_logit_of_the_jackknife_by_hand():
     predicted = np.concatenate([[1] * n + [0] * (4 - n) + [0] for n in found])
     probabilities = np.stack([1 - predicted, predicted], axis=1) * 0.8 + 0.1
     patients = np.repeat(list("abcdef"), 5)
-    sensitivity = evaluate(labels, probabilities, predicted, patients, **TWO)["metrics"]["sensitivity"]
+    sensitivity = evaluate(labels, probabilities, predicted, patients, **TWO).metrics["sensitivity"]
     # deviations 0.05, 0, 0, 0, 0, -0.05: standard error sqrt(5 / 6 * 0.005) = 0.06455, over 18 * 6 / 24^2
     # effective patients 0.1^2 / 0.005 * pi / 2 = 3.1416; Student's t of 2.1416 degrees of freedom: 4.0412
     half = 4.0412 * 0.064550 / 0.1875
-    assert sensitivity["value"] == 0.75
+    assert sensitivity.value == 0.75
     expected = [1 / (1 + np.exp(-(np.log(3) + sign * half))) for sign in (-1, 1)]
-    assert [sensitivity["low"], sensitivity["high"]] == pytest.approx(expected, abs=1e-4)
+    assert [sensitivity.low, sensitivity.high] == pytest.approx(expected, abs=1e-4)
 
 
 def test_every_interval_holds_its_value():
     report = evaluate(*two_classes(), **TWO, prevalence=0.2)
-    given = [report["prevalence"][name] for name in ("ppv", "npv")]
-    assert report["metrics"].pop("ece")["low"] is None
-    for metric in [*report["metrics"].values(), *given]:
-        assert metric["low"] <= metric["value"] <= metric["high"]
-        assert metric["low"] < metric["high"]
+    given = [report.prevalence.ppv, report.prevalence.npv]
+    assert report.metrics.pop("ece").low is None
+    for metric in [*report.metrics.values(), *given]:
+        assert metric.low <= metric.value <= metric.high
+        assert metric.low < metric.high
 
 
 # --- undefined ---
 
 
 def reasons(report) -> dict:
-    return {name: metric["reason"] for name, metric in report["metrics"].items() if metric["value"] is None}
+    return {name: metric.reason for name, metric in report.metrics.items() if metric.value is None}
 
 
 def test_one_class_only_leaves_undefined_what_needs_the_other():
@@ -393,43 +381,43 @@ def test_one_class_only_leaves_undefined_what_needs_the_other():
     names = ("sensitivity", "lr_positive", "lr_negative", "balanced_accuracy", "auroc", "auprc")
     names += ("calibration_slope", "calibration_intercept")
     assert reasons(report) == dict.fromkeys(names, missing) | {"mcc": "all images are of one class"}
-    assert report["metrics"]["specificity"]["value"] == pytest.approx(2 / 3)
-    assert report["metrics"]["precision"]["value"] == 0.0  # one was called, wrongly: that is defined
-    assert report["prevalence"]["ppv"] == {"value": None, "low": None, "high": None, "reason": missing}
-    assert report["per_class"]["0"]["auroc"]["reason"] == missing
-    assert report["per_class"]["0"]["specificity"]["reason"] == missing
-    json.dumps(report, allow_nan=False)
+    assert report.metrics["specificity"].value == pytest.approx(2 / 3)
+    assert report.metrics["precision"].value == 0.0  # one was called, wrongly: that is defined
+    assert report.prevalence.ppv == Estimate(None, None, None, missing)
+    assert report.per_class["0"].auroc.reason == missing
+    assert report.per_class["0"].specificity.reason == missing
+    json.dumps(as_json(report), allow_nan=False)
 
 
 def test_no_image_called_positive():
     probabilities = np.array([[0.8, 0.2], [0.7, 0.3], [0.6, 0.4], [0.9, 0.1]])
     report = evaluate([0, 1, 1, 0], probabilities, [0, 0, 0, 0], ["a", "b", "c", "d"], **TWO)
     assert reasons(report) == {
-        "precision": "no image was decided as class 1",
-        "ppv": "no image was decided as class 1",
+        "precision": "no image was classified as class 1",
+        "ppv": "no image was classified as class 1",
         "lr_positive": "specificity is 1, so the ratio divides by zero",
-        "calibration_slope": "the classes' probabilities do not overlap, so the slope has no end",
-        "mcc": "all images were decided as one class",
+        "calibration_slope": "the classes' probabilities do not overlap, so no finite slope fits",
+        "mcc": "all images were classified as one class",
     }
-    assert report["metrics"]["f1"]["value"] == 0.0
-    assert report["metrics"]["lr_negative"]["value"] == 1.0
+    assert report.metrics["f1"].value == 0.0
+    assert report.metrics["lr_negative"].value == 1.0
 
 
 def test_every_image_called_positive():
     probabilities = np.array([[0.2, 0.8], [0.3, 0.7], [0.4, 0.6], [0.1, 0.9]])
     report = evaluate([0, 1, 1, 0], probabilities, [1, 1, 1, 1], ["a", "b", "c", "d"], **TWO)
     assert reasons(report) == {
-        "npv": "no image was decided as class 0",
+        "npv": "no image was classified as class 0",
         "lr_negative": "specificity is 0, so the ratio divides by zero",
-        "calibration_slope": "the classes' probabilities do not overlap, so the slope has no end",
-        "mcc": "all images were decided as one class",
+        "calibration_slope": "the classes' probabilities do not overlap, so no finite slope fits",
+        "mcc": "all images were classified as one class",
     }
 
 
 def test_one_class_and_the_other_never_called():
     report = evaluate([0, 0], np.array([[0.9, 0.1], [0.8, 0.2]]), [0, 0], ["a", "b"], **TWO)
-    assert reasons(report)["f1"] == "no image of class 1 and none decided as it"
-    assert reasons(report)["precision"] == "no image was decided as class 1"
+    assert reasons(report)["f1"] == "no image of class 1 and none classified as it"
+    assert reasons(report)["precision"] == "no image was classified as class 1"
 
 
 def test_a_class_without_images_among_three():
@@ -437,12 +425,12 @@ def test_a_class_without_images_among_three():
     report = evaluate(labels, probabilities, probabilities.argmax(axis=1), ["a", "b", "c", "d"], **THREE)
     missing = "no image of class normal"
     expected = dict.fromkeys(("balanced_accuracy", "macro_sensitivity", "auroc"), missing)
-    expected["macro_precision"] = "no image was decided as class normal"
+    expected["macro_precision"] = "no image was classified as class normal"
     expected["macro_f1"] = missing
     assert reasons(report) == expected
-    assert report["metrics"]["weighted_precision"]["value"] == pytest.approx((1 + 2 / 3) / 2)
-    assert report["per_class"]["normal"]["sensitivity"]["reason"] == missing
-    assert report["per_class"]["normal"]["images"] == 0
+    assert report.metrics["weighted_precision"].value == pytest.approx((1 + 2 / 3) / 2)
+    assert report.per_class["normal"].sensitivity.reason == missing
+    assert report.per_class["normal"].images == 0
 
 
 @pytest.mark.parametrize("n_patients", [1, 5])
@@ -450,35 +438,32 @@ def test_few_patients_have_values_but_no_interval(n_patients):
     labels, probabilities, predicted, _ = two_classes()
     patients = [f"p{number % n_patients}" for number in range(len(labels))]
     report = evaluate(labels, probabilities, predicted, patients, **TWO)
-    for metric in report["metrics"].values():
-        assert metric["value"] is not None
-        assert (metric["low"], metric["high"]) == (None, None)
-        assert metric["reason"] == "too few patients for an interval"
+    for metric in report.metrics.values():
+        assert metric.value is not None
+        assert (metric.low, metric.high) == (None, None)
+        assert metric.reason == "too few patients for an interval"
 
 
 def test_few_images_of_unknown_patients_have_no_interval_either():
     labels, probabilities, predicted, _ = two_classes(n=5)
     report = evaluate(labels, probabilities, predicted, [""] * 5, **TWO)
-    assert report["metrics"]["accuracy"]["reason"] == "too few images for an interval"
+    assert report.metrics["accuracy"].reason == "too few images for an interval"
 
 
 def test_a_figure_that_never_changes_has_no_interval():
     labels, probabilities, _, patients = two_classes()
     report = evaluate(labels, probabilities, labels, patients, **TWO)
-    assert report["metrics"]["sensitivity"] == {
-        "value": 1.0,
-        "low": None,
-        "high": None,
-        "reason": "no interval: it does not differ between patients, so how sure it is cannot be told",
-    }
+    assert report.metrics["sensitivity"] == Estimate(
+        1.0, None, None, "interval not estimable: all patients have the same value"
+    )
 
 
 def test_a_class_of_one_patient_alone_has_no_interval():
     labels, probabilities, predicted, patients = two_classes()
     labels = np.where(np.array(patients) == "p03", labels, 0)
-    metrics = evaluate(labels, probabilities, predicted, patients, **TWO)["metrics"]
-    assert metrics["auroc"]["reason"] == "no interval: without some of the patients, one class has no image"
-    assert metrics["specificity"]["low"] < metrics["specificity"]["value"] < metrics["specificity"]["high"]
+    metrics = evaluate(labels, probabilities, predicted, patients, **TWO).metrics
+    assert metrics["auroc"].reason == "no interval: without some of the patients, one class has no image"
+    assert metrics["specificity"].low < metrics["specificity"].value < metrics["specificity"].high
 
 
 # --- bad input ---
@@ -488,14 +473,17 @@ def test_a_class_of_one_patient_alone_has_no_interval():
     ("change", "message"),
     [
         ({"labels": [], "predicted": [], "patients": [], "probabilities": np.zeros((0, 2))}, "No images to evaluate"),
-        ({"patients": ["a"]}, r"2 labels, probabilities of shape \[2, 2\], 2 decisions, 1 patients and 2 classes"),
+        ({"predicted": [1]}, r"2 labels, probabilities of shape \[2, 2\], 1 decisions, 2 patches and 2 classes do not"),
         ({"labels": [0, 2]}, "A label is none of the 2 classes 0, 1"),
         ({"predicted": [-1, 0]}, "A decision is none of the 2 classes 0, 1"),
         ({"probabilities": [[0.5, np.nan], [0.5, 0.5]]}, "A probability is not between 0 and 1"),
         ({"probabilities": [[-0.5, 1.5], [0.5, 0.5]]}, "A probability is not between 0 and 1"),
-        ({"positive": None}, "positive class None does not fit the classes 0, 1"),
-        ({"positive": "x"}, "positive class 'x' does not fit the classes 0, 1"),
-        ({"prevalence": 1.0}, r"Prevalence 1\.0 needs two classes \(2 here\) and lies between 0 and 1"),
+        ({"positive": None}, "positive class None does not match the classes 0, 1"),
+        ({"positive": "x"}, "positive class 'x' does not match the classes 0, 1"),
+        (
+            {"prevalence": 1.0},
+            r"Prevalence 1\.0 cannot be used: it needs two classes \(2 here\) and a value",
+        ),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(change, message):
@@ -505,7 +493,7 @@ def test_what_cannot_be_evaluated_is_refused(change, message):
 
 
 def test_a_prevalence_for_more_than_two_classes_is_refused():
-    with pytest.raises(InputError, match=r"Prevalence 0\.1 needs two classes \(3 here\)"):
+    with pytest.raises(InputError, match=r"Prevalence 0\.1 cannot be used: it needs two classes \(3 here\)"):
         evaluate(*three_classes(), **THREE, prevalence=0.1)
 
 
@@ -520,7 +508,7 @@ def test_the_intervals_of_55000_images_are_quick(n_patients):
     patients = [str(i) for i in random.integers(279, size=55_000)] if n_patients == 279 else [""] * 55_000
     start = time.perf_counter()
     evaluate(*arguments, patients, **TWO)
-    assert time.perf_counter() - start < 15  # 1.2 and 2.4 s on two cores of their own; a loop over draws takes minutes
+    assert time.perf_counter() - start < 15  # 1.2 and 2.4 s on two idle cores
 
 
 def test_memory_does_not_grow_with_the_parts_left_out():
@@ -530,3 +518,48 @@ def test_memory_does_not_grow_with_the_parts_left_out():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 60e6  # bytes; all parts at once would be 160 MB an array
+
+
+# --- several thresholds ---
+
+
+def test_the_rates_of_each_threshold_by_hand():
+    predictions = predictions_of([0, 0, 0, 1, 1], np.full((5, 2), 0.5), [0] * 5, ["a", "a", "b", "b", "b"])
+    decided = {"low": np.array([0, 1, 1, 1, 1]), "high": np.array([0, 0, 0, 0, 0])}
+    found = evaluate_points(predictions, decided, **TWO)
+    # 2 detected, none missed, 2 false alarms, 1 correctly negative
+    low = found["low"]
+    assert (low.sensitivity.value, low.specificity.value, low.ppv.value) == pytest.approx((1, 1 / 3, 1 / 2))
+    assert (low.f1.value, low.balanced_accuracy.value) == pytest.approx((2 / 3, 2 / 3))
+    assert low.ppv.reason == "too few patients for an interval"
+    assert found["high"].ppv == Estimate(None, None, None, "no image was classified as class 1")
+    assert found["high"].specificity.value == 1
+
+
+@pytest.mark.parametrize("positive", ["0", "1"])
+def test_a_threshold_has_the_rates_and_intervals_of_an_evaluation(positive):
+    predictions = predictions_of(*two_classes())
+    settings = {"classes": ("0", "1"), "positive": positive}
+    metrics = evaluation.evaluate(predictions, **settings).metrics
+    (point,) = evaluate_points(predictions, {"it": predictions.predicted}, **settings).values()
+    for rate, estimate in vars(point).items():
+        assert estimate == metrics[rate]
+
+
+# --- a new metric ---
+
+
+def test_a_metric_is_one_entry(monkeypatch):
+    def youden(weighted):
+        return weighted.rate("sensitivity", weighted.images.positive) + weighted.rate("specificity", 1) - 1
+
+    entry = Metric("youden", "Youden's J", "sensitivity + specificity - 1", youden, classes="two", scale=CORRELATION)
+    monkeypatch.setitem(METRICS, "youden", entry)
+    report = evaluate(*two_classes(), **TWO)
+    found, metrics = report.metrics["youden"], report.metrics
+    assert found.value == pytest.approx(metrics["sensitivity"].value + metrics["specificity"].value - 1)
+    assert found.low < found.value < found.high
+    assert "youden" not in evaluate(*three_classes(), **THREE).metrics
+    predictions = predictions_of(*two_classes())
+    (differences,) = compare_figures([predictions, predictions], **TWO)
+    assert differences["youden"].value == 0

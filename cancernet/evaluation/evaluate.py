@@ -1,0 +1,260 @@
+"""Predictions of images with known classes in; metrics with intervals over patients out."""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from functools import partial
+from typing import Generic, NamedTuple
+
+import numpy as np
+
+from cancernet import InputError
+from cancernet.evaluation.intervals import LEVEL, SHARE, Bounds, Key, Scale, jackknife, jackknife_interval
+from cancernet.evaluation.metrics import (
+    CLASS_METRICS,
+    METRICS,
+    ClassMetric,
+    Metric,
+    adjusted_npv,
+    adjusted_ppv,
+    list_metrics,
+    or_no_image,
+)
+from cancernet.evaluation.predictions import Predictions
+from cancernet.evaluation.ranking import rank_images, weighted_areas
+from cancernet.evaluation.rates import class_rates, confusion_matrix
+from cancernet.evaluation.results import (
+    AtPrevalence,
+    Calibration,
+    CalibrationBin,
+    ClassMetrics,
+    Estimate,
+    Evaluation,
+    Interval,
+    PatientRow,
+    PointRates,
+    Spread,
+    TwoClassPatientRow,
+)
+from cancernet.evaluation.tables import EvaluatedImages, WeightedImages
+
+LEAST_UNBIASED_GROUPS = 50  # fewer give no bound of a metric that noise biases upward
+Compute = Callable[[WeightedImages], np.ndarray]
+
+
+class Figure(NamedTuple):
+    """What is estimated: a metric, or one of a class."""
+
+    compute: Compute
+    undefined: str  # why it would be
+    scale: Scale = SHARE
+    biased_upward: bool = False
+
+
+class Measured(NamedTuple, Generic[Key]):
+    """Values of all images, and with each group left out."""
+
+    values: dict[Key, float]
+    left_out: dict[Key, np.ndarray]  # [groups] each
+
+
+def evaluate(
+    predictions: Predictions, *, classes: Sequence[str], positive: str | None, prevalence: float | None = None
+) -> Evaluation:
+    """Compute every metric of some predictions, with 95% intervals over patients.
+
+    The intervals are those of `intervals.jackknife_interval`; they hold the model and its decisions fixed. An image of
+    an unknown patient counts as a patient of its own.
+
+    Args:
+        predictions: of images whose true classes are known.
+        positive: one of two classes; None where there are more.
+        prevalence: of the positive class, above 0 and below 1, to give PPV and NPV at; two classes only.
+
+    Raises:
+        InputError: no images, shapes that do not match, an unknown class, or probabilities outside 0 to 1.
+    """
+    _check(predictions, classes, positive, prevalence)
+    images = EvaluatedImages.of(predictions, classes=classes, positive=positive)
+    figures: dict[Hashable, Figure] = {
+        **{metric.name: _figure(metric, images) for metric in list_metrics(two_classes=positive is not None)},
+        **_class_figures(images),
+        **(_prevalence_figures(images, prevalence) if prevalence is not None else {}),
+    }
+    found = _estimate(images, figures)
+    rows = patient_table(images)
+    return Evaluation(
+        metrics={key: estimate for key, estimate in found.items() if isinstance(key, str)},
+        per_class={
+            name: ClassMetrics(**{rate: found[index, rate] for rate in CLASS_METRICS}, images=int(row.sum()))
+            for index, (name, row) in enumerate(zip(classes, images.matrix, strict=True))
+        },
+        confusion_matrix=images.matrix.tolist(),
+        calibration=_describe_calibration(images),
+        interval=Interval(LEVEL, images.unit, images.n_groups),
+        prevalence=None
+        if prevalence is None
+        else AtPrevalence(prevalence, found["prevalence", "ppv"], found["prevalence", "npv"]),
+        patients=rows,
+        patient_spread={name: _spread([getattr(row, name) for row in rows]) for name in _list_rates(positive)},
+    )
+
+
+def evaluate_points(
+    predictions: Predictions, decided: Mapping[str, np.ndarray], *, classes: Sequence[str], positive: str
+) -> dict[str, PointRates]:
+    """Estimate the rates of several thresholds on the same images of two classes, with intervals as `evaluate`.
+
+    Args:
+        decided: name of a threshold -> class index [n] that it gives.
+    """
+    found = {}
+    for point, predicted in decided.items():
+        images = EvaluatedImages.of(replace(predictions, predicted=predicted), classes=classes, positive=positive)
+        figures = {rate.name: _figure(METRICS[rate.name], images) for rate in fields(PointRates)}
+        found[point] = PointRates(**_estimate(images, figures))
+    return found
+
+
+def measure(images: EvaluatedImages, computations: Mapping[Key, Compute]) -> Measured[Key]:
+    """Compute figures of all images, and with each group left out.
+
+    Args:
+        computations: functions from weighted images to values [rows], by key.
+    """
+
+    def compute(weights: np.ndarray) -> dict[Key, np.ndarray]:
+        weighted = WeightedImages(images, weights)
+        return {key: function(weighted) for key, function in computations.items()}
+
+    values = {key: float(value[0]) for key, value in compute(np.ones((1, images.n_groups))).items()}
+    return Measured(values, jackknife(compute, images.n_groups, len(images.labels)))
+
+
+def patient_table(images: EvaluatedImages) -> list[TwoClassPatientRow] | list[PatientRow]:
+    """Evaluate each known patient on its own, in the order of their names."""
+    names = images.patients
+    order = np.argsort(images.groups, kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(images.groups))[:-1])[: len(names)]
+    if images.positive is None:
+        right = images.labels == images.predicted
+        return [
+            PatientRow(name, len(part), int(right[part].sum()), float(right[part].mean()))
+            for name, part in zip(names, parts, strict=True)
+        ]
+    return [_evaluate_patient(images, name, part) for name, part in zip(names, parts, strict=True)]
+
+
+def _evaluate_patient(images: EvaluatedImages, name: str, rows: np.ndarray) -> TwoClassPatientRow:
+    is_positive, predicted = images.labels[rows] == images.positive, images.predicted[rows] == images.positive
+    matrix = confusion_matrix(is_positive.astype(int), predicted, 2)
+    ranking = rank_images(images.stated[rows], is_positive, np.zeros(len(rows), dtype=int))
+    rates = class_rates(matrix)
+    return TwoClassPatientRow(
+        patient=name,
+        images=len(rows),
+        tp=int(matrix[1, 1]),
+        fp=int(matrix[0, 1]),
+        tn=int(matrix[0, 0]),
+        fn=int(matrix[1, 0]),
+        accuracy=float(np.trace(matrix) / len(rows)),
+        sensitivity=_number(rates.sensitivity[1]),
+        specificity=_number(rates.specificity[1]),
+        auroc=_number(weighted_areas(ranking, np.ones((1, 1))).roc[0]),
+    )
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _figure(metric: Metric, images: EvaluatedImages) -> Figure:
+    return Figure(metric.compute, metric.undefined(images), metric.scale, metric.biased_upward)
+
+
+def _class_figures(images: EvaluatedImages) -> dict[Hashable, Figure]:
+    return {
+        (index, name): Figure(partial(_compute_of_class, metric, index), metric.undefined(images, index))
+        for index in range(len(images.classes))
+        for name, metric in CLASS_METRICS.items()
+    }
+
+
+def _compute_of_class(metric: ClassMetric, index: int, weighted: WeightedImages) -> np.ndarray:
+    return metric.compute(weighted, index)
+
+
+def _prevalence_figures(images: EvaluatedImages, prevalence: float) -> dict[Hashable, Figure]:
+    return {
+        ("prevalence", name): Figure(
+            partial(compute, prevalence=prevalence), or_no_image(METRICS[name].undefined)(images)
+        )
+        for name, compute in (("ppv", adjusted_ppv), ("npv", adjusted_npv))
+    }
+
+
+def _estimate(images: EvaluatedImages, figures: Mapping[Key, Figure]) -> dict[Key, Estimate]:
+    """Values with their intervals; an undefined value, or an interval that cannot be given, is None with a reason."""
+    found = measure(images, {key: figure.compute for key, figure in figures.items()})
+    estimates = {}
+    for key, figure in figures.items():
+        value = found.values[key]
+        if np.isfinite(value):
+            bounds = _find_bounds(figure, value, found.left_out[key], images)
+            estimates[key] = Estimate(value, *bounds)
+        else:
+            estimates[key] = Estimate(None, None, None, figure.undefined)
+    return estimates
+
+
+def _find_bounds(figure: Figure, value: float, left_out: np.ndarray, images: EvaluatedImages) -> Bounds:
+    bounds = jackknife_interval(
+        value, left_out, images.n_groups, unit=images.unit, scale=figure.scale, why_undefined=figure.undefined
+    )
+    if not figure.biased_upward or bounds.reason:
+        return bounds
+    if images.n_groups < LEAST_UNBIASED_GROUPS:
+        return Bounds(None, None, f"no bound below {LEAST_UNBIASED_GROUPS} {images.unit}: most of it may be noise")
+    return Bounds(None, bounds.high, "only an upper bound: noise makes it too large, never too small")
+
+
+def _describe_calibration(images: EvaluatedImages) -> Calibration:
+    sizes = np.bincount(images.bins)
+    columns = (np.bincount(images.bins, weights=values) / sizes for values in (images.stated, images.outcome))
+    bins = [CalibrationBin(float(p), float(f), int(n)) for p, f, n in zip(*columns, sizes, strict=True)]
+    return Calibration(bins, len(bins), "equal mass")
+
+
+def _spread(values: Iterable[float | None]) -> Spread:
+    known = [value for value in values if value is not None]
+    if not known:
+        return Spread(None, None, None, None, None, 0)
+    median, q1, q3, least, most = np.quantile(known, [0.5, 0.25, 0.75, 0, 1]).tolist()
+    return Spread(median, q1, q3, least, most, len(known))
+
+
+def _list_rates(positive: str | None) -> tuple[str, ...]:
+    """The rates of a patient."""
+    return ("accuracy",) if positive is None else ("accuracy", "sensitivity", "specificity", "auroc")
+
+
+def _check(predictions: Predictions, classes: Sequence[str], positive: str | None, prevalence: float | None) -> None:
+    labels, probabilities, predicted = predictions.labels, predictions.probabilities, predictions.predicted
+    n, k = len(labels), len(classes)
+    if not n:
+        raise InputError("No images to evaluate. Name a split that has images.")
+    if probabilities.shape != (n, k) or len(predicted) != n or len(predictions.patches) != n:
+        raise InputError(
+            f"{n:,} labels, probabilities of shape {list(probabilities.shape)}, {len(predicted):,} decisions, "
+            f"{len(predictions.patches):,} patches and {k} classes do not match. They must be of the same images."
+        )
+    if (positive is None) == (k == 2) or (positive is not None and positive not in classes):
+        raise InputError(f"The positive class {positive!r} does not match the classes {', '.join(classes)}.")
+    for what, indices in (("label", labels), ("decision", predicted)):
+        if not np.isin(indices, np.arange(k)).all():
+            raise InputError(f"A {what} is none of the {k} classes {', '.join(classes)}. Use the run's own classes.")
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise InputError("A probability is not between 0 and 1. Predict the images again.")
+    if prevalence is not None and (positive is None or not 0 < prevalence < 1):
+        raise InputError(
+            f"Prevalence {prevalence} cannot be used: it needs two classes ({k} here) and a value between 0 and 1."
+        )
