@@ -23,6 +23,7 @@ from cancernet.evaluation.comparison import compare_figures
 from cancernet.evaluation.evaluate import evaluate
 from cancernet.evaluation.metrics import METRICS, list_metrics
 from cancernet.evaluation.predictions import Predictions
+from cancernet.evaluation.results import Difference
 from cancernet.evaluation.tables import EvaluatedImages, WeightedImages
 
 POPULATION = 20_000  # patients that the true figures are of
@@ -146,10 +147,15 @@ def run_paired_studies(n_patients: int, studies: int, truth: dict[str, float]) -
     found = {name: [] for name in truth}
     for number in range(studies):
         pair = simulate_pair(np.random.default_rng([n_patients, number]), n_patients)
-        for name, metric in compare_figures(list(map(predict, pair)), **CLASSES)[0].items():
+        for name, metric in difference(pair).items():
             if name in truth and metric.value is not None:
                 found[name].append(judge((metric.low, metric.high), truth[name]))
     return {"jackknife": found}
+
+
+def difference(pair: tuple[Study, Study]) -> dict[str, Difference]:
+    """Every figure of the second run less the first's."""
+    return compare_figures(list(map(predict, pair)), **CLASSES)[0]
 
 
 def share_covered(answers: list[str | None]) -> str:

@@ -166,7 +166,7 @@ def test_a_difference_of_runs_is_covered_where_its_interval_holds_it():
     first, second = coverage.simulate_pair(np.random.default_rng(3), 40)
     assert (first.labels == second.labels).all()
     assert 0.6 < np.corrcoef(first.probability, second.probability)[0, 1] < 0.95
-    truth = coverage.difference((first, second))["auroc"]["value"]
+    truth = coverage.difference((first, second))["auroc"].value
     assert truth < 0
     found = coverage.run_paired_studies(12, 3, {"auroc": truth, "f1": 5.0})
     assert set(found["jackknife"]["f1"]) == {"above"}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from cancernet import InputError, StorageError
+from cancernet import InputError, StorageError, TrainingDiverged
 from cancernet.evaluation.decision import (
     OTHER_POINTS,
     Decision,
@@ -313,7 +313,7 @@ def test_what_cannot_be_fitted_is_refused(change, message):
 
 
 def test_scores_that_are_not_finite_are_refused():
-    with pytest.raises(InputError, match="not all finite numbers"):
+    with pytest.raises(TrainingDiverged, match="not all finite numbers"):
         fit_decision(np.array([[np.nan, 0], [0, 0]]), [0, 1], ["", ""], classes=CLASSES, positive="1")
 
 
