@@ -3,19 +3,17 @@
 `import cancernet` offers all of them without importing Keras.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cancernet import InputError
+from cancernet import InputError, run
 from cancernet.config import DATASET, ORIGINAL, Experiment, TrainingOptions
 
 if TYPE_CHECKING:
-    import keras
     from numpy.typing import NDArray
 
-    from cancernet import run
     from cancernet.data.dataset import Dataset
     from cancernet.inference.arrays import Image, ImagePredictions
     from cancernet.inference.predict import SlidePredictions
@@ -26,33 +24,8 @@ if TYPE_CHECKING:
 Options = TypeVar("Options")
 
 
-@dataclass(frozen=True)
-class Run:
-    """A trained run, loaded: its classes, its decision, and its predictions for new images."""
-
-    loaded: "run.Run"
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the columns of the probabilities."""
-        from cancernet.run import name_class
-
-        return tuple(name_class(self.loaded.settings, name) for name in self.loaded.settings.classes)
-
-    @property
-    def threshold(self) -> float | None:
-        """The threshold on the probability of the positive class, 0 to 1; None for more than two classes."""
-        return self.loaded.decision.threshold
-
-    @property
-    def settings(self) -> "run.Settings":
-        """What config.json holds: the experiment, and what the run was trained on."""
-        return self.loaded.settings
-
-    @property
-    def model(self) -> "keras.Model":
-        """The network: raw images [n, size, size, channels], 0 to 255, to uncalibrated probabilities [n, classes]."""
-        return self.loaded.model
+class Run(run.Run):
+    """A trained run, loaded: `cancernet.load` returns one."""
 
     def predict(
         self, images: "NDArray[Any] | Sequence[Image]", *, threshold: float | None = None
@@ -72,7 +45,7 @@ class Run:
         """
         from cancernet.inference.arrays import predict_images
 
-        return predict_images(self.loaded, images, threshold=threshold)
+        return predict_images(self, images, threshold=threshold)
 
 
 def load(folder: str | Path) -> Run:
@@ -88,9 +61,8 @@ def load(folder: str | Path) -> Run:
 
     with quiet_import():
         import keras  # noqa: F401
-    from cancernet.run import load_run
-
-    return Run(load_run(Path(folder)))
+    loaded = run.load_run(Path(folder))
+    return Run(**{field.name: getattr(loaded, field.name) for field in dataclasses.fields(loaded)})
 
 
 def build(source: str | Path = ORIGINAL, output: str | Path = DATASET, **options: Any) -> "Dataset":
@@ -140,11 +112,11 @@ def train(dataset: str | Path = DATASET, output: str | Path | None = None, **opt
     return trained
 
 
-def evaluate(run: str | Path, dataset: str | Path = DATASET, **options: Any) -> "Report":
+def evaluate(folder: str | Path, dataset: str | Path = DATASET, **options: Any) -> "Report":
     """Evaluate a finished run, with its decision unchanged, on the images of a built dataset.
 
     Args:
-        run: its folder.
+        folder: of the run.
         dataset: folder made by `build`.
         options: those of `cancernet evaluate --help`, with underscores.
 
@@ -153,16 +125,16 @@ def evaluate(run: str | Path, dataset: str | Path = DATASET, **options: Any) -> 
     """
     from cancernet.workflow.evaluate import EvaluationOptions, evaluate
 
-    return evaluate(make_options(EvaluationOptions, {"run": run, "dataset": dataset, **options}))
+    return evaluate(make_options(EvaluationOptions, {"run": folder, "dataset": dataset, **options}))
 
 
 def predict_slides(
-    run: Run, paths: Sequence[str | Path], output: str | Path | None = None, **options: Any
+    loaded: Run, paths: Sequence[str | Path], output: str | Path | None = None, **options: Any
 ) -> "SlidePredictions":
     """Predict slides, large images and patches; a slide is smoothed over neighbouring patches.
 
     Args:
-        run: as of `load`.
+        loaded: a run, as of `load`.
         paths: images, folders of images, whole slides, or CSV tables with a column `path`.
         output: folder for tables, maps and outlines; None writes none.
         options: mpp, tile, neighbours, threshold and force, as of `cancernet predict --help`.
@@ -172,7 +144,7 @@ def predict_slides(
     """
     from cancernet.inference.predict import predict_slides
 
-    return predict_slides(run.loaded, paths, Path(output) if output else None, **options)
+    return predict_slides(loaded, paths, Path(output) if output else None, **options)
 
 
 def compare(*runs: str | Path, **options: Any) -> "Comparison":

@@ -21,16 +21,16 @@ Image = NDArray[Any] | str | os.PathLike[str]
 class ImagePredictions:
     """The predictions for n images by a run of k classes."""
 
-    class_names: tuple[str, ...]  # [k], in the order of the probabilities
+    classes: tuple[str, ...]  # names [k], in the order of the probabilities
     probabilities: np.ndarray  # calibrated [n, k] float64
     predicted: np.ndarray  # class index [n], decided at the threshold
     threshold: float | None  # on the positive class's probability; None for more than two classes: the most probable
     distances: np.ndarray  # [n] from the images that the run was validated on; NaN where the run cannot measure them
 
     @property
-    def classes(self) -> list[str]:
-        """Name of each image's class [n]."""
-        return [self.class_names[index] for index in self.predicted]
+    def decisions(self) -> list[str]:
+        """Name of the class [n] that each image is classified as."""
+        return [self.classes[index] for index in self.predicted]
 
     @property
     def out_of_distribution(self) -> np.ndarray:

@@ -32,8 +32,8 @@ def test_arrays_of_one_size_any_sizes_and_files_are_predicted_alike(run, tmp_pat
     found = predict_images(run, images)
     np.testing.assert_allclose(found.probabilities[:, 1], expect(*reds), atol=1e-4)
     assert found.predicted.tolist() == [1, 1, 1, 0]  # at the threshold of single images, 0.4
-    assert found.classes == ["IDC", "IDC", "IDC", "benign"]
-    assert (found.class_names, found.threshold) == (("benign", "IDC"), 0.4)
+    assert found.decisions == ["IDC", "IDC", "IDC", "benign"]
+    assert (found.classes, found.threshold) == (("benign", "IDC"), 0.4)
     stacked = predict_images(run, np.stack([patch(130), patch(180)]))
     np.testing.assert_allclose(stacked.probabilities[:, 1], expect(130, 180), atol=1e-4)
     strict = predict_images(run, images, threshold=0.6)
@@ -50,7 +50,7 @@ def test_grey_images_need_no_channel(run):
 
 def test_no_image_gives_no_prediction(run):
     found = predict_images(run, [])
-    assert (found.probabilities.shape, found.predicted.shape, found.classes) == ((0, 2), (0,), [])
+    assert (found.probabilities.shape, found.predicted.shape, found.decisions) == ((0, 2), (0,), [])
 
 
 def test_images_beyond_the_limit_are_out_of_distribution(run, monkeypatch):
@@ -70,7 +70,7 @@ def test_of_several_classes_the_most_probable_one_is_predicted(monkeypatch, netw
     scores = np.log([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
     monkeypatch.setattr("cancernet.inference.arrays.score_images", lambda *_: (scores, np.full(2, np.nan)))
     found = predict_images(run, [patch(1)] * 2)
-    assert (found.classes, found.threshold) == (["a", "c"], None)
+    assert (found.decisions, found.threshold) == (["a", "c"], None)
     with pytest.raises(InputError, match="A threshold needs a run of two classes"):
         predict_images(run, [patch(1)] * 2, threshold=0.5)
 
