@@ -377,7 +377,7 @@ def test_the_size_is_that_of_all_copies():
 
 def test_a_training_that_does_not_fit_on_the_disk_is_told_before_it_starts(tmp_path, monkeypatch):
     monkeypatch.setattr(epochs, "_REPORT_BYTES", 2**60)
-    with pytest.raises(InputError, match=r"checkpoint needs about .* GB, and .* are free\. Give another --output\."):
+    with pytest.raises(StorageError, match=r"checkpoint needs about .* GB; .* are free\. Choose another"):
         fit(make_model(), tmp_path / "checkpoint")
     assert os.listdir(tmp_path) == []
 

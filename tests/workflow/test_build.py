@@ -425,7 +425,7 @@ def test_help_is_quick():
 
 def test_a_dataset_that_does_not_fit_is_refused_before_it_starts(slides, tmp_path, monkeypatch):
     monkeypatch.setattr(building, "_BYTES_PER_ROW", 2**50)
-    with pytest.raises(CancerNetError, match=r"built needs about .* GB, and .* are free\. Give .* --mode hardlink\."):
+    with pytest.raises(CancerNetError, match=r"built needs about .* GB; .* are free\. Choose .* --mode hardlink\."):
         build(slides, tmp_path / "built")
     assert os.listdir(tmp_path) == ["source"]
 

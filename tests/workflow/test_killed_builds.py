@@ -141,7 +141,7 @@ def test_a_full_file_system_is_told_with_the_file_and_what_it_needed(tmp_path):
         pytest.skip("mounts are not allowed here")
     try:
         source = write_slides(tmp_path / "source", patients=20, patches=10)  # 1.5 MB
-        with pytest.raises(InputError, match="built needs about 1.7 MB, and 1.0 MB are free"):
+        with pytest.raises(StorageError, match="built needs about 1.7 MB; 1.0 MB are free"):
             build(source, disk / "built")
         process = start(source, disk / "built", env=os.environ | {"PYTHONPATH": str(write_blind(tmp_path))})
         error = process.communicate()[1].splitlines()[-1]
