@@ -17,6 +17,7 @@ from cancernet.data.grid import lay_out_patches
 from cancernet.data.images import fit_image
 from cancernet.data.sample import cut_patches, make_slide
 from cancernet.evaluation import decision, smoothing
+from cancernet.evaluation.predictions import Scores
 from cancernet.explain import out_of_distribution
 from cancernet.models import image_features
 from cancernet.reporting import content, report
@@ -97,7 +98,7 @@ def _decide(patches: list[Patch], scores: np.ndarray, classes: tuple[str, ...]) 
     """Smoothed over neighbours whether or not that helps, so that there is something to switch off."""
     positive = classes[1] if len(classes) == 2 else None
     given = {"classes": classes, "positive": positive, "operating_point": "balanced"}
-    plain = smoothing.fit_on_validation(patches, scores, neighbours=False, **given)
+    plain = smoothing.fit_on_validation(Scores(patches, scores), neighbours=False, **given)
     patients = [patch.patient for patch in patches]
     smoothed = smoothing.smooth_scores(scores, lay_out_patches(patches).slides, SIGMA)
     labels = np.array([classes.index(patch.label) for patch in patches])

@@ -11,11 +11,10 @@ from scipy.ndimage import gaussian_filter
 from scipy.special import log_softmax
 
 from cancernet import InputError
-from cancernet.data.dataset import Patch
-from cancernet.data.grid import Layout, SlideGrid, lay_out_patches
+from cancernet.data.grid import SlideGrid
 from cancernet.evaluation.calibration import log_loss, minimise_log_loss
 from cancernet.evaluation.decision import Decision, calibrate, decide, fit_decision
-from cancernet.evaluation.predictions import Predictions
+from cancernet.evaluation.predictions import Predictions, Scores
 
 SIGMA = 1.0  # patches: what helps on every complete slide that was tried (docs/recipes.md)
 SIGMAS = (0.0, SIGMA, 1.5, 2.0, 3.0)  # what may be chosen; 0 is no smoothing
@@ -90,8 +89,7 @@ def _left_out_losses(scores: np.ndarray, labels: np.ndarray, slides: Sequence[Sl
 
 
 def fit_on_validation(
-    patches: Sequence[Patch],
-    scores: np.ndarray,
+    scores: Scores,
     *,
     classes: Sequence[str],
     positive: str | None,
@@ -99,22 +97,22 @@ def fit_on_validation(
     neighbours: bool,
     log_class_weight: float = 0.0,
 ) -> Decision:
-    """Fix the decision on the validation split: calibration and threshold, and the smoothing over neighbours.
+    """Fit the decision on the validation split: calibration, threshold, and the smoothing over neighbours.
 
-    Where patches have places, complete slides are smoothed, also where validation itself has none: a width of SIGMA
-    needs no fitting, and the calibration and the threshold are then those of patches judged alone. With LEAST_SLIDES
-    complete slides smoothed scores get a calibration and a threshold of their own. Where neighbours are used the
-    decision also holds the one without them.
+    Where patches have positions, complete slides are smoothed, even if validation itself has none: a width of SIGMA
+    needs no fitting, and calibration and threshold are then those of unsmoothed patches. With LEAST_SLIDES complete
+    slides, smoothed scores get a calibration and a threshold of their own. A decision that smooths also holds the one
+    without smoothing.
 
     Args:
-        scores: log-probabilities [n, classes] in the order of `patches`.
-        positive: one of two classes, which the operating point is of; None of more.
+        scores: of the validation patches.
+        positive: one of two classes, to which the operating point refers; None where there are more.
         operating_point: as `decision.parse_operating_point` takes it.
         neighbours: whether smoothing over a slide's neighbours may be chosen.
         log_class_weight: of two classes, as `decision.fit_decision` takes it.
     """
+    patches, slides = scores.patches, scores.layout.slides
     labels = np.array([classes.index(patch.label) for patch in patches], dtype=int)
-    slides = lay_out_patches(patches).slides
 
     def fit(rows: np.ndarray, smoothed: np.ndarray) -> Decision:
         return fit_decision(
@@ -127,40 +125,43 @@ def fit_on_validation(
             log_class_weight=log_class_weight,
         )
 
-    alone = fit(np.arange(len(patches)), scores)
+    alone = fit(np.arange(len(patches)), scores.log_probabilities)
     if not (neighbours and slides):
         return alone
     complete = [slide for slide in slides if slide.is_complete]
-    sigma = choose_sigma(scores, labels, complete)
+    sigma = choose_sigma(scores.log_probabilities, labels, complete)
     if not sigma:
         return alone
     together = alone
     if len(complete) >= LEAST_SLIDES:
-        together = fit(np.concatenate([slide.members for slide in complete]), smooth_scores(scores, complete, sigma))
+        smoothed = smooth_scores(scores.log_probabilities, complete, sigma)
+        together = fit(np.concatenate([slide.members for slide in complete]), smoothed)
     return dataclasses.replace(together, neighbour_sigma=sigma, without_neighbours=alone)
 
 
-def predict_split(decision: Decision, patches: Sequence[Patch], scores: np.ndarray, layout: Layout) -> Predictions:
-    """What a frozen decision says of the patches of a split, beside their true classes.
+def predict_scores(decision: Decision, scores: Scores, *, threshold: float | None = None) -> Predictions:
+    """Calibrate and decide scored patches. Their true classes are unknown where a patch has no label.
 
     Args:
-        scores: log-probabilities [n, classes] in the order of `patches`.
-        layout: of `patches`.
+        threshold: on the positive class's probability, in place of the decision's own; 0 to 1.
+
+    Raises:
+        InputError: a threshold for more than two classes.
     """
-    if len(patches) != len(scores):
-        raise ValueError(f"{len(patches)} patches but {len(scores)} scores")
-    labels = np.array([decision.classes.index(patch.label) for patch in patches], dtype=int)
-    return Predictions(patches, labels, *apply_decision(decision, scores, layout.slides))
+    labels = None
+    if all(patch.label for patch in scores.patches):
+        labels = np.array([decision.classes.index(patch.label) for patch in scores.patches], dtype=int)
+    decided = apply_decision(decision, scores.log_probabilities, scores.layout.slides, threshold=threshold)
+    return Predictions(scores.patches, labels, *decided, scores.distances)
 
 
 def apply_decision(
     decision: Decision, scores: np.ndarray, slides: Sequence[SlideGrid], *, threshold: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Calibrated probabilities float64 [n, classes] and decided class indices [n] of scored patches.
+    """Calibrate and decide scores: probabilities float64 [n, classes] and class indices [n].
 
-    Where the decision smooths over neighbours, the patches of a slide are smoothed together. Patches on no slide,
-    and slides with too many gaps (`SlideGrid.is_complete`), are judged by the decision that was fitted without
-    neighbours.
+    Where the decision smooths over neighbours, the patches of a complete slide (`SlideGrid.is_complete`) are smoothed
+    together. All others are decided by the decision that was fitted without smoothing.
 
     Args:
         scores: log-probabilities [n, classes].

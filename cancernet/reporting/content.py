@@ -16,9 +16,9 @@ from cancernet.data.images import read_image
 from cancernet.evaluation.comparison import compare_figures
 from cancernet.evaluation.decision import Decision, decide_otherwise, expected_rates
 from cancernet.evaluation.evaluate import evaluate, evaluate_points
-from cancernet.evaluation.predictions import Predictions, pool_predictions
+from cancernet.evaluation.predictions import Predictions, Scores, pool_predictions
 from cancernet.evaluation.results import as_json
-from cancernet.evaluation.smoothing import predict_split
+from cancernet.evaluation.smoothing import predict_scores
 from cancernet.explain.outside import find_outside
 from cancernet.reporting.montages import FALSE_ALARM, MISSED, WRONG
 from cancernet.reporting.wording import counted, warn_of_change
@@ -152,12 +152,13 @@ def assess(patches: Sequence[Patch], scores: np.ndarray, decision: Decision, sub
     Args:
         scores: log-probabilities [n, classes] in the order of `patches`.
     """
-    layout = lay_out_patches(patches)
-    predictions = predict_split(decision, patches, scores, layout)
+    scored = Scores(patches, scores)
+    layout = scored.layout
+    predictions = predict_scores(decision, scored)
     figures = _evaluate(predictions, decision.classes, decision.positive, subject.prevalence)
     alone, neighbours = decision.without_neighbours, None
     if alone:
-        without = predict_split(alone, patches, scores, layout)
+        without = predict_scores(alone, scored)
         figures_alone = _evaluate(without, alone.classes, alone.positive, subject.prevalence)
         (difference,) = compare_figures([without, predictions], classes=alone.classes, positive=alone.positive)
         neighbours = {
@@ -184,7 +185,7 @@ def assess(patches: Sequence[Patch], scores: np.ndarray, decision: Decision, sub
         "decision": _describe_decision(decision),
         "expected_on_validation": decision.expected_on_validation,
         "neighbours": neighbours,
-        "operating_points": _compare_points(decision, predictions, scores, layout),
+        "operating_points": _compare_points(decision, predictions, scored),
         "worst_errors": find_worst_errors(predictions, decision.classes, decision.positive),
         **subject.made,
     }
@@ -228,16 +229,14 @@ def pool_folds(folders: Sequence[Path], patches: Sequence[Patch], subject: Subje
     return Assessment(report, pooled, layout)
 
 
-def _compare_points(
-    decision: Decision, predictions: Predictions, scores: np.ndarray, layout: Layout
-) -> list[dict] | None:
+def _compare_points(decision: Decision, predictions: Predictions, scores: Scores) -> list[dict] | None:
     """A row for the threshold in use and for each of the decision's others; None where it has none."""
     if not decision.other_points:
         return None
-    patches, own = predictions.patches, f"{decision.operating_point} (in use)"
+    own = f"{decision.operating_point} (in use)"
     predicted = {own: predictions.predicted}
     for name in decision.other_points:
-        predicted[name] = predict_split(decide_otherwise(decision, name), patches, scores, layout).predicted
+        predicted[name] = predict_scores(decide_otherwise(decision, name), scores).predicted
     rates = as_json(evaluate_points(predictions, predicted, classes=decision.classes, positive=decision.positive))
     thresholds = {own: decision.threshold, **decision.other_points}
     return [

@@ -14,6 +14,7 @@ from cancernet.config import Experiment, TrainingOptions
 from cancernet.data import dataset, splits, tiles
 from cancernet.data.dataset import Dataset, Patch, open_dataset
 from cancernet.evaluation import decision, smoothing
+from cancernet.evaluation.predictions import Scores
 from cancernet.models.architectures import list_kinds
 from cancernet.training.experiments import fit_to_grey
 
@@ -153,8 +154,7 @@ def fit_run(plan: Plan, data: "Material", patches: Sequence[Patch], folder: Path
         )
     left_out = [patches[row] for member in members for row in member.validation]
     fixed = smoothing.fit_on_validation(
-        left_out,
-        fitted.left_out,
+        Scores(left_out, fitted.left_out),
         classes=classes,
         positive=plan.positive,
         operating_point=plan.options.operating_point,

@@ -232,8 +232,8 @@ class Trainer:
         data = self._open(plan)
         import numpy as np
 
-        from cancernet.data.grid import lay_out_patches
-        from cancernet.evaluation.smoothing import predict_split
+        from cancernet.evaluation.predictions import Scores
+        from cancernet.evaluation.smoothing import predict_scores
         from cancernet.training import pipeline
 
         run, fitted, _, _ = fit_run(plan, data, patches, work)
@@ -241,7 +241,7 @@ class Trainer:
         left_out = [patches[row] for row in rows]
         with pipeline.naming_bad_files(data.images):
             scores = fitted.score(rows)
-        return predict_split(run.decision, left_out, scores, lay_out_patches(left_out))
+        return predict_scores(run.decision, Scores(left_out, scores))
 
     def _open(self, plan: "Plan") -> "Material":
         size = plan.experiment.image_size

@@ -10,13 +10,14 @@ from cancernet import InputError
 from cancernet.data.dataset import Patch
 from cancernet.data.grid import lay_out
 from cancernet.evaluation import decision
+from cancernet.evaluation.predictions import Scores
 from cancernet.evaluation.smoothing import (
     LEAST_SLIDES,
     SIGMA,
     apply_decision,
     choose_sigma,
     fit_on_validation,
-    predict_split,
+    predict_scores,
     smooth_scores,
 )
 
@@ -165,7 +166,7 @@ def fit(scores, labels, patients, x, y, **options):
         for i, (label, patient, left, top) in enumerate(zip(labels, patients, x, y))
     ]
     given = {"classes": ("0", "1"), "positive": "1", "operating_point": "balanced", "neighbours": True}
-    return fit_on_validation(patches, scores, **given | options), patches
+    return fit_on_validation(Scores(patches, scores), **given | options), patches
 
 
 def test_the_decision_with_neighbours_holds_the_one_without():
@@ -195,7 +196,7 @@ def test_patches_without_places_are_never_smoothed():
     scores, labels, patients, _, _ = blob_slides(noise=2.0)
     patches = [Patch("", str(label), patient, None, None, "", "") for label, patient in zip(labels, patients)]
     given = {"classes": ("0", "1"), "positive": "1", "operating_point": "balanced", "neighbours": True}
-    assert fit_on_validation(patches, scores, **given).neighbour_sigma == 0
+    assert fit_on_validation(Scores(patches, scores), **given).neighbour_sigma == 0
 
 
 def test_a_complete_slide_is_smoothed_and_a_sample_is_judged_alone():
@@ -227,12 +228,15 @@ def test_a_threshold_for_several_classes_is_refused():
         apply_decision(fitted, scores, (), threshold=0.5)
 
 
-def test_predictions_of_a_split_stand_beside_its_true_classes():
+def test_predictions_have_the_true_classes_of_patches_that_have_a_label():
     scores, labels, patients, x, y = blob_slides(noise=2.0, patients=6)
     fitted, patches = fit(scores, labels, patients, x, y)
-    layout = layout_of(patients, x, y)
-    found = predict_split(fitted, patches, scores, layout)
+    found = predict_scores(fitted, Scores(patches, scores))
     np.testing.assert_array_equal(found.labels, labels)
-    np.testing.assert_array_equal(found.predicted, apply_decision(fitted, scores, layout.slides)[1])
-    with pytest.raises(ValueError, match="2400 patches but 3 scores"):
-        predict_split(fitted, patches, scores[:3], layout)
+    decided = apply_decision(fitted, scores, layout_of(patients, x, y).slides)
+    np.testing.assert_array_equal(found.probabilities, decided[0])
+    np.testing.assert_array_equal(found.predicted, decided[1])
+    at_high = predict_scores(fitted, Scores(patches, scores), threshold=0.9)
+    np.testing.assert_array_equal(at_high.predicted, found.probabilities[:, 1] >= 0.9)
+    new = [patch._replace(label="") for patch in patches]
+    assert predict_scores(fitted, Scores(new, scores)).true_classes is None

@@ -8,7 +8,7 @@ from conftest import make_summary
 
 from cancernet import InputError
 from cancernet.data.dataset import Patch
-from cancernet.evaluation.predictions import Predictions
+from cancernet.evaluation.predictions import Predictions, Scores
 from cancernet.evaluation.smoothing import fit_on_validation
 from cancernet.reporting.content import (
     Subject,
@@ -40,7 +40,7 @@ def make_slide(patient, step=50, side=5, split="testing"):
 
 def judge(patches, scores, **options):
     decision = fit_on_validation(
-        patches, scores, classes=["0", "1"], positive="1", operating_point="0.5", neighbours=True
+        Scores(patches, scores), classes=["0", "1"], positive="1", operating_point="0.5", neighbours=True
     )
     subject = Subject("run", "testing", describe_data(patches, make_summary()), **options)
     return decision, *assess(patches, scores, decision, subject)[:2]
