@@ -180,8 +180,8 @@ def answer_images(loading: Future[Run], report: Report | None, images: Images) -
             key="scale",
             help="For files that do not store their scale, which determines how they are cut into patches.",
         )
-    show_problems(answer.problems, expanded=not answer.scored)
-    if answer.scored:
+    show_problems(answer.problems, expanded=not answer.scores)
+    if answer.scores:
         screen.show_answers(run, report, answer)
     else:
         st.info("None of the files could be used. Upload other files, or try the sample.")

@@ -12,7 +12,7 @@ import numpy as np
 from cachetools import LRUCache
 
 from cancernet import InputError
-from cancernet.data.grid import PATCH_STEP, SlideGrid, stitch_slide
+from cancernet.data.grid import PATCH_STEP, stitch_slide
 from cancernet.data.images import fit_image
 from cancernet.explain import gradcam
 from cancernet.explain.outside import Outside
@@ -35,35 +35,26 @@ EXPLANATION = (
 )
 SHOWN_PIXELS, GAP = 240, 12  # a patch and its Grad-CAM map on the screen, and the gap between them
 
-ReportProgress = Callable[[float, str], object]  # takes the finished fraction, 0 to 1, and a text
-
 
 class Shown(NamedTuple):
     """One patch on the screen."""
 
-    decided: ItemPredictions
+    predictions: ItemPredictions
     row: int  # of the patch
 
     @property
     def predicted(self) -> int:
-        return int(self.decided.predicted[self.row])
+        return int(self.predictions.predicted[self.row])
 
     @property
     def probabilities(self) -> np.ndarray:
-        return self.decided.probabilities[self.row]
-
-
-class Slide(NamedTuple):
-    """A slide that has a map."""
-
-    decided: ItemPredictions
-    grid: SlideGrid
+        return self.predictions.probabilities[self.row]
 
 
 class Answer(NamedTuple):
     """Results for the images of one visitor."""
 
-    scored: list[ItemScores]
+    scores: list[ItemScores]
     problems: list[uploads.Problem]
     pictures: LRUCache[Hashable, np.ndarray]  # filled by `explain_patches`
 
@@ -89,16 +80,17 @@ def answer_uploads(
     files: Sequence[uploads.Upload],
     *,
     mpp: float | None = None,
-    report_progress: ReportProgress = lambda *_: None,
+    report_progress: Callable[[float, str], object] = lambda *_: None,
 ) -> Answer:
     """Score uploaded files; `cancernet predict` reads and groups them in the same way.
 
     Args:
         mpp: micrometres per pixel of large images whose files do not store it.
+        report_progress: takes the finished fraction, 0 to 1, and a text.
     """
     contents, problems = uploads.accept_uploads(files)
     items = work_list.plan_work(list(contents), mpp=run.settings.mpp, tile="auto", contents=contents)
-    scored, done = [], 0
+    scores, done = [], 0
 
     def count(more: int) -> None:
         nonlocal done
@@ -112,31 +104,29 @@ def answer_uploads(
 
     for item in items:
         try:
-            scored.append(prediction.score_item(run, item, mpp=mpp, reject=reject, progress=count, contents=contents))
+            scores.append(prediction.score_item(run, item, mpp=mpp, reject=reject, progress=count, contents=contents))
         except InputError as error:
             reject(item.files, str(error))
-    return Answer([each for each in scored if each.patches], problems, LRUCache(MAX_PICTURES))
+    return Answer([each for each in scores if each.patches], problems, LRUCache(MAX_PICTURES))
 
 
 def count_bytes(answer: Answer) -> int:
     """Return the size of an answer: patches, thumbnails, and the pictures that may still be added."""
-    images = sum(image.nbytes for scored in answer.scored for image in (*scored.images, *scored.thumbnails))
+    images = sum(image.nbytes for scores in answer.scores for image in (*scores.images, *scores.thumbnails))
     return images + MAX_PICTURES * SHOWN_PIXELS * (2 * SHOWN_PIXELS + GAP) * 3
 
 
-def find_slides(run: Run, decided: Sequence[ItemPredictions]) -> list[Slide]:
+def find_slides(run: Run, predictions: Sequence[ItemPredictions]) -> list[ItemPredictions]:
     """Select the slides that are large enough for a map; none if the run's patches have no scale."""
-    if run.settings.mpp is None:
-        return []
-    slides = [Slide(each, each.scores.grid) for each in decided if each.scores.grid is not None]
-    return [slide for slide in slides if len(slide.decided.predicted) >= MIN_MAP_PATCHES]
+    slides = [each for each in predictions if each.scores.grid and len(each.predicted) >= MIN_MAP_PATCHES]
+    return [] if run.settings.mpp is None else slides
 
 
-def draw_map(run: Run, slide: Slide, class_index: int, *, show_probability: bool = True) -> dict[str, object]:
+def draw_map(run: Run, slide: ItemPredictions, class_index: int, *, show_probability: bool = True) -> dict[str, object]:
     """Specify the map of a slide in Vega-Lite, with its data sets, for one class."""
-    (decided, grid), scored = slide, slide.decided.scores
-    picture = stitch_slide(scored.thumbnails, grid, tile_pixels=scored.thumbnail_pixels)
-    height, width = (side * PATCH_STEP / scored.thumbnail_pixels for side in picture.shape[:2])
+    (grid,), scores = slide.scores.layout.slides, slide.scores
+    picture = stitch_slide(scores.thumbnails, grid, tile_pixels=scores.thumbnail_pixels)
+    height, width = (side * PATCH_STEP / scores.thumbnail_pixels for side in picture.shape[:2])
     left, top = grid.origin
     labels = list_labels(run)
     frame = slide_map.Frame(left, top, left + width, top + height)
@@ -145,35 +135,24 @@ def draw_map(run: Run, slide: Slide, class_index: int, *, show_probability: bool
     )
     rows = slide_map.map_rows(
         grid,
-        files=[patch.file for patch in scored.patches],
-        probability=decided.probabilities[:, class_index],
-        decision=[labels[index] for index in decided.predicted],
+        files=[patch.file for patch in scores.patches],
+        probability=slide.probabilities[:, class_index],
+        decision=[labels[index] for index in slide.predicted],
     )
-    outline = slide_map.outline_rows(grid, decided.predicted == class_index)
+    outline = slide_map.outline_rows(grid, slide.predicted == class_index)
     return specification | {"datasets": {slide_map.PATCHES: rows, slide_map.OUTLINE: outline}}
-
-
-def patch_area(run: Run) -> float | None:
-    """Return the area of a patch in mm²; None if the patches have no scale."""
-    return None if run.settings.mpp is None else (PATCH_STEP * run.settings.mpp / 1000) ** 2
 
 
 def list_labels(run: Run) -> list[str]:
     """Return the display name of each class."""
-    return [name_class(run.settings, name) for name in run.decision.classes]
-
-
-def list_colours(run: Run) -> list[str]:
-    """Return a colour #rrggbb for each class; of two, orange for the positive and grey for the negative one."""
-    classes, positive = run.decision.classes, run.decision.positive
-    if positive is not None:
-        return [ORANGE if name == positive else GREY for name in classes]
-    return [COLOURS[index % len(COLOURS)] for index in range(len(classes))]
+    return [name_class(run.settings, name) for name in run.classes]
 
 
 def describe_patch(run: Run, patch: Shown) -> str:
     """Return HTML with the predicted class and the probabilities as bars, the highest first."""
-    labels, colours = [html.escape(label) for label in list_labels(run)], list_colours(run)
+    labels, colours = [html.escape(label) for label in list_labels(run)], [*COLOURS] * len(run.classes)
+    if run.positive is not None:
+        colours = [ORANGE if name == run.positive else GREY for name in run.classes]
     bars = "".join(
         f'<div class="share"><span>{labels[index]}</span><span>{patch.probabilities[index]:.1%}</span>'
         f'<div><div style="width: {patch.probabilities[index]:.1%}; background: {colours[index]}"></div></div></div>'
@@ -183,17 +162,16 @@ def describe_patch(run: Run, patch: Shown) -> str:
     return f'<div class="predicted" style="background: {colours[patch.predicted]}">{title}</div>{bars}'
 
 
-def list_patches(run: Run, decided: Sequence[ItemPredictions], order: str) -> list[Shown]:
+def list_patches(run: Run, predictions: Sequence[ItemPredictions], order: str) -> list[Shown]:
     """List all patches in one of ORDERS, by the probability of the positive class or, without one, the largest."""
-    patches = [Shown(each, row) for each in decided for row in range(len(each.predicted))]
-    positive = run.decision.positive
-    index = run.decision.classes.index(positive) if positive else None
+    patches = [Shown(each, row) for each in predictions for row in range(len(each.predicted))]
+    index = run.classes.index(run.positive) if run.positive else None
 
     def probability(patch: Shown) -> float:
         return float(patch.probabilities.max() if index is None else patch.probabilities[index])
 
     def distance(patch: Shown) -> float:
-        threshold = patch.decided.threshold
+        threshold = patch.predictions.threshold
         return abs(probability(patch) - (0.5 if threshold is None else threshold))
 
     if order == ORDERS[0]:
@@ -201,13 +179,13 @@ def list_patches(run: Run, decided: Sequence[ItemPredictions], order: str) -> li
     return sorted(patches, key=distance) if order == ORDERS[1] else patches
 
 
-def show_distant(scored: Sequence[ItemScores], outside: Outside) -> list[tuple[np.ndarray, str]]:
+def show_distant(scores: Sequence[ItemScores], outside: Outside) -> list[tuple[np.ndarray, str]]:
     """Return picture, uint8 [SHOWN_PIXELS, SHOWN_PIXELS, 3], and caption of the most distant images, largest first.
 
     Args:
-        outside: computed from the distances of all patches of `scored`, in their order.
+        outside: computed from the distances of all patches of `scores`, in their order.
     """
-    patches = [(each, row) for each in scored for row in range(len(each.patches))]
+    patches = [(each, row) for each in scores for row in range(len(each.patches))]
     shown = []
     for index, distance in outside.furthest[:MAX_DISTANT]:
         each, row = patches[index]
@@ -215,10 +193,10 @@ def show_distant(scored: Sequence[ItemScores], outside: Outside) -> list[tuple[n
     return shown
 
 
-def name_patch(scored: ItemScores, row: int) -> str:
+def name_patch(scores: ItemScores, row: int) -> str:
     """Return the file of a patch, with its position if it was cut from a large image."""
-    patch = scored.patches[row]
-    return f"x {patch.x}, y {patch.y} of {patch.file}" if patch.file == scored.slide else patch.file
+    patch = scores.patches[row]
+    return f"x {patch.x}, y {patch.y} of {patch.file}" if patch.file == scores.slide else patch.file
 
 
 def explain_patches(run: Run, patches: Sequence[Shown], pictures: LRUCache[Hashable, np.ndarray]) -> list[np.ndarray]:
@@ -227,10 +205,10 @@ def explain_patches(run: Run, patches: Sequence[Shown], pictures: LRUCache[Hasha
     Args:
         pictures: drawn before, and room for those of all patches; new ones are added.
     """
-    keys = [(id(patch.decided.scores.images), patch.row, patch.predicted) for patch in patches]
+    keys = [(id(patch.predictions.scores.images), patch.row, patch.predicted) for patch in patches]
     new = [(key, patch) for key, patch in zip(keys, patches, strict=True) if key not in pictures]
     if new:
-        images = [patch.decided.scores.images[patch.row] for _, patch in new]
+        images = [patch.predictions.scores.images[patch.row] for _, patch in new]
         fitted = np.stack([fit_image(image, run.model.input_shape[1]) for image in images])
         if has_grad_cam(run):
             heat = gradcam.grad_cam(run.model, fitted, np.array([patch.predicted for _, patch in new]))
@@ -244,35 +222,35 @@ def explain_patches(run: Run, patches: Sequence[Shown], pictures: LRUCache[Hasha
     return [pictures[key] for key in keys]
 
 
-def without_images(decided: ItemPredictions) -> ItemPredictions:
+def without_images(predictions: ItemPredictions) -> ItemPredictions:
     """Drop the images, which Streamlit would keep as long as a download button refers to them."""
-    return decided._replace(scores=decided.scores._replace(images=()))
+    return predictions._replace(scores=predictions.scores._replace(images=()))
 
 
-def predictions_csv(run: Run, decided: Sequence[ItemPredictions]) -> str:
+def predictions_csv(run: Run, predictions: Sequence[ItemPredictions]) -> str:
     """Return the table predictions.csv as `cancernet predict` writes it."""
     table, labels = io.StringIO(), list_labels(run)
     write_rows(table, [results.list_columns(labels)])
-    for each in decided:
+    for each in predictions:
         write_rows(table, results.list_rows(each, labels))
     return table.getvalue()
 
 
-def draw_picture(run: Run, slide: Slide) -> bytes:
+def draw_picture(run: Run, slide: ItemPredictions) -> bytes:
     """Draw a slide as `cancernet predict` does, for two classes; a JPEG."""
     picture = io.BytesIO()
-    illustration.save_picture(results.draw_map(run, slide.decided), picture)
+    illustration.save_picture(results.draw_map(run, slide), picture)
     return picture.getvalue()
 
 
-def pack_regions(run: Run, slides: Sequence[Slide]) -> bytes:
+def pack_regions(run: Run, slides: Sequence[ItemPredictions]) -> bytes:
     """Return a zip with one GeoJSON file per slide, in the pixels of the slide."""
     packed = io.BytesIO()
     taken: set[str] = set()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for slide in slides:
-            name = file_stem(Path(slide.decided.scores.slide).stem, taken)
-            archive.writestr(f"{name}.geojson", json.dumps(results.find_regions(run, slide.decided)))
+            name = file_stem(Path(slide.scores.slide).stem, taken)
+            archive.writestr(f"{name}.geojson", json.dumps(results.find_regions(run, slide)))
     return packed.getvalue()
 
 

@@ -157,7 +157,7 @@ def test_a_patch_without_a_slide_has_its_own_threshold(page, tiny_run):
 
 
 def test_the_patches_closest_to_the_threshold_come_first():
-    run = SimpleNamespace(decision=SimpleNamespace(classes=("0", "1"), positive="1"))
+    run = SimpleNamespace(classes=("0", "1"), positive="1")
     shares = np.array([[0.1, 0.9], [0.8, 0.2], [0.6, 0.4]])
     for threshold, expected in ((0.0, [1, 2, 0]), (0.45, [2, 1, 0]), (1.0, [0, 2, 1])):
         decided = ItemPredictions(None, shares, np.array([1, 0, 0]), threshold)

@@ -60,7 +60,7 @@ def test_the_page_reads_and_answers_as_predict_does(run, tmp_path):
     sent = [("7.zip", zip_files(slide)), *loose, ("pyramid.tif", (tmp_path / "pyramid.tif").read_bytes())]
     answer = page.answer_uploads(run, sent)
     assert answer.problems == []
-    answers = describe(run, answer.scored, tmp_path)
+    answers = describe(run, answer.scores, tmp_path)
     assert answers == describe(run, answer_from_disk(run, tmp_path), tmp_path)
     assert len(answers) == 16 + 70 + 9
     assert {predicted for *_, predicted in answers.values()} == {0, 1}
@@ -106,6 +106,6 @@ def test_a_download_holds_no_images(trained):
 def test_the_bytes_of_an_answer_are_those_of_its_images(trained):
     answer = page.answer_uploads(trained, uploads.sample_uploads()[:2])
     pictures = page.MAX_PICTURES * 240 * (240 + 12 + 240) * 3
-    thumbnails = sum(each.nbytes for each in answer.scored[0].thumbnails)
+    thumbnails = sum(each.nbytes for each in answer.scores[0].thumbnails)
     kept = 2 * 48 * 48 * 3 + thumbnails + pictures  # images at the input size of the network
     assert page.count_bytes(answer) == kept
