@@ -1,8 +1,8 @@
-"""Recipes against each other, by cross-validation: every patient is judged once, by a run that had not seen them.
+"""Compare recipes by cross-validation: every patient is evaluated once, by a model that has not seen them.
 
-A recipe is a name and arguments of train_model.py. Each is trained on the same folds of a built dataset, into
-OUTPUT/NAME; what is finished there is not trained again. The others are compared with the first, each on the folds that
-both have: --only-folds 1 2 among a recipe's arguments trains two of five where all are too dear.
+A recipe is a name and options of train_model.py. Each is trained on the same folds of a built dataset, into
+OUTPUT/NAME; finished recipes are not trained again. The others are compared with the first, each on the folds that
+both have: --only-folds 1 2 among the options of a recipe trains two of five if all take too long.
 
     python benchmarks/recipes.py --dataset datasets/idc \
         --recipe "tutorial: --recipe tutorial" --recipe "default:" --recipe "strong: --recipe strong --only-folds 1 2"
@@ -37,32 +37,32 @@ FIGURES |= {"log_loss": "log-loss"}
 
 
 class Recipe(NamedTuple):
-    """What is trained, and the arguments of train_model.py for it."""
+    """A name, and options of train_model.py."""
 
     name: str
     options: list[str]
 
 
-class Judged(NamedTuple):
-    """A recipe's answers of the patients left out, fold by fold."""
+class CrossValidation(NamedTuple):
+    """The predictions of a recipe for the patients left out, fold by fold."""
 
     recipe: Recipe
     classes: list[str]
     positive: str | None
     folds: dict[int, Predictions]
-    seconds: float  # of training, a fold
+    seconds: float  # of training per fold
 
 
 def parse_recipe(text: str) -> Recipe:
-    """Name and arguments of `NAME: train_model arguments`."""
+    """Parse `NAME: options of train_model.py`."""
     name, colon, options = text.partition(":")
     if not colon or not name.strip().replace("-", "").replace("_", "").isalnum():
-        raise argparse.ArgumentTypeError(f"takes 'NAME: arguments of train_model.py', not {text!r}")
+        raise argparse.ArgumentTypeError(f"takes 'NAME: options of train_model.py', not {text!r}")
     return Recipe(name.strip(), shlex.split(options))
 
 
 def train(recipe: Recipe, dataset: Path, run: Path) -> None:
-    """Cross-validate a recipe, unless that is done."""
+    """Cross-validate a recipe unless its run exists."""
     if (run / REPORT).is_file():
         print(f"{recipe.name} is finished already.", flush=True)
         return
@@ -75,32 +75,32 @@ def train(recipe: Recipe, dataset: Path, run: Path) -> None:
 
 
 def stop_if_failed(done: subprocess.CompletedProcess, what: str) -> None:
-    """End the program with what a child process printed last, if it failed."""
+    """Exit with the last output of a child process if it failed."""
     if done.returncode:
         sys.exit(f"{done.stdout[-2000:]}{done.stderr}{what} failed with exit status {done.returncode}.")
 
 
-def read_judged(recipe: Recipe, run: Path) -> Judged:
-    """What the folds of a finished cross-validation answered."""
+def read_cross_validation(recipe: Recipe, run: Path) -> CrossValidation:
+    """Read the predictions of the folds of a finished cross-validation."""
     folders = {int(path.parent.name.rpartition("_")[2]): path.parent for path in run.glob(f"fold_*/{REPORT}")}
     reports = [read_report(folder, dict) for _, folder in sorted(folders.items())]
     classes = reports[0]["classes"]
     folds = {number: read_predictions(folder, classes) for number, folder in sorted(folders.items())}
     seconds = float(np.mean([report["training"]["seconds"] for report in reports]))
-    return Judged(recipe, classes, reports[0]["positive"], folds, seconds)
+    return CrossValidation(recipe, classes, reports[0]["positive"], folds, seconds)
 
 
-def pool(judged: Judged, numbers: Sequence[int]) -> Predictions:
-    """The answers of some folds, one after the other."""
-    return pool_predictions([judged.folds[number] for number in numbers])
+def pool(run: CrossValidation, numbers: Sequence[int]) -> Predictions:
+    """Concatenate the predictions of some folds."""
+    return pool_predictions([run.folds[number] for number in numbers])
 
 
-def format_tables(runs: Sequence[Judged]) -> str:
-    """In Markdown: each recipe's figures, and the differences of the others to the first with paired intervals."""
+def format_tables(runs: Sequence[CrossValidation]) -> str:
+    """Format Markdown tables: the figures of each recipe, and the paired differences to the first with intervals."""
     first, *others = runs
     shown = [name for name in FIGURES if name in _figures(first, list(first.folds))]
     head = [FIGURES[name] for name in shown]
-    absolute = [["recipe", "folds", "patients", *head, "seconds a fold", "command"]]
+    absolute = [["recipe", "folds", "patients", *head, "seconds per fold", "command"]]
     for run in runs:
         figures, pooled = _figures(run, list(run.folds)), pool(run, list(run.folds))
         cells = [format_number(figures[name].value) for name in shown]
@@ -109,7 +109,7 @@ def format_tables(runs: Sequence[Judged]) -> str:
         absolute.append(
             [run.recipe.name, _folds(run.folds), str(patients), *cells, f"{run.seconds:.0f}", f"`{command}`"]
         )
-    paired = [[f"less {first.recipe.name}", "folds", *head]]
+    paired = [[f"minus {first.recipe.name}", "folds", *head]]
     for run in others:
         common = [number for number in first.folds if number in run.folds]
         if not common:
@@ -121,7 +121,7 @@ def format_tables(runs: Sequence[Judged]) -> str:
     return "\n\n".join(format_markdown(table) for table in tables)
 
 
-def _figures(run: Judged, numbers: Sequence[int]) -> dict[str, Estimate]:
+def _figures(run: CrossValidation, numbers: Sequence[int]) -> dict[str, Estimate]:
     return evaluate(pool(run, numbers), classes=run.classes, positive=run.positive).metrics
 
 
@@ -130,12 +130,12 @@ def _folds(numbers) -> str:
 
 
 def format_number(value: float | None) -> str:
-    """Three digits, or `n/a`."""
+    """Format a number with three decimals, or `n/a`."""
     return "n/a" if value is None else f"{value:.3f}"
 
 
 def format_difference(difference: Difference) -> str:
-    """`+0.015 (+0.004 to +0.027)`, in bold where the interval excludes zero."""
+    """Format a difference as `+0.015 (+0.004 to +0.027)`, in bold if the interval excludes zero."""
     if difference.value is None:
         return "n/a"
     bounds = "" if difference.low is None else f" ({difference.low:+.3f} to {difference.high:+.3f})"
@@ -144,17 +144,21 @@ def format_difference(difference: Difference) -> str:
 
 
 def format_markdown(rows: list[list[str]]) -> str:
-    """A table whose first row is its head."""
+    """Format a Markdown table whose first row is the header."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", type=Path, default=Path("datasets/idc"), help="made by build_dataset.py")
-    parser.add_argument("--output", type=Path, default=Path("runs/recipes"), help="folder of the runs (%(default)s)")
     parser.add_argument(
-        "--recipe", type=parse_recipe, action="append", help="'NAME: arguments of train_model.py'; repeatable"
+        "--dataset", type=Path, default=Path("datasets/idc"), help="built dataset (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/recipes"), help="folder of the runs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--recipe", type=parse_recipe, action="append", help="'NAME: options of train_model.py'; repeatable"
     )
     arguments = parser.parse_args()
     recipes = arguments.recipe or [parse_recipe(text) for text in RECIPES]
@@ -162,7 +166,7 @@ def main() -> None:
         parser.error("every --recipe needs its own name")
     for recipe in recipes:
         train(recipe, arguments.dataset, arguments.output / recipe.name)
-    print(f"\n{format_tables([read_judged(recipe, arguments.output / recipe.name) for recipe in recipes])}")
+    print(f"\n{format_tables([read_cross_validation(recipe, arguments.output / recipe.name) for recipe in recipes])}")
 
 
 if __name__ == "__main__":

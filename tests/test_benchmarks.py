@@ -1,4 +1,4 @@
-"""The benchmarks: their rows and tables, worked out by hand; no training."""
+"""The benchmarks: their rows and tables, computed by hand; nothing is trained."""
 
 import argparse
 import subprocess
@@ -11,14 +11,14 @@ from conftest import ROOT
 
 from benchmarks import coverage, heads
 from benchmarks.feeding import time_steps
-from benchmarks.recipes import Judged, Recipe, format_tables, parse_recipe, pool
+from benchmarks.recipes import CrossValidation, Recipe, format_tables, parse_recipe, pool
 from benchmarks.table import Row, measure_in_turn
 from benchmarks.table import format_table as format_ratios
 from cancernet.data.dataset import Patch
 from cancernet.evaluation.predictions import Predictions
 
 
-def judged(name, probability, *, folds=(1, 2)) -> Judged:
+def cross_validate(name, probability, *, folds=(1, 2)) -> CrossValidation:
     """Twelve images of six patients, two images of each class a fold; the same probabilities in every fold."""
     found = {}
     for number in folds:
@@ -31,26 +31,26 @@ def judged(name, probability, *, folds=(1, 2)) -> Judged:
         found[number] = Predictions(
             patches, labels, np.stack([1 - stated, stated], axis=1), (stated >= 0.5).astype(int)
         )
-    return Judged(Recipe(name, ["--recipe", name]), ["0", "1"], "1", found, seconds=61.4)
+    return CrossValidation(Recipe(name, ["--recipe", name]), ["0", "1"], "1", found, seconds=61.4)
 
 
-def test_recipes_are_told_with_their_figures_and_their_paired_differences():
-    short = judged("short", 0.4, folds=[2])
-    lines = format_tables([judged("tutorial", 0.7), judged("tutorial_again", 0.7), short]).splitlines()
+def test_the_table_of_recipes_has_figures_and_paired_differences():
+    short = cross_validate("short", 0.4, folds=[2])
+    lines = format_tables([cross_validate("tutorial", 0.7), cross_validate("tutorial_again", 0.7), short]).splitlines()
     assert lines[0] == (
-        "| recipe | folds | patients | AUROC | F1 | balanced accuracy | log-loss | seconds a fold | command |"
+        "| recipe | folds | patients | AUROC | F1 | balanced accuracy | log-loss | seconds per fold | command |"
     )
     # log-loss -(log .8 + log .7) / 2, and with .4 in place of .7
     command = "`train_model.py --recipe tutorial --folds 5`"
     assert lines[2] == f"| tutorial | 1, 2 | 12 | 1.000 | 1.000 | 1.000 | 0.290 | 61 | {command} |"
     assert lines[4].startswith("| short | 2 | 6 | 1.000 | 0.000 | 0.500 | 0.570 | 61 | ")
-    assert lines[6] == "| less tutorial | folds | AUROC | F1 | balanced accuracy | log-loss |"
+    assert lines[6] == "| minus tutorial | folds | AUROC | F1 | balanced accuracy | log-loss |"
     assert lines[8] == "| tutorial_again | 1, 2 | +0.000 | +0.000 | +0.000 | +0.000 |"
     assert lines[9].startswith("| short | 2 | +0.000 | -1.000 | -0.500 | +0.280")
 
 
-def test_heads_are_told_with_their_figures_and_their_differences_to_the_first():
-    first, other = (pool(judged(name, probability), [1, 2]) for name, probability in (("a", 0.7), ("b", 0.4)))
+def test_the_table_of_heads_has_figures_and_differences_to_the_first():
+    first, other = (pool(cross_validate(name, probability), [1, 2]) for name, probability in (("a", 0.7), ("b", 0.4)))
     assert list(heads.list_figures(first, first, ["0", "1"]).values()) == ["1.000", "1.000", "1.000", "0.290"]
     told = heads.list_figures(other, first, ["0", "1"])
     assert list(told) == ["AUROC", "F1", "balanced accuracy", "log-loss"]
@@ -69,18 +69,18 @@ def test_every_patient_is_tested_once_and_dealt_to_the_members_of_the_other_fold
 
 def test_recipes_without_a_common_fold_are_refused():
     with pytest.raises(SystemExit, match="one and tutorial have no fold in common"):
-        format_tables([judged("tutorial", 0.7, folds=[1]), judged("one", 0.7, folds=[2])])
+        format_tables([cross_validate("tutorial", 0.7, folds=[1]), cross_validate("one", 0.7, folds=[2])])
 
 
 def test_a_recipe_is_a_name_and_arguments():
     assert parse_recipe("small: --epochs 1 --weights 'a file'") == ("small", ["--epochs", "1", "--weights", "a file"])
     assert parse_recipe("default:") == ("default", [])
     for text in ("--epochs 1", ": --epochs 1", "../up: --epochs 1"):
-        with pytest.raises(argparse.ArgumentTypeError, match="takes 'NAME: arguments"):
+        with pytest.raises(argparse.ArgumentTypeError, match="takes 'NAME: options"):
             parse_recipe(text)
 
 
-def test_what_a_script_says_when_it_fails_is_shown(tmp_path):
+def test_the_output_of_a_failed_script_is_shown(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks/recipes.py"), "--dataset", str(tmp_path / "nowhere")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
@@ -138,14 +138,14 @@ def test_the_time_of_steps_and_the_wait_for_their_batches_are_apart():
     assert 0.03 <= waited <= seconds - 0.06
 
 
-def test_an_interval_holds_the_truth_or_lies_on_one_side_of_it():
+def test_an_interval_covers_the_truth_or_is_on_one_side_of_it():
     answers = [coverage.judge(each, 0.5) for each in ((0.4, 0.6), (0.6, 0.7), (0.1, 0.2), (None, 0.6), (None, None))]
     assert answers == ["in", "below", "above", "in", None]
     assert coverage.share_covered(answers) == "50"
     assert coverage.share_covered(["in", None, None]) == "n/a"
 
 
-def test_simulated_patients_are_as_their_description_says():
+def test_simulated_patients_match_their_description():
     study = coverage.simulate(np.random.default_rng(0), 4000)
     images = np.bincount(study.patients)
     share = np.bincount(study.patients, weights=study.labels) / images
