@@ -4,11 +4,11 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
+from tqdm import tqdm
 
 from cancernet import InputError, StorageError
 from cancernet.inference.summary import ItemResult
@@ -18,8 +18,8 @@ from cancernet.storage import FolderKind, check_replaceable, file_stem, read_jso
 
 PATCHES, SLIDES = "patches", "slides"  # folders: a Parquet file for each item; a map and the regions of each slide
 FINISHED, OPTIONS = "finished.jsonl", "archive.json"
+ADVICE = "Choose another --output, or --force to delete what is there."
 SINGLE_STEM = "images"  # of the Parquet files of patches without a position
-LINE_SECONDS = 10.0  # between two lines of progress
 
 _RESULT = TypeAdapter(ItemResult)
 
@@ -92,13 +92,10 @@ def open_folder(folder: Path, options: Mapping[str, str | float | bool | None], 
         for name in (PATCHES, SLIDES):
             (folder / name).mkdir(parents=True)
         write_json(path, options)
-    before = read_json(path, dict, advice="Choose another --output, or --force to delete what is there.")
+    before = read_json(path, dict, advice=ADVICE)
     for name, value in options.items():
         if before.get(name) != value:
-            raise InputError(
-                f"{folder} holds predictions with {name} {before.get(name)}, not {value}. "
-                "Choose another --output, or --force to delete them."
-            )
+            raise InputError(f"{folder} has predictions with {name} {before.get(name)}, not {value}. {ADVICE}")
 
 
 def hash_run(folder: Path) -> str:
@@ -115,46 +112,11 @@ def sort_results(results: Iterable[ItemResult], items: Sequence[WorkItem]) -> li
     return sorted(results, key=lambda result: order.get(result.item.files[0], len(order)))
 
 
-class Progress:
-    """A growing table: items and patches done, their rate, memory, and the time that is left."""
-
-    HEADER = "     items    failed       patches  patches/s  actors  GB an actor  GB a reader   elapsed      left"
-
-    def __init__(self, items: int, *, clock: Callable[[], float] = time.monotonic):
-        self.items, self.done, self.failed, self.patches = items, 0, 0, 0
-        self._clock, self._started = clock, clock()
-        self._last = (self._started, 0)  # when the last line was made, and the patches until then
-
-    def count(self, patches: int) -> None:
-        """Count an item; one without patches has failed."""
-        self.done, self.failed, self.patches = self.done + 1, self.failed + (not patches), self.patches + patches
-
-    def is_due(self) -> bool:
-        """Whether it is time for a line: every LINE_SECONDS, and when all is done."""
-        return self.done == self.items or self._clock() - self._last[0] >= LINE_SECONDS
-
-    def line(self, actors: int, actor_bytes: int, reader_bytes: int) -> str:
-        """Format a line. The rate is since the last line; the time left assumes items like those before.
-
-        Args:
-            actors: how many there are.
-            actor_bytes: memory of the largest actor.
-            reader_bytes: memory of the largest reader.
-        """
-        now, (before, patches) = self._clock(), self._last
-        self._last = (now, self.patches)
-        rate = (self.patches - patches) / max(now - before, 1e-9)
-        elapsed = now - self._started
-        left = _duration(elapsed * (self.items - self.done) / self.done) if self.done else "?"
-        return (
-            f"{self.done:>10,}{self.failed:>10,}{self.patches:>14,}{rate:>11,.0f}{actors:>8,}"
-            f"{actor_bytes / 1e9:>13.2f}{reader_bytes / 1e9:>13.2f}{_duration(elapsed):>10}{left:>10}"
-        )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+def describe_progress(results: Sequence[ItemResult], items: int, seconds: float, memory: str) -> str:
+    """Describe how far the work is: slides and patches done, rate, time left, and the memory of the processes."""
+    failed, patches = sum(not result.patches for result in results), sum(result.patches for result in results)
+    meter = tqdm.format_meter(len(results), items, seconds, unit=" slides", ncols=0)
+    return f"{meter}; {failed:,} failed; {patches:,} patches, {patches / max(seconds, 1e-9):,.0f}/s; {memory}"
 
 
 def _to_line(result: ItemResult) -> str:

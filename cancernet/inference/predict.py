@@ -5,7 +5,6 @@ import functools
 import os
 import re
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -167,24 +166,15 @@ def predict_slides(
 
     found = work_list.find_files(paths)
     items = work_list.plan_work(found.files, mpp=run.settings.mpp, tile=tile)
-    kept: list[PredictedItem] = []
-
-    def predict_and_keep() -> "Iterator[PredictedItem]":
-        predicted = prediction.predict_items(run, items, mpp=mpp, neighbours=neighbours, threshold=threshold)
-        for each in predicted:
-            kept.append(each)
-            yield each
-
-    if output is None:
-        list(predict_and_keep())
-    else:
+    predicted = list(prediction.predict_items(run, items, mpp=mpp, neighbours=neighbours, threshold=threshold))
+    if output is not None:
         with (
             storage.claim_folder(output, storage.FolderKind.PREDICTIONS, force=force),
             storage.fresh_folder(output) as folder,
         ):
-            results.write_results(run, predict_and_keep(), folder, missing=found.rejected)
-    rejected = [*found.rejected, *(row for each in kept for row in each.rejected)]
-    return SlidePredictions([each.predictions for each in kept if each.predictions], rejected)
+            results.write_results(run, predicted, folder, missing=found.rejected)
+    rejected = [*found.rejected, *(row for each in predicted for row in each.rejected)]
+    return SlidePredictions([each.predictions for each in predicted if each.predictions], rejected)
 
 
 def _check_ray() -> None:
@@ -238,15 +228,13 @@ def _predict_here(
 
 
 def _report_rejected(predicted: "Iterable[PredictedItem]", bar: "tqdm[NoReturn]") -> "Iterator[PredictedItem]":
-    """Print the files of each item that could not be used, those with the same reason in one line."""
-    from cancernet.inference.work_list import printable
+    """Print the files of each item that could not be used."""
+    from cancernet.inference.work_list import group_rejected, printable
 
     for each in predicted:
         bar.update(len(each.rejected))
-        first = {reason: file for file, reason in reversed(each.rejected)}
-        for reason, count in Counter(reason for _, reason in each.rejected).items():
-            more = f" (and {count - 1:,} more for the same reason)" if count > 1 else ""
-            bar.write(printable(f"not used: {first[reason]}{more}: {reason}"))
+        for files, reason in group_rejected(each.rejected):
+            bar.write(printable(f"not used: {files}: {reason}"))
         yield each
 
 

@@ -19,7 +19,7 @@ from cancernet.data.images import fit_image
 from cancernet.evaluation.decision import Decision
 from cancernet.evaluation.smoothing import apply_decision
 from cancernet.explain.out_of_distribution import watch
-from cancernet.inference.reading import OpenItem, Reject, open_item, strip_names
+from cancernet.inference.reading import OpenItem, Rejected, explain, open_item
 from cancernet.inference.work_list import WorkItem
 from cancernet.run import Run
 from cancernet.training.scoring import BATCH, log_scores
@@ -66,7 +66,7 @@ class PredictedItem(NamedTuple):
 
     item: WorkItem
     predictions: ItemPredictions | None  # None where no patch could be used
-    rejected: list[tuple[str, str]]  # file and reason of what could not be used
+    rejected: list[Rejected]
 
 
 def score_images(
@@ -134,21 +134,21 @@ def score_item(
     item: WorkItem,
     *,
     mpp: float | None,
-    reject: Reject,
+    rejected: list[Rejected],
     progress: Progress | None = None,
     contents: Mapping[str, bytes] | None = None,
 ) -> ItemScores:
     """Read and score the files of one work item.
 
     Args:
-        mpp, reject: as `reading.open_item`.
+        mpp, rejected: as `reading.open_item`.
         contents: the bytes of each file, where they are in memory and not on disk; the images are then kept too.
 
     Raises:
         InputError: the whole item cannot be used, see `reading.open_item`.
         TrainingDiverged: an output of the network is not a number.
     """
-    with open_item(run.settings, item, mpp=mpp, reject=reject, contents=contents) as opened:
+    with open_item(run.settings, item, mpp=mpp, rejected=rejected, contents=contents) as opened:
         return score_tiles(run, opened, progress=progress, keep_images=contents is not None)
 
 
@@ -201,18 +201,13 @@ def predict_items(
         TrainingDiverged: an output of the network is not a number.
     """
     for item in items:
-        rejected: list[tuple[str, str]] = []
-
-        def reject(files: Sequence[str], reason: str, rejected: list[tuple[str, str]] = rejected) -> None:
-            rejected.extend(strip_names(files, reason))
-
+        rejected: list[Rejected] = []
         try:
-            scores = score_item(run, item, mpp=mpp, reject=reject, progress=progress)
+            scores = score_item(run, item, mpp=mpp, rejected=rejected, progress=progress)
+            predictions = decide_item(run, scores, neighbours=neighbours, threshold=threshold)
+            yield PredictedItem(item, predictions if scores.patches else None, rejected)
         except InputError as error:
-            yield PredictedItem(item, None, strip_names(item.files, str(error)))
-            continue
-        predictions = decide_item(run, scores, neighbours=neighbours, threshold=threshold)
-        yield PredictedItem(item, predictions if scores.patches else None, rejected)
+            yield PredictedItem(item, None, explain(item.files, error))
 
 
 def _fit(image: np.ndarray, size: int, channels: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import signal
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,9 +21,9 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from cancernet import InputError
-from cancernet.inference.archive import PATCHES, SLIDES, Archive, Progress
+from cancernet.inference.archive import PATCHES, SLIDES, Archive, describe_progress
 from cancernet.inference.predict import PredictOptions
-from cancernet.inference.reading import OpenItem, open_item, strip_names
+from cancernet.inference.reading import OpenItem, Rejected, explain, open_item
 from cancernet.inference.summary import ItemResult, summarise_item
 from cancernet.inference.work_list import WorkItem, printable
 from cancernet.run import Settings, name_class
@@ -33,6 +34,7 @@ ITEMS_PER_READER = 100  # libraries that read slides leak: a process is replaced
 ITEMS_PER_ACTOR = 500  # likewise; it takes longer to start
 TRIES = 3  # of an item whose process dies: of lack of memory, or with its machine
 READER_SHARE = 0.2  # of a core for a reader where cores also predict; a whole one where GPUs do
+LINE_SECONDS = 10.0  # between two lines about the progress
 WAIT_SECONDS = 2.0  # at most until the cluster is looked at again
 _TYPES = {"x": pyarrow.int32(), "y": pyarrow.int32()} | dict.fromkeys(("file", "predicted", "slide"), pyarrow.string())
 
@@ -49,7 +51,7 @@ class ReadItem(NamedTuple):
 
     item: WorkItem
     opened: OpenItem
-    rejected: tuple[tuple[str, str], ...]  # file and reason
+    rejected: tuple[Rejected, ...]
 
 
 def connect(address: str) -> None:
@@ -78,24 +80,24 @@ def predict_items(
 
     Args:
         items: see `Archive.plan`.
-        print_line: gets the lines of a progress table.
+        print_line: gets a line about the progress every LINE_SECONDS.
 
     Raises:
         InputError: as `connect`, or the run cannot be loaded.
         OSError: the results cannot be written.
     """
-    assert job.options.ray
-    connect(job.options.ray)
+    connect(job.options.ray or LOCAL)
     try:
-        scheduler, progress = Scheduler(items, job), Progress(len(items))
-        print_line(Progress.HEADER)
+        scheduler, done, started, shown = Scheduler(items, job), [], time.monotonic(), 0.0
         for result in scheduler:
             if result:
                 archive.add(result)
-                progress.count(result.patches)
+                done.append(result)
                 yield result
-            if progress.is_due():
-                print_line(progress.line(scheduler.actors, scheduler.actor_bytes, scheduler.reader_bytes))
+            seconds = time.monotonic() - started
+            if seconds - shown >= LINE_SECONDS or len(done) == len(items):
+                shown = seconds
+                print_line(describe_progress(done, len(items), seconds, scheduler.describe_memory()))
     finally:
         ray.shutdown()
 
@@ -115,17 +117,15 @@ class Scheduler:
         self._predicted = Counter[ray.actor.ActorHandle]()  # items of each actor
         self._deaths = 0  # in a row, of actors that were loading the run
         self._actor_bytes: dict[ray.actor.ActorHandle, int] = {}
-        self.reader_bytes = 0  # memory of the largest reader so far
+        self._reader_bytes = 0  # memory of the largest reader so far
 
-    @property
-    def actors(self) -> int:
-        """How many have loaded the run, or are loading it."""
+    def describe_memory(self) -> str:
+        """Name the number of actors, and the memory of the largest actor and reader."""
+        largest = max(self._actor_bytes.values(), default=0) / 1e9
+        return f"{self._actors()} actors of {largest:.2f} GB, readers of {self._reader_bytes / 1e9:.2f} GB"
+
+    def _actors(self) -> int:
         return len(self._busy) + len(self._idle)
-
-    @property
-    def actor_bytes(self) -> int:
-        """Memory of the largest actor."""
-        return max(self._actor_bytes.values(), default=0)
 
     def __iter__(self) -> Iterator[ItemResult | None]:
         """Yield the result of each item, and None when nothing happened for a while.
@@ -152,8 +152,8 @@ class Scheduler:
         cores, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
         wanted = min(gpus or cores or 1, self._unfinished)
         needs = {"num_cpus": 1, "num_gpus": 1} if gpus else {"num_cpus": 1 - READER_SHARE}
-        while self.actors < wanted:
-            actor = RemotePredictor.options(**needs).remote()
+        while self._actors() < wanted:
+            actor = cast("ray.actor.ActorHandle", RemotePredictor.options(**needs).remote())
             self._busy[actor.load.remote(self._job)] = (actor, None)
         reader = read_item.options(num_cpus=1 if gpus else READER_SHARE)
         while self._waiting and len(self._reading) + len(self._read) < wanted + cores:
@@ -167,7 +167,7 @@ class Scheduler:
     def _take_read(self, used: ray.ObjectRef) -> ItemResult | None:
         item, pixels = self._reading.pop(used)
         try:
-            self.reader_bytes = max(self.reader_bytes, ray.get(used))
+            self._reader_bytes = max(self._reader_bytes, ray.get(used))
         except RayTaskError as error:
             return _fail(item, _describe(error.cause))
         except RayError as error:
@@ -230,12 +230,8 @@ def read_item(item: WorkItem, job: Job) -> tuple[int, ReadItem]:
     cv2.setNumThreads(1)  # there are as many readers as cores
     if any(file != printable(file) for file in item.files):
         raise InputError("the names of its files are not UTF-8, which Parquet requires. Rename them.")
-    rejected: list[tuple[str, str]] = []
-
-    def reject(files: Sequence[str], reason: str) -> None:
-        rejected.extend(strip_names(files, reason))
-
-    with open_item(job.settings, item, mpp=job.options.mpp, reject=reject) as opened:
+    rejected: list[Rejected] = []
+    with open_item(job.settings, item, mpp=job.options.mpp, rejected=rejected) as opened:
         opened = opened._replace(tiles=list(opened.tiles))
     return _measure(), ReadItem(item, opened, tuple(rejected))
 
@@ -291,7 +287,7 @@ def _write_parquet(columns: Sequence[str], rows: Sequence[Sequence[object]], pat
 
 
 def _fail(item: WorkItem, reason: str) -> ItemResult:
-    return ItemResult(item, tuple(strip_names(item.files, reason)))
+    return ItemResult(item, tuple(explain(item.files, reason)))
 
 
 def _measure() -> int:

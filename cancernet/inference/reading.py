@@ -1,6 +1,6 @@
 """Read the patches of one work item. Nothing here needs Keras, so that a process that only reads stays small."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from cancernet.run import Settings
 
 MAX_PLACES_IN_MEMORY = 20_000  # patches of a whole slide that is in memory; their images are kept: 150 MB
 
-Reject = Callable[[Sequence[str], str], object]  # gets files that cannot be used and why; the reason may name the file
+Rejected = tuple[str, str]  # a file that cannot be used, and why
 
 
 class OpenItem(NamedTuple):
@@ -34,7 +34,7 @@ def open_item(
     item: WorkItem,
     *,
     mpp: float | None,
-    reject: Reject,
+    rejected: list[Rejected],
     contents: Mapping[str, bytes] | None = None,
 ) -> Iterator[OpenItem]:
     """Open the files of one work item for reading.
@@ -44,7 +44,7 @@ def open_item(
     Args:
         settings: of the run that is to score the patches.
         mpp: micrometres per pixel at level 0, for a large image that does not state it.
-        reject: gets each patch that cannot be read, and why; reading continues without it.
+        rejected: gets each patch that cannot be read, and why; reading continues without it.
         contents: the bytes of each file, where they are in memory and not on disk.
 
     Raises:
@@ -73,14 +73,14 @@ def open_item(
                     image = read_image(file, channels=channels, sha256=None)
                 yield Tile(image, file, *place)
             except InputError as error:
-                reject([file], str(error))
+                rejected.extend(explain([file], error))
 
     yield OpenItem(read(), min((thumbnail_side(slide.shape) for slide in layout.slides), default=PATCH_STEP))
 
 
-def strip_names(files: Sequence[str], reason: str) -> list[tuple[str, str]]:
-    """Pair each file with the reason, without the name of the file where the reason begins with it."""
-    return [(file, reason.removeprefix(f"{file}: ")) for file in files]
+def explain(files: Sequence[str], error: InputError | str) -> list[Rejected]:
+    """Pair files with the reason why they cannot be used, without their name at its beginning."""
+    return [(file, str(error).removeprefix(f"{file}: ")) for file in files]
 
 
 def _open_slide(settings: Settings, slide: SlideImage, file: str, *, in_memory: bool) -> OpenItem:

@@ -11,7 +11,7 @@ from cancernet import storage
 from cancernet.data.grid import PATCH_STEP, paint_grid
 from cancernet.explain.outside import FURTHEST
 from cancernet.inference.prediction import ItemPredictions, PredictedItem
-from cancernet.inference.regions import COLOUR, outline_regions
+from cancernet.inference.regions import COLOUR, FeatureCollection, outline_regions
 from cancernet.inference.summary import FURTHEST_PICTURE, PREDICTIONS, ItemResult, summarise_item, write_tables
 from cancernet.inference.work_list import LARGE, WorkItem, printable
 from cancernet.reporting import illustration, montages
@@ -123,14 +123,15 @@ def write_slide(run: Run, item: WorkItem, predictions: ItemPredictions, folder: 
     return f"{describe_slide(run, predictions)}{unlike}; {', '.join(names)}"
 
 
-def find_regions(run: Run, predictions: ItemPredictions) -> dict:
+def find_regions(run: Run, predictions: ItemPredictions) -> FeatureCollection:
     """Outline the patches of one slide that were classified as positive; of several classes, those of each class.
 
     Returns:
-        A GeoJSON FeatureCollection in the file's own pixels (level 0); see cancernet.inference.regions.
+        Regions in the file's own pixels (level 0); see cancernet.inference.regions.
     """
     classes, positive, scores = run.decision.classes, run.decision.positive, predictions.scores
-    mpp, features = run.settings.mpp, []
+    mpp = run.settings.mpp
+    features: list[dict[str, object]] = []
     (grid,) = scores.layout.slides
     left, top = grid.origin
     for number, name in enumerate(classes if positive is None else [positive]):

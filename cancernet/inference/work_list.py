@@ -188,6 +188,14 @@ def describe_work(items: Sequence[WorkItem]) -> str:
     return (", ".join(parts) or "no images") + "."
 
 
+def group_rejected(rejected: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Join files that were rejected for the same reason: `a.png and 3 more`, with the reason."""
+    files: dict[str, list[str]] = {}
+    for file, reason in rejected:
+        files.setdefault(reason, []).append(file)
+    return [(each[0] + (f" and {len(each) - 1:,} more" if each[1:] else ""), reason) for reason, each in files.items()]
+
+
 def printable(text: str) -> str:
     """Replace bytes of a file name that are not UTF-8 by `?`, so that every terminal can show it."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -16,7 +16,7 @@ from cancernet.data.grid import PATCH_STEP, stitch_slide
 from cancernet.data.images import fit_image
 from cancernet.explain import gradcam
 from cancernet.explain.outside import Outside
-from cancernet.inference import prediction, results, work_list
+from cancernet.inference import prediction, reading, results, work_list
 from cancernet.inference.prediction import ItemPredictions, ItemScores
 from cancernet.models.architectures import ENCODER
 from cancernet.reporting import illustration
@@ -97,16 +97,16 @@ def answer_uploads(
         done += more
         report_progress(min(done / len(contents), 1.0), f"Classifying images: {done:,} done")
 
-    def reject(names: Sequence[str], reason: str) -> None:
-        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-        reason = reason.removeprefix(f"{names[0]}: ").replace("--mpp", f'"{SCALE_LABEL}"')
-        problems.append(uploads.Problem(names[0] + more, reason))
-
     for item in items:
+        rejected: list[reading.Rejected] = []
         try:
-            scores.append(prediction.score_item(run, item, mpp=mpp, reject=reject, progress=count, contents=contents))
+            scores.append(
+                prediction.score_item(run, item, mpp=mpp, rejected=rejected, progress=count, contents=contents)
+            )
         except InputError as error:
-            reject(item.files, str(error))
+            rejected = reading.explain(item.files, error)
+        for name, reason in work_list.group_rejected(rejected):
+            problems.append(uploads.Problem(name, reason.replace("--mpp", f'"{SCALE_LABEL}"')))
     return Answer([each for each in scores if each.patches], problems, LRUCache(MAX_PICTURES))
 
 

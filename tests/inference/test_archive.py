@@ -7,7 +7,7 @@ import pytest
 
 from cancernet import InputError, StorageError
 from cancernet.inference import archive
-from cancernet.inference.archive import Archive, Progress, sort_results
+from cancernet.inference.archive import Archive, sort_results
 from cancernet.inference.summary import ItemResult, Outlier
 from cancernet.inference.work_list import LARGE, SINGLE, SLIDE, WorkItem
 
@@ -109,7 +109,8 @@ def test_predictions_of_two_runs_do_not_mix(folder):
     finish(folder, Archive(folder), large("a.svs"))
     archive.open_folder(folder, OPTIONS, force=False)
     with pytest.raises(
-        InputError, match=r"holds predictions with mpp 4.0, not 2.0. Choose another --output, or --force to delete them"
+        InputError,
+        match=r"has predictions with mpp 4.0, not 2.0. Choose another --output, or --force to delete",
     ):
         archive.open_folder(folder, OPTIONS | {"mpp": 2.0}, force=False)
     assert Archive(folder).finished
@@ -152,24 +153,8 @@ def test_a_run_is_identified_by_its_files(tmp_path):
     assert len(hashes) == 4
 
 
-def test_a_line_of_progress():
-    now = 0.0
-    progress = Progress(200, clock=lambda: now)
-    assert not progress.is_due()
-    assert progress.line(2, 0, 0).split()[-1] == "?"
-    now = 10.0
-    assert progress.is_due()
-    now = 20.0
-    for _ in range(9):
-        progress.count(100)
-    progress.count(0)
-    line = progress.line(2, 620_000_000, 250_000_000)
-    assert line.split() == ["10", "1", "900", "45", "2", "0.62", "0.25", "0:00:20", "0:06:20"]  # 190 items of 2 s
-    assert len(line) == len(Progress.HEADER)
-    assert not progress.is_due()
-    now = 4000.0
-    progress.count(100)
-    assert progress.line(2, 0, 0).split()[3:8] == ["0", "2", "0.00", "0.00", "1:06:40"]
-    for _ in range(189):
-        progress.count(1)
-    assert progress.is_due()
+def test_progress_counts_slides_patches_and_failures():
+    results = [ItemResult(large("a"), (), 100)] * 9 + [ItemResult(large("b"), ())]
+    line = archive.describe_progress(results, 200, 20.0, "2 actors")
+    assert "10/200 [00:20<06:20" in line  # 190 slides of 2 s
+    assert line.endswith("; 1 failed; 900 patches, 45/s; 2 actors")

@@ -151,7 +151,7 @@ def test_overlapping_patches_spoil_their_slide_only(tiny_run, pictures, tmp_path
     assert [Path(row[0]).name for row in rejected] == ["77_idx5_x1_y1_class0.png", "77_idx5_x21_y1_class0.png"]
     assert all("Two patches of slide 77 overlap" in row[1] for row in rejected)
     assert len(read_rows(tmp_path / "out" / "predictions.csv")) > 1
-    assert "(and 1 more for the same reason)" in capsys.readouterr().out
+    assert "77_idx5_x1_y1_class0.png and 1 more: Two patches of slide 77 overlap" in capsys.readouterr().out
 
 
 def test_a_sample_of_a_slide_gets_no_map(tiny_run, pictures, tmp_path, capsys):

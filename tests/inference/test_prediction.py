@@ -42,10 +42,6 @@ def log_odds(scores):
     return scores[:, 1] - scores[:, 0]
 
 
-def reject_nothing(files, reason):
-    raise AssertionError(f"{files}: {reason}")
-
-
 def test_images_of_any_size_are_scored_in_order_and_counted(run):
     reds = [100 + i for i in range(2 * prediction.BATCH + 3)]
     counted = []
@@ -119,15 +115,11 @@ def test_a_part_is_scored_without_its_broken_files(run, tmp_path):
     for number, file in enumerate(files):
         cv2.imwrite(file, patch(140 + 10 * number)[..., ::-1])
     (tmp_path / "s_1.png").write_bytes(b"no image")
-    refused = []
-    scored = prediction.score_item(
-        run, WorkItem(SINGLE, "", "", files), mpp=None, reject=lambda *each: refused.append(each)
-    )
+    rejected = []
+    scored = prediction.score_item(run, WorkItem(SINGLE, "", "", files), mpp=None, rejected=rejected)
     assert files_of(scored) == [files[0], files[2]]
     np.testing.assert_allclose(log_odds(scored.log_probabilities), [1, -1], atol=1e-4)
-    assert refused == [
-        ([files[1]], f"{files[1]}: cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)")
-    ]
+    assert rejected == [(files[1], "cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)")]
 
 
 def test_what_is_no_file_no_image_or_too_large_costs_itself_only(run, tmp_path):
@@ -138,29 +130,29 @@ def test_what_is_no_file_no_image_or_too_large_costs_itself_only(run, tmp_path):
     (tmp_path / "webp.png").write_bytes(cv2.imencode(".webp", patch(150))[1].tobytes())
     cv2.imwrite(bomb, np.zeros((7200, 7200), np.uint8))
     cv2.imwrite(good, patch(150)[..., ::-1])
-    refused = {}
+    rejected = []
     part = WorkItem(SINGLE, "", "", files)
-    scored = prediction.score_item(run, part, mpp=None, reject=lambda names, why: refused.update({names[0]: why}))
+    scored = prediction.score_item(run, part, mpp=None, rejected=rejected)
     assert files_of(scored) == [good]
-    assert refused == {
-        pipe: f"{pipe}: is not a regular file but a pipe or a device",
-        endless: f"{endless}: is not a regular file but a pipe or a device",
-        webp: f"{webp}: cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)",
-        bomb: f"{bomb}: declares 7,200 x 7,200 pixels, more than the limit of 50 megapixels",
+    assert dict(rejected) == {
+        pipe: "is not a regular file but a pipe or a device",
+        endless: "is not a regular file but a pipe or a device",
+        webp: "cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)",
+        bomb: "declares 7,200 x 7,200 pixels, more than the limit of 50 megapixels",
     }
     for file in (pipe, endless, webp):
         with pytest.raises(InputError, match=re.escape(file)):
             score_large(run, file, mpp=4.0)
 
 
-def test_patches_that_overlap_are_refused_before_they_are_read(run):
+def test_patches_that_overlap_are_rejected_before_they_are_read(run):
     files = ["7_idx5_x1_y1_class0.png", "7_idx5_x21_y1_class0.png"]
     with pytest.raises(InputError, match=rf"Two patches of slide 7 overlap: {files[0]} .* and {files[1]}"):
-        prediction.score_item(run, WorkItem(SLIDE, "7", "7", files), mpp=None, reject=reject_nothing)
+        prediction.score_item(run, WorkItem(SLIDE, "7", "7", files), mpp=None, rejected=())
 
 
 def score_large(run, path, mpp=None):
-    return prediction.score_item(run, WorkItem(LARGE, path, "large", [path]), mpp=mpp, reject=reject_nothing)
+    return prediction.score_item(run, WorkItem(LARGE, path, "large", [path]), mpp=mpp, rejected=())
 
 
 def test_a_large_image_is_cut_at_the_scale_of_the_run_without_its_background(run, tmp_path):
@@ -173,7 +165,7 @@ def test_a_large_image_is_cut_at_the_scale_of_the_run_without_its_background(run
     assert prediction.decide_item(run, scored).predicted.tolist() == [0, 0, 0, 1, 0, 0]
 
 
-def test_images_that_cannot_be_cut_are_refused_in_words(run, tmp_path):
+def test_images_that_cannot_be_cut_are_rejected_with_a_reason(run, tmp_path):
     path, white = str(write_picture(tmp_path / "large.png")), str(tmp_path / "white.png")
     cv2.imwrite(white, np.full((300, 300, 3), 255, np.uint8))
     with pytest.raises(InputError, match="white.png: shows no stained tissue"):
@@ -190,7 +182,7 @@ def test_what_is_in_memory_is_scored_as_what_is_on_disk_and_its_patches_are_kept
     files = [path, str(tmp_path / "s.png")]
     contents = {file: Path(file).read_bytes() for file in files}
     for part in (WorkItem(LARGE, path, "large", files[:1]), WorkItem(SINGLE, "", "", files[1:])):
-        given = {"mpp": 2.0, "reject": reject_nothing}
+        given = {"mpp": 2.0, "rejected": ()}
         on_disk, in_memory = (prediction.score_item(run, part, **given, contents=each) for each in (None, contents))
         np.testing.assert_array_equal(in_memory.log_probabilities, on_disk.log_probabilities)
         assert in_memory.patches == on_disk.patches
@@ -198,12 +190,12 @@ def test_what_is_in_memory_is_scored_as_what_is_on_disk_and_its_patches_are_kept
     assert [image.shape for image in in_memory.images] == [(48, 48, 3)]  # as the network takes it
 
 
-def test_a_slide_with_more_places_than_memory_has_room_for_is_refused(run, tmp_path, monkeypatch):
+def test_a_slide_with_more_places_than_memory_has_room_for_is_rejected(run, tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "MAX_PLACES_IN_MEMORY", 11)
     data = write_picture(tmp_path / "large.png").read_bytes()
     part = WorkItem(LARGE, "x.png", "x", ["x.png"])
     with pytest.raises(InputError, match="has 12 patches, more than 11. Use `cancernet predict`"):
-        prediction.score_item(run, part, mpp=2.0, reject=reject_nothing, contents={"x.png": data})
+        prediction.score_item(run, part, mpp=2.0, rejected=(), contents={"x.png": data})
 
 
 def test_patches_keep_their_places_and_get_thumbnails_of_one_scale(run, tmp_path):
@@ -211,10 +203,10 @@ def test_patches_keep_their_places_and_get_thumbnails_of_one_scale(run, tmp_path
     for file, image in zip(files, (patch(140), patch(160, 50, 25)), strict=True):
         cv2.imwrite(file, image[..., ::-1])
     item = WorkItem(SLIDE, "7", "7", files)
-    scored = prediction.score_item(run, item, mpp=None, reject=reject_nothing)
+    scored = prediction.score_item(run, item, mpp=None, rejected=())
     assert [patch[:5] for patch in scored.patches] == [(files[0], "", "7", 1, 1), (files[1], "", "7", 3951, 1)]
     assert scored.thumbnail_pixels == 20  # 1600 / 80
     assert [each.shape for each in scored.thumbnails] == [(20, 20, 3), (20, 10, 3)]
     assert (scored.slide, scored.grid.shape) == ("7", (1, 80))
-    single = prediction.score_item(run, WorkItem(SINGLE, "", "", files), mpp=None, reject=reject_nothing)
+    single = prediction.score_item(run, WorkItem(SINGLE, "", "", files), mpp=None, rejected=())
     assert (single.slide, single.thumbnail_pixels) == ("", 50)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -22,7 +23,8 @@ import pyarrow.parquet
 from cancernet.__main__ import main
 from cancernet.inference import ray as archive_cluster
 
-SLIDES = 12
+LARGE = 8
+ITEMS = LARGE + 4  # two slides and twice single images
 PATIENCE = 900  # seconds; idle it takes twenty
 pytestmark = pytest.mark.slow
 
@@ -35,14 +37,17 @@ def write(path: Path, image) -> Path:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> Path:
-    """Large pictures, a folder of patches with a broken one, and two rows that are no slide."""
+    """Large pictures, a folder with patches of two slides and single images, two broken files, and one that is gone."""
     folder = tmp_path_factory.mktemp("archive")
-    names = [write(folder / f"slide_{i}.png", make_slide(7, i, side=350).image).name for i in range(SLIDES - 1)]
-    for image, label, x, y in cut_patches(make_slide(7, 99, side=350)):
-        write(folder / "99" / f"99_idx5_x{x}_y{y}_class{label}.png", image)
-    (folder / "99" / "99_idx5_x1001_y1001_class0.png").write_bytes(b"no image")
+    names = [write(folder / f"slide_{i}.png", make_slide(7, i, side=350).image).name for i in range(LARGE)]
+    for slide in (98, 99):
+        for image, label, x, y in cut_patches(make_slide(7, slide, side=350)):
+            write(folder / "patches" / f"{slide}_idx5_x{x}_y{y}_class{label}.png", image)
+    for number in range(66):
+        write(folder / "patches" / f"single {number}.png", np.full((50, 50, 3), 3 * number, np.uint8))
+    (folder / "patches" / "99_idx5_x1001_y1001_class0.png").write_bytes(b"no image")
     (folder / "broken.svs").write_bytes(b"no slide")
-    rows = ["path", *names, "99", "broken.svs", "gone.svs"]
+    rows = ["path", *names, "patches", "broken.svs", "gone.svs"]
     (folder / "slides.csv").write_text("\n".join(rows) + "\n")
     return folder / "slides.csv"
 
@@ -81,15 +86,14 @@ def whole(tiny_run, table, tmp_path_factory):
     return output, finish(tiny_run, table, output, "--ray")
 
 
-def test_the_answers_are_those_of_one_process(tiny_run, table, whole, tmp_path):
-    usable = tmp_path / "usable.csv"
-    lines = table.read_text().splitlines()[: 1 + SLIDES]
-    usable.write_text("\n".join([lines[0], *(str(table.parent / name) for name in lines[1:])]) + "\n")
-    finish(tiny_run, usable, tmp_path / "out")
+def test_both_ways_give_the_same_tables(tiny_run, table, whole, tmp_path):
+    output, text = whole
+    text_of_one = finish(tiny_run, table, tmp_path / "out")
     header, *rows = read_rows(tmp_path / "out" / "predictions.csv")
-    expected = [dict(zip(header, row, strict=True)) for row in sorted(rows, key=lambda row: row[0])]
-    found = read_patches(whole[0])
-    assert len(found) == len(expected) > 40 * SLIDES
+    expected = [dict(zip(header, row, strict=True)) for row in sorted(rows, key=lambda row: (row[0], row[2], row[1]))]
+    found = sorted(read_patches(output), key=lambda row: (row["file"], str(row["y"]), str(row["x"])))
+    expected.sort(key=lambda row: (row["file"], row["y"] or "None", row["x"] or "None"))
+    assert len(found) == len(expected) > 40 * LARGE
     for row, other in zip(found, expected, strict=True):
         assert list(row) == header
         for name, value in row.items():
@@ -97,35 +101,41 @@ def test_the_answers_are_those_of_one_process(tiny_run, table, whole, tmp_path):
                 assert value == pytest.approx(float(other[name]), abs=1.5e-4)  # rounded to four digits
             else:
                 assert other[name] == ("" if value is None else str(value))
+    for name in ("summary.csv", "rejected.csv"):
+        assert read_rows(output / name) == read_rows(tmp_path / "out" / name)
     for path in (tmp_path / "out").glob("*.geojson"):
-        assert (whole[0] / "slides" / path.name).read_text() == path.read_text()
+        assert (output / "slides" / path.name).read_text() == path.read_text()
+    files = {path.name for path in (tmp_path / "out").iterdir() if path.suffix in (".geojson", ".jpg")}
+    assert {path.name for path in (output / "slides").iterdir()} == files - {"furthest.jpg"}
+    end, end_of_one = (each.partition("\n\n")[2].partition("All results")[0] for each in (text, text_of_one))
+    assert end == end_of_one != ""
 
 
-def test_slides_that_cannot_be_read_are_rows_and_not_the_end(table, whole):
-    output, said = whole
+def test_what_cannot_be_read_is_a_row_and_not_the_end(table, whole):
+    output, text = whole
     folder = table.parent
-    patch, broken, gone = f"{folder}/99/99_idx5_x1001_y1001_class0.png", f"{folder}/broken.svs", f"{folder}/gone.svs"
-    rows = read_rows(output / "failed.csv")[1:]
-    assert [row[:2] for row in rows] == [[f"{folder}/99", patch], [broken, broken], [gone, gone]]
-    for (*_, reason), beginning in zip(rows, ("cannot be decoded", "cannot be read", "There is no"), strict=True):
+    patch, broken, gone = (
+        f"{folder}/{name}" for name in ("patches/99_idx5_x1001_y1001_class0.png", "broken.svs", "gone.svs")
+    )
+    rows = read_rows(output / "rejected.csv")
+    assert rows[0] == ["file", "reason"]
+    assert [file for file, _ in rows[1:]] == [gone, patch, broken]
+    for (_, reason), beginning in zip(rows[1:], ("There is no", "cannot be decoded", "cannot be read"), strict=True):
         assert reason.startswith(beginning)
-    rows = read_rows(output / "summary.csv")
-    assert [row[:2] for row in rows[1:]] == [
-        *([f"{folder}/slide_{i}.png", f"slide_{i}"] for i in range(SLIDES - 1)),
-        [f"{folder}/99", "99"],
+    assert [row[0] for row in read_rows(output / "summary.csv")[1:]] == [
+        *(f"{folder}/slide_{i}.png" for i in range(LARGE)),
+        "98",
+        "99",
+        "",
     ]
-    for row in rows[1:]:
-        assert pyarrow.parquet.read_metadata(output / "patches" / f"{row[1]}.parquet").num_rows == int(row[3]) > 0
-        assert (output / "slides" / f"{row[1]}.geojson").is_file()
-        assert (output / "slides" / f"{row[1]}.jpg").is_file()
-    assert f"{SLIDES + 2} slides to answer; 0 are finished." in said
-    assert "3 file(s) could not be used" in said
+    assert f"{ITEMS + 1} slides to predict; 0 are finished." in text
+    assert "3 file(s) could not be used" in text
 
 
-def wait_for(process: subprocess.Popen, summary: Path, slides: int) -> None:
-    """Until so many slides are finished."""
+def wait_for(process: subprocess.Popen, finished: Path, items: int) -> None:
+    """Wait until so many items are finished."""
     deadline = time.monotonic() + PATIENCE
-    while not summary.is_file() or summary.read_text().count("\n") <= slides:
+    while not finished.is_file() or finished.read_text().count("\n") < items:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -134,25 +144,25 @@ def wait_for(process: subprocess.Popen, summary: Path, slides: int) -> None:
 def test_nothing_is_lost_and_nothing_twice_whoever_is_killed(tiny_run, table, whole, tmp_path):
     output = tmp_path / "out"
     driver = start(tiny_run, table, output, "--ray")
-    wait_for(driver, output / "summary.csv", 1)
+    wait_for(driver, output / "finished.jsonl", 1)
     actors = [
         each for each in psutil.Process(driver.pid).children(recursive=True) if each.name().startswith("ray::Predictor")
     ]
     actors[0].kill()
-    wait_for(driver, output / "summary.csv", 5)
+    wait_for(driver, output / "finished.jsonl", 5)
     driver.kill()
     driver.communicate()
     assert len(actors) == 2
-    before = (output / "summary.csv").read_text().count("\n") - 1
-    assert 5 <= before < SLIDES
+    before = (output / "finished.jsonl").read_text().count("\n")
+    assert 5 <= before < ITEMS
     said = finish(tiny_run, table, output, "--ray")
     assert f"{before} are finished." in said
-    for name in ("summary.csv", "failed.csv"):
+    for name in ("summary.csv", "rejected.csv"):
         assert read_rows(output / name) == read_rows(whole[0] / name)
     assert read_patches(output) == read_patches(whole[0])
     files = [sorted(path.name for path in folder.rglob("*")) for folder in (output, whole[0])]
     assert files[0] == files[1]
-    assert "0 slides to answer" in finish(tiny_run, table, output, "--ray").replace("2 slides", "0 slides")
+    assert f"1 slides to predict; {ITEMS} are finished." in finish(tiny_run, table, output, "--ray")  # broken.svs
 
 
 def start_node(*options: str) -> subprocess.Popen:
@@ -193,6 +203,6 @@ def test_a_cluster_of_two_nodes_gives_the_same_with_actors_that_are_replaced(
     monkeypatch.chdir(ROOT)
     main(command(tiny_run, table, tmp_path / "out", "--ray", cluster)[3:])
     assert started == [{"num_cpus": 0.8}] * len(started)
-    assert len(started) >= SLIDES / 3
+    assert len(started) >= ITEMS / 3
     assert read_rows(tmp_path / "out" / "summary.csv") == read_rows(whole[0] / "summary.csv")
     assert read_patches(tmp_path / "out") == read_patches(whole[0])

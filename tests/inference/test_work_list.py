@@ -86,6 +86,11 @@ def test_a_path_without_images_is_refused(tmp_path):
         work_list.find_files([str(tmp_path / "none")])
 
 
+def test_files_with_the_same_reason_are_joined():
+    rejected = [("a.png", "damaged"), ("b.png", "empty"), ("c.png", "damaged"), ("d.png", "damaged")]
+    assert work_list.group_rejected(rejected) == [("a.png and 2 more", "damaged"), ("b.png", "empty")]
+
+
 def test_a_name_that_is_not_text_can_be_shown():
     assert work_list.printable("\udcfcber.png") == "?ber.png"
 

@@ -33,7 +33,7 @@ def encode(image):
 def answer_from_disk(run, folder):
     files = work_list.find_files([folder]).files
     planned = work_list.plan_work(files, mpp=run.settings.mpp, tile="auto")
-    return [prediction.score_item(run, item, mpp=None, reject=print) for item in planned]
+    return [prediction.score_item(run, item, mpp=None, rejected=[]) for item in planned]
 
 
 def describe(run, scored, folder):
