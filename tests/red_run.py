@@ -8,9 +8,8 @@ import numpy as np
 
 from cancernet.config import Experiment
 from cancernet.data.dataset import Patch
-from cancernet.data.grid import lay_out_patches
 from cancernet.evaluation.decision import Decision
-from cancernet.inference.prediction import ItemScores
+from cancernet.inference.prediction import ItemPredictions, ItemScores
 from cancernet.run import Run, Seen, Settings
 
 CLASSES = ("0", "1")
@@ -79,8 +78,14 @@ def as_scored(scores, slide, x, y, files=None, **others):
     """Scored patches of one slide; of none where its name is empty."""
     files = files or [f"{number}.png" for number in range(len(x))]
     patches = [Patch(file, "", slide, *place, "", "") for file, *place in zip(files, x, y, strict=True)]
-    distances = np.full(len(x), np.nan)
-    return ItemScores(patches, np.asarray(scores), distances, lay_out_patches(patches), [], 50)._replace(**others)
+    fields = {"distances": np.full(len(x), np.nan), "thumbnails": [], "thumbnail_pixels": 50} | others
+    return ItemScores(patches=patches, log_probabilities=np.asarray(scores), **fields)
+
+
+def as_predictions(scores, probabilities, predicted, threshold):
+    """Predictions of an item, as given."""
+    given = (np.asarray(probabilities), np.asarray(predicted), scores.distances)
+    return ItemPredictions(scores.patches, None, *given, scores=scores, threshold=threshold)
 
 
 def write_picture(path, shape=(300, 400)):

@@ -6,6 +6,7 @@ position is unknown.
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
@@ -14,9 +15,10 @@ import numpy as np
 
 from cancernet import InputError
 from cancernet.data.dataset import Patch
-from cancernet.data.grid import Layout, SlideGrid, lay_out_patches, make_thumbnail
+from cancernet.data.grid import SlideGrid, make_thumbnail
 from cancernet.data.images import fit_image
 from cancernet.evaluation.decision import Decision
+from cancernet.evaluation.predictions import Predictions, Scores
 from cancernet.evaluation.smoothing import apply_decision
 from cancernet.explain.out_of_distribution import watch
 from cancernet.inference.reading import OpenItem, Rejected, explain, open_item
@@ -29,13 +31,11 @@ _network_lock = threading.Lock()  # visitors of the page share the network; only
 Progress = Callable[[int], object]  # gets the number of images done since its last call, like tqdm.update
 
 
-class ItemScores(NamedTuple):
-    """The n patches of one work item with the network's scores, before calibration and decision."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ItemScores(Scores):
+    """The patches of one work item, without labels; all patches of a large image have the same file."""
 
-    patches: list[Patch]  # [n], without label and split; all patches of a large image have the same file
-    log_probabilities: np.ndarray  # [n, k] float64
     distances: np.ndarray  # [n], above 1 out of distribution; NaN where the run cannot measure them
-    layout: Layout  # their slide, if they have one
     thumbnails: list[np.ndarray]  # [n] uint8 [h, w, 3]
     thumbnail_pixels: int  # side of the thumbnail of a whole patch
     file_scale: float = 1.0  # pixels of the file (at level 0) for one pixel of x and y
@@ -52,12 +52,11 @@ class ItemScores(NamedTuple):
         return self.layout.slides[0] if self.layout.slides else None
 
 
-class ItemPredictions(NamedTuple):
-    """The n patches of one work item with probabilities and decisions."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ItemPredictions(Predictions):
+    """The patches of one work item with probabilities and decisions."""
 
     scores: ItemScores
-    probabilities: np.ndarray  # calibrated [n, k] float64
-    predicted: np.ndarray  # class index [n]
     threshold: float | None  # on the positive class's probability; None for more than two classes
 
 
@@ -123,9 +122,14 @@ def score_tiles(
             yield image
 
     scores, distances = score_images(run, read(), progress=progress)
-    layout = lay_out_patches(patches)
     return ItemScores(
-        patches, scores, distances, layout, thumbnails, opened.thumbnail_pixels, opened.file_scale, images
+        patches=patches,
+        log_probabilities=scores,
+        distances=distances,
+        thumbnails=thumbnails,
+        thumbnail_pixels=opened.thumbnail_pixels,
+        file_scale=opened.file_scale,
+        images=images,
     )
 
 
@@ -179,7 +183,15 @@ def decide_item(
     probabilities, predicted = apply_decision(
         decision, scores.log_probabilities, scores.layout.slides, threshold=threshold
     )
-    return ItemPredictions(scores, probabilities, predicted, decision.threshold if threshold is None else threshold)
+    return ItemPredictions(
+        scores.patches,
+        None,
+        probabilities,
+        predicted,
+        scores.distances,
+        scores=scores,
+        threshold=decision.threshold if threshold is None else threshold,
+    )
 
 
 def predict_items(

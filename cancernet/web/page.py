@@ -5,6 +5,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -224,7 +225,7 @@ def explain_patches(run: Run, patches: Sequence[Shown], pictures: LRUCache[Hasha
 
 def without_images(predictions: ItemPredictions) -> ItemPredictions:
     """Drop the images, which Streamlit would keep as long as a download button refers to them."""
-    return predictions._replace(scores=predictions.scores._replace(images=()))
+    return replace(predictions, scores=replace(predictions.scores, images=()))
 
 
 def predictions_csv(run: Run, predictions: Sequence[ItemPredictions]) -> str:

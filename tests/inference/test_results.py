@@ -1,12 +1,22 @@
 """The table, the regions and the map of predicted patches."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from red_run import as_scored, make_decision, make_network, make_red_run, patch, three_classes, write_picture
+from red_run import (
+    as_predictions,
+    as_scored,
+    make_decision,
+    make_network,
+    make_red_run,
+    patch,
+    three_classes,
+    write_picture,
+)
 
 from cancernet.data.tiles import Tile
 from cancernet.inference import prediction, results
-from cancernet.inference.prediction import ItemPredictions
 from cancernet.inference.reading import OpenItem
 from cancernet.inference.work_list import LARGE, SLIDE, WorkItem
 
@@ -22,9 +32,9 @@ def run(network):
 
 
 def test_the_table_has_four_decimals_names_threshold_slide_and_unknown_values():
-    scores = as_scored(np.zeros((2, 2)), "7", [None, 101], [None, 51], ["a.png", "b.png"])
-    scores = scores._replace(distances=np.array([1.23456, np.nan]), file_scale=2.5)
-    predictions = ItemPredictions(scores, np.array([[1 / 3, 2 / 3], [0.75, 0.25]]), np.array([1, 0]), 0.41999)
+    given = {"distances": np.array([1.23456, np.nan]), "file_scale": 2.5}
+    scores = as_scored(np.zeros((2, 2)), "7", [None, 101], [None, 51], ["a.png", "b.png"], **given)
+    predictions = as_predictions(scores, np.array([[1 / 3, 2 / 3], [0.75, 0.25]]), np.array([1, 0]), 0.41999)
     names = ["benign", "IDC"]
     assert results.list_columns(names) == (
         ["file", "x", "y", "probability_benign", "probability_IDC", "predicted", "threshold", "slide", "distance"]
@@ -33,7 +43,7 @@ def test_the_table_has_four_decimals_names_threshold_slide_and_unknown_values():
         ["a.png", None, None, 0.3333, 0.6667, "IDC", 0.42, "7", 1.2346],
         ["b.png", 252, 128, 0.75, 0.25, "benign", 0.42, "7", None],  # 101 x 2.5 and 51 x 2.5
     ]
-    assert results.list_rows(predictions._replace(threshold=None), names)[0][6] is None
+    assert results.list_rows(replace(predictions, threshold=None), names)[0][6] is None
 
 
 def test_the_regions_and_the_table_of_a_large_image_are_in_its_own_pixels(run, tmp_path):
@@ -53,7 +63,7 @@ def test_the_regions_and_the_table_of_a_large_image_are_in_its_own_pixels(run, t
 def test_regions_without_a_scale_have_no_area(network):
     run = make_red_run(network, mpp=None)
     scored = as_scored(np.zeros((1, 2)), "s", [1], [1])
-    decided = ItemPredictions(scored, np.array([[0.2, 0.8]]), np.array([1]), 0.5)
+    decided = as_predictions(scored, np.array([[0.2, 0.8]]), np.array([1]), 0.5)
     (feature,) = results.find_regions(run, decided)["features"]
     assert set(feature["properties"]["measurements"]) == {"Patches", "Mean probability", "Highest probability"}
 
@@ -61,7 +71,7 @@ def test_regions_without_a_scale_have_no_area(network):
 def test_regions_of_several_classes_have_a_name_and_colour_each(network):
     run = make_red_run(network, three_classes())
     scored = as_scored(np.zeros((3, 3)), "s", [1, 51, 101], [1, 1, 1])
-    decided = ItemPredictions(scored, np.eye(3)[[2, 0, 2]], np.array([2, 0, 2]), None)
+    decided = as_predictions(scored, np.eye(3)[[2, 0, 2]], np.array([2, 0, 2]), None)
     kinds = [each["properties"]["classification"] for each in results.find_regions(run, decided)["features"]]
     assert [kind["name"] for kind in kinds] == ["a", "c", "c"]
     assert kinds[0]["color"] != kinds[1]["color"] == kinds[2]["color"]

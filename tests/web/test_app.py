@@ -21,7 +21,7 @@ from streamlit.testing.v1 import AppTest
 
 from cancernet.data.sample import make_slide
 from cancernet.evaluation.decision import fit_decision, load_decision, save_decision
-from cancernet.inference.prediction import ItemPredictions, decide_item
+from cancernet.inference.prediction import decide_item
 from cancernet.reporting.content import Report
 from cancernet.run import DECISION, FAMILIAR, MODEL, SAMPLES, load_run, read_report, read_settings, write_settings
 from cancernet.training.scoring import log_scores
@@ -160,7 +160,7 @@ def test_the_patches_closest_to_the_threshold_come_first():
     run = SimpleNamespace(classes=("0", "1"), positive="1")
     shares = np.array([[0.1, 0.9], [0.8, 0.2], [0.6, 0.4]])
     for threshold, expected in ((0.0, [1, 2, 0]), (0.45, [2, 1, 0]), (1.0, [0, 2, 1])):
-        decided = ItemPredictions(None, shares, np.array([1, 0, 0]), threshold)
+        decided = SimpleNamespace(probabilities=shares, predicted=np.array([1, 0, 0]), threshold=threshold)
         assert [patch.row for patch in list_patches(run, [decided], ORDERS[1])] == expected
 
 

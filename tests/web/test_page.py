@@ -1,5 +1,7 @@
 """The work behind the page gives the same answers as `cancernet predict`, from memory instead of from disk."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -83,8 +85,8 @@ def test_the_most_distant_images_come_first_with_distance_and_position(trained):
     (slide,), *_ = page.answer_uploads(trained, files)
     grey = np.full((48, 48, 1), 7, np.uint8)
     places = [Patch(slide.slide, "", slide.slide, x, 0, "", "") for x in (0, 50, 100)]
-    cut = slide._replace(patches=places, images=[grey] * 3)
-    scored = [slide._replace(distances=np.array([0.5, 1.25, 0.2])), cut._replace(distances=np.array([0.1, 0.2, 3.0]))]
+    slide = replace(slide, distances=np.array([0.5, 1.25, 0.2]))
+    scored = [slide, replace(slide, patches=places, images=[grey] * 3, distances=np.array([0.1, 0.2, 3.0]))]
     found = page.show_distant(scored, find_outside(np.concatenate([each.distances for each in scored])))
     assert [name for _, name in found] == [f"3.0: x 100, y 0 of {slide.slide}", f"1.2: {files[1][0]}"]
     assert [picture.shape for picture, _ in found] == [(240, 240, 3)] * 2
