@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
@@ -27,9 +29,12 @@ from cancernet.storage import (
     file_stem,
     fresh_folder,
     lock_folder,
+    read_json,
     read_rows,
     recover_folder,
     replace_folder,
+    write_files,
+    write_json,
     write_rows,
 )
 
@@ -350,3 +355,113 @@ def test_numbers_and_plain_texts_stay_as_they_are(cell):
 @given(st.lists(st.text(st.characters(codec="utf-8") | st.sampled_from("'=+-@,\t\r\n\"0")), min_size=1))
 def test_what_is_read_is_what_was_written(cells):
     assert list(read_rows(io.StringIO(written(*cells), newline=""))) == [cells]
+
+
+@dataclass
+class Sizes:
+    """What the JSON files of these tests contain."""
+
+    sizes: list[int]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"sizes": ["' + "x" * 50 + '"]}', f"sizes.0: Input should be a valid integer, not '{'x' * 40}'. Do this."),
+        ('{"sizes": "1"}', "sizes: Input should be a valid array, not '1'. Do this."),
+        ("{}", "sizes: Field required. Do this."),
+        ("[]", "Input should be an object, not '[]'. Do this."),
+    ],
+)
+def test_json_of_a_wrong_form_is_named_with_its_place_and_what_to_do(tmp_path, text, said):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(StorageError) as caught:
+        read_json(path, Sizes, advice="Do this.")
+    assert str(caught.value) == f"{path} is damaged: {said}"
+    with pytest.raises(InputError) as caught:
+        read_json(path, Sizes, advice="Do this.", expected="a table")
+    assert str(caught.value) == f"{path} is not a table: {said}"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"sizes": NaN}', "\udcff", "9" * 5000])
+@pytest.mark.parametrize("update", [None, lambda value: value])
+def test_text_that_is_not_json_is_refused_with_and_without_an_update(tmp_path, text, update):
+    (tmp_path / "a.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(StorageError, match="a.json is damaged: "):
+        read_json(tmp_path / "a.json", Sizes, advice="", update=update)
+
+
+def test_json_comes_back_and_an_old_form_is_translated(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"sizes": [1, 2]})
+    assert path.read_bytes() == b'{\n "sizes": [\n  1,\n  2\n ]\n}\n'
+    assert read_json(path, Sizes, advice="") == Sizes([1, 2])
+    write_json(path, {"sides": [1, 2]})
+    assert read_json(path, Sizes, advice="", update=lambda value: {"sizes": value["sides"]}) == Sizes([1, 2])
+
+
+def test_a_json_file_that_is_missing_or_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(InputError) as missing:
+        read_json(tmp_path / "a.json", Sizes, advice="Do this.")
+    assert str(missing.value) == f"There is no {tmp_path}/a.json. Do this."
+    with pytest.raises(StorageError) as unreadable:
+        read_json(tmp_path, Sizes, advice="Do this.")
+    assert str(unreadable.value) == f"{tmp_path} cannot be read: Is a directory."
+
+
+def test_files_that_cannot_all_be_written_leave_the_old_ones(tmp_path):
+    fill(tmp_path, ["a"])
+    with pytest.raises(TypeError):
+        write_files(tmp_path, {"a": b"new", "b": "text"})
+    assert (os.listdir(tmp_path), (tmp_path / "a").read_text()) == (["a"], "")
+
+
+def test_space_that_is_just_enough_is_enough(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(3000, 2000, 1000))
+    check_space(tmp_path / "new", 1000)
+    with pytest.raises(StorageError) as caught:
+        check_space(tmp_path / "new", 1001)
+    said = "needs about 1,001 bytes; 1,000 bytes are free. Choose another output folder."
+    assert str(caught.value) == f"{tmp_path}/new {said}"
+
+
+@pytest.mark.parametrize(("number", "is_full"), [("ENOSPC", True), ("EDQUOT", True), ("EFBIG", True), ("EIO", False)])
+def test_what_is_free_is_said_of_a_full_disk_only(tmp_path, number, is_full):
+    with pytest.raises(StorageError) as caught, fresh_folder(tmp_path / "a/folder"):
+        raise OSError(getattr(errno, number), "Refused")
+    assert str(caught.value).startswith(f"Refused: {tmp_path}/a/folder.")
+    assert ("0 bytes had been written" in str(caught.value)) == is_full
+    assert os.listdir(tmp_path / "a") == []
+
+
+def test_waiting_for_another_process_is_announced(tmp_path):
+    first = run(HOLDS.replace("60", "2"), tmp_path / "folder")
+    said = []
+    try:
+        assert first.stdout.readline() == "locked\n"
+        (tmp_path / ".folder.lock").write_text("17\nanother machine\n")
+        with lock_folder(tmp_path / "folder", announce=said.append):
+            assert first.wait() == 0
+    finally:
+        first.kill()
+        first.wait()
+    holder = "process 17 on another machine"
+    assert said == [f"Another process is writing {tmp_path}/folder ({holder}). Waiting for it ..."]
+
+
+def test_a_holder_that_has_not_written_its_number_is_unknown(tmp_path):
+    with lock_folder(tmp_path / "folder"):
+        (tmp_path / ".folder.lock").write_text("")
+        with pytest.raises(StorageError, match="folder .process unknown.. Wait"), lock_folder(tmp_path / "folder"):
+            pass
+
+
+def test_a_bind_mount_is_a_mount_point(tmp_path, monkeypatch):
+    import psutil
+
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: [SimpleNamespace(mountpoint=str(tmp_path / "v"))] * all)
+    (tmp_path / "v").mkdir()
+    said = f"is a mount point and cannot be renamed. Choose a folder in it: {tmp_path}/v/NAME."
+    check_refused(tmp_path / "v", FolderKind.RUN, said)
+    check_replaceable(tmp_path / "w", FolderKind.RUN, force=False)
