@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cancernet import InputError, StorageError, __version__, storage
-from cancernet.config import GIVEN_FEATURES, Experiment, update_settings
+from cancernet.config import Experiment, update_settings
 from cancernet.data.dataset import Patch
 from cancernet.evaluation.decision import Decision, load_decision, save_decision
 from cancernet.evaluation.predictions import Predictions
-from cancernet.models.architectures import ENCODER, ENCODERS_NEED
+from cancernet.models.architectures import describe_missing_package, list_architectures
 from cancernet.storage import Content, FolderKind
 
 if TYPE_CHECKING:
@@ -110,16 +110,17 @@ def load_run(folder: Path) -> Run:
         StorageError: one of its files is missing or damaged, or they are not of the same run.
     """
     settings = read_settings(folder)
-    if settings.experiment.model == GIVEN_FEATURES:
-        raise InputError(
-            f"{folder} takes features, not images: it was trained with --features. Give features of new images to "
-            f"{folder / MODEL} in Keras, or train a run with --model."
-        )
-    if settings.experiment.model == ENCODER:
+    for architecture in list_architectures(settings.experiment.model):
+        if not architecture.takes_images:
+            raise InputError(
+                f"{folder} takes features, not images: it was trained with --features. Give features of new images to "
+                f"{folder / MODEL} in Keras, or train a run with --model."
+            )
         try:
-            import keras_hub  # noqa: F401, the layers of the model's file
+            if architecture.package:
+                import_module(architecture.package)  # registers the layers of the model's file
         except ImportError as error:
-            raise InputError(f"{folder / MODEL} needs KerasHub, which is not installed: {ENCODERS_NEED}") from error
+            raise InputError(describe_missing_package(str(folder / MODEL), architecture)) from error
     decision = load_decision(folder / DECISION)
     model = _load_model(folder / MODEL)
     difference = _find_difference(model, decision, settings)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from benchmarks import coverage, heads
+from benchmarks import coverage
 from benchmarks.feeding import time_steps
-from benchmarks.recipes import CrossValidation, Recipe, format_tables, parse_recipe, pool
+from benchmarks.recipes import CrossValidation, Recipe, format_tables, parse_recipe
 from benchmarks.table import Row, measure_in_turn
 from benchmarks.table import format_table as format_ratios
 from cancernet.data.dataset import Patch
@@ -47,24 +47,6 @@ def test_the_table_of_recipes_has_figures_and_paired_differences():
     assert lines[6] == "| minus tutorial | folds | AUROC | F1 | balanced accuracy | log-loss |"
     assert lines[8] == "| tutorial_again | 1, 2 | +0.000 | +0.000 | +0.000 | +0.000 |"
     assert lines[9].startswith("| short | 2 | +0.000 | -1.000 | -0.500 | +0.280")
-
-
-def test_the_table_of_heads_has_figures_and_differences_to_the_first():
-    first, other = (pool(cross_validate(name, probability), [1, 2]) for name, probability in (("a", 0.7), ("b", 0.4)))
-    assert list(heads.list_figures(first, first, ["0", "1"]).values()) == ["1.000", "1.000", "1.000", "0.290"]
-    told = heads.list_figures(other, first, ["0", "1"])
-    assert list(told) == ["AUROC", "F1", "balanced accuracy", "log-loss"]
-    assert told["F1"].startswith("0.000, -1.000")
-    assert told["log-loss"].startswith("0.570, +0.280")
-
-
-def test_every_patient_is_tested_once_and_dealt_to_the_members_of_the_other_folds():
-    patches = [Patch(f"{n}.png", str(n % 2), f"p{n // 4}", None, None, "training", "") for n in range(80)]
-    dealt = heads.deal(heads.Set(patches, np.arange(80) % 2, None), 3, 42)
-    assert sorted(np.concatenate([split.testing for split in dealt]).tolist()) == list(range(80))
-    for split in dealt:
-        assert sorted(np.concatenate([rows.validation for rows in split.members])) == split.known.tolist()
-        assert not {patches[row].patient for row in split.known} & {patches[row].patient for row in split.testing}
 
 
 def test_recipes_without_a_common_fold_are_refused():

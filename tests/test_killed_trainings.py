@@ -21,21 +21,21 @@ pytestmark = pytest.mark.slow
 # since what a kill can spoil does not depend on its size.
 EAGER = """
 import sys
-from cancernet.cli import run_script
+from cancernet.cli import run_command
 import train_model
 def main(argv):
     import keras
     from cancernet.training import checkpoints
-    from cancernet.models.architectures import MODELS
+    from cancernet.models.architectures import ARCHITECTURES
     def small_backbone(include_top, weights, input_tensor):
         maps = input_tensor
-        for name in MODELS["mobilenetv3small"].stages:
+        for name in ARCHITECTURES["mobilenetv3small"].stages:
             maps = keras.layers.Conv2D(4, 3, strides=2, activation="relu", name=name)(maps)
         return keras.Model(input_tensor, keras.layers.Conv2D(8, 3, activation="relu")(maps))
     keras.applications.MobileNetV3Small = small_backbone
-    checkpoints._SECONDS_BETWEEN_CHECKPOINTS = checkpoints._MOST_SECONDS_BETWEEN = -1
+    checkpoints._SECONDS_BETWEEN_CHECKPOINTS = checkpoints._MAX_SECONDS_BETWEEN = -1
     train_model.main(argv)
-run_script(main)
+run_command(main)
 """
 SMALL = ["--views", "one", "--batch-size", "16"]
 CNN = [*SMALL, "--model", "simple_cnn", "--image-size", "24"]

@@ -15,7 +15,7 @@ from keras import ops
 from threadpoolctl import threadpool_limits
 
 from cancernet.config import INSIDE_SHARE
-from cancernet.models.image_features import describe_images
+from cancernet.models.image_features import add_image_features
 from cancernet.models.test_time_augmentation import average_over_views
 
 COMPONENTS = 4  # principal components of the features; the length of what is left of them counts as one more
@@ -36,7 +36,7 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True, eq=False)  # so that a network can be kept for it
 class Familiar:
-    """What validation images are like to each network of a run, in the order of `describe_images`."""
+    """What validation images are like to each network of a run, in the order of `add_image_features`."""
 
     spreads: tuple[Spread, ...]
 
@@ -50,7 +50,7 @@ def fit_familiar(values: Sequence[tuple[np.ndarray, np.ndarray]], *, channels: i
     distances of images left out with their whole patient, for an image is closer to a spread that it made itself.
 
     Args:
-        values: of each network in the order of `describe_images` the values [n, c + f], and the patient's number [n].
+        values: image features [n, c + f] and patient number [n] of each network, in the order of `add_image_features`.
         channels: of the images.
 
     Returns:
@@ -68,7 +68,7 @@ def check_familiar(model: keras.Model, familiar: Familiar) -> None:
         ValueError: they are not.
     """
     colours = 3 * model.input_shape[-1]
-    values = describe_images(model).output_shape[1:]
+    values = add_image_features(model).output_shape[1:]
     for (_, count), spread in zip(values, familiar.spreads, strict=True):
         places = len(spread.centre)
         shapes = [(count - colours,), (count - colours, places - colours - 1), (places,), (places, places)]
@@ -91,7 +91,7 @@ def watch(model: keras.Model, familiar: Familiar | None, views: str) -> keras.Mo
         Raw images to [probabilities [n, classes], distance [n]]. Above 1 an image lies outside; of several networks it
         is their mean. NaN where it is not known.
     """
-    network = average_over_views(describe_images(model), views)
+    network = average_over_views(add_image_features(model), views)
     image = keras.Input(model.input_shape[1:])
     probabilities, *values = network(image)
     if familiar is None:

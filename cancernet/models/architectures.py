@@ -1,151 +1,186 @@
-"""The networks: one table of what can be asked for, and the one function that builds it.
+"""The table of architectures, with what each can do, and the function that builds a network from it.
 
-Every model takes raw images (0 to 255) and returns softmax probabilities. What it does to the pixels first is inside
-it, in Keras' own layers only, so that a saved model file answers images without this package.
+Every network takes raw images (0 to 255) and returns softmax probabilities. Its preprocessing consists of Keras' own
+layers inside it, so that a saved model file classifies images without this package.
 
-Importing this package does not import Keras; building a model does.
+Importing this module does not import Keras; building a network does.
 """
 
 import dataclasses
 import importlib.util
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cancernet import InputError
-from cancernet.config import Experiment
+from cancernet.config import GIVEN_FEATURES, Experiment
 
 if typing.TYPE_CHECKING:
     import keras
 
-KERNELS = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
+ENCODER = "encoder"  # a pathology encoder: --encoder gives a KerasHub preset, which takes the place of weights
+
+
+def _build_cancernet(experiment: Experiment, classes: int) -> "keras.Model":
+    from cancernet.models.cancernet import CancerNet
+
+    size, channels = experiment.image_size, experiment.channels
+    return CancerNet.build(width=size, height=size, depth=channels, classes=classes, dropout=experiment.dropout)
+
+
+def _build_simple_cnn(experiment: Experiment, classes: int) -> "keras.Model":
+    from cancernet.models.simple_cnn import build_simple_cnn
+
+    return build_simple_cnn(experiment.image_size, experiment.channels, classes, experiment.dropout)
+
+
+def _build_backbone(experiment: Experiment, classes: int) -> "keras.Model":
+    from cancernet.models.transfer import build_transfer_model
+
+    architecture = find_architecture(experiment.model)
+    return build_transfer_model(architecture, experiment.image_size, classes, experiment.weights)
+
+
+def _build_encoder(experiment: Experiment, classes: int) -> "keras.Model":
+    from cancernet.models.encoder import build_encoder_model
+
+    return build_encoder_model(experiment.weights, experiment.image_size, classes)
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a model expects and, for a backbone of `keras.applications`, how it is built. Defaults: a backbone's."""
+    """What an architecture takes, what it can do, and how it is built. The defaults suit a keras.applications backbone.
 
-    family: str = "transfer"  # cancernet | simple_cnn | transfer
-    image_size: int = 224  # pixels, square: the default
-    channels: int = 3  # the default; a backbone takes no other number
-    smallest_image_size: int = 32  # pixels: a smaller image leaves no maps to pool
-    backbone: str = ""  # the constructor's name in keras.applications
-    # Its last layers before the maps' sides are halved, from a quarter of the image's on; pooled beside the very last.
-    stages: tuple[str, ...] = ()
-    preprocessing: str = ""  # caffe: BGR less the mean | torch: scaled and standardised | included: by the backbone
-    imagenet: str = ""  # where Keras publishes its ImageNet weights without the top: path under weights.APPLICATIONS
+    A new backbone is one entry of `ARCHITECTURES` with `constructor`, `stages` and `preprocessing`.
+    """
+
+    build: Callable[[Experiment, int], "keras.Model"] | None = _build_backbone  # experiment, number of classes
+    image_size: int = 224  # default, in pixels; images are square
+    smallest_image_size: int = 32  # pixels; smaller images leave no feature maps to pool
+    channels: int = 3  # default; a backbone takes no other number
+    strategies: tuple[str, ...] = ("frozen", "finetune", "two-phase", "all")  # the default first; all means finetune
+    is_backbone: bool = True  # a feature extractor with weights of its own, below a new head
+    takes_images: bool = True  # False: features that were computed elsewhere
+    has_maps: bool = True  # Grad-CAM needs feature maps; a transformer has tokens
+    chosen_by: str = "--model"  # the option that selects it
+    package: str = ""  # optional Python package that its layers come from
+    # Of a backbone in keras.applications:
+    constructor: str = ""
+    stages: tuple[str, ...] = ()  # last layers at 1/4, 1/8 and 1/16 of the side; pooled together with the very last
+    preprocessing: str = ""  # caffe: BGR minus the mean | torch: scaled and standardised | included in the backbone
 
 
-MODELS = {
-    "cancernet": Architecture("cancernet", image_size=48, channels=3, smallest_image_size=8),
-    "simple_cnn": Architecture("simple_cnn", image_size=128, channels=1, smallest_image_size=22),
+ARCHITECTURES = {
+    "cancernet": Architecture(
+        _build_cancernet, image_size=48, smallest_image_size=8, strategies=("all",), is_backbone=False
+    ),
+    "simple_cnn": Architecture(
+        _build_simple_cnn, image_size=128, smallest_image_size=22, channels=1, strategies=("all",), is_backbone=False
+    ),
     "resnet50": Architecture(
-        backbone="ResNet50",
+        constructor="ResNet50",
         stages=("conv2_block3_out", "conv3_block4_out", "conv4_block6_out"),
         preprocessing="caffe",
-        imagenet=f"resnet/resnet50{KERNELS}",
     ),
     "densenet121": Architecture(
-        backbone="DenseNet121",
-        stages=("pool2_relu", "pool3_relu", "pool4_relu"),
-        preprocessing="torch",
-        imagenet=f"densenet/densenet121{KERNELS}",
+        constructor="DenseNet121", stages=("pool2_relu", "pool3_relu", "pool4_relu"), preprocessing="torch"
     ),
     "densenet201": Architecture(
-        backbone="DenseNet201",
-        stages=("pool2_relu", "pool3_relu", "pool4_relu"),
-        preprocessing="torch",
-        imagenet=f"densenet/densenet201{KERNELS}",
+        constructor="DenseNet201", stages=("pool2_relu", "pool3_relu", "pool4_relu"), preprocessing="torch"
     ),
     "efficientnetv2b0": Architecture(
-        backbone="EfficientNetV2B0",
+        constructor="EfficientNetV2B0",
         stages=("block2b_add", "block4a_expand_activation", "block6a_expand_activation"),
         preprocessing="included",
-        imagenet="efficientnet_v2/efficientnetv2-b0_notop.h5",
     ),
     "mobilenetv3small": Architecture(
-        backbone="MobileNetV3Small",
+        constructor="MobileNetV3Small",
         stages=("expanded_conv_project_bn", "expanded_conv_2_add", "expanded_conv_7_add"),
         preprocessing="included",
-        imagenet="mobilenet_v3/weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5",
+    ),
+    ENCODER: Architecture(
+        _build_encoder,
+        smallest_image_size=1,
+        strategies=("frozen",),
+        has_maps=False,
+        chosen_by="--encoder",
+        package="keras_hub",
+    ),
+    GIVEN_FEATURES: Architecture(
+        None, smallest_image_size=1, strategies=("frozen",), takes_images=False, has_maps=False, chosen_by="--features"
     ),
 }
-ENCODER = "encoder"  # the model of a run on an encoder of KerasHub; its preset stands in the place of weights
-ENCODERS_NEED = 'pip install ".[encoders]"'
+
+
+def list_model_names() -> list[str]:
+    """List the names that `--model` takes."""
+    return [name for name, architecture in ARCHITECTURES.items() if architecture.chosen_by == "--model"]
 
 
 def find_architecture(name: str) -> Architecture:
-    """One of MODELS, or that of an encoder.
+    """Return the entry of a name in `ARCHITECTURES`.
 
     Raises:
-        InputError: there is none of this name.
+        InputError: there is none.
     """
-    if name == ENCODER:
-        return Architecture(smallest_image_size=1)
-    if name not in MODELS:
-        raise InputError(f"No model is called {name}. Choose one of {', '.join(MODELS)}.")
-    return MODELS[name]
+    if name not in ARCHITECTURES:
+        raise InputError(f"Unknown model {name}. Choose one of {', '.join(list_model_names())}.")
+    return ARCHITECTURES[name]
+
+
+def list_architectures(model: str) -> list[Architecture]:
+    """List the architectures in a model's name, such as `cancernet+densenet121`.
+
+    Names that this version does not know are left out: the model file of a run suffices to load it.
+    """
+    return [ARCHITECTURES[name] for name in model.split("+") if name in ARCHITECTURES]
+
+
+def split_by_architecture(experiment: Experiment) -> list[Experiment]:
+    """Split an experiment with joined models, such as `cancernet+densenet121`, into one for each architecture.
+
+    A network trained from scratch keeps its own image size; it downsamples the images that the backbone takes.
+    """
+    names = experiment.model.split("+")
+    if len(names) == 1:
+        return [experiment]
+    return [
+        dataclasses.replace(experiment, model=name)
+        if (architecture := find_architecture(name)).is_backbone
+        else dataclasses.replace(
+            experiment, model=name, strategy="all", weights="none", image_size=architecture.image_size
+        )
+        for name in names
+    ]
 
 
 def build_model(experiment: Experiment, classes: int) -> "keras.Model":
-    """Build the network that an experiment names: raw images in, probabilities out.
+    """Build the network that an experiment names.
 
-    All of it is trainable but a backbone's batch normalisation. Weights start at random (`keras.utils.set_random_seed`
-    before makes them repeatable), those of a backbone at what `experiment.weights` says.
+    All layers are trainable except the batch normalisation of a backbone. New weights are random:
+    `keras.utils.set_random_seed` makes them repeatable. `experiment.weights` says where those of a backbone come from.
 
     Returns:
         An uncompiled model: [n, size, size, channels] of 0 to 255 -> [n, classes] float32 softmax.
 
     Raises:
-        InputError: as `check_architecture`; fewer than two classes; backbone weights that are missing, unreadable or
-            another network's.
+        InputError: see `check_architecture`; also fewer than two classes, or weights that do not fit the backbone.
     """
     architecture = check_architecture(experiment)
     if classes < 2:
         raise InputError(f"A model needs at least two classes; got {classes}. Add a class folder to the dataset.")
-    size, channels = experiment.image_size, experiment.channels
-    if architecture.family == "cancernet":
-        from cancernet.models.cancernet import CancerNet
-
-        return CancerNet.build(width=size, height=size, depth=channels, classes=classes, dropout=experiment.dropout)
-    if architecture.family == "simple_cnn":
-        from cancernet.models.simple_cnn import build_simple_cnn
-
-        return build_simple_cnn(size, channels, classes, experiment.dropout)
-    if experiment.model == ENCODER:
-        from cancernet.models.encoder import build_encoder_model
-
-        return build_encoder_model(experiment.weights, size, classes)
-    from cancernet.models.transfer import build_transfer_model
-
-    return build_transfer_model(architecture, size, classes, experiment.weights)
-
-
-def list_kinds(experiment: Experiment) -> list[Experiment]:
-    """List the experiment of each kind of network in one: of `cancernet+densenet121` two.
-
-    Beside a backbone, a network that is trained from scratch keeps its own image size and shrinks what it is given.
-    """
-    names = experiment.model.split("+")
-    if len(names) == 1:
-        return [experiment]
-    kinds = []
-    for name in names:
-        own = {"model": name}
-        if find_architecture(name).family != "transfer":
-            own |= {"strategy": "all", "weights": "none", "image_size": find_architecture(name).image_size}
-        kinds.append(dataclasses.replace(experiment, **own))
-    return kinds
+    if architecture.build is None:
+        raise InputError(f"{experiment.model} takes no images; {architecture.chosen_by} gives what it is trained on.")
+    return architecture.build(experiment, classes)
 
 
 def check_architecture(experiment: Experiment) -> Architecture:
-    """Return the architecture that an experiment names, once its image size, channels and weights fit it.
-
-    Needs no Keras, so that a script can refuse bad settings at once.
+    """Return the architecture of an experiment after checking that the other settings fit it. Needs no Keras.
 
     Raises:
-        InputError: an unknown model, an image smaller than the network can take, a number of channels that it cannot
-            take, weights for a model that has none, or a file of weights that is not there.
+        InputError: an unknown model, too small an image, a number of channels, a strategy or weights that the
+            architecture does not support, a missing file of weights, or a missing Python package.
     """
     name = experiment.model
     architecture = find_architecture(name)
@@ -154,33 +189,34 @@ def check_architecture(experiment: Experiment) -> Architecture:
             f"{name} takes images of at least {architecture.smallest_image_size} pixels; got {experiment.image_size}. "
             f"Use --image-size {architecture.image_size}."
         )
-    if architecture.family == "transfer":
-        if experiment.channels != architecture.channels:
+    if experiment.strategy not in architecture.strategies:
+        raise InputError(f"{name} does not support --strategy {experiment.strategy}. Leave --strategy out.")
+    if architecture.package and importlib.util.find_spec(architecture.package) is None:
+        raise InputError(describe_missing_package(f"{name} {experiment.weights}", architecture))
+    if not architecture.is_backbone:
+        if experiment.channels < 1:
+            raise InputError(f"{name} takes images of at least one channel; got {experiment.channels}.")
+        if experiment.weights != "none":
             raise InputError(
-                f"{name} takes images of {architecture.channels} channels; got {experiment.channels}. "
-                "Grey images are taken too, read as three equal channels."
+                f"{name} has no pretrained weights; got --weights {experiment.weights}. Use --weights none."
             )
-        if name == ENCODER:
-            check_encoder(experiment)
-        elif experiment.weights not in ("none", "imagenet") and not Path(experiment.weights).is_file():
-            raise InputError(
-                f"No weights file {experiment.weights}. --weights takes imagenet, none, or an HDF5 file of weights of "
-                f"keras.applications.{architecture.backbone} without its top."
-            )
-    elif experiment.channels < 1:
-        raise InputError(f"{name} takes images of at least one channel; got {experiment.channels}.")
-    elif experiment.weights != "none":
-        raise InputError(f"{name} has no pretrained weights; got --weights {experiment.weights}. Use --weights none.")
+    elif experiment.channels != architecture.channels:
+        raise InputError(
+            f"{name} takes images of {architecture.channels} channels; got {experiment.channels}. "
+            f"Grey images work with {architecture.channels} channels too; they are read as equal channels."
+        )
+    elif (
+        architecture.constructor
+        and experiment.weights not in ("none", "imagenet")
+        and not Path(experiment.weights).is_file()
+    ):
+        raise InputError(
+            f"No weights file {experiment.weights}. --weights takes imagenet, none, or an HDF5 file of weights of "
+            f"keras.applications.{architecture.constructor} without its top."
+        )
     return architecture
 
 
-def check_encoder(experiment: Experiment) -> None:
-    """See that an encoder of KerasHub can be used as an experiment says.
-
-    Raises:
-        InputError: KerasHub is not there, or the encoder is to be trained.
-    """
-    if importlib.util.find_spec("keras_hub") is None:
-        raise InputError(f"The encoder {experiment.weights} needs KerasHub, which is not installed: {ENCODERS_NEED}")
-    if experiment.strategy != "frozen":
-        raise InputError(f"--strategy {experiment.strategy} is not for an encoder, which stays as it is. Leave it out.")
+def describe_missing_package(what: str, architecture: Architecture) -> str:
+    """Return the error message for something that needs the package of an architecture, which is not installed."""
+    return f'{what} needs the package {architecture.package}, which is not installed. Run pip install ".[encoders]".'

@@ -15,14 +15,13 @@ class CancerNet:
         """Build the network; 1,235,133 parameters for 48x48x3 and two classes.
 
         Args:
-            width: of the images in pixels, 8 at least.
-            height: of the images in pixels, 8 at least.
-            depth: channels of the images.
-            classes: outputs of the network.
-            dropout: share of the values dropped before the last layer; half of it after each block.
+            width, height: of the images in pixels, at least 8.
+            depth: number of colour channels.
+            classes: number of outputs.
+            dropout: rate before the last layer; half of it after each block.
 
         Returns:
-            An uncompiled network: [n, height, width, depth] of 0 to 255 -> [n, classes] softmax. Where Keras is set to
+            An uncompiled network: [n, height, width, depth] of 0 to 255 -> [n, classes] softmax. If Keras is set to
             channels first, as in the tutorial, it takes [n, depth, height, width].
         """
         channels_first = keras.config.image_data_format() == "channels_first"

@@ -1,4 +1,4 @@
-"""Networks that return, with their output, the values of an image that out-of-distribution detection rests on."""
+"""Networks that also output what out-of-distribution detection compares: colour statistics and penultimate features."""
 
 from functools import lru_cache
 
@@ -8,47 +8,49 @@ from keras import layers, ops
 
 from cancernet.models.structure import has_backbone, split_model
 
-MOST_IMAGES = 10_000  # that a spread is fitted to
+MAX_IMAGES = 10_000  # that out-of-distribution detection is fitted to
 
 
-@lru_cache(maxsize=2)  # a backbone takes seconds to build again
-def describe_images(model: keras.Model) -> keras.Model:
-    """Return a network that shares the model's weights and answers its output, and values for each network in it.
+@lru_cache(maxsize=2)  # rebuilding a backbone takes seconds
+def add_image_features(model: keras.Model) -> keras.Model:
+    """Return a network that shares the model's weights and also outputs image features for each ensemble member.
 
-    The values of an image are its colours, as `describe_colours`, and the features that the network's last layer
-    takes; of a transfer model those of its extractor.
+    Image features are colour statistics (see `build_colour_statistics`) followed by the input of the member's last
+    layer; for a transfer model, by the output of its extractor.
 
     Returns:
-        Raw images to [output [n, classes], values [n, c + f], ...], one entry of values for each network.
+        Raw images to [probabilities [n, classes], image features [n, c + f], ...], one array for each member.
     """
     image = keras.Input(model.input_shape[1:])
-    output, *features = _keep_features(model)(image)
-    return keras.Model(image, [output, *(ops.concatenate([_colours(image), each], axis=1) for each in features)])
+    output, *features = _output_penultimate_features(model)(image)
+    colours = _compute_colour_statistics(image)
+    return keras.Model(image, [output, *(ops.concatenate([colours, each], axis=1) for each in features)])
 
 
-def describe_colours(shape: tuple[int, int, int]) -> keras.Model:
-    """Return a network without weights from raw images to colours [n, c], c three times the channels.
+def build_colour_statistics(shape: tuple[int, int, int]) -> keras.Model:
+    """Return a network without weights from raw images to colour statistics [n, 3 * channels], each 0 to 1.
 
-    They are mean and standard deviation of each channel, and its mean absolute difference from the mean of all, 0 to 1.
+    They are the mean and the standard deviation of each channel, and its mean absolute difference from the mean of all
+    channels.
     """
     image = keras.Input(shape)
-    return keras.Model(image, _colours(image))
+    return keras.Model(image, _compute_colour_statistics(image))
 
 
-def take_some(values: np.ndarray) -> np.ndarray:
-    """At most MOST_IMAGES of the rows of an array, evenly spread over them."""
-    return values[:: -(-len(values) // MOST_IMAGES)] if len(values) else values
+def thin_out(values: np.ndarray) -> np.ndarray:
+    """Return at most MAX_IMAGES rows of an array, evenly spaced."""
+    return values[:: -(-len(values) // MAX_IMAGES)] if len(values) else values
 
 
-def _keep_features(network: keras.Model) -> keras.Model:
-    """The same network, answering [output, features, ...]: those that the last layer of each network in it takes."""
+def _output_penultimate_features(network: keras.Model) -> keras.Model:
+    """Return the network with the outputs [its own, features, ...]: the inputs of the last layer of each member."""
     image = keras.Input(network.input_shape[1:])
     members = [layer for layer in network.layers if layer.name.startswith("member_")]
     if members:
         members.sort(key=lambda layer: int(layer.name.removeprefix("member_")))
         output, features = [], []
         for member in members:
-            logits, *own = _keep_features(member)(image)
+            logits, *own = _output_penultimate_features(member)(image)
             output.append(logits)
             features += own
         for layer in network.layers:  # the mean of the logits, and a softmax
@@ -66,7 +68,7 @@ def _keep_features(network: keras.Model) -> keras.Model:
     return keras.Model(image, [last(features), features], name=network.name)
 
 
-def _colours(image):
+def _compute_colour_statistics(image: keras.KerasTensor) -> keras.KerasTensor:
     values = ops.cast(image, "float32") / 255
     hues = ops.abs(values - ops.mean(values, axis=-1, keepdims=True))
     parts = [ops.mean(values, axis=(1, 2)), ops.std(values, axis=(1, 2)), ops.mean(hues, axis=(1, 2))]

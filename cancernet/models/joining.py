@@ -1,4 +1,4 @@
-"""Several trained networks as one: the softmax of their mean logits."""
+"""An ensemble as one network: the softmax of the mean logits of its members."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from keras import layers
 from cancernet.models.structure import attach_head, has_backbone, split_model
 
 
-def shrink_first(network: keras.Sequential, image_size: int) -> keras.Sequential:
-    """Let a network take larger images, which it scales down to its own size first.
+def downsample_input(network: keras.Sequential, image_size: int) -> keras.Sequential:
+    """Let a network take images of another size, which it first resizes to its own.
 
-    Bilinear interpolation at half the side is the mean of four pixels.
+    Bilinear interpolation to half the side is the mean of four pixels.
     """
     height, width, channels = network.input_shape[1:]
     if image_size == height:
@@ -21,38 +21,34 @@ def shrink_first(network: keras.Sequential, image_size: int) -> keras.Sequential
 
 
 def join_members(networks: Sequence[keras.Model], temperatures: Sequence[float] | None = None) -> keras.Model:
-    """Join networks of the same inputs and classes to one that answers the softmax of their mean logits.
+    """Join networks with the same inputs and classes into one whose output is the softmax of their mean logits.
 
-    They stand side by side in a model whose sub-models are `member_1`, `member_2`, ...
+    The members become sub-models with the names `member_1`, `member_2`, ... A single network is returned as it is.
 
     Args:
-        temperatures: that the logits of each network are divided by; 1 if not given.
+        temperatures: divisor of the logits of each network; 1 by default.
     """
     if len(networks) == 1:
         return networks[0]
     image = keras.Input(networks[0].input_shape[1:], name="image")
+    divisors = temperatures or [1.0] * len(networks)
     members = [
-        _answer_logits(network, f"member_{number}", temperature)
-        for number, (network, temperature) in enumerate(
-            zip(networks, temperatures or [1] * len(networks), strict=True), 1
-        )
+        _output_logits(network, f"member_{number}", temperature)
+        for number, (network, temperature) in enumerate(zip(networks, divisors, strict=True), 1)
     ]
     logits = layers.Average(name="mean_logits")([member(image) for member in members])
     return keras.Model(image, layers.Softmax(name="probabilities")(logits), name=networks[0].name)
 
 
-def _answer_logits(network: keras.Model, name: str, temperature: float) -> keras.Model:
-    """The same network without its softmax, over a temperature, sharing all weights but a copy of the last layer's."""
+def _output_logits(network: keras.Model, name: str, temperature: float) -> keras.Model:
+    """Return the network without its softmax; it shares all weights except a scaled copy of the last layer's."""
     if has_backbone(network):
         extractor, head = split_model(network)
-        return attach_head(extractor, _answer_logits(head, "head", temperature), name)
+        return attach_head(extractor, _output_logits(head, "head", temperature), name)
     *others, last = network.layers
     if isinstance(last, layers.Softmax):  # joined already
         return keras.Model(network.inputs[0], layers.Rescaling(1 / temperature)(others[-1].output), name=name)
     logits = layers.Dense(last.units, name="logits")
-    if isinstance(network, keras.Sequential):
-        answering = keras.Sequential([keras.Input(network.input_shape[1:]), *others, logits], name=name)
-    else:  # a head with a hidden layer
-        answering = keras.Model(network.inputs[0], logits(others[-1].output), name=name)
+    network_of_logits = keras.Sequential([keras.Input(network.input_shape[1:]), *others, logits], name=name)
     logits.set_weights([values / temperature for values in last.get_weights()])
-    return answering
+    return network_of_logits

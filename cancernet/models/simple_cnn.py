@@ -1,4 +1,4 @@
-"""A small plain network for larger grey images, such as mammograms."""
+"""A small plain CNN for larger grey images, such as mammograms."""
 
 import keras
 from keras import layers
@@ -10,9 +10,10 @@ def build_simple_cnn(size: int, channels: int, classes: int, dropout: float = 0.
     It has 1,629,443 parameters for 128x128x1 and three classes.
 
     Args:
-        size: side of the square images in pixels, 22 at least.
-        channels: of the images.
-        classes: outputs of the network.
+        size: side of the square images in pixels, at least 22.
+        channels: number of colour channels.
+        classes: number of outputs.
+        dropout: rate after the last pooling.
 
     Returns:
         An uncompiled network: [n, size, size, channels] of 0 to 255 -> [n, classes] softmax.

@@ -9,13 +9,13 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from cancernet.config import GIVEN_FEATURES, Augmentation, Experiment
+from cancernet.config import Augmentation, Experiment
 from cancernet.data.dataset import Patch
 from cancernet.data.grid import PATCH_STEP, SlideGrid, make_thumbnail, paint_grid, stitch_slide, thumbnail_side
 from cancernet.data.images import fit_image, read_image
 from cancernet.evaluation.predictions import Predictions
 from cancernet.explain.gradcam import grad_cam, overlay
-from cancernet.models.architectures import ENCODER
+from cancernet.models.architectures import list_architectures
 from cancernet.reporting.captions import cut
 from cancernet.reporting.content import Assessment
 from cancernet.reporting.montages import plot_changes
@@ -60,7 +60,7 @@ def illustrate(run: Run, assessment: Assessment, dataset: Path, folder: Path) ->
         InputError: a file is not the one that was judged.
     """
     galleries = {"slides": _draw_slides(run, assessment, dataset, folder)}
-    if run.settings.experiment.model not in (GIVEN_FEATURES, ENCODER):  # a transformer has tokens, no maps
+    if all(architecture.has_maps for architecture in list_architectures(run.settings.experiment.model)):
         galleries["gradcam"] = _draw_explained(run, assessment.predictions, dataset, folder)
     return galleries
 

@@ -1,4 +1,4 @@
-"""Random changes to training batches, as one TensorFlow graph.
+"""Augmentation of training batches, as one TensorFlow graph.
 
 The random numbers are a pure function of (seed, epoch, step), so any step of a training can be repeated. All geometric
 changes of an image are one matrix and one bilinear interpolation; stain jitter is one affine map of its optical
@@ -9,6 +9,7 @@ import functools
 import platform
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -16,21 +17,21 @@ import tensorflow as tf
 from cancernet import InputError
 from cancernet.config import Augmentation
 
-Tensor = tf.Tensor | np.ndarray
-Integer = tf.Tensor | int
-Pair = tuple[Tensor | float, Tensor | float]  # of x and of y
+Tensor: TypeAlias = tf.Tensor | np.ndarray
+Integer: TypeAlias = tf.Tensor | int
+Pair: TypeAlias = tuple[Tensor | float, Tensor | float]  # of x and of y
 
 # Optical density of each stain (rows: haematoxylin, eosin, DAB as the residual) in red, green and blue
 # (Ruifrok & Johnston 2001).
 STAIN_DENSITIES = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], np.float32)
-# Mean amount of a stain in IDC patches, in natural optical density. A jitter of 1 adds at most this to each stain.
+# Mean concentration of a stain in IDC patches, in natural optical density; a jitter of 1 adds at most this to each.
 MEAN_STAIN = 0.25
 
-# Each use of random numbers has its own stream, so switching one on does not change the numbers of the other.
+# Geometry and stains have separate streams of random numbers, so switching one on does not change the other.
 _GEOMETRY, _STAIN = 1, 2
-# Compiled by XLA the graph takes a quarter of the time; results are equal within a hundredth of a grey level.
-# TensorFlow has XLA in every wheel for Linux; elsewhere the graph runs operation by operation.
-_FUSED = platform.system() == "Linux"
+# Compiled by XLA the graph takes a quarter of the time; results agree within a hundredth of a grey level.
+# Every TensorFlow wheel for Linux includes XLA; elsewhere the graph runs operation by operation.
+_USE_XLA = platform.system() == "Linux"
 
 
 def augment_batch(
@@ -42,27 +43,27 @@ def augment_batch(
     step: Integer,
     part: tuple[Integer, Integer] | None = None,
 ) -> tf.Tensor:
-    """Change a copy of a batch at random; the geometry first, then the stains.
+    """Augment a copy of a batch at random: first the geometry, then the stains.
 
-    The geometry means the same as in Keras' `ImageDataGenerator` with `fill_mode="nearest"`: rotation about the
-    image's centre, a zoom drawn for each axis, a shift for each axis, shear and flips. Flips and quarter turns alone
-    are exact to the bit, for they only move pixels to other places. With everything off the images stay as they are.
+    The geometry is that of Keras' `ImageDataGenerator` with `fill_mode="nearest"`: rotation about the image's centre,
+    zoom and shift drawn for each axis, shear and flips. Flips and quarter turns alone are exact, since they only move
+    pixels. With everything off the images do not change.
 
     Args:
         images: [n, s, s, c], 0 to 255, uint8 or float; in a graph s and c must be known, n need not be.
         augmentation: the largest change of each kind.
         seed: of the training; the same seed, epoch and step give the same result.
         epoch: from 0.
-        step: of the epoch, from 0.
-        part: of which the images are, of a larger batch: the place of the first in it and its size. They are changed as
-            they would be in that batch.
+        step: within the epoch, from 0.
+        part: if the images are part of a larger batch, the position of the first in it and its size; they are then
+            augmented as in that batch.
 
     Returns:
         float32 [n, s, s, c], 0 to 255.
 
     Raises:
-        InputError: the images are not square, stain jitter is asked of images without three colours, a strength is
-            below 0, or the zoom is 1 or more.
+        InputError: the images are not square, stain jitter meets images without three colours, a strength is below 0,
+            or the zoom is 1 or more.
     """
     images = tf.convert_to_tensor(images)
     _check(images.shape, augmentation)
@@ -80,16 +81,16 @@ def inverse_matrices(
     shift: Pair = (0.0, 0.0),
     shear: Tensor | float = 0.0,
 ) -> tf.Tensor:
-    """Compute the matrices [n, 2, 3] from a point (x, y) of the result to the point of the image that is read for it.
+    """Compute the matrices [n, 2, 3] from a point (x, y) of the result to its source point in the image.
 
     The order is that of Keras' `apply_affine_transform`: rotation @ shift @ shear @ zoom, about the centre
-    (side - 1) / 2. Each number may be a tensor [n], one for each image.
+    (side - 1) / 2. Each number may be a tensor [n], one value for each image.
 
     Args:
         side: of the square images, in pixels.
         rotation: in radians, counter-clockwise.
-        zoom: of x and of y: the share of the image that fills the result.
-        shift: along x and y, in pixels; a positive one moves the content left and up.
+        zoom: along x and y: the share of the image that fills the result.
+        shift: along x and y, in pixels; positive values move the content left and up.
         shear: in radians.
     """
     (zoom_x, zoom_y), (shift_x, shift_y) = zoom, shift
@@ -109,20 +110,22 @@ def inverse_matrices(
     )
 
 
-def orient_matrices(matrices: Tensor, mirror: Tensor, upend: Tensor, turns: Tensor, *, side: int) -> tf.Tensor:
-    """Change matrices so that each image is also mirrored, flipped upside down and turned, after what they do.
+def orient_matrices(
+    matrices: Tensor, horizontal_flip: Tensor, vertical_flip: Tensor, turns: Tensor, *, side: int
+) -> tf.Tensor:
+    """Add flips and then quarter turns to the transformations of `inverse_matrices`.
 
     Args:
-        matrices: float32 [n, 2, 3], as `inverse_matrices`.
-        mirror: bool [n], whether to flip left to right.
-        upend: bool [n], whether to flip upside down.
+        matrices: float32 [n, 2, 3].
+        horizontal_flip: bool [n], left to right.
+        vertical_flip: bool [n], top to bottom.
         turns: int32 [n], counter-clockwise quarter turns, 0 to 3.
         side: of the square images, in pixels.
 
     Returns:
         float32 [n, 2, 3].
     """
-    sign = tf.where(tf.stack([mirror, upend], axis=-1), -1.0, 1.0)
+    sign = tf.where(tf.stack([horizontal_flip, vertical_flip], axis=-1), -1.0, 1.0)
     cosine, sine = tf.gather([1.0, 0.0, -1.0, 0.0], turns), tf.gather([0.0, 1.0, 0.0, -1.0], turns)
     linear = tf.stack([tf.stack([cosine, -sine], -1), tf.stack([sine, cosine], -1)], -2) * sign[:, :, None]
     centre = (side - 1) / 2
@@ -132,13 +135,11 @@ def orient_matrices(matrices: Tensor, mirror: Tensor, upend: Tensor, turns: Tens
 
 
 def warp_images(images: Tensor, matrices: Tensor) -> tf.Tensor:
-    """Read images bilinearly at the point that a matrix gives for each pixel.
-
-    A point outside the image takes the value of the nearest point on the border.
+    """Transform images with bilinear interpolation; points outside the image take the value of the nearest border.
 
     Args:
         images: [n, s, s, c], uint8 or float.
-        matrices: float32 [n, 2, 3], as `inverse_matrices`.
+        matrices: float32 [n, 2, 3], from `inverse_matrices`.
 
     Returns:
         float32 [n, s, s, c].
@@ -168,13 +169,13 @@ def warp_images(images: Tensor, matrices: Tensor) -> tf.Tensor:
 
 
 def change_stains(images: Tensor, factor: Tensor, addition: Tensor) -> tf.Tensor:
-    """Multiply the amount of each stain and add to it.
+    """Scale and shift the concentration of each stain.
 
-    The amounts c of the stains solve `-log(rgb / 255) = c @ STAIN_DENSITIES` (Beer-Lambert; Ruifrok & Johnston 2001).
-    They become `c * factor + addition` (Tellez et al. 2019). Both steps are one affine map of the densities.
+    The concentrations c solve `-log(rgb / 255) = c @ STAIN_DENSITIES` (Beer-Lambert; Ruifrok & Johnston 2001). They
+    become `c * factor + addition` (Tellez et al. 2019). Both steps are one affine map of the optical densities.
 
     Args:
-        images: RGB [n, s, s, 3], 0 to 255; 0 is taken as 1.
+        images: RGB [n, s, s, 3], 0 to 255; 0 counts as 1.
         factor: float32 [n, 3], one for each stain.
         addition: float32 [n, 3], in natural optical density.
 
@@ -196,21 +197,21 @@ def _check(shape: tf.TensorShape, augmentation: Augmentation) -> None:
         raise InputError(f"Images to augment must be [n, side, side, channels], not {shape}. Give square images.")
     if augmentation.stain_jitter and shape[3] != 3:
         raise InputError(
-            f"Stain jitter needs images with 3 colours, not {shape[3]} channel(s). Switch it off for grey images."
+            f"Stain jitter needs images with 3 colours, not {shape[3]} channel(s). Set it to 0 for grey images."
         )
     for name, strength in vars(augmentation).items():
         if strength < 0:
             raise InputError(f"Augmentation {name} must be 0 or more, not {strength}.")
     if augmentation.zoom >= 1:
-        raise InputError(f"Augmentation zoom is a share of the side below 1, not {augmentation.zoom}.")
+        raise InputError(f"Augmentation zoom must be below 1, not {augmentation.zoom}.")
 
 
 @functools.cache
 def _augmenter(augmentation: Augmentation) -> Callable:
-    """The graph of one augmentation, built once for each shape of images."""
+    """Make the graph of one augmentation, built once for each shape of images."""
     moves = replace(augmentation, stain_jitter=0.0) != Augmentation()
 
-    @tf.function(jit_compile=_FUSED)
+    @tf.function(jit_compile=_USE_XLA)
     def change(images, matrices, stain_jitter):
         if moves:
             images = warp_images(images, matrices)
@@ -218,7 +219,7 @@ def _augmenter(augmentation: Augmentation) -> Callable:
             images = change_stains(images, 1 + stain_jitter[0], MEAN_STAIN * stain_jitter[1])
         return tf.cast(images, tf.float32)
 
-    # Random numbers are drawn outside of XLA, which draws others from the same key and takes seconds to compile that.
+    # Random numbers are drawn outside XLA, which draws others from the same key and takes seconds to compile them.
     @tf.function
     def augment(images, seed, epoch, step, first, whole):
         own = slice(first, first + tf.shape(images, tf.int64)[0])
@@ -230,14 +231,14 @@ def _augmenter(augmentation: Augmentation) -> Callable:
     return augment
 
 
-def _draw(shape: list, key: tf.Tensor, use: int) -> tf.Tensor:
-    """Uniform numbers from 0 to 1 of one use's stream. Without a named algorithm they would differ by device."""
-    key = tf.random.fold_in(key, tf.cast(use, tf.int64), alg="philox")
+def _draw(shape: list[Integer], key: tf.Tensor, stream: int) -> tf.Tensor:
+    """Draw uniform numbers from 0 to 1 of one stream. Without a named algorithm they would differ by device."""
+    key = tf.random.fold_in(key, tf.cast(stream, tf.int64), alg="philox")
     return tf.random.stateless_uniform(shape, key, alg="philox")
 
 
 def _draw_matrices(draws: tf.Tensor, augmentation: Augmentation, side: int) -> tf.Tensor:
-    """Inverse matrices [n, 2, 3] from uniform numbers [9, n]."""
+    """Compute inverse matrices [n, 2, 3] from uniform numbers [9, n]."""
     rotation, shear, zoom_x, zoom_y, shift_x, shift_y = tf.unstack(2 * draws[3:] - 1)
     matrices = inverse_matrices(
         side,
@@ -246,6 +247,8 @@ def _draw_matrices(draws: tf.Tensor, augmentation: Augmentation, side: int) -> t
         zoom=(1 + zoom_x * augmentation.zoom, 1 + zoom_y * augmentation.zoom),
         shift=(shift_x * augmentation.shift * side, shift_y * augmentation.shift * side),
     )
-    mirror, upend = tf.unstack((draws[:2] < 0.5) & [[augmentation.horizontal_flip], [augmentation.vertical_flip]])
+    horizontal, vertical = tf.unstack(
+        (draws[:2] < 0.5) & [[augmentation.horizontal_flip], [augmentation.vertical_flip]]
+    )
     turns = tf.cast(draws[2] * 4, tf.int32) * int(augmentation.quarter_turns)
-    return orient_matrices(matrices, mirror, upend, turns, side=side)
+    return orient_matrices(matrices, horizontal, vertical, turns, side=side)

@@ -1,4 +1,4 @@
-"""What a training keeps while it runs: its history, the weights to keep, and a checkpoint from which it resumes."""
+"""What a training keeps while it runs: its history, the best or mean weights, and a checkpoint to resume from."""
 
 import contextlib
 import functools
@@ -7,57 +7,66 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
 
 import keras
 import numpy as np
 from typing_extensions import TypedDict
 
-from cancernet import InputError, TrainingDiverged
+from cancernet import InputError, StorageError, TrainingDiverged
 from cancernet.config import Experiment
 from cancernet.storage import fresh_folder, read_json
 from cancernet.training import distribution
 
-DIVERGED = 20  # times the loss of a network that answers by chance; healthy first epochs stay below four times
+DIVERGED = 20  # times the loss of a network that predicts by chance; healthy first epochs stay below four times
 _LAST, _KEPT, _EPOCH, _STATE = "last.keras", "kept.npz", "epoch.npz", "state.json"
 _SECONDS_BETWEEN_CHECKPOINTS = 60
-_MOST_SECONDS_BETWEEN = 120  # where writing one takes so long that it would be more than a fiftieth of the training
+_MAX_SECONDS_BETWEEN = 120  # where writing a checkpoint takes more than _SHARE_OF_TIME of the training
 _SHARE_OF_TIME = 0.02
+
+
+class Workspace(NamedTuple):
+    """Where a training works, and what goes with it."""
+
+    folder: Path  # of checkpoints and large temporary files
+    fingerprint: str  # text that identifies settings, versions and hardware: a checkpoint with another is not resumed
+    say: Callable[[str], None]  # receives progress messages, one line each
 
 
 class _State(TypedDict):
     """state.json of a checkpoint."""
 
-    settings: dict  # of the training
+    fingerprint: str  # of the training
+    precision: str  # dtype policy
     kept_epochs: tuple[int, int]
     epochs: list[dict[str, float]]
-    step: int  # of the epoch after those
-    seconds: float  # that the steps of that epoch took
+    step: int  # finished steps of the epoch after those
+    seconds: float  # of these steps
 
 
 class Recorder(keras.callbacks.Callback):
     """Keeps the history, the best or mean weights and a checkpoint; makes dropout a function of seed and epoch."""
 
-    def __init__(self, folder: Path, experiment: Experiment, settings: Mapping, steps_per_epoch: int):
+    def __init__(self, workspace: Workspace, precision: str, experiment: Experiment, steps_per_epoch: int):
         super().__init__()
-        self.folder = folder
-        self.seed, self.learning_rate = experiment.seed, experiment.learning_rate
+        self.workspace, self.precision, self.experiment = workspace, precision, experiment
         self.first_averaged = experiment.epochs // 2 if experiment.kept_weights == "mean" else None
-        self.settings = settings
         self.steps_per_epoch = steps_per_epoch
         self.epochs: list[dict[str, float]] = []
-        self.first_step = 0  # of the epoch after those: where the training resumes
+        self.first_step = 0  # of the epoch after those: where training resumes
         self.kept_epochs = (0, 0)
         self.kept: list[np.ndarray] = []
-        self.others: Sequence[keras.callbacks.Callback] = ()  # of the same training
-        self.interrupt: Callable[[], None] | None = None  # answers a signal that came in the middle of a step
-        self._within: list[np.ndarray] = []  # values of `_list_variables` at `first_step`
+        self.others = _make_callbacks(experiment)  # that see the same training
+        self.interrupt: Callable[[], object] | None = None  # handles a signal that came during a step
+        self._resumed: list[np.ndarray] = []  # values of `_list_variables` at `first_step`
         self._saved, self._pause = time.monotonic(), float(_SECONDS_BETWEEN_CHECKPOINTS)
         self._epoch_started = self._fitted = self._seconds_before = 0.0
 
     def on_train_begin(self, logs=None) -> None:
-        # The state of early stopping and of the plateau is a function of the history: replay it to them.
+        # The states of early stopping and of the plateau schedule follow from the history: replay it.
         rate = float(self.model.optimizer.learning_rate)
         for epoch, past in enumerate(self.epochs):
             for other in self.others:
@@ -69,14 +78,14 @@ class Recorder(keras.callbacks.Callback):
         if self.epochs and not self.first_step and time.monotonic() - self._saved > self._pause:
             self.save()
         for index, state in enumerate(self._list_seeds()):
-            state.assign([self.seed + index, epoch * self.steps_per_epoch])
-        for variable, value in zip(self._list_variables(), self._within, strict=bool(self._within)):
+            state.assign([self.experiment.seed + index, epoch * self.steps_per_epoch])
+        for variable, value in zip(self._list_variables(), self._resumed, strict=bool(self._resumed)):
             variable.assign(value)
-        self._within = []
+        self._resumed = []
         self._epoch_started = time.perf_counter()
 
     def on_train_batch_begin(self, batch: int, logs=None) -> None:
-        # Not at the end of a step: a callback that wants to hear of that makes Keras wait for each step's result.
+        # Not at the end of a step: with such a callback Keras waits for each step's result.
         if batch and (self.interrupt or time.monotonic() - self._saved > self._pause):
             self.save(step=self.first_step + batch)
         if self.interrupt:
@@ -103,7 +112,7 @@ class Recorder(keras.callbacks.Callback):
             self.kept = [mean + (weight - mean) / number for mean, weight in pairs]
             self.kept_epochs = (self.first_averaged, epoch)
         if self.interrupt:
-            if not self.model.stop_training:  # a training that resumes would do one more epoch
+            if not self.model.stop_training:  # after resuming there would be one more epoch
                 self.save()
             self.interrupt()
 
@@ -111,10 +120,11 @@ class Recorder(keras.callbacks.Callback):
         """Write the checkpoint: the model with its optimizer, the weights kept so far and the history.
 
         Args:
-            step: steps that are done of the epoch that is going on; what Keras has summed up of them is saved too.
+            step: finished steps of the current epoch; the metrics summed over them are saved too.
 
         Raises:
-            InputError: the disk is full, or the loss is not a number: that would be kept in place of something better.
+            StorageError: the disk is full.
+            TrainingDiverged: the loss is not finite; a checkpoint of that would replace a better one.
         """
         if not distribution.is_first():
             return
@@ -125,50 +135,51 @@ class Recorder(keras.callbacks.Callback):
             loss = float(total / count)
             self._refuse_divergence(len(self.epochs), f"loss after {step:,} of {self.steps_per_epoch:,} steps", loss)
         state: _State = {
-            "settings": dict(self.settings),
+            "fingerprint": self.workspace.fingerprint,
+            "precision": self.precision,
             "kept_epochs": self.kept_epochs,
             "epochs": self.epochs,
             "step": step,
             "seconds": seconds,
         }
-        with distribution.alone(), fresh_folder(self.folder) as folder:
+        with distribution.alone(), fresh_folder(self.workspace.folder) as folder:
             self.model.save(folder / _LAST)
             np.savez(folder / _KEPT, *self.kept)
             np.savez(folder / _EPOCH, *(map(keras.ops.convert_to_numpy, self._list_variables()) if step else ()))
             (folder / _STATE).write_text(json.dumps(state), encoding="utf-8")
         self._saved = time.monotonic()
         affordable = (self._saved - started) / _SHARE_OF_TIME
-        self._pause = min(max(_SECONDS_BETWEEN_CHECKPOINTS, affordable), _MOST_SECONDS_BETWEEN)
+        self._pause = min(max(_SECONDS_BETWEEN_CHECKPOINTS, affordable), _MAX_SECONDS_BETWEEN)
 
     def restore(self, model: keras.Model) -> None:
         """Put the checkpoint's state into a compiled model and its optimizer.
 
         Raises:
-            InputError: the checkpoint is missing, damaged, or has other settings.
+            InputError: the checkpoint has another fingerprint.
+            StorageError: the checkpoint is missing or damaged.
         """
-        state = _read_state(self.folder)
-        if state["settings"] != json.loads(json.dumps(dict(self.settings))):
-            raise InputError(
-                f"{self.folder} was made with other settings, versions or hardware. Delete it and start again."
-            )
+        folder = self.workspace.folder
+        state = _read_state(folder)
+        if state["fingerprint"] != self.workspace.fingerprint:
+            raise InputError(f"{folder} was made with other settings, versions or hardware. Delete it and start again.")
         try:
-            last = keras.models.load_model(self.folder / _LAST)
-            self.kept, self._within = (_read_arrays(self.folder / name) for name in (_KEPT, _EPOCH))
+            last = keras.models.load_model(folder / _LAST)
+            self.kept, self._resumed = (_read_arrays(folder / name) for name in (_KEPT, _EPOCH))
             self.kept_epochs, self.epochs = state["kept_epochs"], state["epochs"]
             self.first_step, self._seconds_before = state["step"], state["seconds"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{self.folder} is a damaged checkpoint. Delete it and start again.") from error
+        except Exception as error:  # for a damaged file, zip, NumPy and Keras raise many kinds
+            raise StorageError(f"The checkpoint {folder} is damaged. Delete it and start again.") from error
         model.set_weights(last.get_weights())
         model.optimizer.build(model.trainable_variables)
         for mine, saved in zip(model.optimizer.variables, last.optimizer.variables, strict=True):
             mine.assign(saved)
 
     def _list_seeds(self) -> list:
-        """The states of dropout, which Keras' model file does not hold."""
+        """List the states of dropout, which Keras' model file does not contain."""
         return [v for v in self.model.non_trainable_variables if v.path.endswith("seed_generator_state")]
 
     def _list_variables(self) -> list:
-        """What changes within an epoch beside the weights and the optimizer: dropout's state, the metrics so far."""
+        """List what changes within an epoch besides weights and optimizer: the states of dropout and the metrics."""
         return [*self._list_seeds(), *self.model.metrics_variables]
 
     def _refuse_divergence(self, epoch: int, what: str, loss: float) -> None:
@@ -176,46 +187,57 @@ class Recorder(keras.callbacks.Callback):
         if math.isfinite(loss) and (loss <= DIVERGED * by_chance or not what.startswith("validation")):
             return
         raise TrainingDiverged(
-            f"The training has diverged: the {what} of epoch {epoch + 1} is {loss:.3g}, that of an untrained network "
-            f"about {by_chance:.2f}. Start again with a smaller --learning-rate, such as {self.learning_rate / 10:g}."
+            f"Training has diverged: the {what} of epoch {epoch + 1} is {loss:.3g}; an untrained network has about "
+            f"{by_chance:.2f}. Start again with a smaller --learning-rate, such as "
+            f"{self.experiment.learning_rate / 10:g}."
         )
 
 
+def _make_callbacks(experiment: Experiment) -> list[keras.callbacks.Callback]:
+    callbacks: list[keras.callbacks.Callback] = []
+    if experiment.schedule == "plateau":
+        callbacks.append(keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=5, min_lr=1e-7))
+    if experiment.early_stopping_patience:
+        callbacks.append(keras.callbacks.EarlyStopping(patience=experiment.early_stopping_patience))
+    return callbacks
+
+
 @contextlib.contextmanager
-def signals_wait_for(recorder: Recorder) -> Iterator[None]:
-    """Inside it the first signal that would end the work waits for the step to end and the checkpoint to be written.
+def defer_signals(recorder: Recorder) -> Iterator[None]:
+    """Defer the first signal that would end the process until the step is finished and the checkpoint is written.
 
-    The second one is answered at once.
+    A second signal takes effect at once.
     """
-    answers = {}
+    handlers: dict[signal.Signals, Callable[[int, FrameType | None], object]] = {}
 
-    def note(number: int, frame) -> None:
-        for each, answer in answers.items():
-            signal.signal(each, answer)
-        recorder.interrupt = functools.partial(answers[number], number, None)
+    def defer(number: int, frame: FrameType | None) -> None:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+        recorder.interrupt = functools.partial(handlers[signal.Signals(number)], number, None)
 
-    # One of several processes ends at once: each would leave at another step, and the others would wait for it.
+    # One of several processes ends at once: each would end at another step, and the others would wait for it.
     if threading.current_thread() is threading.main_thread() and not distribution.is_one_of_several():
-        answers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-        answers = {each: answer for each, answer in answers.items() if callable(answer)}  # others end or ignore it
-    for each in answers:
-        signal.signal(each, note)
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if callable(handler := signal.getsignal(each)):  # otherwise the signal ends the process or is ignored
+                handlers[each] = handler
+    for each in handlers:
+        signal.signal(each, defer)
     try:
         yield
     finally:
-        for each, answer in answers.items():
-            signal.signal(each, answer)
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
     if recorder.interrupt:
         recorder.interrupt()
 
 
-def read_checkpoint_settings(checkpoint: Path) -> dict | None:
-    """Return the settings that an unfinished training was begun with; None where there is no checkpoint.
+def read_precision(checkpoint: Path) -> str | None:
+    """Return the dtype policy of an unfinished training; None if there is no checkpoint.
 
     Raises:
-        InputError: the checkpoint is damaged.
+        StorageError: the checkpoint is damaged.
     """
-    return _read_state(checkpoint)["settings"] if checkpoint.exists() else None
+    return _read_state(checkpoint)["precision"] if checkpoint.exists() else None
 
 
 def _read_state(checkpoint: Path) -> _State:

@@ -1,26 +1,34 @@
-"""One training in several processes or on several GPUs, by Keras on JAX: which part of it is this process's.
+"""One training in several processes or on several GPUs, with Keras on JAX: which part belongs to this process.
 
-Without `joined` there is one process, which is the first and takes all rows, and nothing here costs anything. A network
-is built, scored and saved on one device as ever; a copy of it is spread over all devices while it is fitted.
+Outside `joined` there is one process, which is the first and takes all rows. A network is built, evaluated and saved on
+one device; while it is trained, a copy of it is spread over all devices.
 """
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
-from cancernet import InputError
+from cancernet import CancerNetError, InputError
 from cancernet.cli import quiet_import
 
-if TYPE_CHECKING:  # a script asks who is first before it needs Keras
+if TYPE_CHECKING:  # workflows ask which process is the first before they need Keras
     import keras
 
-_LOST = ("gloo", "nccl", "connection", "coordination", "unavailable", "heartbeat")  # in what JAX says of lost processes
+Values = TypeVar("Values")
+_LOST = (
+    "gloo",
+    "nccl",
+    "connection",
+    "coordination",
+    "unavailable",
+    "heartbeat",
+)  # in JAX's errors on lost processes
 
 
 class Share(NamedTuple):
-    """A contiguous part of every step's rows."""
+    """The contiguous part of every batch that belongs to one process."""
 
     process: int  # from 0
     processes: int
@@ -31,33 +39,34 @@ _all_devices: "keras.distribution.DataParallel | None" = None
 
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
-    """Inside it, trainings are spread over all devices of all processes that the launcher has started.
+    """Spread trainings over all devices of all processes that a launcher has started.
 
-    The launcher is found by JAX (Slurm, Open MPI 4, Kubernetes), names the coordinator by Keras' environment variables
-    (KERAS_DISTRIBUTION_JOB_ADDRESSES, _NUM_PROCESSES, _PROCESS_ID), or has joined the processes already, as Ray does.
-    Without a launcher there is one process with all devices of its machine.
+    JAX detects the launcher (Slurm, Open MPI 4, Kubernetes), or the launcher sets Keras' environment variables
+    (KERAS_DISTRIBUTION_JOB_ADDRESSES, _NUM_PROCESSES, _PROCESS_ID), or it has joined the processes already, as Ray
+    does. Without a launcher there is one process with all devices of its machine.
 
     Raises:
-        InputError: Keras' backend is not JAX, the launcher's word is not complete, or another process was lost.
+        InputError: Keras' backend is not JAX, or the launcher's information is incomplete.
+        CancerNetError: another process has ended.
     """
     global _all_devices
     with quiet_import():
         import keras
     if keras.backend.backend() != "jax":
         raise InputError(
-            f"--distributed needs Keras on JAX, not on {keras.backend.backend()}: "
-            'pip install ".[jax]", then set KERAS_BACKEND=jax.'
+            f"--distributed needs Keras on JAX, not on {keras.backend.backend()}. Run "
+            'pip install ".[jax]" and set KERAS_BACKEND=jax.'
         )
     import jax
 
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which ends the work here
+    jax.config.update("jax_enable_preemption_service", False)  # it would handle SIGTERM, which ends the process here
     if not jax.distributed.is_initialized():
         try:
             keras.distribution.initialize()
         except ValueError as error:
             if "coordinator_address should be defined" not in str(error):
                 raise InputError(f"The processes of --distributed cannot be joined: {error}") from error
-    with _naming_lost_processes():
+    with _explain_lost_processes():
         _all_devices = keras.distribution.DataParallel(auto_shard_dataset=False)
         try:
             yield
@@ -66,32 +75,32 @@ def joined() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _naming_lost_processes() -> Iterator[None]:
+def _explain_lost_processes() -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError) as error:
         if not any(word in str(error).lower() for word in _LOST):
             raise
-        raise InputError(
-            "Another process of this training has ended; its own output says why. The same command goes on from the "
-            f"last checkpoint. ({str(error).splitlines()[0]})"
+        raise CancerNetError(
+            "Another process of this training has ended; its own output says why. Run the same command again to resume "
+            f"from the last checkpoint. ({str(error).splitlines()[0]})"
         ) from error
 
 
 def share() -> Share | None:
-    """This process's share of each batch; None outside of `spread`."""
+    """Return this process's share of each batch; None outside `spread`."""
     import keras
 
     return _count_processes() if keras.distribution.distribution() else None
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes."""
+    """Return whether this process is the one that writes files."""
     return _count_processes().process == 0
 
 
 def is_one_of_several() -> bool:
-    """Whether there are other processes."""
+    """Return whether there are other processes."""
     return _count_processes().processes > 1
 
 
@@ -100,13 +109,13 @@ def _count_processes() -> Share:
 
 
 def count_devices() -> int:
-    """Count the devices that a training is spread over."""
+    """Return the number of devices that a training is spread over."""
     return 1 if _all_devices is None else _all_devices.num_model_replicas
 
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Inside it Keras makes variables on one device: Model.save makes some, for which all processes would be waited."""
+    """Let Keras create variables on one device: Model.save creates some, and would wait for all processes."""
     import keras
 
     spread = keras.distribution.distribution()
@@ -118,15 +127,15 @@ def alone() -> Iterator[None]:
 
 
 def wait() -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes have called this."""
     if is_one_of_several():
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices("wait")
 
 
-def agree(values: Any) -> Any:
-    """Return the first process's values: numbers or arrays, or a list or dictionary of them, of the same shapes."""
+def broadcast(values: Values) -> Values:
+    """Return the first process's values: numbers or arrays, or a list or dictionary of them, with the same shapes."""
     if not is_one_of_several():
         return values
     from jax.experimental import multihost_utils
@@ -135,33 +144,34 @@ def agree(values: Any) -> Any:
 
 
 def own_rows(n: int) -> np.ndarray:
-    """The rows of n that this process scores; all processes have equally many, so the first rows may come twice."""
+    """Return the rows of n that this process predicts; all have equally many, so the first rows may occur twice."""
     process, processes = _count_processes()
     each = -(-n // processes)
     return (process * each + np.arange(each)) % n
 
 
-def gather(own: np.ndarray, n: int) -> np.ndarray:
-    """Join what all processes have computed of their `own_rows`: [each, ...] to [n, ...], in the order of the rows."""
+def gather(own: Values, n: int) -> Values:
+    """Join the results of all processes for their `own_rows`: arrays [each, ...] to [n, ...] in order."""
     if not is_one_of_several():
         return own
+    import keras
     from jax.experimental import multihost_utils
 
-    return multihost_utils.process_allgather(own, tiled=True)[:n]
+    return keras.tree.map_structure(lambda array: array[:n], multihost_utils.process_allgather(own, tiled=True))
 
 
 @contextlib.contextmanager
 def spread(model: "keras.Model") -> Iterator["keras.Model"]:
-    """Give a copy of a model on all devices, to be compiled and fitted inside; afterwards the model has its weights.
+    """Yield a copy of a model on all devices, to be compiled and trained inside; its weights are then copied back.
 
-    All processes begin with the first one's weights. Where nothing is spread it is the model itself.
+    All processes begin with the first one's weights. Outside `joined` it is the model itself.
     """
     if _all_devices is None:
         yield model
         return
     import keras
 
-    weights = agree(model.get_weights())
+    weights = broadcast(model.get_weights())
     with _all_devices.scope():
         copy = keras.models.clone_model(model)
         copy.set_weights(weights)

@@ -17,7 +17,13 @@ from cancernet.config import (
     describe_field,
     read_recipe,
 )
-from cancernet.models.architectures import ENCODER, MODELS, check_architecture, find_architecture, list_kinds
+from cancernet.models.architectures import (
+    ENCODER,
+    check_architecture,
+    find_architecture,
+    list_model_names,
+    split_by_architecture,
+)
 
 
 def choose_experiment(options: TrainingOptions) -> Experiment:
@@ -32,20 +38,20 @@ def choose_experiment(options: TrainingOptions) -> Experiment:
     named = given.get("recipe")
     model = given.get("model") or (RECIPES[named].model if named else "cancernet")
     architectures = [find_architecture(name) for name in model.split("+")]
-    families = {architecture.family for architecture in architectures}
+    has_backbone = any(architecture.is_backbone for architecture in architectures)
     recipe = named or DEFAULT_RECIPE
-    if "transfer" in families and not named:
+    if has_backbone and not named:
         recipe = "transfer" if len(architectures) == 1 else "joined"
     base = RECIPES[recipe]
-    own: dict[str, Any] = {"model": model, "weights": "imagenet" if "transfer" in families else "none"}
+    own: dict[str, Any] = {"model": model, "weights": "imagenet" if has_backbone else "none"}
     if len(architectures) == 1 and model != base.model:
         own |= {"image_size": architectures[0].image_size, "channels": architectures[0].channels}
     if "augmentation" in given:
         given["augmentation"] = dataclasses.replace(base.augmentation, **given["augmentation"])
     experiment = dataclasses.replace(base, **(own | given))
-    if "transfer" not in families and experiment.strategy != "all":
+    if not has_backbone and experiment.strategy != "all":
         raise InputError(f"--strategy {experiment.strategy} needs a backbone; {model} is trained from scratch.")
-    if families == {"transfer"} and experiment.strategy == "all":
+    if all(architecture.is_backbone for architecture in architectures) and experiment.strategy == "all":
         raise InputError(f"--strategy all is for networks trained from scratch; {model} takes finetune or two-phase.")
     check_settings_apply(experiment, base, options.settings)
     if experiment.way == "frozen":
@@ -57,7 +63,7 @@ def choose_experiment(options: TrainingOptions) -> Experiment:
         experiment = dataclasses.replace(experiment, augmentation=without_stains)
     if experiment.strategy == "finetune" and "learning_rate" not in given:
         experiment = dataclasses.replace(experiment, learning_rate=experiment.learning_rate / 10)
-    for kind in list_kinds(experiment):
+    for kind in split_by_architecture(experiment):
         check_architecture(kind)
     return experiment
 
@@ -71,7 +77,7 @@ def check_settings_apply(experiment: Experiment, base: Experiment, given: Mappin
     Raises:
         InputError: the first setting that does not apply.
     """
-    ways = {kind.way for kind in list_kinds(experiment)}
+    ways = {kind.way for kind in split_by_architecture(experiment)}
     if "scratch" in ways:
         return
     for field in dataclasses.fields(Experiment):
@@ -130,9 +136,11 @@ def _gather_settings(options: TrainingOptions) -> dict[str, Any]:
         del given["recipe"]
         given = read_recipe(Path(recipe)) | given
     check_values(given)
-    unknown = [name for name in given.get("model", "cancernet").split("+") if name not in (*MODELS, ENCODER)]
+    unknown = [
+        name for name in given.get("model", "cancernet").split("+") if name not in (*list_model_names(), ENCODER)
+    ]
     if unknown:
-        raise InputError(f"--model takes {', '.join(MODELS)}, or several joined by +, not {unknown[0]!r}.")
+        raise InputError(f"--model takes {', '.join(list_model_names())}, or several joined by +, not {unknown[0]!r}.")
     return given
 
 

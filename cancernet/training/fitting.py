@@ -1,8 +1,10 @@
-"""One network compiled and fitted, in the precision that is faster where that is asked for."""
+"""The fit loop: one network compiled and trained in epochs, from the beginning or from a checkpoint."""
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -10,92 +12,211 @@ import numpy as np
 from cancernet import InputError
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
-from cancernet.training import checkpoints, distribution, epochs, fused, pipeline, precision
+from cancernet.storage import check_space, recover_folder
+from cancernet.training import distribution, fused, moving_statistics, pipeline, precision
+from cancernet.training.checkpoints import Recorder, Workspace, defer_signals, read_precision
+from cancernet.training.results import TrainingResult
 
-_STATISTICS_BATCHES = 50  # that the last epoch's statistics are taken over: 1,600 images at a batch size of 32
+_STATISTICS_BATCHES = 50  # for the final batch normalisation: 1,600 images at a batch size of 32
+_REPORT_BYTES = 20 * 10**6  # with its pictures and predictions.csv, roughly
+
+
+class LabelledImages(NamedTuple):
+    """Images with their classes."""
+
+    images: ImageStore
+    labels: np.ndarray  # class index [n]
 
 
 def fit_network(
     model: keras.Model,
     experiment: Experiment,
-    data: Mapping[str, tuple[ImageStore, np.ndarray]],
-    weights: dict[int, float],
-    settings: Mapping,
-    checkpoint: Path,
-) -> epochs.Training:
-    """Compile and fit a network, and leave in it the weights that are kept.
+    training: LabelledImages,
+    validation: LabelledImages,
+    class_weights: np.ndarray,
+    workspace: Workspace,
+) -> TrainingResult:
+    """Compile and train a network, and leave in it the weights that `experiment.kept_weights` names.
 
-    Mean weights get new statistics of batch normalisation: stochastic weight averaging (Izmailov et al. 2018).
+    They are `best`, of the epoch with the lowest validation loss, or `mean`, over the second half of the epochs. Mean
+    weights get new statistics of batch normalisation (stochastic weight averaging: Izmailov et al. 2018).
+
+    A crash loses at most two minutes and one validation: the training resumes from its checkpoint, and ends with the
+    same numbers as without the crash.
 
     Args:
-        model: uncompiled, flat or a transfer model.
-        experiment: all settings of the training.
-        data: of `training` and of `validation` the images, and the class index [n] of each.
-        weights: class index -> weight in the loss.
-        settings: of the training, as JSON takes them; a checkpoint that was begun with others is refused.
-        checkpoint: folder of the checkpoint.
+        model: uncompiled.
+        class_weights: in the loss [classes].
+        workspace: its folder is for the checkpoint.
 
     Raises:
-        InputError: a file cannot be used, the devices cannot share a batch, or as `epochs.fit_model`.
+        InputError: an image cannot be read, the devices cannot share a batch, or the checkpoint has other settings.
+        StorageError: the disk is full, or the checkpoint is damaged.
+        TrainingDiverged: the loss is not finite, or far above that of chance.
     """
-    _check_shares(experiment.batch_size)
-    images, labels = data["training"]
-    of_images = np.array([weights[label] for label in labels])
-    steps = pipeline.steps_per_epoch(len(images), experiment.batch_size)
-    targets = {split: keras.utils.to_categorical(of, len(weights)) for split, (_, of) in data.items()}
+    _check_batch_size(experiment.batch_size)
+    steps = pipeline.count_steps(len(training.labels), experiment.batch_size)
+    targets, validation_targets = (
+        keras.utils.to_categorical(each.labels, len(class_weights)) for each in (training, validation)
+    )
 
     def make_batches(first_epoch: int, first_step: int = 0) -> Iterable:
         begin = {"first_epoch": first_epoch, "first_step": first_step}
-        return pipeline.training_batches(images, targets["training"], experiment, weights=of_images, **begin)
+        weights = class_weights[training.labels]
+        return pipeline.training_batches(training.images, targets, experiment, weights=weights, **begin)
 
-    epochs.set_statistics_momentum(model, experiment.statistics_momentum)
+    moving_statistics.set_momentum(model, experiment.statistics_momentum)
     fused.fuse_batch_normalization(model)
-    with distribution.spread(model) as network:
-
-        def prepare() -> None:
-            epochs.compile_model(network, experiment, classes=len(weights), steps_per_epoch=steps)
-
-        mixed = experiment.mixed_precision
-        chosen = _choose_precision(network, prepare, make_batches, checkpoint) if mixed else "float32"
-        prepare()
-        validation, at_once = data["validation"][0], experiment.batch_size * max(1, 128 // experiment.batch_size)
-        trained = epochs.fit_model(
-            network,
-            epochs.Batches(
-                make_batches,
-                pipeline.evaluation_batches(validation, batch_size=at_once, targets=targets["validation"]),
-                images=len(labels),
-                steps_per_epoch=steps,
-            ),
-            experiment,
-            checkpoint=checkpoint,
-            settings={**settings, "training_precision": chosen},
-        )
-    if experiment.kept_weights == "mean":
-        epochs.settle_statistics(
-            model, itertools.islice(make_batches(experiment.epochs - 1), min(steps, _STATISTICS_BATCHES))
-        )
-    precision.set_precision(model, precision.SINGLE)  # what is saved answers in float32
-    return trained._replace(precision=chosen)
+    with pipeline.reraise_file_errors(training.images, validation.images):
+        with distribution.spread(model) as network:
+            policy = precision.SINGLE
+            if experiment.mixed_precision:
+                policy = _choose_precision(network, experiment, make_batches(0), workspace)
+            compile_model(network, experiment, steps_per_epoch=steps)
+            recorder = Recorder(workspace, policy, experiment, steps)
+            batch_size = experiment.batch_size * max(1, 128 // experiment.batch_size)
+            validation_batches = pipeline.evaluation_batches(
+                validation.images, batch_size=batch_size, targets=validation_targets
+            )
+            seconds = _run_epochs(network, recorder, make_batches, validation_batches)
+        if experiment.kept_weights == "mean":
+            last_epoch = itertools.islice(make_batches(experiment.epochs - 1), min(steps, _STATISTICS_BATCHES))
+            moving_statistics.recompute_statistics(model, last_epoch)
+    precision.set_precision(model, precision.SINGLE)  # the saved model computes in float32
+    steady = recorder.epochs[1:] or recorder.epochs  # decoding and tracing slow the first epoch down
+    rate = len(training.labels) * len(steady) / max(sum(epoch["seconds"] for epoch in steady), 1e-9)
+    history = {key: [epoch[key] for epoch in recorder.epochs] for key in recorder.epochs[0]}
+    return TrainingResult(history, recorder.kept_epochs, seconds, rate, policy)
 
 
-def _check_shares(batch_size: int) -> None:
+def _check_batch_size(batch_size: int) -> None:
     devices = distribution.count_devices()
     if batch_size % devices:
         raise InputError(
-            f"A batch of {batch_size} images cannot be shared evenly by {devices} devices. Give a "
-            f"--batch-size that is a multiple of {devices}."
+            f"{devices} devices cannot share a batch of {batch_size} images evenly. Give a --batch-size that is a "
+            f"multiple of {devices}."
         )
 
 
-def _choose_precision(model: keras.Model, prepare: Callable[[], None], make_batches: Callable, checkpoint: Path) -> str:
-    """Set the model to the faster precision, or to the one its checkpoint was begun in; return and print which."""
-    begun = checkpoints.read_checkpoint_settings(checkpoint)
+def _choose_precision(model: keras.Model, experiment: Experiment, batches: Iterable, workspace: Workspace) -> str:
+    """Set the model to the faster precision, or to that of its checkpoint, and return it."""
+    begun = read_precision(workspace.folder)
     if begun:
-        precision.set_precision(model, begun["training_precision"])
-        return begun["training_precision"]
-    images, targets, _ = next(make_batches(0).as_numpy_iterator())
+        precision.set_precision(model, begun)
+        return begun
+    images, targets, _ = (np.asarray(part) for part in next(iter(batches)))
+
+    def prepare() -> None:
+        compile_model(model, experiment, steps_per_epoch=1)
+
     seconds = precision.choose_precision(model, prepare, images, targets)
     measured = " and ".join(f"{1000 * value:.3g} ms in {name}" for name, value in seconds.items())
-    print(f"A training step takes {measured}: {precision.faster(seconds)} is used.")
-    return precision.faster(seconds)
+    workspace.say(f"A training step takes {measured}: training in {precision.select_faster(seconds)}.")
+    return precision.select_faster(seconds)
+
+
+def _run_epochs(
+    model: keras.Model, recorder: Recorder, make_batches: Callable[..., Iterable], validation: Iterable
+) -> float:
+    """Train from where the recorder's checkpoint ends, put the kept weights into the model, and return the seconds."""
+    experiment, folder = recorder.experiment, recorder.workspace.folder
+    if distribution.is_first():
+        check_space(folder, estimate_size(model, experiment))
+        recover_folder(folder)
+    distribution.wait()
+    if folder.exists():
+        recorder.restore(model)
+    started = time.perf_counter()
+
+    def fit(epochs: int) -> None:
+        """Train until so many epochs are finished."""
+        model.fit(
+            make_batches(len(recorder.epochs), recorder.first_step),
+            validation_data=validation,
+            epochs=epochs,
+            initial_epoch=len(recorder.epochs),
+            steps_per_epoch=recorder.steps_per_epoch - recorder.first_step,
+            shuffle=False,  # the batches are shuffled already
+            callbacks=[*recorder.others, recorder],
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+
+    with defer_signals(recorder):
+        if recorder.first_step:  # Keras gives all epochs of one call the same number of steps
+            # One batch creates the metrics, whose values are restored.
+            model.test_on_batch(*map(np.asarray, next(iter(validation))))
+            fit(len(recorder.epochs) + 1)
+        if len(recorder.epochs) < experiment.epochs and not (recorder.epochs and model.stop_training):
+            fit(experiment.epochs)
+    model.set_weights(recorder.kept)
+    return time.perf_counter() - started
+
+
+def compile_model(model: keras.Model, experiment: Experiment, *, steps_per_epoch: int) -> None:
+    """Compile the model with the experiment's optimizer, its loss and accuracy.
+
+    The loss is binary cross-entropy on the two softmax outputs of two classes, otherwise categorical cross-entropy.
+    Schedules count steps: `inverse_time` is rate / (1 + rate / epochs * step), the `decay=rate / epochs` that Keras had
+    before version 3 and the tutorial uses; `cosine` rises linearly for a twentieth of all steps, then falls to zero
+    (Loshchilov & Hutter, "SGDR", 2017, without restarts).
+    """
+    rate, steps = experiment.learning_rate, experiment.epochs * steps_per_epoch
+    schedules = keras.optimizers.schedules
+    if experiment.schedule == "inverse_time":
+        rate = schedules.InverseTimeDecay(rate, 1, experiment.learning_rate / experiment.epochs)
+    elif experiment.schedule == "cosine":
+        warm_up = steps // 20
+        rate = schedules.CosineDecay(
+            0.0 if warm_up else rate,
+            max(steps - warm_up, 1),
+            warmup_target=rate if warm_up else None,
+            warmup_steps=warm_up,
+        )
+    optimizers = {"adagrad": keras.optimizers.Adagrad, "adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}
+    decay = {"weight_decay": experiment.weight_decay} if experiment.weight_decay else {}
+    is_spread = distribution.share()  # batches are then filled up with rows of weight 0
+    model.compile(
+        optimizer=optimizers[experiment.optimizer](rate, **decay),
+        loss="binary_crossentropy" if model.output_shape[-1] == 2 else "categorical_crossentropy",
+        metrics=None if is_spread else [keras.metrics.CategoricalAccuracy(name="accuracy")],
+        weighted_metrics=[FilledAccuracy(name="accuracy")] if is_spread else None,
+        # XLA on a CPU is slower than TensorFlow without it; JAX would run operation by operation.
+        jit_compile=keras.backend.backend() == "jax",
+    )
+
+
+@keras.saving.register_keras_serializable("cancernet")
+class FilledAccuracy(keras.metrics.CategoricalAccuracy):
+    """Accuracy of all images except those of weight 0, which fill up a batch."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        super().update_state(y_true, y_pred, None if sample_weight is None else sample_weight > 0)
+
+
+def estimate_size(model: keras.Model, experiment: Experiment) -> int:
+    """Estimate the bytes of a run during training: model and report, and the checkpoint twice while it is replaced."""
+    slots = {"adagrad": 1}.get(experiment.optimizer, 2)  # values that the optimizer keeps for each weight
+    copies = 1 + 2 * (2 + slots)
+    return copies * 4 * model.count_params() + _REPORT_BYTES
+
+
+def compute_class_weights(labels: np.ndarray, n_classes: int, kind: str) -> np.ndarray:
+    """Compute the weight of each class in the loss [n_classes].
+
+    Args:
+        labels: class index of each training image [n].
+        n_classes: the number of classes.
+        kind: `ratio`, max(count) / count, as in the tutorial; `balanced`, n / (classes * count), as in scikit-learn;
+            `none`, 1 for all.
+
+    Raises:
+        InputError: a class has no images.
+    """
+    counts = np.bincount(labels, minlength=n_classes)
+    if not counts.all():
+        raise InputError(f"Class number {int(np.argmin(counts))} has no training images. Build the dataset again.")
+    return {
+        "ratio": counts.max() / counts,
+        "balanced": len(labels) / (n_classes * counts),
+        "none": np.ones(n_classes),
+    }[kind]

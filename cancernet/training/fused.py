@@ -1,7 +1,7 @@
-"""Batch normalisation in training as one operation of TensorFlow, where Keras 3 uses about a dozen.
+"""Batch normalisation in training as one TensorFlow operation; Keras 3 uses about a dozen.
 
-The mathematics, the layers and the saved file are the same. CancerNet's training step takes two thirds of the time on a
-processor.
+Measured in turn with and without it, CancerNet trains 1.4 to 2.0 times as fast on a CPU. The mathematics, the layers
+and the saved file are the same.
 """
 
 import types
@@ -10,20 +10,20 @@ import keras
 
 
 def fuse_batch_normalization(model: keras.Model) -> int:
-    """Make the batch normalisation of images in a model use the one operation while it trains.
+    """Let the batch normalisation of images in a model use the fused operation during training.
 
-    This is for `keras.layers.BatchNormalization` over the last axis of [n, height, width, channels] in float32, and it
-    holds if a layer is set to compute in bfloat16 later. Inference, other layers, the layers of sub-models and other
-    backends are left as they are.
+    This applies to `keras.layers.BatchNormalization` over the last axis of [n, height, width, channels] in float32, and
+    still holds if a layer is set to compute in bfloat16 later. Inference, other layers, the layers of sub-models and
+    other backends stay as they are.
 
     Returns:
-        How many layers were changed.
+        The number of layers that were changed.
     """
     if keras.backend.backend() != "tensorflow":
         return 0
     layers = [layer for layer in model.layers if _can_be_fused(layer)]
     for layer in layers:
-        layer.call = types.MethodType(_call, layer)
+        layer.call = types.MethodType(_call_fused, layer)
     return len(layers)
 
 
@@ -38,10 +38,10 @@ def _can_be_fused(layer: keras.layers.Layer) -> bool:
     )
 
 
-def _call(layer, inputs, training=None, mask=None):
+def _call_fused(layer, inputs, training=None, mask=None):
     if not (training and layer.trainable):
         return keras.layers.BatchNormalization.call(layer, inputs, training=training, mask=mask)
-    import tensorflow as tf  # not loaded where Keras is on another backend
+    import tensorflow as tf  # only if it is Keras' backend
 
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=inputs,

@@ -1,7 +1,7 @@
-"""Mixed precision: a network that multiplies in bfloat16 while it trains, where a step is faster that way.
+"""Mixed precision: training in bfloat16 where a measured step is faster.
 
 Weights, sums of gradients and the saved file stay float32. bfloat16 has the range of float32, so the loss needs no
-scaling. A processor or GPU without bfloat16 instructions emulates them, which is slower; so a step is timed in both.
+scaling. Hardware without bfloat16 instructions emulates them, which is slower; so a step is timed both ways.
 """
 
 import statistics
@@ -14,17 +14,16 @@ import numpy as np
 from cancernet.training import distribution
 
 SINGLE, MIXED = "float32", "mixed_bfloat16"
-_MOST = 0.9  # of float32's time; nearer to 1 the choice would differ from run to run on the same machine
+_MAX_TIME_RATIO = 0.9  # of MIXED to SINGLE; closer to 1 the choice would change between runs on the same machine
 _STEPS = 5
 
 
 def set_precision(model: keras.Model, policy: str) -> None:
-    """Set the dtype policy that the layers of a model compute in, but for the last layer, the softmax.
+    """Set the dtype policy of all layers of a model except the last one, the softmax.
 
-    Takes effect when the model is compiled next.
+    The weights stay float32. Takes effect when the model is next compiled.
 
     Args:
-        model: its weights stay float32.
         policy: `SINGLE` or `MIXED`.
     """
     for layer in _flatten(model)[:-1]:
@@ -32,35 +31,34 @@ def set_precision(model: keras.Model, policy: str) -> None:
 
 
 def choose_precision(
-    model: keras.Model, prepare: Callable[[], object], images: np.ndarray, targets: np.ndarray
+    model: keras.Model, compile_model: Callable[[], object], images: np.ndarray, targets: np.ndarray
 ) -> dict[str, float]:
-    """Time a training step in either policy and set the model to the faster one.
+    """Time a training step with each policy and set the model to the faster one.
 
-    Weights stay as they were. Compile the model afterwards.
+    The weights do not change. Compile the model afterwards.
 
     Args:
-        model: to be trained.
-        prepare: compiles the model as it is about to be trained.
-        images: a batch of the training's size, of any values.
+        compile_model: compiles the model for training.
+        images: one training batch.
         targets: of these images.
 
     Returns:
-        Seconds of a step by policy, the median of several.
+        Policy -> median seconds of a step.
     """
     weights, seconds = model.get_weights(), {}
     for policy in (SINGLE, MIXED):
         set_precision(model, policy)
-        prepare()
+        compile_model()
         seconds[policy] = _time_step(model, images, targets)
         model.set_weights(weights)
-    seconds = distribution.agree(seconds)
-    set_precision(model, faster(seconds))
+    seconds = distribution.broadcast(seconds)
+    set_precision(model, select_faster(seconds))
     return seconds
 
 
-def faster(seconds: dict[str, float]) -> str:
-    """Return the policy to use: `MIXED` if its step takes at most nine tenths of the time of `SINGLE`."""
-    return MIXED if seconds[MIXED] <= _MOST * seconds[SINGLE] else SINGLE
+def select_faster(seconds: dict[str, float]) -> str:
+    """Return `MIXED` if its step takes at most nine tenths of the time of `SINGLE`, otherwise `SINGLE`."""
+    return MIXED if seconds[MIXED] <= _MAX_TIME_RATIO * seconds[SINGLE] else SINGLE
 
 
 def _time_step(model: keras.Model, images: np.ndarray, targets: np.ndarray) -> float:
@@ -73,6 +71,6 @@ def _time_step(model: keras.Model, images: np.ndarray, targets: np.ndarray) -> f
 
 
 def _flatten(model: keras.Model) -> list[keras.layers.Layer]:
-    """Layers of a model and of the models in it, in their order."""
+    """List the layers of a model and of its sub-models, in order."""
     nested = [_flatten(layer) if isinstance(layer, keras.Model) else [layer] for layer in model.layers]
     return [layer for layers in nested for layer in layers]

@@ -19,7 +19,7 @@ from cancernet.explain import gradcam
 from cancernet.explain.outside import Outside
 from cancernet.inference import prediction, reading, results, work_list
 from cancernet.inference.prediction import ItemPredictions, ItemScores
-from cancernet.models.architectures import ENCODER
+from cancernet.models.architectures import list_architectures
 from cancernet.reporting import illustration
 from cancernet.reporting.plots import COLOURS, GREY, ORANGE
 from cancernet.run import Run, load_run, name_class
@@ -73,7 +73,7 @@ def open_run(folder: Path) -> Run:
 
 def has_grad_cam(run: Run) -> bool:
     """Return whether Grad-CAM can explain the model: transformers have no convolutional feature maps."""
-    return run.settings.experiment.model != ENCODER
+    return all(architecture.has_maps for architecture in list_architectures(run.settings.experiment.model))
 
 
 def answer_uploads(

@@ -1,6 +1,8 @@
 """One run: its plan, its training and decision, and its report. Training, cross-validation and search share this."""
 
 import dataclasses
+import functools
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +17,13 @@ from cancernet.data import dataset, splits, tiles
 from cancernet.data.dataset import Dataset, Patch, open_dataset
 from cancernet.evaluation import decision, smoothing
 from cancernet.evaluation.predictions import Scores
-from cancernet.models.architectures import list_kinds
+from cancernet.models.architectures import split_by_architecture
 from cancernet.training.experiments import fit_to_grey
 
 if TYPE_CHECKING:
     from cancernet.reporting.content import Report
     from cancernet.run import Run, Settings
-    from cancernet.training.ensembles import Fitted, Material
+    from cancernet.training.ensembles import FittedEnsemble, TrainingData
 
 LEAST_VALIDATION_PATIENTS = 10  # with fewer, the decision depends mostly on who they are: see docs/recipes.md
 
@@ -46,7 +48,7 @@ class FittedRun(NamedTuple):
     """A run that is trained and has its decision, but is not saved yet."""
 
     run: "Run"
-    fitted: "Fitted"
+    fitted: "FittedEnsemble"
     left_out: list[Patch]  # patches that the ensemble members left out, in the order of their scores
     class_weights: dict[str, float]
 
@@ -98,7 +100,7 @@ def check_members(plan: Plan, folds: Sequence[Sequence[Patch]], members: int) ->
         splits.split_members(patches, members, by_patient=plan.by_patient, seed=plan.experiment.seed)
 
 
-def open_data(plan: Plan, work: Path) -> "Material":
+def open_data(plan: Plan, work: Path) -> "TrainingData":
     """Load TensorFlow, and open the images of all splits and the place of their features.
 
     Args:
@@ -110,22 +112,21 @@ def open_data(plan: Plan, work: Path) -> "Material":
 
     from cancernet import run
     from cancernet.training import feature_cache, given_features, pipeline
-    from cancernet.training.ensembles import Material
+    from cancernet.training.ensembles import TrainingData
 
     options, patches = plan.options, plan.dataset.patches
     classes = dataset.list_classes(patches)
     labels = np.array([classes.index(patch.label) for patch in patches])
-    is_read_once = all(kind.strategy == "frozen" for kind in list_kinds(plan.experiment))
+    is_read_once = all(kind.strategy == "frozen" for kind in split_by_architecture(plan.experiment))
     limit = 0 if is_read_once else int(options.cache_limit * 2**30) if options.cache_limit else None
     images = pipeline.open_store(options.dataset, patches, plan.experiment, cache_limit=limit)
-    place = feature_cache.Place(
-        feature_cache.name_folder(options.dataset), work / run.FEATURES, plan.dataset.manifest_sha256
-    )
-    given = given_features.open_given(options.features, patches, place.otherwise) if options.features else None
-    return Material(images, labels, {}, place, given)
+    folder = feature_cache.name_cache_folder(options.dataset)
+    cache = feature_cache.FeatureCache(folder, work / run.FEATURES, plan.dataset.manifest_sha256)
+    given = given_features.import_features(options.features, patches, cache.fallback) if options.features else None
+    return TrainingData(images, labels, np.ones(len(classes)), cache, given)
 
 
-def fit_run(plan: Plan, data: "Material", patches: Sequence[Patch], folder: Path) -> FittedRun:
+def fit_run(plan: Plan, data: "TrainingData", patches: Sequence[Patch], folder: Path) -> FittedRun:
     """Train on the training split, and fit calibration, threshold and smoothing on images that were left out.
 
     Args:
@@ -135,8 +136,9 @@ def fit_run(plan: Plan, data: "Material", patches: Sequence[Patch], folder: Path
     """
     from cancernet.explain import out_of_distribution
     from cancernet.run import Run
-    from cancernet.training import epochs, pipeline
-    from cancernet.training.ensembles import fit_members
+    from cancernet.training.checkpoints import Workspace
+    from cancernet.training.ensembles import fit_ensemble
+    from cancernet.training.fitting import compute_class_weights
 
     experiment, by_patient = plan.experiment, plan.by_patient
     settings = describe_settings(plan, patches)
@@ -146,12 +148,11 @@ def fit_run(plan: Plan, data: "Material", patches: Sequence[Patch], folder: Path
     if len(members) == 1 and experiment.strategy in ("frozen", "two-phase"):
         parts = splits.split_training(patches, by_patient=by_patient, seed=experiment.seed)
     trained_on = np.unique(np.concatenate([member.training for member in members]))
-    weights = epochs.class_weights(data.labels[trained_on], len(classes), experiment.class_weight)
+    weights = compute_class_weights(data.labels[trained_on], len(classes), experiment.class_weight)
     announce(plan, settings, len(trained_on))
-    with pipeline.naming_bad_files(data.images):
-        fitted = fit_members(
-            experiment, data._replace(weights=weights, parts=parts), members, describe_training(settings), folder
-        )
+    fingerprint = json.dumps(describe_training(settings), sort_keys=True)
+    workspace = Workspace(folder, fingerprint, functools.partial(print, flush=True))
+    fitted = fit_ensemble(experiment, data._replace(class_weights=weights, head_folds=parts), members, workspace)
     left_out = [patches[row] for member in members for row in member.validation]
     fixed = smoothing.fit_on_validation(
         Scores(left_out, fitted.left_out),
@@ -162,14 +163,14 @@ def fit_run(plan: Plan, data: "Material", patches: Sequence[Patch], folder: Path
         log_class_weight=log_weight_of_positive(plan.positive, classes, weights),
     )
     groups = np.array(splits.list_groups(patches, by_patient=by_patient))
-    values = [(values, groups[rows]) for rows, values in fitted.seen_apart]
+    values = [(values, groups[rows]) for rows, values in fitted.held_out]
     detector = out_of_distribution.fit_familiar(values, channels=experiment.channels)
     settings = dataclasses.replace(settings, training_precision=fitted.training.precision)
-    class_weights = {name: weights[index] for index, name in enumerate(classes)}
+    class_weights = {name: float(weights[index]) for index, name in enumerate(classes)}
     return FittedRun(Run(fitted.model, fixed, settings, folder, detector), fitted, left_out, class_weights)
 
 
-def report_run(plan: Plan, finished: FittedRun, data: "Material", patches: Sequence[Patch]) -> "Report | None":
+def report_run(plan: Plan, finished: FittedRun, data: "TrainingData", patches: Sequence[Patch]) -> "Report | None":
     """Evaluate a fitted run on the testing split, save it and write its report; of several processes only the first.
 
     Without a testing split the report is of the validation split, and says so.
@@ -179,21 +180,22 @@ def report_run(plan: Plan, finished: FittedRun, data: "Material", patches: Seque
     """
     from cancernet.reporting import content, illustration, report
     from cancernet.run import save_run
-    from cancernet.training import distribution, epochs, pipeline
+    from cancernet.training import distribution
+    from cancernet.training.results import summarize
 
     run, fitted, left_out, class_weights = finished
     testing = np.flatnonzero([patch.split == "testing" for patch in patches])
-    with pipeline.naming_bad_files(data.images):
-        scores = fitted.score(testing) if len(testing) else None
+    scores = fitted.score(testing) if len(testing) else None
     if not distribution.is_first():
         return None
+    training = dataclasses.asdict(summarize(fitted.training, str(run.settings.hardware["device"])))
     subject = content.Subject(
         plan.name,
         "validation" if scores is None else "testing",
         content.describe_data(patches, plan.dataset.summary),
         made={
             "class_weights": class_weights,
-            "training": epochs.describe(fitted.training, run.settings.hardware["device"]),
+            "training": {name: value for name, value in training.items() if value is not None},
             "settings": content.flatten(describe_training(run.settings)),
         },
         chose_model=scores is None,
@@ -234,7 +236,7 @@ def announce(plan: Plan, settings: "Settings", images: int) -> None:
         )
 
 
-def log_weight_of_positive(positive: str | None, classes: Sequence[str], weights: dict[int, float]) -> float:
+def log_weight_of_positive(positive: str | None, classes: Sequence[str], weights: np.ndarray) -> float:
     """Return log(training weight of the positive class / that of the negative class); 0 for more than two classes."""
     if positive is None:
         return 0.0

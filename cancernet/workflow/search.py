@@ -21,7 +21,7 @@ from annotated_types import Ge
 
 from cancernet import InputError
 from cancernet.config import RUNS, Experiment, Range, TrainingOptions, option
-from cancernet.models.architectures import check_architecture, list_kinds
+from cancernet.models.architectures import check_architecture, split_by_architecture
 from cancernet.storage import FolderKind, check_replaceable
 from cancernet.training import experiments, search_space
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cancernet.data.dataset import Patch
     from cancernet.evaluation.predictions import Predictions
     from cancernet.reporting.search import Outcome, TrialRow
-    from cancernet.training.ensembles import Material
+    from cancernet.training.ensembles import TrainingData
     from cancernet.training.search import Search
     from cancernet.workflow.fit import Plan
 
@@ -128,7 +128,7 @@ def choose_space(options: SearchOptions, base: Experiment) -> dict[str, Range]:
     for name, tried in space.items():
         for value in tried.ends:
             changed = search_space.apply_settings(base, {name: value})
-            for kind in list_kinds(changed):
+            for kind in split_by_architecture(changed):
                 check_architecture(kind)
             experiments.check_settings_apply(changed, base, options.settings)
     return search_space.widen_to(space, base)
@@ -173,7 +173,7 @@ class Trainer:
         output: folder of the search.
         """
         self.plan, self.patches, self.folds, self.output = plan, plan.dataset.patches, folds, output
-        self._data: dict[int, Material] = {}  # by image size: its images are decoded once
+        self._data: dict[int, TrainingData] = {}  # by image size: its images are decoded once
 
     def describe(self) -> str:
         """What trials are evaluated on."""
@@ -234,16 +234,13 @@ class Trainer:
 
         from cancernet.evaluation.predictions import Scores
         from cancernet.evaluation.smoothing import predict_scores
-        from cancernet.training import pipeline
 
         run, fitted, _, _ = fit_run(plan, data, patches, work)
         rows = np.flatnonzero([patch.split == "testing" for patch in patches])
         left_out = [patches[row] for row in rows]
-        with pipeline.naming_bad_files(data.images):
-            scores = fitted.score(rows)
-        return predict_scores(run.decision, Scores(left_out, scores))
+        return predict_scores(run.decision, Scores(left_out, fitted.score(rows)))
 
-    def _open(self, plan: "Plan") -> "Material":
+    def _open(self, plan: "Plan") -> "TrainingData":
         size = plan.experiment.image_size
         if size not in self._data:
             from cancernet.training import feature_cache
@@ -252,11 +249,11 @@ class Trainer:
             data = open_data(plan, self.output)
             logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of every new network
             # Features of all but test patients are a set of their own: those of a training include test patients.
-            place = data.place._replace(
-                folder=feature_cache.name_folder(Path(f"{plan.dataset.folder}.without_testing")),
+            cache = data.cache._replace(
+                folder=feature_cache.name_cache_folder(Path(f"{plan.dataset.folder}.without_testing")),
                 manifest_sha256=f"{plan.dataset.manifest_sha256} without testing",
             )
-            self._data[size] = data._replace(place=place)
+            self._data[size] = data._replace(cache=cache)
         return self._data[size]
 
 

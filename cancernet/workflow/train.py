@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cancernet.config import RUNS, TrainingOptions
-from cancernet.models.architectures import MODELS
+from cancernet.models.architectures import list_model_names
 from cancernet.training.experiments import choose_experiment
 
 if TYPE_CHECKING:
     from cancernet.reporting.content import Report
     from cancernet.workflow.fit import Plan
 
-EPILOG = f"architectures: {', '.join(MODELS)}"  # of --help
+EPILOG = f"architectures: {', '.join(list_model_names())}"  # of --help
 
 
 class Trained(NamedTuple):

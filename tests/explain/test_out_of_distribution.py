@@ -34,7 +34,7 @@ def make_transfer_model(extractor=None):
 
 
 def learn(network, images, patients=None, views="one"):
-    described = out_of_distribution.average_over_views(image_features.describe_images(network), views)
+    described = out_of_distribution.average_over_views(image_features.add_image_features(network), views)
     values = described.predict(images, verbose=0)[1:]
     patients = np.arange(len(images)) // 6 if patients is None else patients
     return out_of_distribution.fit_familiar([(each, patients) for each in values], channels=3)
@@ -54,7 +54,7 @@ def familiar(network):
 def test_colours_are_means_deviations_and_hues():
     image = np.zeros((1, 2, 2, 3), np.uint8)
     image[0, 0] = (255, 0, 0)  # two of four pixels red, two black
-    colours = image_features.describe_colours((2, 2, 3)).predict(image, verbose=0)
+    colours = image_features.build_colour_statistics((2, 2, 3)).predict(image, verbose=0)
     np.testing.assert_allclose(colours, [[0.5, 0, 0, 0.5, 0, 0, 1 / 3, 1 / 6, 1 / 6]], atol=1e-6)
 
 
@@ -91,10 +91,12 @@ def test_too_few_images_or_one_patient_make_none(network, images, patients):
 def test_members_are_each_measured_and_the_mean_is_told():
     networks = [make_network(f"n{number}") for number in range(2)]
     model, images = join_members(networks), paint(PINK)
-    output, *values = image_features.describe_images(model).predict(images, verbose=0)
+    output, *values = image_features.add_image_features(model).predict(images, verbose=0)
     np.testing.assert_allclose(output, model.predict(images, verbose=0), atol=1e-6)
     for own, each in zip(networks, values, strict=True):
-        np.testing.assert_allclose(each, image_features.describe_images(own).predict(images, verbose=0)[1], atol=1e-6)
+        np.testing.assert_allclose(
+            each, image_features.add_image_features(own).predict(images, verbose=0)[1], atol=1e-6
+        )
     familiar = learn(model, images)
     told = out_of_distribution.watch(model, familiar, "one").predict(images, verbose=0)[1]
     alone = [
@@ -108,10 +110,10 @@ def test_a_backbone_is_known_by_its_extractor_also_beside_another_network():
     transfer = make_transfer_model()
     images = paint(PINK, 8)
     features = split_model(transfer)[0].predict(images, verbose=0)
-    colours = image_features.describe_colours((16, 16, 3)).predict(images, verbose=0)
-    values = image_features.describe_images(transfer).predict(images, verbose=0)[1]
+    colours = image_features.build_colour_statistics((16, 16, 3)).predict(images, verbose=0)
+    values = image_features.add_image_features(transfer).predict(images, verbose=0)[1]
     np.testing.assert_allclose(values, np.hstack([colours, features]), atol=1e-6)
-    both = image_features.describe_images(join_members([make_network(), transfer])).predict(images, verbose=0)
+    both = image_features.add_image_features(join_members([make_network(), transfer])).predict(images, verbose=0)
     np.testing.assert_allclose(both[2], values, atol=1e-6)
 
 
@@ -126,7 +128,7 @@ def test_spreads_of_another_network_are_refused(network, familiar):
 
 
 def test_at_most_some_rows_are_taken(monkeypatch):
-    monkeypatch.setattr(image_features, "MOST_IMAGES", 3)
-    assert image_features.take_some(np.arange(8)).tolist() == [0, 3, 6]
-    assert image_features.take_some(np.arange(3)).tolist() == [0, 1, 2]
-    assert image_features.take_some(np.arange(0)).tolist() == []
+    monkeypatch.setattr(image_features, "MAX_IMAGES", 3)
+    assert image_features.thin_out(np.arange(8)).tolist() == [0, 3, 6]
+    assert image_features.thin_out(np.arange(3)).tolist() == [0, 1, 2]
+    assert image_features.thin_out(np.arange(0)).tolist() == []

@@ -1,9 +1,9 @@
 """The networks: their size, what is inside them, what training changes, and which weights they take."""
 
-import io
+import dataclasses
 import subprocess
 import sys
-import urllib.error
+from pathlib import Path
 
 import h5py
 import keras
@@ -13,17 +13,25 @@ from conftest import ROOT, SHARED
 
 from cancernet import InputError
 from cancernet.config import Experiment
-from cancernet.models import transfer, weights
-from cancernet.models.architectures import MODELS, build_model, check_architecture
+from cancernet.models import transfer
+from cancernet.models.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    build_model,
+    check_architecture,
+    list_architectures,
+    list_model_names,
+    split_by_architecture,
+)
 from cancernet.models.cancernet import CancerNet
 from cancernet.models.simple_cnn import build_simple_cnn
 from cancernet.models.structure import has_backbone, split_model
 
 DENSENET121 = SHARED / "weights" / "densenet121_imagenet_notop.weights.h5"
-SLOW = set(MODELS) - {"cancernet", "simple_cnn", "mobilenetv3small"}
+SLOW = set(list_model_names()) - {"cancernet", "simple_cnn", "mobilenetv3small"}
 SIZES = {"cancernet": 16, "simple_cnn": 24}  # pixels; the backbones at 32
-EVERY_MODEL = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS]
-BACKBONES = [name for name in MODELS if MODELS[name].family == "transfer"]
+EVERY_MODEL = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in list_model_names()]
+BACKBONES = [name for name in list_model_names() if ARCHITECTURES[name].is_backbone]
 EVERY_BACKBONE = [pytest.param(name, marks=pytest.mark.slow if "densenet" in name else ()) for name in BACKBONES]
 NORMALISATION = {"gamma", "beta", "moving_mean", "moving_variance"}
 PREPROCESS_INPUT = {
@@ -36,7 +44,7 @@ PREPROCESS_INPUT = {
 
 
 def experiment(name, **settings):
-    defaults = {"image_size": SIZES.get(name, 32), "channels": MODELS[name].channels}
+    defaults = {"image_size": SIZES.get(name, 32), "channels": ARCHITECTURES[name].channels}
     return Experiment(model=name, **(defaults | settings))
 
 
@@ -75,8 +83,10 @@ def build_lively(name, classes):
 
 def backbone_of(model):
     """The backbone alone, as keras.applications builds it, at random."""
-    architecture = MODELS[model]
-    return getattr(keras.applications, architecture.backbone)(include_top=False, weights=None, input_shape=(32, 32, 3))
+    architecture = ARCHITECTURES[model]
+    return getattr(keras.applications, architecture.constructor)(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    )
 
 
 @pytest.fixture
@@ -116,7 +126,7 @@ class TestSize:
 
     @pytest.mark.parametrize("name", ["cancernet", "simple_cnn", "mobilenetv3small"])
     def test_the_smallest_image_is_taken(self, name):
-        model = build_model(experiment(name, image_size=MODELS[name].smallest_image_size), 2)
+        model = build_model(experiment(name, image_size=ARCHITECTURES[name].smallest_image_size), 2)
         assert answer(model, random_images(model)).shape == (4, 2)
 
 
@@ -164,7 +174,7 @@ class TestPreprocessing:
         extractor, _ = split_model(build_model(experiment(name), 2))
         reference = backbone_of(name)
         reference.set_weights(extractor.get_weights())
-        stages = [*(reference.get_layer(stage).output for stage in MODELS[name].stages), reference.output]
+        stages = [*(reference.get_layer(stage).output for stage in ARCHITECTURES[name].stages), reference.output]
         images = random_images(extractor)
         assert [len(images[0]) // stage.shape[1] for stage in stages] == [4, 8, 16, 32]
 
@@ -186,7 +196,7 @@ class TestPreprocessing:
         assert model.weights == []
 
     def test_unknown(self):
-        with pytest.raises(ValueError, match="Preprocessing is caffe, torch or included; got tf"):
+        with pytest.raises(ValueError, match="Preprocessing must be caffe, torch or included; got tf"):
             transfer.preprocess(keras.Input((8, 8, 3)), "tf")
 
 
@@ -231,7 +241,7 @@ class TestTrainable:
 
     def test_only_transfer_models_have_two_parts(self):
         model = build_model(experiment("cancernet"), 2)
-        with pytest.raises(ValueError, match="cancernet is not made of an extractor and a head"):
+        with pytest.raises(ValueError, match="cancernet has no extractor and head"):
             split_model(model)
 
 
@@ -239,7 +249,7 @@ class TestBadSettings:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"model": "resnet5"}, "No model is called resnet5. Choose one of cancernet, simple_cnn, resnet50, "),
+            ({"model": "resnet5"}, "Unknown model resnet5. Choose one of cancernet, simple_cnn, resnet50, "),
             ({"model": "cancernet", "image_size": 7}, "cancernet takes images of at least 8 pixels; got 7"),
             ({"model": "simple_cnn", "image_size": 21}, "at least 22 pixels; got 21. Use --image-size 128"),
             ({"model": "resnet50", "image_size": 31}, "resnet50 takes images of at least 32 pixels; got 31"),
@@ -273,8 +283,8 @@ class TestWeightsFile:
         backbone_of("mobilenetv3small").save_weights(tmp_path / "small.weights.h5")
         with pytest.raises(
             InputError,
-            match=r"small\.weights\.h5 is of another network: it holds 206 arrays, where the network has 318\. Give a "
-            r"file of the weights of keras\.applications\.ResNet50 without its top",
+            match=r"small\.weights\.h5 belongs to another network: it contains 206 arrays, the network has 318\. Give"
+            r" a file of the weights of keras\.applications\.ResNet50 without its top",
         ):
             build_model(experiment("resnet50", weights=str(tmp_path / "small.weights.h5")), 2)
 
@@ -283,7 +293,7 @@ class TestWeightsFile:
             include_top=False, weights=None, input_shape=(32, 32, 3), alpha=0.75
         )
         narrow.save_weights(tmp_path / "narrow.weights.h5")
-        with pytest.raises(InputError, match=r"it holds \d+ arrays of shape \(.*\), where the network has \d+"):
+        with pytest.raises(InputError, match=r"it contains \d+ arrays of shape \(.*\), the network has \d+"):
             build_model(experiment("mobilenetv3small", weights=str(tmp_path / "narrow.weights.h5")), 2)
 
     def test_with_a_layer_under_another_name(self, tmp_path):
@@ -321,68 +331,96 @@ class TestWeightsFile:
         with h5py.File(DENSENET121, "r") as content:
             kernel = content["layers/conv2d/vars/0"][()]
         np.testing.assert_array_equal(extractor.get_layer("conv1_conv").get_weights()[0], kernel)
-        with pytest.raises(InputError, match="it holds 604 arrays, where the network has 318"):
+        with pytest.raises(InputError, match="it contains 604 arrays, the network has 318"):
             build_model(experiment("resnet50", weights=str(DENSENET121)), 2)
 
 
-class FakeResponse(io.BytesIO):
-    def __init__(self, content, announced):
-        super().__init__(content)
-        self.headers = {"Content-Length": str(announced)}
-
-
 class TestImagenetWeights:
-    @pytest.fixture(autouse=True)
-    def keras_folder(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-        return tmp_path / "models"
-
     @pytest.mark.parametrize("name", EVERY_BACKBONE)
-    def test_table_names_what_keras_would_fetch(self, name, monkeypatch):
-        asked = []
+    def test_keras_downloads_them_and_checks_their_hash(self, name, monkeypatch, tmp_path):
+        requested = []
 
-        def stop(fname, origin, **_):
-            asked.append((fname, origin))
-            raise InterruptedError
+        def fetch(fname, origin, **options):
+            requested.append(fname)
+            assert origin.startswith("https://storage.googleapis.com/tensorflow/keras-applications/")
+            assert len(options["file_hash"]) in (32, 64)  # md5 or SHA-256: a partial download is refused
+            backbone_of(name).save(tmp_path / "published.h5")
+            return str(tmp_path / "published.h5")
 
-        monkeypatch.setattr("keras.src.utils.file_utils.get_file", stop)
-        with pytest.raises(InterruptedError):
-            getattr(keras.applications, MODELS[name].backbone)(include_top=False, input_shape=(224, 224, 3))
-        address = weights.APPLICATIONS + MODELS[name].imagenet
-        assert asked == [(address.rpartition("/")[2], address)]
+        monkeypatch.setattr("keras.src.utils.file_utils.get_file", fetch)
+        extractor, _ = split_model(build_model(experiment(name, weights="imagenet"), 2))
+        assert len(requested) == 1
+        assert "top" in requested[0]
+        published = keras.models.load_model(tmp_path / "published.h5", compile=False)
+        for found, wanted in zip(extractor.get_weights(), published.get_weights(), strict=True):
+            np.testing.assert_array_equal(found, wanted)
 
-    @pytest.mark.parametrize(
-        ("failure", "reason"),
-        [(urllib.error.URLError("no route to host"), "no route to host"), (TimeoutError(), "TimeoutError")],
-    )
-    def test_without_a_network(self, failure, reason, keras_folder, monkeypatch):
+    @pytest.mark.parametrize("failure", [Exception("URL fetch failure on https://x: no route\n"), TimeoutError()])
+    def test_without_a_network_one_line_says_what_to_do(self, failure, monkeypatch):
         def fail(*_, **__):
             raise failure
 
-        monkeypatch.setattr("urllib.request.urlopen", fail)
-        with pytest.raises(InputError, match=f"the ImageNet weights of ResNet50 .*{reason}.* put it at ") as caught:
+        monkeypatch.setattr("keras.src.utils.file_utils.get_file", fail)
+        reason = str(failure).strip() or "TimeoutError"
+        with pytest.raises(
+            InputError,
+            match=rf"Cannot download the ImageNet weights of ResNet50 \({reason}\)\. .* give the file with --weights F",
+        ) as caught:
             build_model(experiment("resnet50", weights="imagenet"), 2)
-        assert f"{keras_folder}/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5, or give it" in str(caught.value)
         assert "\n" not in str(caught.value)
-        assert list(keras_folder.iterdir()) == []
 
-    def test_cut_short(self, keras_folder, monkeypatch):
-        monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: FakeResponse(b"half", 8))
-        with pytest.raises(InputError, match="got 4 of 8 bytes"):
-            weights.find_imagenet_weights(MODELS["resnet50"])
-        assert list(keras_folder.iterdir()) == []
+    def test_a_partial_download_is_refused(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path))
 
-    def test_fetched_once(self, keras_folder, monkeypatch):
-        monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: FakeResponse(b"whole", 5))
-        file = weights.find_imagenet_weights(MODELS["resnet50"])
-        assert file == keras_folder / "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
-        assert list(keras_folder.iterdir()) == [file]
-        monkeypatch.setattr("urllib.request.urlopen", None)
-        assert weights.find_imagenet_weights(MODELS["resnet50"]).read_bytes() == b"whole"
+        def write_half(_, target, *__):
+            Path(target).write_bytes(b"half")
 
-    def test_from_the_cache_into_the_model(self, keras_folder):
-        keras_folder.mkdir()
-        backbone = backbone_of("mobilenetv3small")
-        backbone.save(keras_folder / MODELS["mobilenetv3small"].imagenet.rpartition("/")[2])
-        extractor, _ = split_model(build_model(experiment("mobilenetv3small", weights="imagenet"), 2))
-        np.testing.assert_array_equal(extractor.get_weights()[0], backbone.get_weights()[0])
+        monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", write_half)
+        for _ in range(2):  # a file that is there already is no better
+            with pytest.raises(InputError, match=r"Cannot download .* \(Incomplete or corrupted file detected"):
+                build_model(experiment("mobilenetv3small", weights="imagenet"), 2)
+
+
+class TestCapabilities:
+    def test_a_new_backbone_is_one_entry(self, monkeypatch):
+        def make_tiny(include_top, weights, input_tensor):
+            assert not include_top
+            assert weights is None
+            maps = keras.layers.Conv2D(3, 3, strides=2, name="first", activation="relu")(input_tensor)
+            return keras.Model(input_tensor, keras.layers.Conv2D(5, 3, strides=2, activation="relu")(maps))
+
+        monkeypatch.setattr(keras.applications, "Tiny", make_tiny, raising=False)
+        entry = Architecture(
+            constructor="Tiny", image_size=16, smallest_image_size=8, stages=("first",), preprocessing="torch"
+        )
+        monkeypatch.setitem(ARCHITECTURES, "tiny", entry)
+        assert "tiny" in list_model_names()
+        model = build_model(experiment("tiny", image_size=16, strategy="frozen"), 2)
+        assert answer(model, random_images(model)).shape == (4, 2)
+        assert split_model(model)[0].output_shape == (None, 3 + 5)
+        with pytest.raises(InputError, match="tiny takes images of at least 8 pixels; got 7. Use --image-size 16"):
+            check_architecture(experiment("tiny", image_size=7))
+
+    def test_models_that_other_options_choose_are_not_models_to_name(self):
+        assert set(ARCHITECTURES) - set(list_model_names()) == {"encoder", "features"}
+
+    @pytest.mark.parametrize("name", ["cancernet", "simple_cnn"])
+    def test_a_network_without_a_backbone_is_trained_from_scratch(self, name):
+        for strategy in ("frozen", "finetune", "two-phase"):
+            with pytest.raises(InputError, match=f"{name} does not support --strategy {strategy}. Leave"):
+                check_architecture(experiment(name, strategy=strategy))
+
+    def test_features_are_no_images(self):
+        with pytest.raises(InputError, match="features takes no images; --features gives what it is trained on"):
+            build_model(Experiment(model="features", strategy="frozen"), 2)
+
+    def test_joined_models_are_split_and_one_from_scratch_keeps_its_own_size(self):
+        joined = Experiment(model="cancernet+resnet50", image_size=96, strategy="frozen", weights="imagenet")
+        scratch, backbone = split_by_architecture(joined)
+        assert backbone == dataclasses.replace(joined, model="resnet50")
+        assert scratch == dataclasses.replace(joined, model="cancernet", image_size=48, strategy="all", weights="none")
+        assert split_by_architecture(backbone) == [backbone]
+
+    def test_the_capabilities_of_a_run_are_those_of_its_known_architectures(self):
+        assert [each.has_maps for each in list_architectures("cancernet+encoder")] == [True, False]
+        assert list_architectures("a_later_version's") == []

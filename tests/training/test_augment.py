@@ -280,7 +280,7 @@ def test_the_same_eagerly_and_in_tf_data_with_a_batch_of_any_size(images, augmen
 
 def test_the_graph_gives_the_same_fused_and_not(images, monkeypatch):
     fused = change(images, EVERYTHING)
-    monkeypatch.setattr(augment, "_FUSED", not augment._FUSED)
+    monkeypatch.setattr(augment, "_USE_XLA", not augment._USE_XLA)
     augment._augmenter.cache_clear()
     try:
         np.testing.assert_allclose(change(images, EVERYTHING), fused, atol=0.05)
@@ -302,7 +302,7 @@ def test_grey_images_are_warped_but_have_no_stains(images):
         ((2, 4, 5, 3), Augmentation(), r"must be \[n, side, side, channels\], not \(2, 4, 5, 3\)"),
         ((4, 4, 3), Augmentation(), r"must be \[n, side, side, channels\], not \(4, 4, 3\)"),
         ((2, 4, 4, 3), Augmentation(shift=-0.1), r"Augmentation shift must be 0 or more, not -0\.1"),
-        ((2, 4, 4, 3), Augmentation(zoom=1.0), r"zoom is a share of the side below 1, not 1\.0"),
+        ((2, 4, 4, 3), Augmentation(zoom=1.0), r"zoom must be below 1, not 1\.0"),
     ],
 )
 def test_what_cannot_be_augmented_is_said(shape, augmentation, message):

@@ -16,7 +16,7 @@ from cancernet import InputError
 from cancernet.config import Augmentation, Experiment
 from cancernet.data.images import ImageStore
 from cancernet.data.sample import write_sample
-from cancernet.training import distribution, epochs, fitting, pipeline
+from cancernet.training import distribution, fitting, pipeline
 
 CHANGED = Experiment(
     epochs=1, batch_size=4, image_size=8, augmentation=Augmentation(shift=0.2, horizontal_flip=True, stain_jitter=0.1)
@@ -82,16 +82,16 @@ def test_each_scores_equally_many_rows(monkeypatch):
 
 
 def test_rows_that_fill_up_do_not_count_as_right():
-    accuracy = epochs.FilledAccuracy()
+    accuracy = fitting.FilledAccuracy()
     sure = np.eye(2)[[0, 1, 0, 0]]
     accuracy.update_state(np.eye(2)[[0, 0, 1, 0]], sure, sample_weight=np.array([3.0, 1, 1, 0]))
     assert float(accuracy.result()) == pytest.approx(1 / 3)
 
 
-def test_a_batch_must_go_evenly_into_the_devices(monkeypatch, tmp_path):
+def test_a_batch_must_go_evenly_into_the_devices(monkeypatch):
     monkeypatch.setattr(distribution, "count_devices", lambda: 3)
-    with pytest.raises(InputError, match="A batch of 4 images cannot be shared evenly by 3 devices"):
-        fitting.fit_network(None, CHANGED, {}, {}, {}, tmp_path)
+    with pytest.raises(InputError, match="3 devices cannot share a batch of 4 images evenly"):
+        fitting.fit_network(None, CHANGED, None, None, np.ones(2), None)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="on JAX it joins")
@@ -100,20 +100,20 @@ def test_tensorflow_is_refused():
         pass
 
 
-# Keeps the weights of each process, saves one checkpoint within the second epoch, and makes no report.
+# Keeps the weights of each process, and saves one checkpoint within the second epoch.
 PROGRAM = textwrap.dedent("""
     import os, signal, sys, time
     import numpy as np
     import train_model
-    from cancernet.cli import run_script
-    from cancernet.training import checkpoints, epochs
+    from cancernet.cli import run_command
+    from cancernet.training import checkpoints, ensembles
 
     name, killed = sys.argv.pop(1), sys.argv.pop(1) == "killed"
-    fit_model, begin = epochs.fit_model, checkpoints.Recorder.on_train_batch_begin
+    fit_network, begin = ensembles.fit_network, checkpoints.Recorder.on_train_batch_begin
 
     def fit_and_keep(model, *given, **named):
         np.savez(f"{name}_start", *model.get_weights())
-        trained = fit_model(model, *given, **named)
+        trained = fit_network(model, *given, **named)
         np.savez(name, *model.get_weights())
         return trained
 
@@ -122,15 +122,14 @@ PROGRAM = textwrap.dedent("""
         if (len(self.epochs), batch) == (1, 2):
             self.save(step=self.first_step + batch)
         if killed and (len(self.epochs), batch) == (1, 3):
-            while not self.folder.exists():  # the first process writes it, and may be behind
+            while not self.workspace.folder.exists():  # the first process writes it, and may be behind
                 time.sleep(0.1)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    checkpoints._SECONDS_BETWEEN_CHECKPOINTS = checkpoints._MOST_SECONDS_BETWEEN = 1e9  # no other checkpoint
+    checkpoints._SECONDS_BETWEEN_CHECKPOINTS = checkpoints._MAX_SECONDS_BETWEEN = 1e9  # no other checkpoint
     checkpoints.Recorder.on_train_batch_begin = begin_or_die
-    epochs.fit_model = fit_and_keep
-    train_model.write_report = lambda *given: (given[1].folder / "report.json").write_text("{}") and ""
-    run_script(train_model.main)
+    ensembles.fit_network = fit_and_keep
+    run_command(train_model.main)
 """)
 # At the recipe's rate of 0.01 rounding grows tenfold a step at first, also where only the start differs by rounding.
 OPTIONS = {"--image-size": 24, "--epochs": 2, "--batch-size": 32, "--views": "one", "--learning-rate": 1e-5}

@@ -12,14 +12,15 @@ from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
 from cancernet.data.splits import Fold
 from cancernet.models import image_features
-from cancernet.models.architectures import MODELS
+from cancernet.models.architectures import ARCHITECTURES
 from cancernet.models.head import build_head
 from cancernet.models.joining import join_members
 from cancernet.models.structure import has_backbone, split_model
 from cancernet.models.test_time_augmentation import average_over_views
 from cancernet.training import ensembles, feature_cache, scoring
-from cancernet.training.ensembles import Material, find_temperature, fit_members
-from cancernet.training.feature_cache import Place
+from cancernet.training.checkpoints import Workspace
+from cancernet.training.ensembles import TrainingData, fit_ensemble, fit_temperature
+from cancernet.training.feature_cache import FeatureCache
 
 SIDE = 8
 LABELS = np.arange(24) % 2
@@ -36,10 +37,11 @@ class ArrayStore(ImageStore):
         self._images[:], self._ready[:] = images, True
 
 
-def make_material(folder):
+def make_data(folder):
     dark = np.random.default_rng(2).integers(0, 120, (24, SIDE, SIDE, 3))
     images = (dark + 100 * LABELS[:, None, None, None]).astype(np.uint8)
-    return Material(ArrayStore(images), LABELS, {0: 1.0, 1: 1.0}, Place(folder / "d.features", folder, "ab"))
+    cache = FeatureCache(folder / "d.features", folder, "ab")
+    return TrainingData(ArrayStore(images), LABELS, np.ones(2), cache)
 
 
 def make_network(experiment, classes):
@@ -65,19 +67,21 @@ def make_network(experiment, classes):
 @pytest.fixture
 def fit(tmp_path, monkeypatch):
     monkeypatch.setattr(ensembles, "build_model", make_network)
-    monkeypatch.setitem(MODELS, "cancernet", dataclasses.replace(MODELS["cancernet"], image_size=SIDE))
+    monkeypatch.setitem(ARCHITECTURES, "cancernet", dataclasses.replace(ARCHITECTURES["cancernet"], image_size=SIDE))
 
-    def run(dealt=MEMBERS, **changes):
+    def run(members=MEMBERS, **changes):
         experiment = Experiment(model="densenet121", strategy="frozen", image_size=SIDE, epochs=2, views="mirror")
         experiment = dataclasses.replace(experiment, **changes)
-        material = make_material(tmp_path)
-        return fit_members(experiment, material, dealt, {"seed": 42}, tmp_path), material
+        data, said = make_data(tmp_path), []
+        fitted = fit_ensemble(experiment, data, members, Workspace(tmp_path, "seed 42", said.append))
+        assert said
+        return fitted, data
 
     return run
 
 
 def test_a_frozen_backbone_stays_and_its_members_are_one_head(fit):
-    fitted, material = fit()
+    fitted, data = fit()
     assert has_backbone(fitted.model)
     assert fitted.model.count_params() == make_network(Experiment(model="densenet121"), 2).count_params()
     keras.utils.set_random_seed(42)
@@ -86,13 +90,13 @@ def test_a_frozen_backbone_stays_and_its_members_are_one_head(fit):
         np.testing.assert_array_equal(before, after)
     assert fitted.training.history == {}
     assert fitted.training.strength is not None
-    (folder,) = material.place.folder.iterdir()
+    (folder,) = data.cache.folder.iterdir()
     assert np.load(folder / "features.npy").shape == (24, 2, 4)
 
 
 def test_scores_from_features_are_those_of_the_images(fit):
-    fitted, material = fit()
-    of_images = scoring.predict_scores(fitted.model, material.images.select(TESTING), views="mirror")
+    fitted, data = fit()
+    of_images = scoring.predict_scores(fitted.model, data.images.select(TESTING), views="mirror")
     np.testing.assert_allclose(fitted.score(TESTING), of_images, atol=1e-5)
 
 
@@ -130,13 +134,13 @@ def test_a_backbone_that_is_trained_moves_and_its_members_stand_side_by_side(fit
 
 
 def test_images_that_a_network_was_not_trained_on_are_described_as_the_joined_one_does(fit):
-    fitted, material = fit(model="cancernet+densenet121", schedule="constant")
-    described = average_over_views(image_features.describe_images(fitted.model), "mirror")
-    _, *values = described.predict(material.images.fetch(np.arange(24)), verbose=0)
-    apart = [rows.tolist() for rows, _ in fitted.seen_apart]
+    fitted, data = fit(model="cancernet+densenet121", schedule="constant")
+    described = average_over_views(image_features.add_image_features(fitted.model), "mirror")
+    _, *values = described.predict(data.images.fetch(np.arange(24)), verbose=0)
+    apart = [rows.tolist() for rows, _ in fitted.held_out]
     of_members = [member.validation.tolist() for member in MEMBERS]
     assert apart == [*of_members, [*of_members[0], *of_members[1]]]  # the backbone was trained on none of them
-    for (rows, own), each in zip(fitted.seen_apart, values, strict=True):
+    for (rows, own), each in zip(fitted.held_out, values, strict=True):
         np.testing.assert_allclose(own, each[rows], atol=1e-5)
 
 
@@ -146,18 +150,18 @@ def test_the_temperature_takes_back_what_makes_a_network_too_sure(factor):
     logits = random.normal(0, 2, 50_000)
     labels = (random.random(len(logits)) < 1 / (1 + np.exp(-logits))).astype(int)
     scores = log_softmax(np.stack([0 * logits, factor * logits], axis=1), axis=1)
-    assert find_temperature(scores, labels, {0: 1.0, 1: 1.0}) == pytest.approx(factor, rel=0.03)
+    assert fit_temperature(scores, labels, np.ones(2)) == pytest.approx(factor, rel=0.03)
 
 
 def test_two_kinds_answer_the_mean_of_their_logits(fit):
-    fitted, material = fit(model="cancernet+densenet121", schedule="constant")
+    fitted, data = fit(model="cancernet+densenet121", schedule="constant")
     alone = [
         fit(model=name, strategy=strategy, schedule="constant")[0]
         for name, strategy in (("cancernet", "all"), ("densenet121", "frozen"))
     ]
-    images = material.images.fetch(TESTING)
-    labels = material.labels[np.concatenate([rows.validation for rows in MEMBERS])]
-    temperatures = [find_temperature(each.left_out, labels, material.weights) for each in alone]
+    images = data.images.fetch(TESTING)
+    labels = data.labels[np.concatenate([rows.validation for rows in MEMBERS])]
+    temperatures = [fit_temperature(each.left_out, labels, data.class_weights) for each in alone]
     assert temperatures[0] != pytest.approx(temperatures[1], rel=0.1)
     expected = join_members([each.model for each in alone], temperatures)(images)
     np.testing.assert_allclose(fitted.model(images), expected, atol=1e-4)

@@ -13,12 +13,12 @@ import pytest
 from conftest import ROOT
 from keras import layers
 
-from cancernet import InputError
+from cancernet import CancerNetError, InputError
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
 from cancernet.storage import lock_folder
 from cancernet.training import feature_cache
-from cancernet.training.feature_cache import Place, find_features, hash_extractor, name_folder
+from cancernet.training.feature_cache import FeatureCache, hash_extractor, name_cache_folder
 
 SIDE, ROWS = 4, 150  # two whole batches and one in part
 EXPERIMENT = Experiment(model="densenet121", strategy="frozen", image_size=SIDE, views="mirror")
@@ -44,15 +44,19 @@ def make_extractor(seed=1, scale=1 / 255):
     return keras.Model(image, layers.GlobalAveragePooling2D()(maps), name="extractor")
 
 
+def find_features(extractor, experiment, images, cache, say=lambda text: None):
+    return feature_cache.find_features(extractor, experiment, images, cache, say)
+
+
 @pytest.fixture
 def place(tmp_path):
-    return Place(name_folder(tmp_path / "idc"), tmp_path / "run.unfinished/features", "ab" * 32)
+    return FeatureCache(name_cache_folder(tmp_path / "idc"), tmp_path / "run.unfinished/features", "ab" * 32)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Features that are there already."""
-    place = Place(tmp_path_factory.mktemp("data") / "idc.features", None, "ab" * 32)
+    place = FeatureCache(tmp_path_factory.mktemp("data") / "idc.features", None, "ab" * 32)
     find_features(make_extractor(), EXPERIMENT, CountedStore(), place)
     return place.folder
 
@@ -73,11 +77,11 @@ def test_rows_are_the_images_in_order_in_every_view(place):
 
 
 def test_they_lie_beside_the_dataset_with_what_made_them(finished, tmp_path):
-    assert name_folder(tmp_path / "idc") == tmp_path / "idc.features"
+    assert name_cache_folder(tmp_path / "idc") == tmp_path / "idc.features"
     (folder,) = finished.iterdir()
     weights = hash_extractor(make_extractor())
     assert folder.name == f"densenet121-4-mirror-{weights[:8]}"
-    assert json.loads((folder / "feature_cache.json").read_text()) == {
+    assert json.loads((folder / "features.json").read_text()) == {
         **{"form": 1, "encoder": "densenet121", "sha256": weights},
         **{"image_size": SIDE, "views": "mirror", "manifest_sha256": "ab" * 32},
     }
@@ -136,7 +140,7 @@ def test_what_was_computed_before_a_kill_is_kept(finished, place):
 def test_an_unfinished_one_of_another_dataset_is_begun_anew(place):
     work = place.folder / f"densenet121-4-mirror-{hash_extractor(make_extractor())[:8]}.unfinished"
     work.mkdir(parents=True)
-    (work / "feature_cache.json").write_text("{}")
+    (work / "features.json").write_text("{}")
     (work / "features.npy").write_bytes(b"\0" * 10**5)
     store = CountedStore()
     find_features(make_extractor(), EXPERIMENT, store, place)
@@ -146,10 +150,10 @@ def test_an_unfinished_one_of_another_dataset_is_begun_anew(place):
 @pytest.mark.parametrize(
     ("breakage", "message"),
     [
-        (lambda folder: change(folder, manifest_sha256="cd"), "its manifest_sha256 is cd, that of this training abab"),
+        (lambda folder: change(folder, manifest_sha256="cd"), "sha256 is cd, that of this training is abab"),
         (lambda folder: change(folder, views="one"), "does not fit: its views is one"),
-        (lambda folder: change(folder, image_size="4"), "feature_cache.json is damaged: image_size"),
-        (lambda folder: (folder / "feature_cache.json").unlink(), "There is no .*feature_cache.json"),
+        (lambda folder: change(folder, image_size="4"), "features.json is damaged: image_size"),
+        (lambda folder: (folder / "features.json").unlink(), "There is no .*features.json"),
         (lambda folder: (folder / "features.npy").unlink(), "features.npy is missing or damaged"),
         (lambda folder: os.truncate(folder / "features.npy", 1000), "features.npy is missing or damaged"),
         (lambda folder: np.save(folder / "features.npy", np.zeros((9, 2, 5), "f4")), r"\[9, 2, 5\]; .* has 150 images"),
@@ -158,20 +162,21 @@ def test_an_unfinished_one_of_another_dataset_is_begun_anew(place):
 def test_what_does_not_fit_is_refused(finished, place, breakage, message):
     shutil.copytree(finished, place.folder)
     breakage(only_folder(place))
-    with pytest.raises(InputError, match=f"{message}.*Remove this folder; the next training computes it again"):
+    with pytest.raises(CancerNetError, match=f"{message}.*Remove this folder; the next training computes the features"):
         find_features(make_extractor(), EXPERIMENT, CountedStore(), place)
 
 
 def change(folder, **values):
-    made = json.loads((folder / "feature_cache.json").read_text())
-    (folder / "feature_cache.json").write_text(json.dumps(made | values))
+    made = json.loads((folder / "features.json").read_text())
+    (folder / "features.json").write_text(json.dumps(made | values))
 
 
-def test_a_folder_that_cannot_be_written_is_said_and_another_used(place, monkeypatch, capsys):
+def test_a_folder_that_cannot_be_written_is_said_and_another_used(place, monkeypatch):
     monkeypatch.setattr(feature_cache.os, "access", lambda path, mode: False)
-    found = find_features(make_extractor(), EXPERIMENT, CountedStore(), place)
-    assert found.filename.is_relative_to(place.otherwise)
-    assert "idc.features cannot be written: features are kept in" in capsys.readouterr().out
+    said = []
+    found = find_features(make_extractor(), EXPERIMENT, CountedStore(), place, said.append)
+    assert found.filename.is_relative_to(place.fallback)
+    assert "idc.features cannot be written: features are kept in" in said[0]
     place.folder.rmdir()
     place.folder.write_text("a file in the way")
     store = CountedStore()

@@ -7,7 +7,7 @@ import pytest
 from cancernet import InputError
 from cancernet.data.dataset import Patch
 from cancernet.training import given_features
-from cancernet.training.given_features import open_given
+from cancernet.training.given_features import import_features
 
 FILES = [f"training/0/{letter}.png" for letter in "abcde"]
 PATCHES = [Patch(file, "0", "", None, None, "training", "") for file in FILES]
@@ -28,26 +28,26 @@ def write(path, values=VALUES[ORDER], names=tuple(FILES[row] for row in ORDER)):
 @pytest.mark.parametrize("name", ["a.npy", "a.h5", "a.hdf5"])
 @pytest.mark.parametrize("at_once", [2, 4096])
 def test_rows_come_in_the_manifests_order(tmp_path, name, at_once, monkeypatch):
-    monkeypatch.setattr(given_features, "_AT_ONCE", at_once)
-    found = open_given(write(tmp_path / name), PATCHES, tmp_path / "run")
+    monkeypatch.setattr(given_features, "_ROWS_IN_MEMORY", at_once)
+    found = import_features(write(tmp_path / name), PATCHES, tmp_path / "run")
     np.testing.assert_array_equal(found, VALUES[:, None])
     assert (found.dtype, isinstance(found, np.memmap), found.flags.writeable) == (np.float32, True, False)
 
 
 def test_views_are_kept_apart(tmp_path):
     views = np.stack([VALUES, -VALUES], axis=1)
-    found = open_given(write(tmp_path / "a.h5", views[ORDER]), PATCHES, tmp_path / "run")
+    found = import_features(write(tmp_path / "a.h5", views[ORDER]), PATCHES, tmp_path / "run")
     np.testing.assert_array_equal(found, views)
 
 
 def test_a_files_own_name_is_enough_where_no_two_have_the_same(tmp_path):
     names = [f"original\\1\\{FILES[row][-5:]}" for row in ORDER]
     np.testing.assert_array_equal(
-        open_given(write(tmp_path / "a.npy", names=names), PATCHES, tmp_path / "run"), VALUES[:, None]
+        import_features(write(tmp_path / "a.npy", names=names), PATCHES, tmp_path / "run"), VALUES[:, None]
     )
     twice = [patch._replace(file=f"training/{number}/a.png") for number, patch in enumerate(PATCHES)]
-    with pytest.raises(InputError, match="5 of 5 of the dataset are missing and 5 are not in it"):
-        open_given(write(tmp_path / "b.npy", names=names), twice, tmp_path / "run")
+    with pytest.raises(InputError, match="5 of 5 images are missing, and 5 are not in the dataset"):
+        import_features(write(tmp_path / "b.npy", names=names), twice, tmp_path / "run")
 
 
 BROKEN = VALUES.copy()
@@ -57,21 +57,21 @@ BROKEN[2, 1] = np.nan
 @pytest.mark.parametrize(
     ("values", "names", "message"),
     [
-        (VALUES[:4], FILES[:4], "is of other images: 1 of 5 .* missing and 0 are not in it, first training/0/e.png"),
-        (VALUES, [*FILES[:4], "x.png"], "1 of 5 of the dataset are missing and 1 are not in it, first training/0/e"),
-        (np.ones((6, 2)), [*FILES, "x.png"], "0 of 5 of the dataset are missing and 1 .*; of others it has x.png, say"),
+        (VALUES[:4], FILES[:4], "does not fit the dataset: 1 of 5 .* missing, and 0 .*: missing training/0/e.png"),
+        (VALUES, [*FILES[:4], "x.png"], "1 of 5 images are missing, and 1 are .* .first: missing training/0/e"),
+        (np.ones((6, 2)), [*FILES, "x.png"], "0 of 5 images are missing, and 1 are .* .first: unknown x.png"),
         (np.ones((6, 2)), [*FILES, FILES[0]], "names 1 images twice"),
-        (VALUES, FILES[:4], r"holds float64 \[5, 2\] and 4 names"),
-        (np.ones(5), FILES, r"holds float64 \[5\] and 5 names"),
-        (np.ones((5, 0)), FILES, r"holds float64 \[5, 0\]"),
-        (np.ones((5, 2), complex), FILES, "holds complex128"),
-        (BROKEN, FILES, "has no number in the row of training/0/c.png"),
+        (VALUES, FILES[:4], r"contains float64 \[5, 2\] and 4 names"),
+        (np.ones(5), FILES, r"contains float64 \[5\] and 5 names"),
+        (np.ones((5, 0)), FILES, r"contains float64 \[5, 0\]"),
+        (np.ones((5, 2), complex), FILES, "contains complex128"),
+        (BROKEN, FILES, "has a value that is not a finite number for training/0/c.png"),
     ],
 )
 @pytest.mark.parametrize("name", ["a.npy", "a.h5"])
 def test_what_does_not_fit_is_refused(tmp_path, name, values, names, message):
     with pytest.raises(InputError, match=message):
-        open_given(write(tmp_path / name, values, names), PATCHES, tmp_path / "run")
+        import_features(write(tmp_path / name, values, names), PATCHES, tmp_path / "run")
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
@@ -81,14 +81,14 @@ def test_what_cannot_be_read_is_named(tmp_path):
         ("features.pt", "--features takes a file .npy, .h5 or .hdf5, not"),
     ):
         with pytest.raises(InputError, match=message):
-            open_given(tmp_path / name, PATCHES, tmp_path)
+            import_features(tmp_path / name, PATCHES, tmp_path)
     (tmp_path / "text.npy").write_text("text")
     with pytest.raises(InputError, match="text.npy cannot be read"):
-        open_given(tmp_path / "text.npy", PATCHES, tmp_path)
+        import_features(tmp_path / "text.npy", PATCHES, tmp_path)
     np.save(tmp_path / "alone.npy", VALUES)
-    with pytest.raises(InputError, match="alone.csv must name the file of each row"):
-        open_given(tmp_path / "alone.npy", PATCHES, tmp_path)
+    with pytest.raises(InputError, match="alone.csv must name the image of each row"):
+        import_features(tmp_path / "alone.npy", PATCHES, tmp_path)
     with h5py.File(tmp_path / "half.h5", "w") as file:
         file["features"] = VALUES
     with pytest.raises(InputError, match="half.h5 must be HDF5 with the datasets features and file"):
-        open_given(tmp_path / "half.h5", PATCHES, tmp_path)
+        import_features(tmp_path / "half.h5", PATCHES, tmp_path)

@@ -14,9 +14,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from cancernet.data.splits import Fold
 from cancernet.training import heads
-from cancernet.training.heads import HEADS, Examples, build_head, fit_head, fit_heads, fit_space
+from cancernet.training.heads import STRENGTHS, HeadData, fit_head, fit_heads, fit_scaler, join_heads
 
-WEIGHTS = {0: 1.0, 1: 1.0}
+WEIGHTS = np.ones(2)
 
 
 def make_features(n, noise, *, size=6, classes=2):
@@ -33,8 +33,8 @@ def deal(n, parts=3):
     return [Fold(np.flatnonzero(part != k), np.flatnonzero(part == k)) for k in range(parts)]
 
 
-def fit_one(examples, rows, strength):
-    return fit_head(examples, rows, fit_space(examples, rows, "linear", 0), strength, 0)
+def fit_one(data, rows, strength):
+    return fit_head(data, rows, fit_scaler(data.features, rows), strength)
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def fit(tmp_path):
     """Fits heads to made-up features."""
 
     def run(features, labels, members, *, weights=None, **options):
-        weights = weights or dict.fromkeys(range(max(labels) + 1), 1.0)
-        return fit_heads(Examples(features, labels, weights, tmp_path), members, **options)
+        weights = np.ones(max(labels) + 1) if weights is None else np.array(weights)
+        return fit_heads(HeadData(features, labels, weights, tmp_path), members, **options)
 
     return run
 
@@ -53,7 +53,7 @@ def test_the_strength_is_the_best_on_images_left_out_not_on_those_fitted(fit):
     found = fit(*make_features(48, noise=2.0, size=40), deal(48))
     assert found.strength == min(found.losses, key=found.losses.get)
     assert found.strength < 1e-1  # without a penalty 40 features are learned by heart
-    sure, strongest = fit(*make_features(600, noise=0.3), deal(600)), HEADS["linear"].strengths[-3:]
+    sure, strongest = fit(*make_features(600, noise=0.3), deal(600)), STRENGTHS[-3:]
     assert sure.strength in strongest
 
 
@@ -76,34 +76,32 @@ def test_heads_are_fitted_in_one_thread_and_others_are_left_as_they_were(fit, mo
 def test_the_loss_of_a_strength_is_that_of_images_left_out_by_hand(fit):
     features, labels = make_features(60, noise=1.0)
     members = deal(60)
-    found = fit(features, labels, members, weights={0: 1.0, 1: 3.0})
+    found = fit(features, labels, members, weights=[1.0, 3.0])
     told = np.full((60, 2), np.nan)
-    for fitted, rows in zip(found.fitted, members, strict=True):
+    for fitted, rows in zip(found.heads, members, strict=True):
         told[rows.validation] = fitted.predict(features[rows.validation, 0])
     by_hand = log_loss(labels, told, sample_weight=np.where(labels == 1, 3.0, 1.0))
     assert found.losses[found.strength] == pytest.approx(by_hand)
 
 
-def test_parts_choose_the_strength_of_a_head_that_is_fitted_to_all_of_training(fit, tmp_path):
+def test_folds_choose_the_strength_of_a_head_that_is_fitted_to_all_of_training(fit, tmp_path):
     features, labels = make_features(48, noise=2.0, size=40)
     member = Fold(np.arange(40), np.arange(40, 48))
-    parts = deal(40)
-    found = fit(features, labels, [member], parts=parts)
-    assert found.losses == fit(features, labels, parts).losses != fit(features, labels, [member]).losses
-    (head,) = found.fitted
-    by_hand = fit_one(Examples(features, labels, WEIGHTS, tmp_path), np.arange(40), found.strength)
+    folds = deal(40)
+    found = fit(features, labels, [member], folds=folds)
+    assert found.losses == fit(features, labels, folds).losses != fit(features, labels, [member]).losses
+    (head,) = found.heads
+    by_hand = fit_one(HeadData(features, labels, WEIGHTS, tmp_path), np.arange(40), found.strength)
     np.testing.assert_array_equal(head.classifier.coef_, by_hand.classifier.coef_)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("kind", HEADS)
-def test_the_network_answers_the_mean_of_the_logits_of_the_heads_that_were_fitted(kind, classes, fit, tmp_path):
+def test_the_network_answers_the_mean_of_the_logits_of_the_heads_that_were_fitted(classes, fit, tmp_path):
     features, labels = make_features(60, noise=0.5, classes=classes)
     features[..., 3] = 7  # does not vary
-    features[:20] = features[20:40]  # the same image twice: a kernel matrix without an inverse
-    fitted = fit(features, labels, deal(60, 2), kind=kind).fitted
+    fitted = fit(features, labels, deal(60, 2)).heads
     for some in (fitted, fitted[1:]):
-        head = build_head(some)
+        head = join_heads(some)
         logits = np.mean([np.log(each.predict(features[:, 0])) for each in some], axis=0)
         np.testing.assert_allclose(head(features[:, 0]), softmax(logits, axis=1), atol=2e-5)
         head.save(tmp_path / "head.keras")
@@ -112,42 +110,21 @@ def test_the_network_answers_the_mean_of_the_logits_of_the_heads_that_were_fitte
         assert loaded.layers[-1].units == classes
 
 
-@pytest.mark.parametrize(("kind", "least"), [("linear", 0.0), ("kernel", 0.9), ("hidden", 0.9)])
-def test_what_no_line_parts_is_told_by_the_others(kind, least, fit):
-    points = np.random.default_rng(4).uniform(-1, 1, (200, 1, 2)).astype(np.float32)
-    labels = (points.prod(axis=(1, 2)) > 0).astype(int)  # two opposite quarters of the plane
-    found = fit(points, labels, deal(200, 2), kind=kind)
-    accuracy = np.mean(found.fitted[0].predict(points[:, 0]).argmax(axis=1) == labels)
-    assert accuracy >= least
-    assert least or accuracy < 0.7
-
-
-@pytest.mark.parametrize("kind", ["kernel", "hidden"])
-def test_the_same_seed_gives_the_same_head(kind, fit):
-    features, labels = make_features(60, noise=1.0)
-    one, same, other = (build_head(fit(features, labels, deal(60), kind=kind, seed=n).fitted) for n in (1, 1, 2))
-    np.testing.assert_array_equal(one(features[:, 0]), same(features[:, 0]))
-    assert kind == "kernel" or not np.allclose(one(features[:, 0]), other(features[:, 0]))
-
-
 def test_a_class_counts_as_much_as_its_weight(fit):
     features, labels = make_features(60, noise=1.0)
-    for kind in HEADS:
-        plain, weighed = (
-            fit(features, labels, deal(60), weights={0: 1.0, 1: weight}, kind=kind).fitted[0] for weight in (1.0, 9.0)
-        )
-        assert (weighed.predict(features[:, 0])[:, 1] > plain.predict(features[:, 0])[:, 1] - 1e-3).all()
+    plain, weighed = (fit(features, labels, deal(60), weights=[1.0, weight]).heads[0] for weight in (1.0, 9.0))
+    assert (weighed.predict(features[:, 0])[:, 1] > plain.predict(features[:, 0])[:, 1]).all()
 
 
 def test_a_fit_in_blocks_is_that_of_all_at_once(tmp_path, monkeypatch):
     features, labels = make_features(60, noise=1.0)
     views = np.concatenate([features - 1, features + 1], axis=1)  # whose mean is `features`
     rows = np.arange(5, 60)
-    whole = fit_one(Examples(features, labels, WEIGHTS, tmp_path), rows, 1e-2)
-    monkeypatch.setattr(heads, "_AT_ONCE", 7)
-    in_blocks = fit_one(Examples(views, labels, WEIGHTS, tmp_path), rows, 1e-2)
+    whole = fit_one(HeadData(features, labels, WEIGHTS, tmp_path), rows, 1e-2)
+    monkeypatch.setattr(heads, "_ROWS_IN_MEMORY", 7)
+    in_blocks = fit_one(HeadData(views, labels, WEIGHTS, tmp_path), rows, 1e-2)
     by_hand = StandardScaler().fit(features[rows, 0])
-    np.testing.assert_allclose(in_blocks.space.scaler.scale_, by_hand.scale_, rtol=1e-5)
+    np.testing.assert_allclose(in_blocks.scaler.scale_, by_hand.scale_, rtol=1e-5)
     np.testing.assert_allclose(in_blocks.classifier.coef_, whole.classifier.coef_, rtol=1e-3)
     assert list(tmp_path.iterdir()) == []
 
@@ -167,11 +144,11 @@ from pathlib import Path
 import numpy as np
 from cancernet.data.splits import Fold
 from cancernet.training import heads
-heads._AT_ONCE = 1024
+heads._ROWS_IN_MEMORY = 1024
 def fit(features, first):
     rows = np.arange(len(features))
-    examples = heads.Examples(features, rows % 2, {{0: 1.0, 1: 1.0}}, Path("."))
-    return heads.fit_heads(examples, [Fold(rows[first:], rows[:first])])
+    data = heads.HeadData(features, rows % 2, np.ones(2), Path("."))
+    return heads.fit_heads(data, [Fold(rows[first:], rows[:first])])
 fit(np.zeros((8, 1, 2), "f4"), 4)
 features = np.load("features.npy", mmap_mode="r")
 used = 1024 * int(re.search(r"VmData:\\s+(\\d+)", open("/proc/self/status").read())[1])

@@ -34,7 +34,7 @@ def run_epochs(store, first_epoch=0, **changes):
 def test_an_epoch_has_every_image_once_in_a_new_order(tmp_path):
     batches = run_epochs(make_store(tmp_path))
     assert [len(images) for images, _ in batches] == [4, 4, 2] * 2
-    assert pipeline.steps_per_epoch(10, 4) == 3
+    assert pipeline.count_steps(10, 4) == 3
     first, second = (np.concatenate([answers for _, answers in part]) for part in (batches[:3], batches[3:]))
     assert sorted(first) == sorted(second) == list(range(10))
     assert first.tolist() != second.tolist()
@@ -87,7 +87,7 @@ def test_a_store_keeps_images_only_within_the_limit(tmp_path):
 def test_a_bad_file_is_named_not_tensorflows_graph(tmp_path):
     store = make_store(tmp_path)
     write_image(tmp_path / "3.png").write_bytes(b"broken")
-    with pytest.raises(InputError, match=r"3\.png: cannot be decoded"), pipeline.naming_bad_files(store):
+    with pytest.raises(InputError, match=r"3\.png: cannot be decoded"), pipeline.reraise_file_errors(store):
         run_epochs(store)
 
 

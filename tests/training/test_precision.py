@@ -49,7 +49,7 @@ def test_mixed_precision_is_for_steps_that_are_a_tenth_faster(monkeypatch, mixed
     before = model.get_weights()
     seconds = precision.choose_precision(model, lambda: prepare(model), IMAGES, TARGETS)
     assert seconds == {"float32": 1.0, "mixed_bfloat16": mixed}
-    assert precision.faster(seconds) == chosen
+    assert precision.select_faster(seconds) == chosen
     assert seen == [{"float32"}, {"bfloat16", "float32"}]
     assert precisions(model)[0] == chosen.removeprefix("mixed_")
     for one, two in zip(before, model.get_weights(), strict=True):

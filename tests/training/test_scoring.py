@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from cancernet import InputError
+from cancernet import InputError, TrainingDiverged
 from cancernet.data.images import ImageStore
 from cancernet.models.test_time_augmentation import average_over_views, extract_views
 from cancernet.training import scoring
@@ -60,7 +60,7 @@ def test_scores_keep_the_order_of_images_whose_softmax_has_saturated():
 
 
 def test_scores_of_a_diverged_network_are_refused():
-    with pytest.raises(InputError, match=r"no number for 1 of 2 images: its training diverged"):
+    with pytest.raises(TrainingDiverged, match=r"output is not a number for 1 of 2 images: its training diverged"):
         log_scores(np.array([[0.5, 0.5], [np.nan, 0.5]]))
 
 
@@ -89,7 +89,7 @@ def test_features_are_scored_alike_in_pieces_of_any_size(model, monkeypatch):
     rows = np.array([6, 0, 1, 5, 3])
     whole = score_features(head, features, rows)
     np.testing.assert_array_equal(whole, score_features(head, features[rows], np.arange(5)))
-    monkeypatch.setattr(scoring, "_AT_ONCE", 3)
+    monkeypatch.setattr(scoring, "_ROWS_AT_ONCE", 3)
     np.testing.assert_allclose(score_features(head, features, rows), whole, rtol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Fitting: class weights, schedules, the weights that are kept, and resuming after a crash."""
+"""The fit loop: class weights, schedules, the weights that are kept, and resuming after a crash."""
 
 import contextlib
 import dataclasses
@@ -11,9 +11,11 @@ import keras
 import numpy as np
 import pytest
 
-from cancernet import InputError, StorageError
+from cancernet import InputError, StorageError, TrainingDiverged
 from cancernet.config import Augmentation, Experiment
-from cancernet.training import checkpoints, epochs, fitting, pipeline
+from cancernet.training import checkpoints, fitting, pipeline
+from cancernet.training.checkpoints import Recorder, Workspace
+from cancernet.training.fitting import LabelledImages, fit_network
 
 EXPERIMENT = Experiment(
     epochs=4, batch_size=8, image_size=8, augmentation=Augmentation(horizontal_flip=True, vertical_flip=True)
@@ -39,7 +41,7 @@ def make_data(n=40):
     rng = np.random.default_rng(3)
     labels = np.arange(n) % 2
     images = rng.integers(0, 120, (n, 8, 8, 3)) + 100 * labels[:, None, None, None]
-    return ArrayStore(images.astype(np.uint8)), np.eye(2, dtype=np.float32)[labels]
+    return LabelledImages(ArrayStore(images.astype(np.uint8)), labels)
 
 
 class ArrayStore(pipeline.ImageStore):
@@ -50,36 +52,33 @@ class ArrayStore(pipeline.ImageStore):
         self._images[:], self._ready[:] = images, True
 
 
-def fit(model, checkpoint, experiment=EXPERIMENT):
-    store, targets = make_data()
-    steps = pipeline.steps_per_epoch(len(store), experiment.batch_size)
-    epochs.compile_model(model, experiment, classes=2, steps_per_epoch=steps)
+def make_workspace(folder, experiment=EXPERIMENT, say=print):
+    return Workspace(folder, f"seed {experiment.seed}", say)
 
-    def make_batches(first_epoch, first_step=0):
-        return pipeline.training_batches(store, targets, experiment, first_epoch=first_epoch, first_step=first_step)
 
-    validation = pipeline.evaluation_batches(store, batch_size=16, targets=targets)
-    return epochs.fit_model(
-        model,
-        epochs.Batches(make_batches, validation, images=len(store), steps_per_epoch=steps),
-        experiment,
-        checkpoint=checkpoint,
-        settings={"seed": experiment.seed},
-    )
+def fit(model, checkpoint, experiment=EXPERIMENT, **options):
+    data = make_data()
+    return fit_network(model, experiment, data, data, np.ones(2), make_workspace(checkpoint, experiment, **options))
+
+
+def make_recorder(folder):
+    recorder = Recorder(make_workspace(folder), "float32", EXPERIMENT, 5)
+    recorder.set_model(make_model())
+    return recorder
 
 
 def test_class_weights_by_hand():
     labels = np.array([0] * 6 + [1] * 3 + [2])
-    assert epochs.class_weights(labels, 3, "ratio") == {0: 1, 1: 2, 2: 6}
-    assert epochs.class_weights(labels, 3, "balanced") == {0: 10 / 18, 1: 10 / 9, 2: 10 / 3}
-    assert epochs.class_weights(labels, 3, "none") == {0: 1, 1: 1, 2: 1}
-    with pytest.raises(InputError, match="Class number 3 has no training image"):
-        epochs.class_weights(labels, 4, "ratio")
+    assert fitting.compute_class_weights(labels, 3, "ratio").tolist() == [1, 2, 6]
+    assert fitting.compute_class_weights(labels, 3, "balanced").tolist() == [10 / 18, 10 / 9, 10 / 3]
+    assert fitting.compute_class_weights(labels, 3, "none").tolist() == [1, 1, 1]
+    with pytest.raises(InputError, match="Class number 3 has no training images. Build the dataset again"):
+        fitting.compute_class_weights(labels, 4, "ratio")
 
 
 def test_the_tutorials_rate_falls_with_the_step():
     model = make_model()
-    epochs.compile_model(model, Experiment(), classes=2, steps_per_epoch=10)
+    fitting.compile_model(model, Experiment(), steps_per_epoch=10)
     rate = model.optimizer._learning_rate
     assert float(rate(0)) == pytest.approx(0.01)
     assert float(rate(4000)) == pytest.approx(0.01 / (1 + 0.01 / 40 * 4000))
@@ -87,8 +86,8 @@ def test_the_tutorials_rate_falls_with_the_step():
 
 
 def test_the_cosine_warms_up_and_ends_at_zero():
-    model = make_model()
-    epochs.compile_model(model, Experiment(schedule="cosine", epochs=20), classes=3, steps_per_epoch=10)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, activation="softmax")])
+    fitting.compile_model(model, Experiment(schedule="cosine", epochs=20), steps_per_epoch=10)
     rate = model.optimizer._learning_rate
     assert float(rate(5)) == pytest.approx(0.005)
     assert float(rate(10)) == pytest.approx(0.01)
@@ -97,48 +96,13 @@ def test_the_cosine_warms_up_and_ends_at_zero():
     assert model.loss == "categorical_crossentropy"
 
 
-def test_the_momentum_of_statistics_reaches_the_layers():
-    model = make_model()
-    epochs.set_statistics_momentum(keras.Sequential([model]), 0.5)
-    model(np.full((2, 8, 8, 3), 100.0), training=True)
-    layer = next(layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization))
-    assert layer.momentum == 0.5
-    np.testing.assert_allclose(layer.moving_variance, 0.5, atol=0.2)  # half of the 1 it began with
-
-
-def test_settled_statistics_are_those_of_all_images():
-    layer = keras.layers.BatchNormalization(momentum=0.9)
-    model = keras.Sequential([keras.Input((1,)), layer])
-    batches = [(np.array([[1.0], [3.0]], np.float32), None), (np.array([[4.0], [10.0]], np.float32), None)]
-    epochs.settle_statistics(model, batches)
-    assert layer.moving_mean.numpy() == pytest.approx([4.5])  # of 2 and 7
-    # the mean of 1 and 9 is 5, the variance of 2 and 7 is 6.25: that of 1, 3, 4 and 10 about 4.5
-    assert layer.moving_variance.numpy() == pytest.approx([11.25])
-    assert layer.momentum == 0.9
-
-
-def test_statistics_of_sub_models_are_settled_but_not_fixed_ones():
-    layer, fixed = keras.layers.BatchNormalization(), keras.layers.BatchNormalization(trainable=False)
-    image = keras.Input((1,))
-    model = keras.Model(image, keras.Sequential([keras.Input((1,)), fixed, layer])(image))
-    fixed.moving_mean.assign([1.0])
-    fixed.moving_variance.assign([1.0 - fixed.epsilon])
-    epochs.settle_statistics(model, [(np.array([[1.0], [3.0]], np.float32), None)])
-    assert layer.moving_mean.numpy() == pytest.approx([1])
-    assert fixed.moving_mean.numpy() == pytest.approx([1])
-    nothing_to_settle = keras.Sequential([keras.Input((1,)), fixed])
-    epochs.settle_statistics(nothing_to_settle, None)  # no batch is made
-
-
 def test_few_steps_leave_statistics_of_the_weights_they_end_with(tmp_path):
     changes = {"kept_weights": "mean", "epochs": 2, "optimizer": "adam", "learning_rate": 0.1}
     model = make_model()
     experiment = dataclasses.replace(EXPERIMENT, augmentation=Augmentation(), statistics_momentum=0.9, **changes)
-    store, labels = make_data()[0], np.arange(40) % 2
-    data = {"training": (store, labels), "validation": (store, labels)}
-    fitting.fit_network(model, experiment, data, {0: 1.0, 1: 1.0}, {}, tmp_path / "checkpoint")
+    fit(model, tmp_path / "checkpoint", experiment)
     before, layer = model.layers[1], model.layers[2]
-    seen = keras.ops.convert_to_numpy(before(model.layers[0](make_data()[0].fetch(np.arange(40)))))
+    seen = keras.ops.convert_to_numpy(before(model.layers[0](make_data().images.fetch(np.arange(40)))))
     np.testing.assert_allclose(layer.moving_mean, seen.mean((0, 1, 2)), rtol=1e-3)
 
 
@@ -150,19 +114,19 @@ def test_the_weights_of_the_lowest_validation_loss_are_in_the_model(tmp_path):
     assert len(losses) == 4
     assert best < 3  # or the last would do
     assert trained.kept_epochs == (best, best)
-    store, targets = make_data()
-    again = model.evaluate(pipeline.evaluation_batches(store, batch_size=16, targets=targets), verbose=0)
+    images, labels = make_data()
+    again = model.evaluate(pipeline.evaluation_batches(images, batch_size=16, targets=np.eye(2)[labels]), verbose=0)
     assert again[0] == pytest.approx(losses[best], rel=1e-5)
 
 
 def test_the_mean_weights_of_the_second_half_are_in_the_model(tmp_path, monkeypatch):
-    seen, end = [], epochs.Recorder.on_epoch_end
+    seen, end = [], Recorder.on_epoch_end
 
     def look(self, epoch, logs=None):
         seen.append(self.model.get_weights())
         end(self, epoch, logs)
 
-    monkeypatch.setattr(epochs.Recorder, "on_epoch_end", look)
+    monkeypatch.setattr(Recorder, "on_epoch_end", look)
     model = make_model()
     experiment = dataclasses.replace(EXPERIMENT, epochs=5, kept_weights="mean", optimizer="adam", learning_rate=0.1)
     trained = fit(model, tmp_path / "checkpoint", experiment)
@@ -208,7 +172,7 @@ def test_another_seed_gives_other_numbers(whole, tmp_path):
 
 def crash_at(monkeypatch, epoch, step, how):
     """Do `how` before a step of an epoch, once."""
-    begin, crashed = epochs.Recorder.on_train_batch_begin, []
+    begin, crashed = Recorder.on_train_batch_begin, []
 
     def crash(self, batch, logs=None):
         if (len(self.epochs), self.first_step + batch) == (epoch, step) and not crashed:
@@ -216,7 +180,7 @@ def crash_at(monkeypatch, epoch, step, how):
             how()
         begin(self, batch, logs)
 
-    monkeypatch.setattr(epochs.Recorder, "on_train_batch_begin", crash)
+    monkeypatch.setattr(Recorder, "on_train_batch_begin", crash)
 
 
 def crash():
@@ -231,7 +195,7 @@ def press_ctrl_c():
 def eager(monkeypatch):
     """A checkpoint before every step."""
     monkeypatch.setattr(checkpoints, "_SECONDS_BETWEEN_CHECKPOINTS", -1)
-    monkeypatch.setattr(checkpoints, "_MOST_SECONDS_BETWEEN", -1)
+    monkeypatch.setattr(checkpoints, "_MAX_SECONDS_BETWEEN", -1)
 
 
 def check_resumed(folder, whole):
@@ -283,7 +247,7 @@ def test_a_signal_in_the_validation_waits_for_its_end(whole, tmp_path, monkeypat
             press_ctrl_c()
 
     experiment, *_ = whole(0)
-    monkeypatch.setattr(epochs.Recorder, "on_test_begin", begin)
+    monkeypatch.setattr(Recorder, "on_test_begin", begin)
     with pytest.raises(KeyboardInterrupt):
         fit(make_model(), tmp_path / "checkpoint", experiment)
     state = json.loads((tmp_path / "checkpoint/state.json").read_text())
@@ -312,8 +276,7 @@ def test_a_training_that_had_stopped_early_does_not_go_on(tmp_path, monkeypatch)
 
 
 def test_the_pause_between_checkpoints_follows_from_their_cost(tmp_path, monkeypatch):
-    recorder = epochs.Recorder(tmp_path / "checkpoint", EXPERIMENT, {}, 5)
-    recorder.set_model(make_model())
+    recorder = make_recorder(tmp_path / "checkpoint")
     for seconds, pause in ((0.1, 60), (2.0, 100), (30, 120)):
         times = iter((0.0, seconds))
         monkeypatch.setattr(checkpoints.time, "monotonic", lambda times=times: next(times))
@@ -336,7 +299,7 @@ def test_a_checkpoint_with_other_settings_is_refused(tmp_path, eager):
     fit(make_model(), tmp_path / "checkpoint")
     with pytest.raises(InputError, match="was made with other settings, versions or hardware"):
         fit(make_model(), tmp_path / "checkpoint", dataclasses.replace(EXPERIMENT, seed=7))
-    for damaged in ("{", "[" * 100_000, '{"settings": {}, "step": 1}', '{"settings": 1e400}'):
+    for damaged in ("{", "[" * 100_000, '{"fingerprint": "", "step": 1}', '{"fingerprint": 1e400}'):
         (tmp_path / "checkpoint/state.json").write_text(damaged)
         with pytest.raises(StorageError, match=r"state\.json is damaged: .* Delete .*checkpoint and start again\."):
             fit(make_model(), tmp_path / "checkpoint")
@@ -344,25 +307,25 @@ def test_a_checkpoint_with_other_settings_is_refused(tmp_path, eager):
 
 def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
     with pytest.raises(
-        InputError, match="has diverged: the validation loss of epoch 1 is nan, that of an untrained network about 0.69"
+        TrainingDiverged,
+        match="has diverged: the validation loss of epoch 1 is nan; an untrained network has about 0.69",
     ):
         fit(make_model(), tmp_path / "c", dataclasses.replace(EXPERIMENT, learning_rate=1e38, optimizer="adam"))
 
 
 @pytest.mark.parametrize(("loss", "ends"), [(13.8, False), (13.9, True), (1.5e31, True)])  # 20 times log 2 is 13.86
 def test_a_validation_loss_far_above_that_of_chance_ends_the_training(tmp_path, loss, ends):
-    recorder = epochs.Recorder(tmp_path / "checkpoint", EXPERIMENT, {}, 5)
-    recorder.set_model(make_model())
-    said = rf"epoch 1 is {loss:.3g}, .* about 0.69. Start again with a smaller --learning-rate, such as 0.001.".replace(
+    recorder = make_recorder(tmp_path / "checkpoint")
+    said = rf"epoch 1 is {loss:.3g}; .* about 0.69. Start again with a smaller --learning-rate, such as 0.001.".replace(
         "+", "[+]"
     )
-    with pytest.raises(InputError, match=said) if ends else contextlib.nullcontext():
+    with pytest.raises(TrainingDiverged, match=said) if ends else contextlib.nullcontext():
         recorder.on_epoch_end(0, {"loss": 0.7, "val_loss": loss})
 
 
 def test_a_loss_that_is_no_number_is_not_saved_within_an_epoch(tmp_path, eager):
     diverging = dataclasses.replace(EXPERIMENT, learning_rate=1e38, optimizer="adam")
-    with pytest.raises(InputError, match=r"the loss after \d of 5 steps of epoch 1 is nan"):
+    with pytest.raises(TrainingDiverged, match=r"the loss after \d of 5 steps of epoch 1 is nan"):
         fit(make_model(), tmp_path / "checkpoint", diverging)
 
 
@@ -371,12 +334,12 @@ def test_the_size_is_that_of_all_copies():
     model.compile("adam", "mse")
     # The model; and twice in a checkpoint its weights, what the optimizer keeps of each, and the weights kept.
     for optimizer, copies in (("adagrad", 7), ("adam", 9)):
-        size = epochs.estimate_size(model, dataclasses.replace(EXPERIMENT, optimizer=optimizer))
+        size = fitting.estimate_size(model, dataclasses.replace(EXPERIMENT, optimizer=optimizer))
         assert size == copies * 4 * model.count_params() + 20_000_000
 
 
 def test_a_training_that_does_not_fit_on_the_disk_is_told_before_it_starts(tmp_path, monkeypatch):
-    monkeypatch.setattr(epochs, "_REPORT_BYTES", 2**60)
+    monkeypatch.setattr(fitting, "_REPORT_BYTES", 2**60)
     with pytest.raises(StorageError, match=r"checkpoint needs about .* GB; .* are free\. Choose another"):
         fit(make_model(), tmp_path / "checkpoint")
     assert os.listdir(tmp_path) == []
@@ -388,26 +351,45 @@ def test_early_stopping_stops(tmp_path):
     assert len(trained.history["loss"]) < 30
 
 
-def test_a_checkpoint_tells_what_it_was_begun_with(tmp_path):
+def test_a_checkpoint_tells_the_precision_it_was_begun_in(tmp_path):
     checkpoint = tmp_path / "checkpoint"
-    assert checkpoints.read_checkpoint_settings(checkpoint) is None
+    assert checkpoints.read_precision(checkpoint) is None
     checkpoint.mkdir()
-    state = {"settings": {"epochs": 4}, "kept_epochs": [0, 0], "epochs": [], "step": 1, "seconds": 0.5}
+    state = {
+        "fingerprint": "",
+        "precision": "mixed_bfloat16",
+        "kept_epochs": [0, 0],
+        "epochs": [],
+        "step": 1,
+        "seconds": 0.5,
+    }
     (checkpoint / "state.json").write_text(json.dumps(state))
-    assert checkpoints.read_checkpoint_settings(checkpoint) == {"epochs": 4}
-    (checkpoint / "state.json").write_text('{"settings"')
+    assert checkpoints.read_precision(checkpoint) == "mixed_bfloat16"
+    (checkpoint / "state.json").write_text('{"precision"')
     with pytest.raises(StorageError, match=r"state\.json is damaged: .* Delete .*checkpoint and start again"):
-        checkpoints.read_checkpoint_settings(checkpoint)
+        checkpoints.read_precision(checkpoint)
 
 
-def test_the_trainings_of_members_are_averaged_by_hand():
-    first = epochs.Training({"loss": [4.0, 2.0], "val_loss": [3.0, 1.0]}, (1, 1), 10.0, 100.0)
-    second = epochs.Training({"loss": [2.0, 1.0, 0.5], "val_loss": [1.0, 2.0, 3.0]}, (0, 2), 5.0, 300.0)
-    both = epochs.average([first, second])
-    assert both.history == {"loss": [3.0, 1.5, 0.5], "val_loss": [2.0, 1.5, 3.0]}
-    assert (both.kept_epochs, both.seconds, both.images_per_second) == ((0, 2), 15.0, 200.0)
+def test_a_damaged_checkpoint_says_what_to_do(tmp_path, eager):
+    fit(make_model(), tmp_path / "checkpoint")
+    (tmp_path / "checkpoint/kept.npz").write_bytes(b"")
+    with pytest.raises(StorageError, match=r"The checkpoint .*checkpoint is damaged. Delete it and start again"):
+        fit(make_model(), tmp_path / "checkpoint")
 
 
-def test_a_head_without_epochs_is_described_by_its_strength():
-    fitted = epochs.Training({}, None, 5.0, None, strength=0.001)
-    assert epochs.describe(fitted, "CPU") == {"seconds": 5.0, "device": "CPU", "head_strength": 0.001}
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    store = pipeline.ImageStore([tmp_path / "missing.png"] * 8, image_size=8, channels=3)
+    data = LabelledImages(store, np.arange(8) % 2)
+    with pytest.raises(InputError, match=r"missing\.png"):
+        fit_network(make_model(), EXPERIMENT, make_data(), data, np.ones(2), make_workspace(tmp_path / "checkpoint"))
+
+
+def test_the_faster_precision_is_said_and_kept_when_training_resumes(tmp_path, monkeypatch, eager):
+    seconds, said = {"float32": 0.02, "mixed_bfloat16": 0.01}, []
+    monkeypatch.setattr(fitting.precision, "choose_precision", lambda *given: seconds)
+    mixed = dataclasses.replace(EXPERIMENT, mixed_precision=True)
+    assert fit(make_model(), tmp_path / "checkpoint", mixed, say=said.append).precision == "mixed_bfloat16"
+    assert said == ["A training step takes 20 ms in float32 and 10 ms in mixed_bfloat16: training in mixed_bfloat16."]
+    seconds["float32"] = 0.001
+    assert fit(make_model(), tmp_path / "checkpoint", mixed, say=said.append).precision == "mixed_bfloat16"
+    assert len(said) == 1
