@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cancernet.inference.arrays import Image, ImagePredictions
     from cancernet.inference.predict import SlidePredictions
     from cancernet.reporting.comparison import Comparison
-    from cancernet.reporting.content import Report
+    from cancernet.reporting.schema import Report
     from cancernet.workflow.train import Trained
 
 Options = TypeVar("Options")

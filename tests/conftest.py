@@ -114,7 +114,7 @@ def tiny_run(tmp_path_factory):
 @pytest.fixture
 def folders(tmp_path):
     """Three runs on the same images, to be compared."""
-    from judged_runs import make_predictions, write_run
+    from evaluated_runs import make_predictions, write_run
 
     warned = {"warnings": ["Beware of the dog."]}
     return [

@@ -21,6 +21,7 @@ from cancernet.evaluation.predictions import Scores
 from cancernet.explain import out_of_distribution
 from cancernet.models import image_features
 from cancernet.reporting import content, report
+from cancernet.reporting.schema import DataSummary
 from cancernet.training.scoring import log_scores
 
 SIZE = 48
@@ -38,11 +39,10 @@ def make_run(folder: Path, *, classes: tuple[str, ...] = ("0", "1"), mpp: float 
     scores = log_scores(model.predict(images, verbose=0))
     of_validation = [patches[i] for i in rows["validation"]]
     frozen = _decide(of_validation, scores[rows["validation"]], classes)
-    described, predictions, _ = content.assess(
-        [patches[i] for i in rows["testing"]],
-        scores[rows["testing"]],
+    described, predictions, _ = content.evaluate_split(
+        Scores([patches[i] for i in rows["testing"]], scores[rows["testing"]]),
         frozen,
-        content.Subject(folder.name, "testing", _describe(patches)),
+        content.ReportContext(folder.name, "testing", _describe(patches)),
     )
     settings = run.Settings(
         experiment=Experiment(image_size=SIZE, model="tiny", epochs=30),
@@ -57,7 +57,7 @@ def make_run(folder: Path, *, classes: tuple[str, ...] = ("0", "1"), mpp: float 
         mpp=mpp,
         versions={},
         hardware={},
-        class_names=described["class_names"],
+        class_names=described.class_names,
         seen=run.describe_seen(patches),
     )
     _, values = image_features.add_image_features(model).predict(images[rows["validation"]], verbose=0)
@@ -106,6 +106,6 @@ def _decide(patches: list[Patch], scores: np.ndarray, classes: tuple[str, ...]) 
     return dataclasses.replace(fitted, without_neighbours=plain)
 
 
-def _describe(patches: list[Patch]) -> dict:
+def _describe(patches: list[Patch]) -> DataSummary:
     summary = make_summary(source_images=len(patches), rejected=0, left_out_images=0, split="patient")
     return content.describe_data(patches, summary)

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from cancernet import storage
 from cancernet.data.grid import PATCH_STEP, paint_grid
+from cancernet.evaluation.predictions import Predictions
 from cancernet.explain.outside import FURTHEST
 from cancernet.inference.prediction import ItemPredictions, PredictedItem
 from cancernet.inference.regions import COLOUR, FeatureCollection, outline_regions
@@ -99,9 +100,9 @@ def draw_map(run: Run, predictions: ItemPredictions) -> Figure:
     """Draw the probability of the positive class over a slide, for a run of two classes."""
     scores = predictions.scores
     (grid,) = scores.layout.slides
-    answers = illustration.Answers(predictions.probabilities, predictions.predicted, threshold=predictions.threshold)
-    title = describe_slide(run, predictions)
-    return illustration.draw_slide(run, grid, scores.thumbnails, answers, title=title)
+    shown = Predictions([], None, predictions.probabilities, predictions.predicted)
+    title, threshold = describe_slide(run, predictions), predictions.threshold
+    return illustration.draw_slide(run, grid, scores.thumbnails, shown, title=title, threshold=threshold)
 
 
 def write_slide(run: Run, item: WorkItem, predictions: ItemPredictions, folder: Path) -> str:

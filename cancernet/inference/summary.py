@@ -129,7 +129,7 @@ def describe_results(settings: Settings, results: Sequence[ItemResult]) -> str:
     names = [name_class(settings, name) for name in settings.classes]
     known = [result.outside for result in results if result.outside is not None]
     outside = (sum(known), patches) if len(known) == len(results) else None
-    lines = [wording.outside_sentence(outside, noun)]
+    lines = [wording.describe_out_of_distribution(outside, "patch" if noun == "patches" else "image")]
     outliers = sorted((each for result in results for each in result.outliers), key=lambda each: -each.distance)[:3]
     if outliers:
         furthest = ", ".join(f"{name} ({distance:.1f})" for distance, name, _ in outliers)

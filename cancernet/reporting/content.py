@@ -1,13 +1,12 @@
-"""From the scores of a split to its report: every figure and sentence that follows from them."""
+"""From the scores of a split to its report: every metric and sentence that follows from them."""
 
 import dataclasses
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, NotRequired
+from typing import NamedTuple
 
 import numpy as np
-from typing_extensions import TypedDict  # of which pydantic can read a field's types before Python 3.12
 
 from cancernet.config import SPLITS
 from cancernet.data.dataset import Patch, Summary, count_patches, name_classes
@@ -17,385 +16,321 @@ from cancernet.evaluation.comparison import compare_figures
 from cancernet.evaluation.decision import Decision, decide_otherwise, expected_rates
 from cancernet.evaluation.evaluate import evaluate, evaluate_points
 from cancernet.evaluation.predictions import Predictions, Scores, pool_predictions
-from cancernet.evaluation.results import as_json
+from cancernet.evaluation.results import Estimate, Evaluation
 from cancernet.evaluation.smoothing import predict_scores
 from cancernet.explain.outside import find_outside
 from cancernet.reporting.montages import FALSE_ALARM, MISSED, WRONG
-from cancernet.reporting.wording import counted, warn_of_change
+from cancernet.reporting.schema import (
+    ConfidentError,
+    CrossValidation,
+    DataSummary,
+    DecisionSummary,
+    DistantImage,
+    FittedOn,
+    Fold,
+    OperatingPoint,
+    OutOfDistribution,
+    Report,
+    SplitCounts,
+    TrainingSummary,
+    ValidationRates,
+)
+from cancernet.reporting.wording import describe_counts, plural, warn_of_change
 from cancernet.run import read_predictions, read_report
 
-OTHERS_TOO = {"extra": "allow"}  # a report of another version may have fields that this one does not know
-_WORST_ERRORS = 6  # of each kind
+_ERRORS_SHOWN = 6  # of each kind
 
 
-class Metric(TypedDict):
-    """A figure with its interval; what is undefined is None."""
+@dataclasses.dataclass(frozen=True)
+class ReportContext:
+    """What a report says besides the results: which run, which data, and how the model was made."""
 
-    value: float | None
-    low: float | None
-    high: float | None
-    reason: NotRequired[str]  # why something is None
-    __pydantic_config__ = OTHERS_TOO
-
-
-class Interval(TypedDict):
-    """Which intervals the figures have."""
-
-    level: float  # share of such intervals that hold the true value
-    over: str  # what is left out in turn: patients or images
-    groups: int  # how many of those
-    __pydantic_config__ = OTHERS_TOO
-
-
-class Split(TypedDict):
-    """The fields of `dataset.Counts`."""
-
-    images: int
-    patients: int
-    classes: dict[str, int]
-    images_without_patient: NotRequired[int]
-    __pydantic_config__ = OTHERS_TOO
-
-
-class Splits(TypedDict):
-    """What is in each split."""
-
-    training: Split
-    validation: Split
-    testing: Split
-    __pydantic_config__ = OTHERS_TOO
-
-
-class Data(TypedDict):
-    """What came in and what is in each split."""
-
-    source_images: int
-    rejected: int
-    duplicates_across_patients: int
-    duplicates_across_splits: int
-    left_out: int
-    split_by: str
-    images_without_patient: int
-    patients_known: bool
-    splits: Splits
-    __pydantic_config__ = OTHERS_TOO
-
-
-class Heading(TypedDict):
-    """What of a report is needed to set it beside others."""
-
-    created: str  # a date
-    statement: str
-    warnings: list[str]
-    classes: list[str]
-    class_names: dict[str, str] | None
-    positive: str | None
-    decision: dict | None
-    __pydantic_config__ = OTHERS_TOO
-
-
-class Report(Heading):
-    """report.json; see docs/reporting.md. What not every report has may be missing."""
-
-    name: str
-    title: NotRequired[str]  # of an evaluation
-    chose_model: NotRequired[bool]
-    evaluated_on: str
-    data: Data
-    metrics: dict[str, Metric]
-    per_class: dict[str, dict]
-    confusion_matrix: list[list[int]]
-    calibration: dict
-    interval: Interval
-    prevalence: dict | None
-    patients: list[dict]
-    patient_spread: dict
-    expected_on_validation: NotRequired[dict[str, float] | None]
-    neighbours: NotRequired[dict | None]
-    operating_points: NotRequired[list[dict] | None]
-    cross_validation: NotRequired[dict]
-    worst_errors: list[dict]
-    outside: NotRequired[dict | None]
-    class_weights: NotRequired[dict[str, float] | None]
-    training: NotRequired[dict]
-    settings: NotRequired[dict]
-    slides: NotRequired[list[dict[str, str]]]
-    gradcam: NotRequired[list[dict[str, str]]]
-    __pydantic_config__ = OTHERS_TOO
-
-
-class Subject(NamedTuple):
-    """What a report is about, beside patches and scores."""
-
-    name: str
-    evaluated_on: str  # the split, or `all folds`, or `folds 1, 2 of 5`
-    data: Data
-    made: Mapping = {}
-    chose_model: bool = False  # the split chose the epoch and fixed the decision: there was no testing split
-    seen: Sequence[str] = ()  # what `run.find_seen` found
+    name: str  # of the run
+    evaluated_on: str  # the split, `all folds`, or `folds 1, 2 of 5`
+    data: DataSummary
+    chose_model: bool = False  # whether the same images chose the model, for want of a testing split
+    seen: Sequence[str] = ()  # training and validation patients or images among those evaluated, by `run.find_seen`
     warnings: Sequence[str] = ()
-    prevalence: float | None = None
-    dataset: str = ""  # of an evaluation: what the run is applied to
+    prevalence: float | None = None  # at which to give PPV and NPV
+    dataset: str = ""  # name of the dataset in the evaluation of a finished run
+    class_weights: dict[str, float] | None = None
+    training: TrainingSummary | None = None
+    settings: dict[str, str | int | float | list | None] | None = None
 
 
-class Assessment(NamedTuple):
-    """A report, what it is of, and where its patches lie."""
+class EvaluatedSplit(NamedTuple):
+    """The report on a split, the predictions, and where the patches lie."""
 
     report: Report
     predictions: Predictions
     layout: Layout
 
 
-def assess(patches: Sequence[Patch], scores: np.ndarray, decision: Decision, subject: Subject) -> Assessment:
-    """Judge one split by a frozen decision.
-
-    Args:
-        scores: log-probabilities [n, classes] in the order of `patches`.
-    """
-    scored = Scores(patches, scores)
-    layout = scored.layout
-    predictions = predict_scores(decision, scored)
-    figures = _evaluate(predictions, decision.classes, decision.positive, subject.prevalence)
-    alone, neighbours = decision.without_neighbours, None
-    if alone:
-        without = predict_scores(alone, scored)
-        figures_alone = _evaluate(without, alone.classes, alone.positive, subject.prevalence)
-        (difference,) = compare_figures([without, predictions], classes=alone.classes, positive=alone.positive)
+def evaluate_split(scores: Scores, decision: Decision, context: ReportContext) -> EvaluatedSplit:
+    """Evaluate the scores of one split with a frozen decision."""
+    predictions = predict_scores(decision, scores)
+    neighbours: Mapping[str, Mapping[str, Estimate]] | None = None
+    if decision.without_neighbours:
+        alone = predict_scores(decision.without_neighbours, scores)
+        (difference,) = compare_figures([alone, predictions], classes=decision.classes, positive=decision.positive)
         neighbours = {
-            "with": figures["metrics"],
-            "without": figures_alone["metrics"],
-            "difference": as_json(difference),
+            "with": _evaluate(predictions, decision.classes, decision.positive, context).metrics,
+            "without": _evaluate(alone, decision.classes, decision.positive, context).metrics,
+            "difference": difference,
         }
-    report: Report = {
-        "name": subject.name,
-        "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "statement": _state(subject),
-        "chose_model": subject.chose_model,
-        "evaluated_on": subject.evaluated_on,
-        "warnings": [
-            *(warn_of_change(figures["metrics"], decision.expected_on_validation) if subject.dataset else ()),
-            *subject.warnings,
-            *_warn(subject.data, layout),
-        ],
-        "classes": list(decision.classes),
-        "class_names": name_classes(patches),
-        "positive": decision.positive,
-        "data": subject.data,
-        **figures,
-        "decision": _describe_decision(decision),
-        "expected_on_validation": decision.expected_on_validation,
-        "neighbours": neighbours,
-        "operating_points": _compare_points(decision, predictions, scored),
-        "worst_errors": find_worst_errors(predictions, decision.classes, decision.positive),
-        **subject.made,
-    }
-    if subject.dataset:
-        report["title"] = f"Evaluation of {subject.name} on {subject.dataset}"
-    return Assessment(report, predictions, layout)
+    report = _start_report(
+        predictions, scores.layout, context, decision.classes, decision.positive, _describe_test(context)
+    )
+    expected = ValidationRates(**decision.expected_on_validation) if decision.expected_on_validation else None
+    changed = warn_of_change(report.metrics, expected) if context.dataset else []
+    report = dataclasses.replace(
+        report,
+        title=f"Evaluation of {context.name} on {context.dataset}" if context.dataset else None,
+        warnings=[*changed, *context.warnings, *report.warnings],
+        decision=_describe_decision(decision),
+        expected_on_validation=expected,
+        neighbours=neighbours,
+        operating_points=_evaluate_points(decision, predictions, scores),
+        outside=summarise_distances(scores) if context.dataset else None,
+    )
+    return EvaluatedSplit(report, predictions, scores.layout)
 
 
-def pool_folds(folders: Sequence[Path], patches: Sequence[Patch], subject: Subject) -> Assessment:
-    """Judge the test images of all folds together, each by the run that had not seen it.
+def pool_folds(folders: Sequence[Path], patches: Sequence[Patch], context: ReportContext) -> EvaluatedSplit:
+    """Evaluate the test images of all folds together, each predicted by the model of its fold.
 
     Args:
         folders: of the folds' runs, `fold_1` and so on.
         patches: all rows of the manifest.
     """
-    reports = [read_report(folder, Report) for folder in folders]
-    classes, positive = reports[0]["classes"], reports[0]["positive"]
+    reports = [report for folder in folders if (report := read_report(folder, Report))]
+    classes, positive = reports[0].classes, reports[0].positive
+    parts = [read_predictions(folder, classes) for folder in folders]
     row_of = {patch.file: patch for patch in patches}
-    pooled = pool_predictions([read_predictions(folder, classes) for folder in folders])
+    pooled = pool_predictions(parts)
     pooled = dataclasses.replace(pooled, patches=[row_of[patch.file] for patch in pooled.patches])
     layout = lay_out_patches(pooled.patches)
-    figures = _evaluate(pooled, classes, positive, subject.prevalence)
-    how = f"in {len(folders)} folds" if subject.evaluated_on == "all folds" else f"on {subject.evaluated_on}"
-    report: Report = {
-        "name": subject.name,
-        "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "statement": f"Cross-validated {how}: each of the {_state_unseen(subject.data, pooled.patches)}.",
-        "evaluated_on": subject.evaluated_on,
-        "warnings": _warn(subject.data, layout),
-        "classes": classes,
-        "class_names": reports[0]["class_names"],
-        "positive": positive,
-        "data": subject.data,
-        **figures,
-        "decision": None,
-        "cross_validation": _describe_folds(folders, reports, figures["metrics"]),
-        "class_weights": None,
-        "settings": reports[0]["settings"],
-        "worst_errors": find_worst_errors(pooled, classes, positive),
-    }
-    return Assessment(report, pooled, layout)
+    where = f"in {len(folders)} folds" if context.evaluated_on == "all folds" else f"on {context.evaluated_on}"
+    statement = f"Cross-validated {where}: {_describe_folds(context.data, pooled.patches)}"
+    report = _start_report(pooled, layout, context, classes, positive, statement)
+    report = dataclasses.replace(
+        report,
+        class_names=reports[0].class_names,
+        cross_validation=_summarise_folds(folders, reports, report.metrics),
+        settings=reports[0].settings,
+    )
+    return EvaluatedSplit(report, pooled, layout)
 
 
-def _compare_points(decision: Decision, predictions: Predictions, scores: Scores) -> list[dict] | None:
-    """A row for the threshold in use and for each of the decision's others; None where it has none."""
-    if not decision.other_points:
+def _start_report(
+    predictions: Predictions,
+    layout: Layout,
+    context: ReportContext,
+    classes: Sequence[str],
+    positive: str | None,
+    statement: str,
+) -> Report:
+    """Everything that follows from the predictions and the context; no decision yet."""
+    evaluation = _evaluate(predictions, classes, positive, context)
+    return Report(
+        **vars(evaluation),
+        name=context.name,
+        created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        statement=statement,
+        warnings=_warn(context.data, layout),
+        classes=list(classes),
+        class_names=name_classes(predictions.patches),
+        positive=positive,
+        decision=None,
+        evaluated_on=context.evaluated_on,
+        chose_model=context.chose_model,
+        data=context.data,
+        worst_errors=find_confident_errors(predictions, classes, positive),
+        class_weights=context.class_weights,
+        training=context.training,
+        settings=context.settings,
+    )
+
+
+def _evaluate(
+    predictions: Predictions, classes: Sequence[str], positive: str | None, context: ReportContext
+) -> Evaluation:
+    return evaluate(predictions, classes=classes, positive=positive, prevalence=context.prevalence)
+
+
+def _evaluate_points(decision: Decision, predictions: Predictions, scores: Scores) -> list[OperatingPoint] | None:
+    """Evaluate the threshold in use and the decision's other thresholds; None if it has no others."""
+    if not decision.other_points or decision.positive is None or decision.threshold is None:
         return None
-    own = f"{decision.operating_point} (in use)"
-    predicted = {own: predictions.predicted}
-    for name in decision.other_points:
-        predicted[name] = predict_scores(decide_otherwise(decision, name), scores).predicted
-    rates = as_json(evaluate_points(predictions, predicted, classes=decision.classes, positive=decision.positive))
-    thresholds = {own: decision.threshold, **decision.other_points}
+    thresholds = {f"{decision.operating_point} (in use)": decision.threshold, **decision.other_points}
+    own, *others = thresholds
+    decided = {own: predictions.predicted}
+    decided |= {name: predict_scores(decide_otherwise(decision, name), scores).predicted for name in others}
+    rates = evaluate_points(predictions, decided, classes=decision.classes, positive=decision.positive)
     return [
-        {"name": name, "threshold": threshold, "on_validation": expected_rates(decision, threshold), **rates[name]}
+        OperatingPoint(
+            **vars(rates[name]),
+            name=name,
+            threshold=threshold,
+            on_validation=ValidationRates(**expected_rates(decision, threshold)),
+        )
         for name, threshold in thresholds.items()
     ]
 
 
-def _describe_folds(folders: Sequence[Path], reports: Sequence[Report], names: Iterable[str]) -> dict:
-    """The figures of each fold, and their mean and standard deviation over the folds that have them."""
-    table = [
-        {
-            "fold": int(folder.name.rpartition("_")[2]),
-            "metrics": {key: metric["value"] for key, metric in report["metrics"].items()},
-        }
+def _summarise_folds(folders: Sequence[Path], reports: Sequence[Report], names: Iterable[str]) -> CrossValidation:
+    folds = [
+        Fold(int(folder.name.rpartition("_")[2]), {key: metric.value for key, metric in report.metrics.items()})
         for folder, report in zip(folders, reports, strict=True)
     ]
-    columns = {name: [row["metrics"][name] for row in table if row["metrics"][name] is not None] for name in names}
+    columns = {name: [value for fold in folds if (value := fold.metrics[name]) is not None] for name in names}
     known = {name: values for name, values in columns.items() if len(values) > 1}
-    return {
-        "folds": table,
-        "mean": {name: float(np.mean(values)) for name, values in known.items()},
-        "spread": {name: float(np.std(values, ddof=1)) for name, values in known.items()},
-    }
+    return CrossValidation(
+        folds,
+        mean={name: float(np.mean(values)) for name, values in known.items()},
+        spread={name: float(np.std(values, ddof=1)) for name, values in known.items()},
+    )
 
 
-def describe_data(patches: Sequence[Patch], summary: Summary) -> Data:
-    """The report's part on data: what came in and what is in each split."""
-    parts = {split: count_patches([patch for patch in patches if patch.split == split]) for split in SPLITS}
-    return {
-        "source_images": summary.source_images,
-        "rejected": summary.rejected,
-        "duplicates_across_patients": summary.duplicates_across_patients,
-        "duplicates_across_splits": summary.duplicates_across_splits,
-        "left_out": summary.left_out_images,
-        "split_by": summary.split,
-        "images_without_patient": sum(not patch.patient for patch in patches),
-        "patients_known": any(patch.patient for patch in patches),
-        "splits": {
-            split: dataclasses.asdict(counts)
-            | {"images_without_patient": sum(each.split == split and not each.patient for each in patches)}
-            for split, counts in parts.items()
-        },
-    }
+def describe_data(patches: Sequence[Patch], summary: Summary) -> DataSummary:
+    """Describe where the source images went, and count those in each split."""
+    splits = {}
+    for split in SPLITS:
+        members = [patch for patch in patches if patch.split == split]
+        counts = count_patches(members)
+        unknown = sum(not patch.patient for patch in members)
+        splits[split] = SplitCounts(counts.images, counts.patients, counts.classes, unknown)
+    return DataSummary(
+        source_images=summary.source_images,
+        rejected=summary.rejected,
+        left_out=summary.left_out_images,
+        split_by=summary.split,
+        patients_known=any(patch.patient for patch in patches),
+        splits=splits,
+        duplicates_across_patients=summary.duplicates_across_patients,
+        duplicates_across_splits=summary.duplicates_across_splits,
+        images_without_patient=sum(not patch.patient for patch in patches),
+    )
 
 
-def _evaluate(predictions: Predictions, classes: Sequence[str], positive: str | None, prevalence: float | None) -> dict:
-    return as_json(evaluate(predictions, classes=classes, positive=positive, prevalence=prevalence))
-
-
-def _state(subject: Subject) -> str:
-    data, split = subject.data, subject.data["splits"][subject.evaluated_on]
-    unknown, of_whom = split["images_without_patient"], counted(split)
-    if subject.chose_model:
-        chose = f"{of_whom}, that chose" if unknown and split["patients"] else f"{of_whom} that chose"
-        return f"There is no testing split: these figures come from the {chose} the model, and flatter it."
-    if subject.seen:
+def _describe_test(context: ReportContext) -> str:
+    data, split = context.data, context.data.splits[context.evaluated_on]
+    images = describe_counts(split)
+    if context.chose_model:
         return (
-            f"No test: {len(subject.seen):,} of these patients or images were in the run's own training or validation."
+            f"There is no testing split: these results are over-optimistic, because the same {images} were used to "
+            "choose the model."
         )
-    if not split["patients"] or data["split_by"] == "image":
-        return f"Tested on {split['images']:,} images that were not trained on."
-    if unknown:
-        return f"Tested on {of_whom}; the model has never seen these patients, nor the other images."
-    return f"Tested on {of_whom} that the model has never seen."
+    if context.seen:
+        return (
+            "Not an independent test: the training or validation data of the run include "
+            f"{len(context.seen):,} of these patients or images."
+        )
+    if not split.patients or data.split_by == "image":
+        return f"Tested on {plural(split.images, 'image')} that the model was not trained on."
+    if split.images_without_patient:
+        return f"Tested on {images}; the model was trained on none of these images and known patients."
+    return f"Tested on {images} that the model was not trained on."
 
 
-def _state_unseen(data: Data, patches: Sequence[Patch]) -> str:
-    """Of all images of a cross-validation, what the model that judged each had not seen."""
-    images, judged = f"{len(patches):,} images", "was judged by a model that had not seen"
-    if data["split_by"] == "image" or not data["patients_known"]:
-        return f"{images} {judged} it in training"
+def _describe_folds(data: DataSummary, patches: Sequence[Patch]) -> str:
+    """Say what the model that predicted an image had not been trained on."""
+    images = plural(len(patches), "image")
+    if data.split_by == "image" or not data.patients_known:
+        return f"each of the {images} was predicted by a model that was not trained on it."
     unknown = sum(not patch.patient for patch in patches)
     patients = len({patch.patient for patch in patches if patch.patient})
-    of_whom = counted({"images": len(patches), "patients": patients, "images_without_patient": unknown})
+    images = describe_counts(SplitCounts(len(patches), patients, {}, unknown))
     if unknown:
-        return f"{of_whom}, {judged} it in training, nor its patient where that is known"
-    return f"{of_whom} {judged} its patient"
+        return f"each of the {images} was predicted by a model that was trained neither on it nor on its known patient."
+    return f"each of the {images} was predicted by a model that was not trained on its patient."
 
 
-def _warn(data: Data, layout: Layout) -> list[str]:
+def _warn(data: DataSummary, layout: Layout) -> list[str]:
     warnings = []
     if layout.unplaceable:
+        slides = plural(len(layout.unplaceable), "slide")
         warnings.append(
-            f"{len(layout.unplaceable):,} slide(s) are judged patch by patch, without neighbours or a map. First: "
+            f"{slides} evaluated patch by patch, without smoothing and without a map. Reason: "
             f"{next(iter(layout.unplaceable.values()))}"
         )
-    if data["patients_known"] and data["images_without_patient"]:
+    if data.patients_known and data.images_without_patient:
         warnings.append(
-            f"The patient of {data['images_without_patient']:,} images is unknown; each of them counts as its own."
+            f"{plural(data.images_without_patient, 'image')} without a known patient: each counts as a patient of its "
+            "own."
         )
-    if data["duplicates_across_splits"]:
-        warnings.append(f"{data['duplicates_across_splits']:,} images lie in two splits with the same bytes: a leak.")
+    if data.duplicates_across_splits:
+        warnings.append(
+            f"Data leakage: {plural(data.duplicates_across_splits, 'group')} of identical image files in two splits."
+        )
     return warnings
 
 
-def flatten(settings: Mapping, prefix: str = "") -> dict:
-    """Nested settings as one level of `part.name`."""
-    flat = {}
+def flatten(settings: Mapping, prefix: str = "") -> dict[str, str | int | float | list | None]:
+    """Flatten nested settings to one level of `part.name`."""
+    flat: dict[str, str | int | float | list | None] = {}
     for key, value in settings.items():
         flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
     return flat
 
 
-def _describe_decision(decision: Decision) -> dict:
-    left_out = ("curve", "without_neighbours", "expected_on_validation", "other_points")
-    return {key: value for key, value in dataclasses.asdict(decision).items() if key not in left_out}
+def _describe_decision(decision: Decision) -> DecisionSummary:
+    return DecisionSummary(
+        temperature=decision.temperature,
+        threshold=decision.threshold,
+        operating_point=decision.operating_point,
+        fitted_on=FittedOn(decision.fitted_on["images"] or 0, decision.fitted_on["patients"]),
+        classes=list(decision.classes),
+        positive=decision.positive,
+        bias=list(decision.bias),
+        neighbour_sigma=decision.neighbour_sigma,
+    )
 
 
-def find_worst_errors(predictions: Predictions, classes: Sequence[str], positive: str | None) -> list[dict]:
-    """The surest wrong answers: of two classes six that were missed, then six false alarms; of more classes twelve.
-
-    `probability` is that of the positive class, whatever was said; of more than two classes that of the class said.
-    """
+def find_confident_errors(
+    predictions: Predictions, classes: Sequence[str], positive: str | None
+) -> list[ConfidentError]:
+    """Find the most confident errors: six missed images, then six false alarms; of more than two classes twelve."""
     labels, probabilities, predicted = predictions.labels, predictions.probabilities, predictions.predicted
-    sureness = probabilities[np.arange(len(labels)), predicted]
-    order = np.argsort(-sureness, kind="stable")
+    confidence = probabilities[np.arange(len(labels)), predicted]
+    order = np.argsort(-confidence, kind="stable")
     wrong = order[(predicted != labels)[order]]
     if positive is None:
-        kinds = {WRONG: wrong[: 2 * _WORST_ERRORS]}
-        shown = sureness
+        kinds, shown = {WRONG: wrong[: 2 * _ERRORS_SHOWN]}, confidence
     else:
-        index = classes.index(positive)
+        index = list(classes).index(positive)
         kinds = {
-            MISSED: wrong[labels[wrong] == index][:_WORST_ERRORS],
-            FALSE_ALARM: wrong[labels[wrong] != index][:_WORST_ERRORS],
+            MISSED: wrong[labels[wrong] == index][:_ERRORS_SHOWN],
+            FALSE_ALARM: wrong[labels[wrong] != index][:_ERRORS_SHOWN],
         }
         shown = probabilities[:, index]
     return [
-        {
-            "file": predictions.patches[row].file,
-            "kind": kind,
-            "label": classes[labels[row]],
-            "predicted": classes[predicted[row]],
-            "probability": float(shown[row]),
-        }
+        ConfidentError(
+            file=predictions.patches[row].file,
+            kind=kind,
+            label=classes[labels[row]],
+            predicted=classes[predicted[row]],
+            probability=float(shown[row]),
+        )
         for kind, rows in kinds.items()
         for row in rows
     ]
 
 
-def describe_outside(distances: np.ndarray, patches: Sequence[Patch]) -> dict | None:
-    """Which images lie outside what the run was made for; None where the run does not know.
-
-    Args:
-        distances: as `learning.familiarity.watch` answers, in the order of `patches`.
-    """
-    found = find_outside(distances)
+def summarise_distances(scores: Scores) -> OutOfDistribution | None:
+    """Count the out-of-distribution images and list the most distant; None if the run cannot measure it."""
+    found = None if scores.distances is None else find_outside(scores.distances)
     if found is None:
         return None
-    furthest = [{"file": patches[row].file, "distance": distance} for row, distance in found.furthest]
-    return {"images": found.images, "outside": found.outside, "furthest": furthest}
+    furthest = [DistantImage(scores.patches[row].file, distance) for row, distance in found.furthest]
+    return OutOfDistribution(found.images, found.outside, furthest)
 
 
-def read_pictures(named: Sequence[Mapping], predictions: Predictions, dataset: Path) -> list[np.ndarray]:
-    """The pictures of what a report names by its `file`, uint8 [height, width, 3].
+def read_images(files: Iterable[str], predictions: Predictions, dataset: Path) -> list[np.ndarray]:
+    """Read images of a dataset, uint8 [height, width, 3].
 
     Raises:
-        InputError: a file is not the one that was judged.
+        InputError: a file has changed since it was evaluated.
     """
     sha256 = {patch.file: patch.sha256 for patch in predictions.patches}
-    return [read_image(dataset / each["file"], channels=3, sha256=sha256[each["file"]]) for each in named]
+    return [read_image(dataset / file, channels=3, sha256=sha256[file]) for file in files]

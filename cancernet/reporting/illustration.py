@@ -1,10 +1,11 @@
-"""What a run keeps of its images: pictures of slides, what the network looked at, and a few images as samples."""
+"""What a run keeps of its images: pictures of slides, Grad-CAM maps, augmented images, and a few images as samples."""
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,8 +18,9 @@ from cancernet.evaluation.predictions import Predictions
 from cancernet.explain.gradcam import grad_cam, overlay
 from cancernet.models.architectures import list_architectures
 from cancernet.reporting.captions import cut
-from cancernet.reporting.content import Assessment
-from cancernet.reporting.montages import plot_changes
+from cancernet.reporting.content import EvaluatedSplit
+from cancernet.reporting.montages import plot_augmentation
+from cancernet.reporting.schema import Picture, Report
 from cancernet.reporting.slide_plots import Explained, SlideMaps, plot_explained, plot_slide
 from cancernet.run import SAMPLES, Run, name_class
 from cancernet.storage import file_stem
@@ -26,73 +28,68 @@ from cancernet.training.augment import augment_batch
 
 SLIDES, GRADCAM = "slides", "gradcam.jpg"  # in the folder of the report
 LEAST_PATCHES = 20  # of a slide that is drawn
-MOST_SLIDES = 12  # in the report; the others' pictures lie beside it
+MOST_SLIDES = 12  # in the report; the pictures of the others are only in the folder
 EXPLAINED = 4  # images a group
-CHANGED, CHANGES = 4, 7  # training images, and changes of each
+AUGMENTED_IMAGES, AUGMENTATIONS = 4, 7  # training images, and augmentations of each
 MOST_SAMPLES, SAMPLE_BYTES = 8, 2_000_000  # of all classes together, and of one file
 PICTURE_DPI, JPEG_QUALITY = 120, 88
 
 
-class Answers(NamedTuple):
-    """What is drawn of a slide's m patches."""
+def illustrate(run: Run, evaluated: EvaluatedSplit, dataset: Path, folder: Path) -> Report:
+    """Draw slides and, if the network has feature maps, Grad-CAM into the folder of a report.
 
-    probabilities: np.ndarray  # calibrated [m, 2]
-    predicted: np.ndarray  # class index [m]
-    labels: np.ndarray | None = None  # class index [m]; None where the truth is not known
-    threshold: float | None = None  # in place of the run's own
-
-
-def illustrate(run: Run, assessment: Assessment, dataset: Path, folder: Path) -> dict[str, list[dict[str, str]]]:
-    """Draw slides and, of a network with maps, Grad-CAM into the folder of a report.
-
-    A slide is drawn where it has LEAST_PATCHES placed patches and few gaps (`SlideGrid.is_complete`); a sample of a
-    slide has too many for a map. It takes a run of two classes.
+    A slide is drawn if the run has two classes and the slide at least LEAST_PATCHES patches with few gaps
+    (`SlideGrid.is_complete`).
 
     Args:
-        assessment: of the split that is judged; its files are relative to `dataset`.
+        evaluated: its files are relative to `dataset`.
         folder: gets slides/<slide>.jpg for every slide that is drawn, and gradcam.jpg.
 
     Returns:
-        The report's galleries, `slides` (at most MOST_SLIDES: spread evenly from the slide with the lowest accuracy to
-        the one with the highest) and `gradcam`: [{"title", "picture"}].
+        The report with `slides` (at most MOST_SLIDES, evenly spaced from the lowest accuracy to the highest) and
+        `gradcam`.
 
     Raises:
-        InputError: a file is not the one that was judged.
+        InputError: a file has changed since it was evaluated.
     """
-    galleries = {"slides": _draw_slides(run, assessment, dataset, folder)}
+    report = replace(evaluated.report, slides=_draw_slides(run, evaluated, dataset, folder))
     if all(architecture.has_maps for architecture in list_architectures(run.settings.experiment.model)):
-        galleries["gradcam"] = _draw_explained(run, assessment.predictions, dataset, folder)
-    return galleries
+        return replace(report, gradcam=[_draw_explained(run, evaluated.predictions, dataset, folder)])
+    return report
 
 
-def draw_changes(patches: Sequence[Patch], dataset: Path, experiment: Experiment) -> dict[str, Figure]:
+def draw_augmentation(patches: Sequence[Patch], dataset: Path, experiment: Experiment) -> dict[str, Figure]:
     """Draw some training images as they are, and as the network sees them in the first epochs.
 
     Args:
         patches: of all splits.
 
     Returns:
-        The report's figure `augmented`; none where training changes nothing.
+        The report's figure `augmented`; none if the training does not augment.
 
     Raises:
-        InputError: a file is not the one that was trained on.
+        InputError: a file has changed since the training.
     """
     if experiment.augmentation == Augmentation():
         return {}
     training = [patch for patch in patches if patch.split == "training"]
-    shown = training[:: -(-len(training) // CHANGED)]
+    shown = training[:: -(-len(training) // AUGMENTED_IMAGES)]
     read = [read_image(dataset / each.file, channels=experiment.channels, sha256=each.sha256) for each in shown]
     images = np.stack([fit_image(image, experiment.image_size) for image in read])
-    given = {"augmentation": experiment.augmentation, "seed": experiment.seed, "step": 0}
-    changed = [np.asarray(augment_batch(images, epoch=epoch, **given)) for epoch in range(CHANGES)]
-    return {"augmented": plot_changes([images, *(np.rint(each).astype(np.uint8) for each in changed)])}
+    augmented = [
+        np.asarray(
+            augment_batch(images, augmentation=experiment.augmentation, seed=experiment.seed, epoch=epoch, step=0)
+        )
+        for epoch in range(AUGMENTATIONS)
+    ]
+    return {"augmented": plot_augmentation([images, *(np.rint(each).astype(np.uint8) for each in augmented)])}
 
 
 def copy_samples(predictions: Predictions, dataset: Path, folder: Path) -> None:
-    """Copy tested images of every class, as many of each, to samples/<class>/ in the folder of a run, to try it on.
+    """Copy tested images, equally many of every class, to samples/<class>/ in the folder of a run, to try it on.
 
     Args:
-        predictions: of the split that is judged; its files are relative to `dataset`.
+        predictions: of the evaluated split; its files are relative to `dataset`.
     """
     labels = [patch.label for patch in predictions.patches]
     for label in sorted(set(labels)):
@@ -105,29 +102,45 @@ def copy_samples(predictions: Predictions, dataset: Path, folder: Path) -> None:
 
 
 def is_worth_drawing(grid: SlideGrid) -> bool:
-    """Whether the patches of one slide lie closely enough for a map."""
+    """Whether the patches of a slide are many and close enough for a map."""
     return len(grid.members) >= LEAST_PATCHES and grid.is_complete
 
 
-def draw_slide(run: Run, grid: SlideGrid, thumbnails: Sequence[np.ndarray], answers: Answers, *, title: str) -> Figure:
-    """Draw one slide from its m patches, for a run of two classes.
+def draw_slide(
+    run: Run,
+    grid: SlideGrid,
+    thumbnails: Sequence[np.ndarray],
+    predictions: Predictions,
+    *,
+    title: str,
+    threshold: float | None = None,
+) -> Figure:
+    """Draw one slide of m patches, for a run of two classes.
 
     Args:
         thumbnails: m of `grid.make_thumbnail`, of one side. The largest has the side of a whole patch.
+        predictions: of the m patches.
+        threshold: in place of the run's own.
+
+    Raises:
+        ValueError: the run has more than two classes.
     """
     decision, mpp = run.decision, run.settings.mpp
+    threshold = decision.threshold if threshold is None else threshold
+    if decision.positive is None or threshold is None:
+        raise ValueError("draw_slide: a run of more than two classes has no map.")
     index = decision.classes.index(decision.positive)
     tile_pixels = max(max(thumbnail.shape[:2]) for thumbnail in thumbnails)
     maps = SlideMaps(
         stitch_slide(thumbnails, grid, tile_pixels=tile_pixels),
         tile_pixels,
-        paint_grid(answers.probabilities[:, index], grid),
-        paint_grid(answers.predicted == index, grid),
-        None if answers.labels is None else paint_grid(answers.labels == index, grid),
+        paint_grid(predictions.probabilities[:, index], grid),
+        paint_grid(predictions.predicted == index, grid),
+        None if predictions.true_classes is None else paint_grid(predictions.true_classes == index, grid),
     )
     return plot_slide(
         maps,
-        threshold=decision.threshold if answers.threshold is None else answers.threshold,
+        threshold=threshold,
         positive=name_class(run.settings, decision.positive),
         negative=name_class(run.settings, decision.classes[1 - index]),
         title=title,
@@ -136,77 +149,74 @@ def draw_slide(run: Run, grid: SlideGrid, thumbnails: Sequence[np.ndarray], answ
 
 
 def save_picture(figure: Figure, place: Path | BinaryIO) -> None:
-    """Write a JPEG; the folder of a path is made."""
+    """Write a JPEG; the folder of a path is created."""
     if isinstance(place, Path):
         place.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(place, format="jpg", dpi=PICTURE_DPI, pil_kwargs={"quality": JPEG_QUALITY})
 
 
-def _draw_slides(run: Run, assessment: Assessment, dataset: Path, folder: Path) -> list[dict[str, str]]:
+def _draw_slides(run: Run, evaluated: EvaluatedSplit, dataset: Path, folder: Path) -> list[Picture]:
     if run.decision.positive is None:
         return []
-    predictions, taken, drawn = assessment.predictions, set(), []
-    for grid in filter(is_worth_drawing, assessment.layout.slides):
-        members, side = grid.members, thumbnail_side(grid.shape)
-        accuracy = float((predictions.predicted == predictions.labels)[members].mean())
-        title = f"Slide {grid.slide}: {len(members):,} patches, {accuracy:.1%} right"
-        thumbnails = [make_thumbnail(_read(predictions, i, dataset, 3), side) for i in members]
-        answers = Answers(
-            predictions.probabilities[members], predictions.predicted[members], predictions.labels[members]
-        )
+    taken: set[str] = set()
+    drawn: list[tuple[float, str, Picture]] = []
+    for grid in filter(is_worth_drawing, evaluated.layout.slides):
+        predictions, side = evaluated.predictions.take(grid.members), thumbnail_side(grid.shape)
+        accuracy = float((predictions.predicted == predictions.labels).mean())
+        title = f"Slide {grid.slide}: {len(grid.members):,} patches, accuracy {accuracy:.1%}"
+        thumbnails = [make_thumbnail(_read(patch, dataset, 3), side) for patch in predictions.patches]
         picture = f"{SLIDES}/{file_stem(grid.slide, taken)}.jpg"
-        save_picture(draw_slide(run, grid, thumbnails, answers, title=title), folder / picture)
-        drawn.append((accuracy, grid.slide, {"title": title, "picture": picture}))
+        save_picture(draw_slide(run, grid, thumbnails, predictions, title=title), folder / picture)
+        drawn.append((accuracy, grid.slide, Picture(title, picture)))
     drawn.sort(key=lambda each: each[:2])
     shown = np.unique(np.linspace(0, len(drawn) - 1, min(MOST_SLIDES, len(drawn))).round().astype(int))
     return [drawn[i][2] for i in shown]
 
 
-def _read(predictions: Predictions, row: int, dataset: Path, channels: int) -> np.ndarray:
-    patch = predictions.patches[row]
+def _read(patch: Patch, dataset: Path, channels: int) -> np.ndarray:
     return read_image(dataset / patch.file, channels=channels, sha256=patch.sha256)
 
 
-def _draw_explained(run: Run, predictions: Predictions, dataset: Path, folder: Path) -> list[dict]:
-    groups = dict(_surest(run, predictions))
-    explained = iter(_explain(run, predictions, np.concatenate(list(groups.values())), dataset))
+def _draw_explained(run: Run, predictions: Predictions, dataset: Path, folder: Path) -> Picture:
+    groups = _find_most_confident(run, predictions)
+    explained = iter(_explain(run, predictions.take(np.concatenate(list(groups.values()))), dataset))
     figure = plot_explained(
         groups={heading: list(islice(explained, len(rows))) for heading, rows in groups.items()}, columns=EXPLAINED
     )
     save_picture(figure, folder / GRADCAM)
-    return [{"title": "The surest answers, right and wrong: each image, and the same with its map", "picture": GRADCAM}]
+    return Picture("Most confident predictions, correct and wrong: each image and its Grad-CAM map", GRADCAM)
 
 
-def _surest(run: Run, predictions: Predictions) -> list[tuple[str, np.ndarray]]:
-    """Headings, and the rows whose predicted class has the highest probability, the highest first."""
+def _find_most_confident(run: Run, predictions: Predictions) -> dict[str, np.ndarray]:
+    """Headings, and the rows with the highest probability of the predicted class, the highest first."""
     labels, predicted = predictions.labels, predictions.predicted
     classes, positive = run.decision.classes, run.decision.positive
     if positive is None:
-        kinds = {"Right": predicted == labels, "Wrong": predicted != labels}
+        kinds = {"Correct": predicted == labels, "Wrong": predicted != labels}
     else:
         index = classes.index(positive)
         names = name_class(run.settings, positive), name_class(run.settings, classes[1 - index])
         kinds = {
-            f"Found: {names[0]}, called {names[0]}": (labels == index) & (predicted == index),
-            f"False alarms: {names[1]}, called {names[0]}": (labels != index) & (predicted == index),
-            f"Missed: {names[0]}, called {names[1]}": (labels == index) & (predicted != index),
+            f"Detected: {names[0]} classified as {names[0]}": (labels == index) & (predicted == index),
+            f"False alarms: {names[1]} classified as {names[0]}": (labels != index) & (predicted == index),
+            f"Missed: {names[0]} classified as {names[1]}": (labels == index) & (predicted != index),
         }
-    sureness = predictions.probabilities[np.arange(len(labels)), predicted]
-    order = np.argsort(-sureness, kind="stable")
-    return [(heading, order[kind[order]][:EXPLAINED]) for heading, kind in kinds.items()]
+    confidence = predictions.probabilities[np.arange(len(labels)), predicted]
+    order = np.argsort(-confidence, kind="stable")
+    return {heading: order[kind[order]][:EXPLAINED] for heading, kind in kinds.items()}
 
 
-def _explain(run: Run, predictions: Predictions, rows: np.ndarray, dataset: Path) -> list[Explained]:
-    if not len(rows):
+def _explain(run: Run, predictions: Predictions, dataset: Path) -> list[Explained]:
+    if not predictions.patches:
         return []
     size, _, channels = run.model.input_shape[1:]
-    images = np.stack([fit_image(_read(predictions, row, dataset, channels), size) for row in rows])
-    said = predictions.predicted[rows]
+    images = np.stack([fit_image(_read(patch, dataset, channels), size) for patch in predictions.patches])
+    maps = grad_cam(run.model, images, predictions.predicted)
     explained = []
-    for row, image, index, heat in zip(rows, images, said, grad_cam(run.model, images, said), strict=True):
+    for row, (patch, image, heat) in enumerate(zip(predictions.patches, images, maps, strict=True)):
+        index = predictions.predicted[row]
         name = name_class(run.settings, run.decision.classes[index])
-        stem = cut(Path(predictions.patches[row].file).stem, 34)
-        caption = f"{stem}\ncalled {name}: {predictions.probabilities[row, index]:.3f}"
+        caption = f"{cut(Path(patch.file).stem, 34)}\n{name}: {predictions.probabilities[row, index]:.3f}"
         caption += "" if heat.any() else "\n(no region supports this class)"
         colour = np.repeat(image, 3, axis=2) if channels == 1 else image
         explained.append(Explained(colour, overlay(image, heat), caption))

@@ -1,6 +1,7 @@
-"""Pictures made of many images: the worst errors, and a dataset at a glance. As in `plots`: numbers in, figure out."""
+"""Pictures made of many images: errors, out-of-distribution images, augmentation, and a dataset at a glance."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -11,86 +12,99 @@ from matplotlib.ticker import MaxNLocator
 
 from cancernet.reporting.captions import break_lines, cut
 from cancernet.reporting.plots import AMBER, BLUE, GREEN, GREY, NOTE_SIZE, SKY, TEXT_SIZE, TITLE_SIZE, new_figure
+from cancernet.reporting.schema import ConfidentError
 
 SPLIT_COLOURS = {"training": BLUE, "validation": AMBER, "testing": GREEN}
 TILE_PIXELS = 200  # side of one picture of a montage
-ERROR_INCHES, ERRORS_ACROSS = 1.6, 6  # one picture among the worst errors, and how many stand side by side
+IMAGE_INCHES, IMAGES_ACROSS = 1.6, 6  # size of one error or out-of-distribution image, and how many are in a row
 MISSED, FALSE_ALARM, WRONG = "missed", "false alarm", "wrong"  # kinds of errors; the last of more than two classes
 HEADING = 100  # characters that fit across a group's heading
-_SAID = {"true": "label", "said": "predicted"}
 
 
-def plot_errors(*, images: list[np.ndarray], errors: list[dict], classes: tuple[str, str] | None) -> Figure:
-    """Wrongly classified images, a group for each kind of error, each with its file and probability.
+def plot_errors(
+    *, images: Sequence[np.ndarray], errors: Sequence[ConfidentError], classes: tuple[str, str] | None
+) -> Figure:
+    """Show misclassified images, a group for each kind of error, each with its file and probability.
 
-    images: uint8 [h, w, 3] RGB, or grey [h, w] or [h, w, 1], of any sizes, in the order of `errors`, which are dicts
-    with `file`, `kind`, `label`, `predicted` and `probability`, the worst of each kind first. classes: what the
-    positive class, which the probability is of, and the other are called; None of more than two classes.
+    Args:
+        images: uint8 [h, w, 3] RGB, or grey [h, w] or [h, w, 1], of any sizes, in the order of `errors`.
+        errors: the most confident of each kind first.
+        classes: names of the positive class, whose probability is given, and the other; None of more than two classes.
     """
     if len(images) != len(errors):
-        raise ValueError(f"plot_errors: {len(images)} images for {len(errors)} errors; they must be the same number.")
+        raise ValueError(f"plot_errors: {len(images)} images for {len(errors)} errors; the numbers must be equal.")
     if not errors:
         figure, (axes,) = new_figure(5.2, 1.6)
         axes.axis("off")
-        axes.text(0.5, 0.5, "No errors: every image got its own class.", ha="center", va="center", fontsize=TITLE_SIZE)
+        axes.text(0.5, 0.5, "Every image was classified correctly.", ha="center", va="center", fontsize=TITLE_SIZE)
         return figure
-    groups = {WRONG: "The surest wrong answers; the probability is of the class that was said"}
+    titles = {WRONG: "Most confident errors, with the probability of the predicted class"}
     if classes:
         positive, negative = (cut(name, 60) for name in classes)
-        groups = {
-            MISSED: f"Missed: {positive}, called {negative}; the lowest probability of {positive} first",
-            FALSE_ALARM: f"False alarms: {negative}, called {positive}; the highest probability of {positive} first",
+        titles = {
+            MISSED: f"Missed: {positive} classified as {negative}; lowest probability of {positive} first",
+            FALSE_ALARM: f"False alarms: {negative} classified as {positive}; highest probability of {positive} first",
         }
-    members = [[i for i, error in enumerate(errors) if error["kind"] == kind] for kind in groups]
-    captions = [[_error_caption(errors[i]) for i in group] for group in members]
+    groups = [[i for i, error in enumerate(errors) if error.kind == kind] for kind in titles]
+    captions = [[_error_caption(errors[i]) for i in group] for group in groups]
     headings = [
-        break_lines(heading if group else f"{heading.partition(';')[0]}: none", HEADING)
-        for heading, group in zip(groups.values(), members, strict=True)
+        break_lines(title if group else f"{title.partition(';')[0]}: none", HEADING)
+        for title, group in zip(titles.values(), groups, strict=True)
     ]
     heads = [0.2 + 0.2 * (heading.count("\n") + 1) for heading in headings]  # inches
-    heights = [head + _errors_height(group) for head, group in zip(heads, captions, strict=True)]
-    figure = Figure(figsize=(ERRORS_ACROSS * ERROR_INCHES, sum(heights)))
+    heights = [head + _group_height(texts) for head, texts in zip(heads, captions, strict=True)]
+    figure = Figure(figsize=(IMAGES_ACROSS * IMAGE_INCHES, sum(heights)))
     top = sum(heights)
-    for heading, head, group, below, height in zip(headings, heads, members, captions, heights, strict=True):
+    for heading, head, group, below, height in zip(headings, heads, groups, captions, heights, strict=True):
         figure.text(0.01, (top - 0.1) / sum(heights), heading, fontsize=TITLE_SIZE, va="top")
         top -= height
         if group:
             axes = figure.add_axes((0, top / sum(heights), 1, (height - head) / sum(heights)))
-            _draw_errors(axes, [images[i] for i in group], below)
+            _draw_group(axes, [images[i] for i in group], below)
     return figure
 
 
-def plot_furthest(*, images: list[np.ndarray], captions: list[str]) -> Figure:
-    """The images farthest from what a run was made for, the furthest first, each with its caption.
+def plot_furthest(*, images: Sequence[np.ndarray], captions: Sequence[str]) -> Figure:
+    """Show the most distant out-of-distribution images, the most distant first.
 
-    images: as for plot_errors, one at least. captions: a line for the name and one for the distance.
+    Args:
+        images: as for `plot_errors`, one at least.
+        captions: of each image, a line for its name and one for its distance.
     """
     broken = ["\n".join(break_lines(line, 18, limit=54) for line in caption.split("\n")) for caption in captions]
-    figure = Figure(figsize=(ERRORS_ACROSS * ERROR_INCHES, _errors_height(broken)))
-    _draw_errors(figure.add_axes((0, 0, 1, 1)), images, broken)
+    figure = Figure(figsize=(IMAGES_ACROSS * IMAGE_INCHES, _group_height(broken)))
+    _draw_group(figure.add_axes((0, 0, 1, 1)), images, broken)
     return figure
 
 
-def plot_changes(columns: list[np.ndarray]) -> Figure:
-    """Images as they are, and beside each what training makes of it: columns of as many images, the first unchanged.
+def plot_augmentation(columns: Sequence[np.ndarray]) -> Figure:
+    """Show training images in the first column and random augmentations of them in the others.
 
-    columns: each uint8 [n, h, w, 3] RGB or [n, h, w, 1] grey.
+    Args:
+        columns: each uint8 [n, h, w, 3] RGB or [n, h, w, 1] grey.
     """
     rows, width = len(columns[0]), len(columns)
     figure = Figure(figsize=(width * 1.2, rows * 1.2 + 0.35))
     axes = figure.add_axes((0, 0, 1, rows * 1.2 / (rows * 1.2 + 0.35)))
     axes.imshow(_montage([column[row] for row in range(rows) for column in columns], columns=width, rows=rows))
     axes.axis("off")
-    for place, words in ((0, "as it is"), (TILE_PIXELS, "as the network sees it, another way in every epoch")):
+    for place, words in ((0, "original"), (TILE_PIXELS, "as the network sees it, differently in each epoch")):
         axes.text(place + 4, -12, words, fontsize=TITLE_SIZE)
     return figure
 
 
-def plot_dataset(*, counts: dict[str, dict[str, int]], sizes: np.ndarray, samples: dict[str, list]) -> Figure:
-    """A built dataset at a glance: images per class and split, image sizes, and samples of each class.
+def plot_dataset(
+    *,
+    counts: Mapping[str, Mapping[str, int]],
+    sizes: np.ndarray | Sequence[tuple[int, int]],
+    samples: Mapping[str, Sequence[np.ndarray]],
+) -> Figure:
+    """Show a built dataset at a glance: images per class and split, image sizes, and samples of each class.
 
-    counts: split -> class -> images. sizes [n, 2]: width and height of every image, pixels. samples: class -> up to
-    eight images, uint8, as for plot_errors.
+    Args:
+        counts: split -> class -> images.
+        sizes: width and height of every image in pixels, [n, 2].
+        samples: class -> up to eight images as for `plot_errors`.
     """
     classes, columns = sorted(samples), 8
     heights = (1.1 + 0.17 * len(classes) * max(3, len(counts)), 0.5 + 1.05 * len(classes))
@@ -113,7 +127,7 @@ def plot_dataset(*, counts: dict[str, dict[str, int]], sizes: np.ndarray, sample
     return figure
 
 
-def _draw_counts(axes: Axes, counts: dict[str, dict[str, int]], classes: list[str]) -> None:
+def _draw_counts(axes: Axes, counts: Mapping[str, Mapping[str, int]], classes: Sequence[str]) -> None:
     height = 0.8 / len(counts)
     for index, (split, by_class) in enumerate(counts.items()):
         values = [by_class.get(name, 0) for name in classes]
@@ -130,18 +144,18 @@ def _draw_counts(axes: Axes, counts: dict[str, dict[str, int]], classes: list[st
 def _draw_sizes(axes: Axes, sizes: np.ndarray) -> None:
     pairs, images = np.unique(sizes, axis=0, return_counts=True)
     (width, height), share = pairs[images.argmax()], images.max() / len(sizes)
-    edges = np.linspace(0, 1.1 * sizes.max(), 25)
+    edges = np.linspace(0, 1.1 * sizes.max(), 25).tolist()
     axes.hist(sizes[:, 0], bins=edges, color=SKY, label="width")
     axes.hist(sizes[:, 1], bins=edges, histtype="step", color="black", linewidth=1.5, linestyle="--", label="height")
-    rare = share > 0.5  # then the sizes worth seeing are the few others
+    rare = share > 0.5  # then a logarithmic scale shows the few other sizes
     axes.set_yscale("symlog" if rare else "linear", **({"linthresh": 1} if rare else {}))
     axes.set_ylim(0, axes.get_ylim()[1] * (20 if rare else 1.3))  # room for the legend
     axes.set(xlabel="pixels", ylabel="images (log scale)" if rare else "images")
-    axes.set_title(f"Sizes: most often {width} x {height} ({share:.1%})", fontsize=TITLE_SIZE)
+    axes.set_title(f"Image sizes: {share:.1%} are {width} x {height}", fontsize=TITLE_SIZE)
     axes.legend(loc="upper left", fontsize=NOTE_SIZE)
 
 
-def _montage(images: list[np.ndarray], *, columns: int, rows: int, strip: int = 0) -> np.ndarray:
+def _montage(images: Sequence[np.ndarray], *, columns: int, rows: int, strip: int = 0) -> np.ndarray:
     """uint8 RGB [rows*(TILE_PIXELS+strip), columns*TILE_PIXELS, 3]; imutils copies channels, so RGB stays RGB."""
     blank = np.full((TILE_PIXELS + strip, TILE_PIXELS, 3), 255, np.uint8)
     tiles = [_tile(image, strip) for image in images]
@@ -161,30 +175,31 @@ def _tile(image: np.ndarray, strip: int) -> np.ndarray:
     return tile
 
 
-def _errors_height(captions: list[str]) -> float:
-    """Inches of a group of the worst errors with these captions, without its heading."""
-    rows = math.ceil(len(captions) / ERRORS_ACROSS)
-    return rows * ERROR_INCHES * (1 + _caption_pixels(captions) / TILE_PIXELS)
+def _group_height(captions: Sequence[str]) -> float:
+    """Inches of a group of images with these captions, without its heading."""
+    rows = math.ceil(len(captions) / IMAGES_ACROSS)
+    return rows * IMAGE_INCHES * (1 + _caption_pixels(captions) / TILE_PIXELS)
 
 
-def _caption_pixels(captions: list[str]) -> int:
-    """White pixels below each picture of a montage for its caption."""
+def _caption_pixels(captions: Sequence[str]) -> int:
+    """White pixels below each image of a montage for its caption."""
     return 12 + 20 * max((caption.count("\n") + 1 for caption in captions), default=0)
 
 
-def _draw_errors(axes: Axes, images: list[np.ndarray], captions: list[str]) -> None:
+def _draw_group(axes: Axes, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
     strip = _caption_pixels(captions)
-    rows = math.ceil(len(images) / ERRORS_ACROSS)
-    axes.imshow(_montage(images, columns=ERRORS_ACROSS, rows=rows, strip=strip), aspect="auto")
+    rows = math.ceil(len(images) / IMAGES_ACROSS)
+    axes.imshow(_montage(images, columns=IMAGES_ACROSS, rows=rows, strip=strip), aspect="auto")
     axes.axis("off")
     for index, caption in enumerate(captions):
-        row, column = divmod(index, ERRORS_ACROSS)
+        row, column = divmod(index, IMAGES_ACROSS)
         left, top = column * TILE_PIXELS + 6, row * (TILE_PIXELS + strip) + TILE_PIXELS + 3
         axes.text(left, top, caption, va="top", fontsize=NOTE_SIZE, linespacing=1.15)
 
 
-def _error_caption(error: dict) -> str:
-    lines = [break_lines(error["file"].replace("\\", "/").split("/")[-1], 18, limit=54)]
-    if error["kind"] == WRONG:
-        lines += [break_lines(f"{word}: {error[key]}", 18, limit=36) for word, key in _SAID.items()]
-    return "\n".join([*lines, f"probability {error['probability']:.3f}"])
+def _error_caption(error: ConfidentError) -> str:
+    lines = [break_lines(error.file.replace("\\", "/").split("/")[-1], 18, limit=54)]
+    if error.kind == WRONG:
+        lines += [break_lines(f"true: {error.label}", 18, limit=36)]
+        lines += [break_lines(f"predicted: {error.predicted}", 18, limit=36)]
+    return "\n".join([*lines, f"probability {error.probability:.3f}"])

@@ -1,10 +1,10 @@
-"""Numbers in, matplotlib figure out; nothing here shows or saves a picture.
+"""Plots of one report: numbers in, Matplotlib figure out; nothing is shown or saved here.
 
-Classes are given by the names to print. A *metric* is `{"value", "low", "high"}`, or `{"value": None, "reason": ...}`
-where it is undefined. Colours are Okabe and Ito's (2008), which stay apart for colour-blind readers.
+Classes are given by the names to print. Colours are from Okabe and Ito (2008) and are safe for colour-blind readers.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,37 +13,42 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from cancernet.evaluation.results import CalibrationBin, Estimate, PatientRow, TwoClassPatientRow
 from cancernet.reporting.captions import break_lines, shorten
+from cancernet.reporting.wording import plural
 
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY, AMBER, GREY = "#56B4E9", "#E69F00", "#6B6B6B"
 COLOURS = (BLUE, ORANGE, GREEN, PINK, AMBER, SKY)
-STYLES = [{"color": colour, "linestyle": dash} for dash in ("-", "--", ":") for colour in COLOURS]
+STYLES = [(colour, dash) for dash in ("-", "--", ":") for colour in COLOURS]
 CURVE_STYLES = {"training": (BLUE, "--"), "validation": (ORANGE, "-")}
 TITLE_SIZE, TEXT_SIZE, NOTE_SIZE = 11, 10, 9  # points
 
 
 class Curve(NamedTuple):
-    """One class against the rest: what a ROC or precision-recall curve is drawn from."""
+    """One class against the rest, for a ROC or precision-recall curve."""
 
-    positive: np.ndarray  # bool [n]: the image truly is of the class
-    probabilities: np.ndarray  # float [n], 0..1: of the class
-    metric: dict | None  # area under the curve; None where it was not worked out
+    positive: np.ndarray  # bool [n]: whether the image is of the class
+    probabilities: np.ndarray  # of the class, float [n], 0 to 1
+    area: Estimate | None  # under the curve; None if not computed
 
 
-def plot_history(*, history: dict[str, list[float]], kept_epochs: tuple[int, int]) -> Figure:
-    """Loss and accuracy by epoch; `history` maps Keras' names (`loss`, `val_loss`, ...) to one value an epoch.
+def plot_history(*, history: Mapping[str, Sequence[float | None]], kept_epochs: tuple[int, int]) -> Figure:
+    """Plot loss and accuracy by epoch.
 
-    `kept_epochs`, first and last of those whose mean weights are judged, count from 1 and are marked in every panel.
-    Where there is no accuracy there is no panel of it. A loss far above the others is cut off, marked and told, so that
-    one epoch does not flatten all others.
+    Single very high losses are cut off and marked, so that they do not flatten the rest of the curve.
+
+    Args:
+        history: Keras' names (`loss`, `val_loss`, `accuracy`, `val_accuracy`) -> one value an epoch. Without `accuracy`
+            there is one panel.
+        kept_epochs: first and last epoch, from 1, whose weights the final model averages; marked in every panel.
     """
     first, last = kept_epochs
     names = [name for name in ("loss", "accuracy") if name in history]
     figure, panels = new_figure(5.2, 0.8 + 2.2 * len(names), rows=len(names))
     for name, axes in zip(names, panels, strict=True):
-        curves = {"training": history.get(name), "validation": history.get(f"val_{name}")}
-        curves = {label: np.array(values, float) for label, values in curves.items() if values is not None}
+        columns = {"training": name, "validation": f"val_{name}"}
+        curves = {label: np.array(history[key], float) for label, key in columns.items() if key in history}
         ceiling = _robust_ceiling(np.concatenate(list(curves.values()))) if name == "loss" else None
         for label, values in curves.items():
             colour, dash = CURVE_STYLES[label]
@@ -52,9 +57,9 @@ def plot_history(*, history: dict[str, list[float]], kept_epochs: tuple[int, int
             if ceiling is not None:
                 _mark_cut(axes, epochs, values, ceiling, colour)
         if first == last:
-            axes.axvline(first, color=GREY, linestyle=":", label=f"epoch {first} is judged")
+            axes.axvline(first, color=GREY, linestyle=":", label=f"final model: epoch {first}")
         else:
-            axes.axvspan(first, last, color=GREY, alpha=0.18, label=f"mean of epochs {first} to {last} is judged")
+            axes.axvspan(first, last, color=GREY, alpha=0.18, label=f"final model: mean of epochs {first} to {last}")
         axes.set_ylabel(name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
@@ -64,7 +69,7 @@ def plot_history(*, history: dict[str, list[float]], kept_epochs: tuple[int, int
 
 
 def _robust_ceiling(values: np.ndarray) -> float | None:
-    """Where to cut an axis that single values would stretch; None where none lies far above the others."""
+    """Find where to cut an axis that few high values would stretch; None if no value is far above the others."""
     known = values[np.isfinite(values)]
     if not len(known):
         return None
@@ -73,21 +78,31 @@ def _robust_ceiling(values: np.ndarray) -> float | None:
 
 
 def _mark_cut(axes: Axes, epochs: np.ndarray, values: np.ndarray, ceiling: float, colour: str) -> None:
-    """Cut the axis at the ceiling; an arrow for each value above it, and the highest of them as a number."""
+    """Cut the axis at the ceiling; mark each value above it by an arrow and write down the highest."""
     axes.set_ylim(top=ceiling)
     above = np.flatnonzero(values > ceiling)
     if not len(above):
         return
     axes.plot(epochs[above], np.full(len(above), ceiling), "^", color=colour, markersize=7, clip_on=False)
     early = above[0] < len(epochs) / 2  # then there is room to the right
-    at = (epochs[above[-1 if early else 0]], ceiling)
-    place = {"xytext": (10 if early else -10, 0), "ha": "left" if early else "right"}
-    said = f"cut off: {values[above].max():.3g}"
-    axes.annotate(said, at, **place, textcoords="offset points", va="top", fontsize=NOTE_SIZE, color=colour)
+    axes.annotate(
+        f"off scale: {values[above].max():.3g}",
+        (epochs[above[-1 if early else 0]], ceiling),
+        xytext=(10 if early else -10, 0),
+        ha="left" if early else "right",
+        textcoords="offset points",
+        va="top",
+        fontsize=NOTE_SIZE,
+        color=colour,
+    )
 
 
-def plot_confusion_matrix(*, matrix: list[list[int]], classes: list[str]) -> Figure:
-    """Counts and row percentages; rows are the true class, columns what was predicted, in the order of `classes`."""
+def plot_confusion_matrix(*, matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
+    """Plot counts and row percentages.
+
+    Args:
+        matrix: rows are the true class, columns the predicted class, in the order of `classes`.
+    """
     counts = np.asarray(matrix)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
@@ -108,73 +123,85 @@ def plot_confusion_matrix(*, matrix: list[list[int]], classes: list[str]) -> Fig
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class (images)")
-    axes.set_title("Confusion matrix: images, share of the row", fontsize=TITLE_SIZE)
+    axes.set_title("Confusion matrix: images, % of the true class", fontsize=TITLE_SIZE)
     return figure
 
 
-def plot_roc(*, curves: dict[str, Curve], operating_point: tuple[float, float] | None = None) -> Figure:
-    """ROC curve of each class of `curves` (name -> Curve), with its AUROC and interval; none where it is undefined.
+def plot_roc(*, curves: Mapping[str, Curve], operating_point: tuple[float, float] | None = None) -> Figure:
+    """Plot the ROC curve of each class; a class whose AUROC is undefined has a legend entry only.
 
-    `operating_point` is the (sensitivity, specificity) of the decision, marked where given.
+    Args:
+        operating_point: sensitivity and specificity at the decision threshold, to be marked.
     """
     figure, (axes,) = new_figure(5.2, 5.4 + 0.18 * len(curves))
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (2, 3)), label="chance: 0.5")
-    for (name, curve), style in zip(curves.items(), STYLES, strict=False):
+    for (name, curve), (colour, dash) in zip(curves.items(), STYLES):
         defined = 0 < curve.positive.sum() < len(curve.positive)
         fpr, tpr = roc_curve(curve.positive, curve.probabilities)[:2] if defined else ([], [])
-        axes.plot(fpr, tpr, linewidth=2, label=break_lines(f"{name}: AUROC {metric_words(curve.metric)}", 62), **style)
+        area = f"AUROC {format_estimate(curve.area)}" if curve.area else ""
+        label = break_lines(f"{name}: {area}", 62)
+        axes.plot(fpr, tpr, dash, color=colour, linewidth=2, label=label)
     if operating_point:
         sensitivity, specificity = operating_point
-        label = f"in use: sensitivity {sensitivity:.2f}, specificity {specificity:.2f}"
+        label = f"decision threshold: sensitivity {sensitivity:.2f}, specificity {specificity:.2f}"
         axes.plot(1 - specificity, sensitivity, "o", markersize=9, color="black", label=label)
-    title = "ROC" if len(curves) == 1 else "ROC: each class against the rest"
-    frame_shares(axes, title, "false alarms (1 - specificity)", "found (sensitivity)")
+    title = "ROC curve" if len(curves) == 1 else "ROC curves, each class against the rest"
+    frame_shares(axes, title, "false positive rate (1 - specificity)", "sensitivity (true positive rate)")
     return _legend_below(figure, axes)
 
 
-def plot_precision_recall(*, curves: dict[str, Curve], operating_point: tuple[float, float] | None = None) -> Figure:
-    """Precision against sensitivity of each class of `curves` (name -> Curve); dotted: the class's share of the images.
+def plot_precision_recall(*, curves: Mapping[str, Curve], operating_point: tuple[float, float] | None = None) -> Figure:
+    """Plot precision against recall of each class, with its prevalence as a dotted line.
 
-    `operating_point` is the (sensitivity, precision) of the decision, marked where given.
+    Args:
+        operating_point: recall and precision at the decision threshold, to be marked.
     """
     figure, (axes,) = new_figure(5.2, 5.2 + 0.18 * len(curves))
-    for (name, curve), style in zip(curves.items(), STYLES, strict=False):
-        share = float(curve.positive.mean())
-        points = precision_recall_curve(curve.positive, curve.probabilities)[:2] if share > 0 else ([], [])
-        area = f"AUPRC {metric_words(curve.metric)}, " if curve.metric else ""
-        axes.plot(*points[::-1], linewidth=2, label=break_lines(f"{name}: {area}share {share:.1%}", 62), **style)
-        axes.axhline(share, color=style["color"], linestyle=":", linewidth=1.2)
+    for (name, curve), (colour, dash) in zip(curves.items(), STYLES):
+        prevalence = float(curve.positive.mean())
+        points = precision_recall_curve(curve.positive, curve.probabilities)[:2] if prevalence > 0 else ([], [])
+        area = f"AUPRC {format_estimate(curve.area)}, " if curve.area else ""
+        label = break_lines(f"{name}: {area}prevalence {prevalence:.1%}", 62)
+        axes.plot(*points[::-1], dash, color=colour, linewidth=2, label=label)
+        axes.axhline(prevalence, color=colour, linestyle=":", linewidth=1.2)
     if operating_point:
-        label = f"in use: sensitivity {operating_point[0]:.2f}, precision {operating_point[1]:.2f}"
+        label = f"decision threshold: recall {operating_point[0]:.2f}, precision {operating_point[1]:.2f}"
         axes.plot(*operating_point, "o", markersize=9, color="black", label=label)
-    title = "Precision and sensitivity (dotted: the class's share)"
-    frame_shares(axes, title, "found (sensitivity, recall)", "right when it says so (precision)")
+    title = "Precision-recall curve" if len(curves) == 1 else "Precision-recall curves, each class against the rest"
+    frame_shares(axes, f"{title}\n(dotted: prevalence)", "recall (sensitivity)", "precision (PPV)")
     return _legend_below(figure, axes)
 
 
-def plot_reliability(*, bins: list[dict], probabilities: np.ndarray, ece: dict, event: str) -> Figure:
-    """Share of images with the event against its mean predicted probability, over the count of images below.
+def plot_reliability(
+    *, bins: Sequence[CalibrationBin], probabilities: np.ndarray, ece: Estimate, positive: str | None
+) -> Figure:
+    """Plot the observed share of images against the predicted probability, above a histogram of the probabilities.
 
-    `bins` as in the report (`mean_probability`, `fraction_positive`, `images`; empty ones are not drawn);
-    probabilities [n] of the event, in 0..1; `event` completes "the image is ...": a class's name, or `right`.
+    Args:
+        bins: of the report.
+        probabilities: [n] of the positive class, 0 to 1; of more than two classes those of the predicted class.
+        positive: name of the positive class; None of more than two classes.
     """
     figure, (axes, counts) = new_figure(5.2, 5.6, rows=2, height_ratios=(3, 1), sharex=True)
-    filled = [each for each in bins if each["images"]]
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (2, 3)), label="perfect")
-    predicted, observed = ([each[key] for each in filled] for key in ("mean_probability", "fraction_positive"))
-    axes.plot(predicted, observed, "o-", color=BLUE, label=f"this model, in {len(filled)} groups of images")
-    title = f"Reliability; calibration error {metric_words(ece)}"
-    frame_shares(axes, title, "", f"share that is {shorten(event, 24)}")
-    counts.hist(probabilities, bins=np.linspace(0, 1, 21), color=SKY, edgecolor="white")
-    counts.set(xlabel=f"predicted probability of being {shorten(event, 24)}", ylabel="images")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (2, 3)), label="perfect calibration")
+    predicted, observed = [each.mean_probability for each in bins], [each.fraction_positive for each in bins]
+    axes.plot(predicted, observed, "o-", color=BLUE, label=f"this model, in {plural(len(bins), 'bin')}")
+    observed_share = "share classified correctly" if positive is None else f"observed share of {shorten(positive, 24)}"
+    frame_shares(axes, f"Reliability; calibration error {format_estimate(ece)}", "", observed_share)
+    counts.hist(probabilities, bins=np.linspace(0, 1, 21).tolist(), color=SKY, edgecolor="white")
+    of_class = "the predicted class" if positive is None else shorten(positive, 24)
+    counts.set(xlabel=f"predicted probability of {of_class}", ylabel="images")
     counts.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
     return _legend_below(figure, axes, columns=2)
 
 
 def plot_threshold(*, positive: np.ndarray, probabilities: np.ndarray, threshold: float, name: str) -> Figure:
-    """Sensitivity and specificity against the threshold, the one in use marked; positive is >= threshold.
+    """Plot sensitivity and specificity against the threshold, with the decision threshold marked.
 
-    positive [n] bool: the image truly is of the positive class `name`; probabilities [n] of that class, in 0..1.
+    Args:
+        positive: bool [n]: whether the image is of the positive class.
+        probabilities: [n] of that class, 0 to 1; an image is positive if its probability is at least the threshold.
+        name: of the positive class.
     """
     figure, (axes,) = new_figure(5.2, 4.8)
     grid = np.unique(np.append(np.linspace(0, 1, 1001), threshold))
@@ -190,39 +217,43 @@ def plot_threshold(*, positive: np.ndarray, probabilities: np.ndarray, threshold
         chosen = shares[np.searchsorted(grid, threshold)]
         axes.plot(grid, shares, dash, linewidth=2, color=colour, label=f"{label}: {chosen:.3f} at the threshold")
         axes.plot(threshold, chosen, "o", color=colour, markersize=8)
-    axes.axvline(threshold, color="black", linestyle=":", label=f"threshold in use: {threshold:.3f}")
+    axes.axvline(threshold, color="black", linestyle=":", label=f"decision threshold: {threshold:.3f}")
     xlabel = f"threshold on the probability of {shorten(name, 26)}"
-    frame_shares(axes, "What another threshold would do", xlabel, "share of the images")
+    frame_shares(axes, "Sensitivity and specificity by threshold", xlabel, "share of images")
     return _legend_below(figure, axes)
 
 
-def plot_patients(*, patients: list[dict]) -> Figure:
-    """One dot a patient, lowest first, for each of accuracy, sensitivity and specificity that any patient has.
+def plot_patients(*, patients: Sequence[PatientRow | TwoClassPatientRow]) -> Figure:
+    """Plot one dot a patient, in ascending order, for accuracy and, of two classes, sensitivity and specificity.
 
-    `patients` as in the report. A dot's area grows with the images behind it; the line is the median, the band the
-    middle half. Patients without the images that a rate needs are counted below the panel.
+    Raises:
+        ValueError: no patient has any of the three.
     """
-    behind = {"accuracy": ("tp", "fp", "tn", "fn"), "sensitivity": ("tp", "fn"), "specificity": ("tn", "fp")}
-    rates = [rate for rate in behind if any(patient.get(rate) is not None for patient in patients)]
-    if not rates:
-        raise ValueError("plot_patients: none of the patients has an accuracy, sensitivity or specificity.")
-    figure, panels = new_figure(8.7, 4.0, columns=len(rates), sharey=True)
-    for axes, rate in zip(panels, rates, strict=True):
-        known = sorted((each for each in patients if each.get(rate) is not None), key=lambda each: each[rate])
-        values = [each[rate] for each in known]
-        sizes = [sum(each.get(count) or 0 for count in behind[rate]) or each["images"] for each in known]
+    two_classes = [each for each in patients if isinstance(each, TwoClassPatientRow)]
+    rates: dict[str, list[tuple[float | None, int, str]]] = {
+        "accuracy": [(each.accuracy, each.images, each.patient) for each in patients],
+        "sensitivity": [(each.sensitivity, each.tp + each.fn, each.patient) for each in two_classes],
+        "specificity": [(each.specificity, each.tn + each.fp, each.patient) for each in two_classes],
+    }
+    defined = {rate: sorted((v, n, name) for v, n, name in dots if v is not None) for rate, dots in rates.items()}
+    known = {rate: dots for rate, dots in defined.items() if dots}
+    if not known:
+        raise ValueError("plot_patients: no patient has an accuracy, sensitivity or specificity.")
+    figure, panels = new_figure(8.7, 4.0, columns=len(known), sharey=True)
+    for axes, (rate, dots) in zip(panels, known.items(), strict=True):
+        values, images, names = zip(*dots, strict=True)
         low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
         axes.axhspan(low, high, color=SKY, alpha=0.25, linewidth=0)
         axes.axhline(median, color=BLUE, linewidth=1.2)
-        area = 14 + 90 * np.sqrt(np.array(sizes) / max(sizes)) / max(1, len(known) / 40)
-        axes.scatter(range(len(known)), values, s=area, color=BLUE, alpha=0.75, edgecolor="white", linewidth=0.5)
-        axes.set_title(f"{rate}\nmedian {median:.2f}, half in {low:.2f} to {high:.2f}", fontsize=NOTE_SIZE)
-        without = len(patients) - len(known)
-        note = f"\n({without} more without such images)" if without else ""
-        axes.set_xlabel(f"{len(known)} patients, lowest first{note}", fontsize=NOTE_SIZE)
-        names = [shorten(each["patient"], 14) for each in known] if len(known) <= 12 else []  # while there is room
-        axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > 3 else 0, fontsize=NOTE_SIZE)
-        axes.margins(x=0.2 if len(known) <= 3 else 0.05)
+        area = 14 + 90 * np.sqrt(np.array(images) / max(images)) / max(1, len(dots) / 40)
+        axes.scatter(range(len(dots)), values, s=area, color=BLUE, alpha=0.75, edgecolor="white", linewidth=0.5)
+        axes.set_title(f"{rate}\nmedian {median:.2f}, quartiles {low:.2f} to {high:.2f}", fontsize=NOTE_SIZE)
+        without = len(patients) - len(dots)
+        note = f"\n(undefined for {plural(without, 'patient')})" if without else ""
+        axes.set_xlabel(f"{plural(len(dots), 'patient')}, lowest first{note}", fontsize=NOTE_SIZE)
+        shown = [shorten(name, 14) for name in names] if len(names) <= 12 else []  # while there is room
+        axes.set_xticks(range(len(shown)), shown, rotation=90 if len(shown) > 3 else 0, fontsize=NOTE_SIZE)
+        axes.margins(x=0.2 if len(dots) <= 3 else 0.05)
         axes.grid(axis="y", alpha=0.3)
     panels[0].set_ylim(-0.04, 1.04)
     panels[0].yaxis.set_major_formatter(PercentFormatter(1))
@@ -230,7 +261,7 @@ def plot_patients(*, patients: list[dict]) -> Figure:
 
 
 def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1, **grid) -> tuple[Figure, list[Axes]]:
-    """A figure of so many inches, and its panels row by row."""
+    """Make a figure of this size in inches, and return its panels row by row."""
     figure = Figure(figsize=(width, height), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False, **grid).flat)
     for axes in panels:
@@ -245,15 +276,15 @@ def _legend_below(figure: Figure, axes: Axes, columns: int = 1) -> Figure:
 
 
 def frame_shares(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
-    """Both axes are shares, 0 to 1."""
+    """Let both axes go from 0 to 1."""
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=xlabel, ylabel=ylabel)
     axes.set_title(title, fontsize=TITLE_SIZE)
     axes.grid(alpha=0.3)
 
 
-def metric_words(metric: dict) -> str:
-    """`0.912 (0.880 to 0.940)`, or why it is undefined."""
-    if metric["value"] is None:
-        return f"n/a ({metric['reason']})"
-    low, high = metric["low"], metric["high"]
-    return f"{metric['value']:.3f}" + (f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else "")
+def format_estimate(estimate: Estimate) -> str:
+    """Write `0.912 (0.880 to 0.940)`, or why the value is undefined."""
+    if estimate.value is None:
+        return f"n/a ({estimate.reason})"
+    low, high = estimate.low, estimate.high
+    return f"{estimate.value:.3f}" + (f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else "")

@@ -1,8 +1,8 @@
-"""A search in words, as a table and in a picture: what was tried, what was best, and how sure that is."""
+"""The result of a search in words, as a table and in a plot."""
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,124 +10,134 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from cancernet import storage
+from cancernet.config import Setting
+from cancernet.evaluation.results import Difference
 from cancernet.reporting import printed
 from cancernet.reporting.plots import BLUE, GREEN, GREY, NOTE_SIZE, ORANGE, TITLE_SIZE, new_figure
+from cancernet.reporting.wording import plural
 
 SHOWN = 8  # of the finished trials, in the printed table
-MOST_IMPORTANT = 10  # settings in the picture
+MOST_IMPORTANT = 10  # settings in the plot
+VERDICTS = {
+    "better": "It is better than the default on these patients.",
+    "worse": "It is worse than the default on these patients.",
+    "unclear": "Whether it is better than the default is inconclusive.",
+}
 
 
-class TrialRow(NamedTuple):
+@dataclass(frozen=True)
+class TrialRow:
     """A trial that has ended."""
 
     number: int
-    state: str  # finished | pruned | diverged | given back
-    log_loss: float | None  # over all folds; of a pruned one over those that it had
-    folds: int  # judged
+    state: str  # finished | pruned | diverged | interrupted
+    log_loss: float | None  # over all folds; of a pruned trial over the folds that it finished
+    folds: int  # evaluated
     seconds: float
-    settings: Mapping[str, object]
+    settings: Mapping[str, Setting]
 
 
-class Outcome(NamedTuple):
-    """What came of a search."""
+@dataclass(frozen=True)
+class SearchResult:
+    """The trials of a search, and how the best compares with the default settings."""
 
     rows: Sequence[TrialRow]
     best: TrialRow
     default: TrialRow
-    difference: dict | None  # log-loss of the best less the default's, a metric with a verdict; None if they are one
+    difference: Difference | None  # log-loss of the best minus that of the default; None if the default is the best
     importance: Mapping[str, float]  # setting -> share, the largest first
-    data: str  # on which images and patients, in words
-    running: int  # trials of other processes that had not ended
+    data: str  # the images and patients, in words
+    running: int  # trials of other processes
+
+    def finished(self) -> list[tuple[float, TrialRow]]:
+        """The log-loss of each trial that was evaluated on all folds, and the trial, in the order of their numbers."""
+        return [(row.log_loss, row) for row in self.rows if row.state == "finished" and row.log_loss is not None]
 
 
-def tell_search(outcome: Outcome) -> str:
-    """What is printed at the end of a search."""
-    ended = [row for row in outcome.rows if row.state != "given back"]
+def search_text(result: SearchResult) -> str:
+    """Write what is printed at the end of a search."""
+    ended = [row for row in result.rows if row.state != "interrupted"]
     counts = {state: sum(row.state == state for row in ended) for state in ("finished", "pruned", "diverged")}
-    first = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-    lines = [printed.wrap(f"{len(ended)} trials ({first}), {outcome.data}. Test patients were not read.")]
-    if outcome.running:
-        lines.append(f"{outcome.running} more are being judged by other processes.")
-    finished = sorted((row for row in ended if row.state == "finished"), key=lambda row: row.log_loss)
-    head = ["best trials", "log-loss", "less default", "seconds"]
+    states = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+    lines = [printed.wrap(f"{plural(len(ended), 'trial')} ({states}), {result.data}. Test patients were not used.")]
+    if result.running:
+        lines.append(f"Still running in other processes: {plural(result.running, 'trial')}.")
+    finished = sorted(result.finished(), key=lambda each: each[0])
+    default_loss = next(loss for loss, row in finished if row.number == result.default.number)
     cells = [
         [
-            f"{row.number}{' (the default)' if row.number == outcome.default.number else ''}",
-            f"{row.log_loss:.4f}",
-            f"{row.log_loss - outcome.default.log_loss:+.4f}",
-            f"{row.seconds:.0f}",
+            f"{row.number}{' (default)' if row.number == result.default.number else ''}",
+            *(f"{loss:.4f}", f"{loss - default_loss:+.4f}", f"{row.seconds:.0f}"),
         ]
-        for row in finished
+        for loss, row in finished
     ]
     shown = [*cells[:SHOWN], *(cell for cell in cells[SHOWN:] if "default" in cell[0])]
-    lines += ["", printed.table([head, *shown]), "", printed.wrap(tell_verdict(outcome))]
-    changes = tell_changes(outcome)
+    table = printed.table([["best trials", "log-loss", "vs default", "seconds"], *shown])
+    lines += ["", table, "", printed.wrap(_describe_verdict(result))]
+    changes = describe_changes(result)
     return "\n".join([*lines, *([printed.wrap(changes)] if changes else [])])
 
 
-def tell_verdict(outcome: Outcome) -> str:
-    """Whether the best is better than the default, and how sure that is."""
-    if outcome.difference is None:
+def _describe_verdict(result: SearchResult) -> str:
+    difference = result.difference
+    if difference is None or difference.value is None:
         return "No trial was better than the default settings."
-    difference = outcome.difference
-    low, high = difference["low"], difference["high"]
-    within = difference.get("reason", "") if low is None else f"95% interval over patients {low:+.4f} to {high:+.4f}"
-    told = {
-        "better": "it is better than the default",
-        "worse": "it is worse than the default",
-        "unclear": "it cannot be told apart from the default",
-    }[difference["verdict"]]
+    low, high = difference.low, difference.high
+    interval = difference.reason
+    if low is not None and high is not None:
+        interval = f"95% interval over patients {low:+.4f} to {high:+.4f}"
     return (
-        f"Best is trial {outcome.best.number}: its log-loss less the default's is {difference['value']:+.4f} "
-        f"({within}), so {told} on these patients. It was chosen as the best on the same patients, which flatters it: "
-        "only patients that the search has not read tell how good it is."
+        f"Trial {result.best.number} is the best: its log-loss minus that of the default is {difference.value:+.4f} "
+        f"({interval}). {VERDICTS[difference.verdict]} This is over-optimistic, because the trial was selected as the "
+        "best on the same patients: test it on patients that the search has not used."
     )
 
 
-def tell_changes(outcome: Outcome) -> str:
-    """What the best sets otherwise than the default; "" for nothing."""
-    usual = outcome.default.settings
+def describe_changes(result: SearchResult) -> str:
+    """Name the settings in which the best trial differs from the default; "" for none."""
+    usual = result.default.settings
     changed = [
-        f"{name} {_spell(value)} ({_spell(usual[name])})"
-        for name, value in outcome.best.settings.items()
+        f"{name} {_format(value)} ({_format(usual[name])})"
+        for name, value in result.best.settings.items()
         if value != usual[name]
     ]
-    return f"It changes, with the default in brackets: {', '.join(changed)}." if changed else ""
+    return f"Changed settings, with the default in parentheses: {', '.join(changed)}." if changed else ""
 
 
-def write_table(outcome: Outcome) -> str:
-    """All trials that have ended as CSV, in their order."""
-    names = list(outcome.default.settings)
+def trials_csv(result: SearchResult) -> str:
+    """Write all trials that have ended as CSV, in the order of their numbers."""
+    names = list(result.default.settings)
     text = io.StringIO(newline="")
     rows = (
         [row.number, row.state, "" if row.log_loss is None else row.log_loss, row.folds, f"{row.seconds:.1f}"]
         + [row.settings.get(name, "") for name in names]
-        for row in outcome.rows
+        for row in result.rows
     )
     storage.write_rows(text, [["trial", "state", "log_loss", "folds", "seconds", *names], *rows])
     return text.getvalue()
 
 
-def plot_search(outcome: Outcome) -> Figure:
-    """The log-loss of each trial with the best so far, and which settings made the difference."""
+def plot_search(result: SearchResult) -> Figure:
+    """Plot the log-loss of each trial with the best so far, and the importance of the settings."""
     figure, (left, right) = new_figure(11.0, 4.4, columns=2, width_ratios=(3, 2))
-    _draw_history(left, outcome)
-    _draw_importance(right, outcome.importance)
+    _draw_history(left, result)
+    _draw_importance(right, result.importance)
     return figure
 
 
-def _draw_history(axes: Axes, outcome: Outcome) -> None:
-    finished = [row for row in outcome.rows if row.state == "finished"]
-    pruned = [row for row in outcome.rows if row.state == "pruned" and row.log_loss is not None]
-    numbers, losses = np.array([(row.number, row.log_loss) for row in finished]).T
+def _draw_history(axes: Axes, result: SearchResult) -> None:
+    finished = result.finished()
+    numbers, losses = [row.number for _, row in finished], np.array([loss for loss, _ in finished])
+    pruned = [(row.number, row.log_loss) for row in result.rows if row.state == "pruned" and row.log_loss is not None]
+    loss_of = dict(zip(numbers, losses, strict=True))
     axes.plot(numbers, losses, "o", color=BLUE, markersize=5, label="finished")
     axes.plot(numbers, np.minimum.accumulate(losses), color=BLUE, drawstyle="steps-post", label="best so far")
     if pruned:
-        places = [row.number for row in pruned], [row.log_loss for row in pruned]
-        axes.plot(*places, "x", color=GREY, markersize=5, label="pruned: on the folds it had")
-    axes.axhline(outcome.default.log_loss, color=ORANGE, linestyle="--", label="the default")
-    axes.plot(outcome.best.number, outcome.best.log_loss, "*", color=GREEN, markersize=14, label="best")
-    _cut_off(axes, losses, [row.log_loss for row in pruned])
+        axes.plot(*zip(*pruned, strict=True), "x", color=GREY, markersize=5, label="pruned (fewer folds)")
+    axes.axhline(loss_of[result.default.number], color=ORANGE, linestyle="--", label="default")
+    best = result.best.number
+    axes.plot(best, loss_of[best], "*", color=GREEN, markersize=14, label="best")
+    _cut_off(axes, losses, [loss for _, loss in pruned])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="trial", ylabel="cross-validated log-loss")
     axes.set_title("Trials (lower is better)", fontsize=TITLE_SIZE)
@@ -136,22 +146,22 @@ def _draw_history(axes: Axes, outcome: Outcome) -> None:
 
 
 def _cut_off(axes: Axes, finished: np.ndarray, pruned: Sequence[float]) -> None:
-    """Let single bad trials not flatten all others: those far above the middle are cut off, and counted."""
+    """Cut off and count losses far above the median, so that they do not flatten the others."""
     every = np.array([*finished, *pruned])
     ceiling = finished.min() + 6 * max(np.median(finished) - finished.min(), 1e-4)
     above = int((every > ceiling).sum())
     if above:
         axes.set_ylim(top=ceiling)
-        told = f"{above} above, up to {every.max():.3g}"
-        axes.text(0.01, 0.99, told, transform=axes.transAxes, va="top", fontsize=NOTE_SIZE, color=GREY)
+        text = f"{plural(above, 'trial')} off scale, up to {every.max():.3g}"
+        axes.text(0.01, 0.99, text, transform=axes.transAxes, va="top", fontsize=NOTE_SIZE, color=GREY)
 
 
 def _draw_importance(axes: Axes, importance: Mapping[str, float]) -> None:
     shown = list(importance.items())[:MOST_IMPORTANT][::-1]
-    axes.set_title("What made the difference", fontsize=TITLE_SIZE)
+    axes.set_title("Importance of the settings", fontsize=TITLE_SIZE)
     if not shown:
         axes.axis("off")
-        axes.text(0.5, 0.5, "too few trials to tell", ha="center", color=GREY, fontsize=NOTE_SIZE)
+        axes.text(0.5, 0.5, "too few trials", ha="center", color=GREY, fontsize=NOTE_SIZE)
         return
     names, shares = zip(*shown, strict=True)
     axes.barh(names, shares, color=BLUE)
@@ -162,5 +172,5 @@ def _draw_importance(axes: Axes, importance: Mapping[str, float]) -> None:
     axes.set_xlabel("share of the importance")
 
 
-def _spell(value: object) -> str:
+def _format(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,7 @@
-"""Pictures of slides and of what the network looked at: numbers in, matplotlib figure out; nothing is shown or saved.
+"""Plots of slides and of Grad-CAM maps: numbers in, Matplotlib figure out; nothing is shown or saved here.
 
-Maps are grids with one cell a patch, [rows, columns], NaN where there is no patch. Colours are Okabe and Ito's (2008),
-which stay apart for colour-blind readers, and differ in lightness too.
+Maps are grids with one cell a patch, [rows, columns], NaN where there is no patch. Colours are from Okabe and Ito
+(2008), are safe for colour-blind readers, and also differ in lightness.
 """
 
 import math
@@ -20,24 +20,25 @@ from matplotlib.transforms import ScaledTranslation
 from cancernet.data.grid import find_edges
 from cancernet.reporting.captions import break_lines, shorten
 from cancernet.reporting.plots import BLUE, GREY, NOTE_SIZE, ORANGE, TEXT_SIZE, TITLE_SIZE
+from cancernet.reporting.wording import plural
 
 PALE, YELLOW, DARK = "#D9D9D9", "#F0E442", "#111111"
-SURE = 0.65  # opacity of a probability of 1 over the tissue; one of 0 is not seen
-PROBABILITY = LinearSegmentedColormap.from_list("probability", [to_rgba(ORANGE, 0), to_rgba(ORANGE, SURE)])
+MAX_OPACITY = 0.65  # of a probability of 1 over the tissue; a probability of 0 is transparent
+PROBABILITY = LinearSegmentedColormap.from_list("probability", [to_rgba(ORANGE, 0), to_rgba(ORANGE, MAX_OPACITY)])
 PAPER = LinearSegmentedColormap.from_list(
-    "probability on white", ["white", tuple(SURE * np.array(to_rgba(ORANGE)[:3]) + 1 - SURE)]
+    "probability on white", ["white", tuple(MAX_OPACITY * np.array(to_rgba(ORANGE)[:3]) + 1 - MAX_OPACITY)]
 )
 WIDTH = 9.6  # inches
 HEADING, LEGEND = 104, 50  # characters that fit across the figure in a title, and across a panel in a legend
 UNDER_MAP = 0.17  # inches below the map of probabilities around its legend
 CAPTION, LINE = 11.5, 0.17  # of text of NOTE_SIZE: characters an inch, and inches a line
 PROPORTIONS = (0.45, 1.6)  # height by width of a panel; a slide beyond them gets white margins
-FOUND, MISSED, FALSE_ALARM, CLEARED = range(4)
+TRUE_POSITIVE, FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_NEGATIVE = range(4)
 OUTCOME_COLOURS = (BLUE, ORANGE, YELLOW, PALE)
 
 
 class Explained(NamedTuple):
-    """An image, what the network looked at in it, and a caption of a line or two."""
+    """An image, the same with its Grad-CAM map, and a caption of one or two lines."""
 
     image: np.ndarray  # uint8 [h, w, 3]
     overlay: np.ndarray  # uint8 [h, w, 3]
@@ -63,13 +64,13 @@ def plot_slide(
     title: str,
     patch_micrometres: float | None = None,
 ) -> Figure:
-    """Draw one slide: its tissue, and over it the probabilities and the outline of what is called; with a truth also
-    that and the errors.
+    """Draw one slide: its tissue, and over it the probabilities and the outline of the positive patches; if the truth
+    is known also that and the errors.
 
     Args:
-        threshold: at or above it the positive class is said; marked in the colour bar.
+        threshold: of the positive class; marked in the colour bar.
         positive, negative: names of the classes.
-        patch_micrometres: side of a patch, for the scale bar; without it the bar is told in patches.
+        patch_micrometres: side of a patch, for the scale bar; without it the bar is in patches.
     """
     _, _, probabilities, predicted, truth = maps
     names = ["tissue", f"probability of {positive}"] + (["truth", "errors"] if truth is not None else [])
@@ -91,15 +92,18 @@ def plot_slide(
     for axes in (first, second):
         _draw_tissue(axes, maps)
     _draw_scale_bar(first, left, width, patch_micrometres)
-    lines = _outline_called(second, predicted == 1, f"called {positive}", points=72 * WIDTH / 2 / width)
+    lines = _outline_positive(second, predicted == 1, f"classified as {positive}", points=72 * WIDTH / 2 / width)
     _draw_probabilities(second, probabilities, threshold, drop=UNDER_MAP + LINE * lines)
     if truth is not None:
         _draw_kinds(panels["truth"], truth, [(negative, PALE), (positive, BLUE)])
-        kinds = (f"found: {positive}, called {positive}", f"missed: {positive}, called {negative}")
-        kinds += (f"false alarm: {negative}, called {positive}", f"cleared: {negative}, called {negative}")
-        outcome = np.where(
-            truth == 1, np.where(predicted == 1, FOUND, MISSED), np.where(predicted, FALSE_ALARM, CLEARED)
-        )
+        kinds = [
+            f"true positive: {positive} classified as {positive}",
+            f"missed: {positive} classified as {negative}",
+            f"false alarm: {negative} classified as {positive}",
+            f"true negative: {negative} classified as {negative}",
+        ]
+        of_positive = np.where(predicted == 1, TRUE_POSITIVE, FALSE_NEGATIVE)
+        outcome = np.where(truth == 1, of_positive, np.where(predicted == 1, FALSE_POSITIVE, TRUE_NEGATIVE))
         outcome = np.where(np.isnan(truth), np.nan, outcome)
         _draw_kinds(panels["errors"], outcome, list(zip(kinds, OUTCOME_COLOURS, strict=True)))
         more = sum(text.get_text().count("\n") for text in panels["errors"].get_legend().get_texts())
@@ -110,10 +114,10 @@ def plot_slide(
 
 
 def plot_explained(*, groups: dict[str, list[Explained]], columns: int = 4) -> Figure:
-    """Pairs of an image and the same with its Grad-CAM heat, a row a group; at most `columns` of each are drawn.
+    """Show pairs of an image and the same with its Grad-CAM map, one row a group, at most `columns` in each.
 
     Args:
-        groups: heading -> its images; an empty one says that there is none.
+        groups: heading -> its images; a group without images says `none`.
     """
     across = int(WIDTH / columns * CAPTION)
     headings = [break_lines(heading, HEADING) for heading in groups]
@@ -123,7 +127,7 @@ def plot_explained(*, groups: dict[str, list[Explained]], columns: int = 4) -> F
     ]
     heights = [_row_height(*texts, WIDTH / columns / 2) for texts in zip(headings, captions, strict=True)]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.6), layout="constrained")
-    *parts, foot = figure.subfigures(len(groups) + 1, 1, height_ratios=[*heights, 0.6])
+    *parts, foot = figure.subfigures(len(groups) + 1, 1, squeeze=False, height_ratios=[*heights, 0.6]).flat
     for part, heading, explained, below in zip(parts, headings, groups.values(), captions, strict=True):
         part.suptitle(heading, fontsize=TITLE_SIZE, x=0.01, ha="left")
         panels = part.subplots(1, columns)
@@ -140,23 +144,23 @@ def plot_explained(*, groups: dict[str, list[Explained]], columns: int = 4) -> F
     bar = foot.colorbar(
         ScalarMappable(cmap="viridis"), cax=foot.add_axes((0.3, 0.65, 0.4, 0.2)), orientation="horizontal"
     )
-    bar.set_ticks([0, 1], labels=["did not count", "spoke most for the answer"], fontsize=NOTE_SIZE)
+    bar.set_ticks([0, 1], labels=["no contribution", "largest contribution to the predicted class"], fontsize=NOTE_SIZE)
     return figure
 
 
 def round_length(length: float) -> float:
-    """The largest 1, 2 or 5 times a power of ten that is not above `length`; at least 1."""
+    """Round down to 1, 2 or 5 times a power of ten; at least 1."""
     power = 10.0 ** math.floor(math.log10(max(length, 1)))
     return max(step * power for step in (1, 2, 5) if step * power <= max(length, 1))
 
 
-def name_length(micrometres: float) -> str:
-    """`500 µm`, `2 mm`."""
+def format_length(micrometres: float) -> str:
+    """Format as `500 µm` or `2 mm`."""
     return f"{micrometres / 1000:g} mm" if micrometres >= 1000 else f"{micrometres:g} µm"
 
 
 def _row_height(heading: str, captions: list[str], image: float) -> float:
-    """Inches of a row of images `image` inches high, between its heading and the longest of its captions."""
+    """Inches of a row of images, each `image` inches high, with its heading and the longest caption."""
     lines = max((caption.count("\n") + 1 for caption in captions), default=0)
     return 0.25 + 0.2 * (heading.count("\n") + 1) + (image if captions else 0.2) + LINE * lines
 
@@ -167,13 +171,13 @@ def _draw_tissue(axes: Axes, maps: SlideMaps) -> None:
 
 
 def _draw_probabilities(axes: Axes, probabilities: np.ndarray, threshold: float, *, drop: float) -> None:
-    """From transparent to orange over the tissue, with a bar of the colours so many inches below it."""
+    """Draw from transparent to orange over the tissue, with a colour bar `drop` inches below it."""
     rows, columns = probabilities.shape
     extent = (0, columns, rows, 0)
     axes.imshow(probabilities, vmin=0, vmax=1, cmap=PROBABILITY, extent=extent, interpolation="none")
     lower = ScaledTranslation(0, -drop, axes.figure.dpi_scale_trans)
-    place = {"bounds": (0, -0.035, 1, 0.035), "transform": axes.transAxes + lower}
-    below = axes.inset_axes(**place)  # an inset, so that the panel stays as large as its neighbour
+    # An inset, so that the panel stays as large as its neighbour.
+    below = axes.inset_axes((0, -0.035, 1, 0.035), transform=axes.transAxes + lower)
     bar = axes.figure.colorbar(ScalarMappable(cmap=PAPER), cax=below, orientation="horizontal")
     bar.ax.tick_params(labelsize=NOTE_SIZE)
     if 0 <= threshold <= 1:
@@ -182,20 +186,20 @@ def _draw_probabilities(axes: Axes, probabilities: np.ndarray, threshold: float,
     bar.set_label(f"probability; line: threshold {threshold:.3f}", fontsize=NOTE_SIZE)
 
 
-def _outline_called(axes: Axes, called: np.ndarray, name: str, *, points: float) -> int:
-    """Draw a dark line around the called patches, and their number in the legend; return the legend's lines.
+def _outline_positive(axes: Axes, positive: np.ndarray, name: str, *, points: float) -> int:
+    """Draw a dark line around the positive patches and give their number in the legend; return the legend's lines.
 
     Args:
-        called: bool [rows, columns].
+        positive: bool [rows, columns].
         points: width of a patch on paper.
     """
-    lines = find_edges(called)
+    lines = list(find_edges(positive))
     thin = float(np.clip(0.2 * points, 0.5, 1.3))
     for colour, width in (("white", 2.2 * thin), (DARK, thin)):
         axes.add_collection(
             LineCollection(lines, colors=colour, linewidths=width, capstyle="projecting"), autolim=False
         )
-    label = break_lines(f"{name}: {called.sum():,} patches", LEGEND)
+    label = break_lines(f"{name}: {plural(int(positive.sum()), 'patch')}", LEGEND)
     axes.legend(
         handles=[Line2D([], [], color=DARK, linewidth=1.3, label=label)],
         loc="upper center",
@@ -207,7 +211,7 @@ def _outline_called(axes: Axes, called: np.ndarray, name: str, *, points: float)
 
 
 def _draw_kinds(axes: Axes, kinds: np.ndarray, names: list[tuple[str, str]]) -> None:
-    """A map of indices into `names`, (name, colour) each, with the count of each in the legend."""
+    """Draw a map of indices into `names`, pairs of name and colour, with the count of each in the legend."""
     rows, columns = kinds.shape
     colours = ListedColormap([colour for _, colour in names])
     axes.imshow(
@@ -229,10 +233,10 @@ def _draw_kinds(axes: Axes, kinds: np.ndarray, names: list[tuple[str, str]]) -> 
 
 
 def _draw_scale_bar(axes: Axes, left: float, width: float, patch_micrometres: float | None) -> None:
-    """A bar below the picture, about a quarter of its width and of a round length."""
-    side = patch_micrometres or 1  # of a patch, in what the bar is told in
+    """Draw a bar of a round length, about a quarter of the picture's width, below the picture."""
+    side = patch_micrometres or 1  # of a patch, in micrometres or patches
     length = round_length(width * side / 4)
-    text = f"{length:g} patches" if patch_micrometres is None else name_length(length)
+    text = plural(length, "patch") if patch_micrometres is None else format_length(length)
     across = axes.get_xaxis_transform()  # x in patches, y as a share of the panel
     ends = [left, left + length / side]
     axes.plot(ends, [-0.03] * 2, "k", linewidth=3, solid_capstyle="butt", transform=across, clip_on=False)

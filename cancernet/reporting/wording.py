@@ -1,170 +1,310 @@
-"""A run's report in words: what its figures are called, what they say, and what to beware of."""
+"""The report in words: how numbers are written, the key results as sentences, and warnings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from cancernet.config import INSIDE_SHARE
-from cancernet.data.dataset import label_class
-from cancernet.evaluation import metrics
 from cancernet.evaluation.intervals import FEW_GROUPS, LEAST_GROUPS
+from cancernet.evaluation.metrics import METRICS, Place
+from cancernet.evaluation.results import Estimate, Interval
+from cancernet.reporting.schema import DataSummary, Report, SplitCounts, ValidationRates
 
-# name in the report -> label, explanation
-METRICS = {metric.name: (metric.label, metric.explanation) for metric in metrics.METRICS.values() if not metric.same_as}
-CLASS_RATES = {name: metric.label for name, metric in metrics.CLASS_METRICS.items()}
-PATIENT_RATES = ("accuracy", "sensitivity", "specificity", "auroc")
-TWICE = {metric.name for metric in metrics.METRICS.values() if metric.same_as}  # shown once, under the other name
-HELD_FIXED = (
-    "The intervals hold the model and its threshold fixed: what another training, or other validation patients, would "
-    "change comes on top."
+FIXED_MODEL = (
+    "The intervals are for this model and threshold. They do not include variation from retraining or from a different "
+    "validation set."
 )
-SPLIT_WORDS = {"file": "a given list", "given": "the source's own folders"}  # others are as they are called
+OPERATING_POINTS = {"balanced": "highest expected balanced accuracy"}
+SPLIT_NAMES = {"file": "a given list", "given": "the folders of the source"}
 
 
-def all_warnings(report: dict) -> list[str]:
-    """That it answers one class for everything, its own warnings, and those that its data call for; none twice."""
-    data = report["data"]
+class KeyResult(NamedTuple):
+    """A main result in a sentence, with its estimate; None if it is undefined."""
+
+    text: str
+    estimate: Estimate | None
+
+
+def list_warnings(report: Report) -> list[str]:
+    """List all warnings, each once: a model that predicts one class only, the report's own, and about its data."""
+    data, matrix = report.data, report.confusion_matrix
     found = []
-    answered = [name for name, column in zip(report["classes"], zip(*report["confusion_matrix"])) if any(column)]
-    if len(answered) == 1 and sum(map(any, report["confusion_matrix"])) > 1:
+    predicted = [name for name, column in zip(report.classes, zip(*matrix)) if any(column)]
+    if len(predicted) == 1 and sum(map(any, matrix)) > 1:
         found.append(
-            f"The network answers {class_word(report, answered[0])} for every image: it tells no class from another. "
-            "Train again with a smaller --learning-rate, more epochs or more images."
+            f"The model classifies every image as {class_word(report.class_names, predicted[0])}, so it does not "
+            "distinguish the classes. Train again with a smaller --learning-rate, more epochs or more images."
         )
-    found += report["warnings"]
-    if data["split_by"] == "image":
+    found += report.warnings
+    if data.split_by == "image":
         found.append(
-            "Split by image: images of one patient are in training and in testing alike, which flatters these figures. "
-            "Build the dataset with --split-by patient for figures that hold for new patients."
+            "The dataset was split by image: images of one patient are in both training and testing, so the results "
+            "are over-optimistic. Build the dataset with --split-by patient for results that hold for new patients."
         )
-    if not data["patients_known"]:
+    if not data.patients_known:
         found.append(
             "The patients are unknown: images of one patient may be in several splits, and the intervals are over "
-            "images, so that they may be too narrow. Give --patient-pattern if the file names tell the patient."
+            "images and may be too narrow. Give --patient-pattern if the file names contain the patient."
         )
-    if report["interval"]["groups"] < FEW_GROUPS:
-        found.append(_warn_of_few(**report["interval"]))
-    if data.get("duplicates_across_patients"):
-        found.append(f"{data['duplicates_across_patients']:,} images appear, byte for byte, under two patients.")
+    if report.interval.groups < FEW_GROUPS:
+        found.append(_warn_of_few(report.interval))
+    if data.duplicates_across_patients:
+        found.append(
+            f"{plural(data.duplicates_across_patients, 'group')} of identical image files under different patients."
+        )
     return list(dict.fromkeys(found))
 
 
-def warn_of_change(metrics: Mapping[str, dict], expected: Mapping[str, float] | None) -> list[str]:
-    """Where an evaluation's figures leave what validation led to expect: its rates, and calibrated probabilities.
+def _warn_of_few(interval: Interval) -> str:
+    verb = "was" if interval.groups == 1 else "were"
+    evaluated = f"Only {plural(interval.groups, interval.over.removesuffix('s'))} {verb} evaluated: "
+    if interval.groups < LEAST_GROUPS:
+        return evaluated + f"too few to estimate how the results vary between {interval.over}."
+    return evaluated + f"the intervals are rough, and results on other {interval.over} may be quite different."
+
+
+def warn_of_change(metrics: Mapping[str, Estimate], expected: ValidationRates | None) -> list[str]:
+    """Warn where the interval of a rate or of the calibration excludes the value expected from validation.
 
     Args:
-        expected: sensitivity and specificity on validation; None of more than two classes.
+        expected: None of more than two classes.
     """
-    due = {"calibration_slope": 1.0, "calibration_intercept": 0.0, **(expected or {})}
-    meaning = {
-        "sensitivity": "the threshold finds another share of these images",
-        "specificity": "the threshold clears another share of these images",
-        "calibration_slope": "probabilities are too sure below 1, too modest above it",
-        "calibration_intercept": "probabilities are too high on the whole below 0, too low above it",
+    due = {"calibration_slope": 1.0, "calibration_intercept": 0.0} | (vars(expected) if expected else {})
+    meanings = {  # of a value that is too low, and of one that is too high
+        "sensitivity": ("The threshold misses more positive images here.", "The threshold misses fewer."),
+        "specificity": ("The threshold gives more false alarms here.", "The threshold gives fewer false alarms here."),
+        "calibration_slope": ("The probabilities are overconfident.", "The probabilities are underconfident."),
+        "calibration_intercept": (
+            "The probabilities are too high on average.",
+            "The probabilities are too low on average.",
+        ),
     }
     warnings = []
-    for name, words in meaning.items():
-        low, high = (metrics.get(name, {}).get(end) for end in ("low", "high"))
-        if name in due and low is not None and high is not None and not low <= due[name] <= high:
+    for name, (too_low, too_high) in meanings.items():
+        found = metrics.get(name)
+        if name not in due or found is None or found.value is None or found.low is None or found.high is None:
+            continue
+        if not found.low <= due[name] <= found.high:
             warnings.append(
-                f"Not as validation led to expect: {METRICS[name][0]} is {number(metrics[name]['value'])} (interval "
-                f"{interval(metrics[name])}), expected was {number(due[name])}; {words}."
+                f"Different from validation: {METRICS[name].label} is {number(found.value)} (95% interval "
+                f"{interval(found)}), expected {number(due[name])}. {too_low if found.value < due[name] else too_high}"
             )
     return warnings
 
 
-def answers(report: dict) -> list[dict]:
-    """The main figures as sentences, the most important first: dicts with `text`, and `metric` or None.
+def key_results(report: Report) -> list[KeyResult]:
+    """Write the main results as sentences, the most important first.
 
-    Two classes: sensitivity, specificity, PPV (also at the given prevalence). More: accuracy, best and worst class.
+    Two classes: sensitivity, specificity, and PPV at the prevalence of the images and at a given one. More than two:
+    accuracy, and the classes with the lowest and the highest sensitivity.
     """
-    metrics, positive = report["metrics"], report["positive"]
+    metrics, positive = report.metrics, report.positive
+    level = f"{report.interval.level:.0%} interval"
     if positive is None:
-        first = _answer(report, "Of 100 images it gives {} their own class{}.", metrics["accuracy"])
-        return [first, *_best_and_worst(report)]
-    negative = next(name for name in report["classes"] if name != positive)
-    ill, well = class_word(report, positive), class_word(report, negative)
-    called = f"{{}} of 100 that it calls {ill} are so{{}}."
+        text = "The model classifies {} of images correctly (accuracy{})."
+        return [_key_result("Accuracy", text, metrics["accuracy"], level), *_lowest_and_highest(report, level)]
+    (negative,) = (name for name in report.classes if name != positive)
+    ill, well = class_word(report.class_names, positive), class_word(report.class_names, negative)
+    images = {name: each.images for name, each in report.per_class.items()}
+    here = percent(images[positive] / sum(images.values()))
+    of_those = f"{{}} of the images classified as {ill} are {ill} (PPV{{}})."
     found = [
-        _answer(report, f"Of 100 {ill} images it finds {{}}{{}}.", metrics["sensitivity"]),
-        _answer(report, f"Of 100 {well} images it clears {{}}{{}}.", metrics["specificity"]),
-        _answer(report, f"Where {_share(report)} in 100 images are {ill}, as here, {called}", metrics["ppv"]),
+        _key_result(
+            f"Sensitivity for {ill}",
+            f"The model detects {{}} of {ill} images (sensitivity{{}}).",
+            metrics["sensitivity"],
+            level,
+        ),
+        _key_result(
+            f"Specificity for {ill}",
+            f"It correctly classifies {{}} of {well} images as {well} (specificity{{}}).",
+            metrics["specificity"],
+            level,
+        ),
+        _key_result(f"PPV for {ill}", f"At this prevalence ({here}), {of_those}", metrics["ppv"], level),
     ]
-    prevalence = report.get("prevalence")
-    if prevalence:
-        where = f"Where {of_hundred(prevalence['value'])} in 100 images are {ill}, {called}"
-        found.append(_answer(report, where, prevalence["ppv"]))
+    if report.prevalence:
+        at = f"a prevalence of {percent(report.prevalence.value)}"
+        found.append(_key_result(f"PPV at {at}", f"At {at}, {of_those}", report.prevalence.ppv, level))
     return found
 
 
-def outside_sentence(counts: tuple[int, int] | None, noun: str) -> str:
-    """That images lie outside what a run was made for; "" where none does.
+def _key_result(name: str, sentence: str, estimate: Estimate, level: str) -> KeyResult:
+    """Fill in the two places of the sentence: the value and its interval."""
+    if estimate.value is None:
+        return KeyResult(f"{name} is undefined: {estimate.reason}.", None)
+    bounds = ""
+    if estimate.low is not None and estimate.high is not None:
+        bounds = f", {level} {percent(estimate.low)} to {percent(estimate.high)}"
+    return KeyResult(sentence.format(percent(estimate.value), bounds), estimate)
+
+
+def _lowest_and_highest(report: Report, level: str) -> list[KeyResult]:
+    rates = {name: report.per_class[name].sensitivity for name in report.classes}
+    values = {name: rate.value for name, rate in rates.items() if rate.value is not None}
+    if len(set(values.values())) < 2:
+        return []
+    ends = {"lowest": min(values, key=values.__getitem__), "highest": max(values, key=values.__getitem__)}
+    return [
+        _key_result(
+            "", f"Sensitivity is {end} for {class_word(report.class_names, name)} ({{}}{{}}).", rates[name], level
+        )
+        for end, name in ends.items()
+    ]
+
+
+def describe_out_of_distribution(counts: tuple[int, int] | None, noun: str) -> str:
+    """Say how many images are out of distribution; "" if none is.
 
     Args:
-        counts: how many do, of how many; None where the run does not know.
-        noun: what the images are called: images or patches.
+        counts: out-of-distribution images and all images; None if the run cannot measure it.
+        noun: `image` or `patch`.
     """
     if counts is None:
         return (
-            f"Whether these {noun} are of the kind that the run was made for is not known: the run does not keep what "
-            "its validation images were like. One trained again does."
+            f"It is unknown whether any {noun} is out of distribution, that is, unlike the images the model was "
+            "validated on: this run has no statistics of its validation images. Train it again to get them."
         )
     outside, images = counts
     if not outside:
         return ""
-    how = "what this run was made for, by their colours or what the network sees in them"
+    meaning = "unlike the images the model was validated on, in colour or in the features that the network computes"
     if outside == images:
-        which = f"All {images:,} {noun} lie" if images > 1 else "The only one lies"
-        return f"{which} outside {how}: do not believe the answers."
-    usual = f"of its validation images {1 - INSIDE_SHARE:.1%} do"
-    return f"{outside:,} of {images:,} {noun} ({outside / images:.1%}) lie outside {how}; {usual}."
+        which = f"All {plural(images, noun)} are" if images > 1 else f"The only {noun} is"
+        return f"{which} out of distribution: {meaning}. Do not rely on these results."
+    verb = "is" if outside == 1 else "are"
+    return (
+        f"{outside:,} of {plural(images, noun)} ({outside / images:.1%}) {verb} out of distribution: {meaning}. Of the "
+        f"validation images {1 - INSIDE_SHARE:.1%} are."
+    )
 
 
-def report_outside(report: dict) -> str:
-    """That sentence of a report; "" of one that did not measure it, as that of a training."""
-    if "outside" not in report:
+def warn_of_distribution(report: Report) -> str:
+    """Say how many images of an evaluation are out of distribution; "" for a training, which does not measure it."""
+    if report.title is None:
         return ""
-    outside = report["outside"]
-    return outside_sentence(outside and (outside["outside"], outside["images"]), "images")
+    found = report.outside
+    return describe_out_of_distribution((found.outside, found.images) if found else None, "image")
 
 
-def held_fixed(report: dict) -> str:
-    """What the intervals of a report leave out; "" of one that has no interval."""
-    return HELD_FIXED if any(metric["high"] is not None for metric in report["metrics"].values()) else ""
+def explain_intervals(report: Report) -> str:
+    """Say what the intervals do not include; "" if there are none."""
+    return FIXED_MODEL if any(metric.high is not None for metric in report.metrics.values()) else ""
 
 
-def split_words(data: dict) -> str:
-    """By what the images were split."""
-    if data["split_by"] == "patient" and not data["patients_known"]:
+def describe_decision(report: Report) -> str:
+    """Describe the calibration, the threshold and the smoothing over neighbours."""
+    decision = report.decision
+    if not decision:
+        return "Each fold has its own calibration and threshold, fitted on its own validation images."
+    images = describe_counts(SplitCounts(decision.fitted_on.images, decision.fitted_on.patients or 0, {}))
+    said = (
+        f"Probabilities were calibrated (temperature {number(decision.temperature)}) on the validation set: {images}."
+    )
+    if decision.temperature == 1:
+        said = (
+            f"Probabilities are the network's own: calibration on the validation set ({images}) did not improve them."
+        )
+    if report.positive is None:
+        said += " Each image is assigned its most probable class."
+    else:
+        point = decision.operating_point
+        said += (
+            f" An image is classified as {class_word(report.class_names, report.positive)} if its probability is at "
+            f"least {number(decision.threshold)} (operating point: {OPERATING_POINTS.get(point, point)})."
+        )
+    if decision.neighbour_sigma:
+        width = plural(decision.neighbour_sigma, "patch")
+        said += f" Scores of neighbouring patches on a slide are averaged (Gaussian, standard deviation {width})."
+    return said
+
+
+def describe_training(report: Report) -> str:
+    """Describe the training and which epochs the final model averages; "" for an evaluation."""
+    training = report.training
+    if not training:
+        return ""
+    minutes = training.seconds / 60
+    duration = plural(round(training.seconds), "second") if minutes < 2 else f"{minutes:.0f} minutes"
+    if not training.epochs or not training.kept_epochs:
+        return f"A classification head was fitted to features in {duration} on {training.device}."
+    speed = f" ({training.images_per_second:,.0f} images per second)" if training.images_per_second else ""
+    return (
+        f"Trained for {plural(training.epochs, 'epoch')} in {duration} on {training.device}{speed}. "
+        f"{describe_kept_epochs(*training.kept_epochs)}"
+    )
+
+
+def describe_kept_epochs(first: int, last: int) -> str:
+    """Say which epochs the final model comes from."""
+    if first == last:
+        return f"The final model is that of epoch {first}."
+    return f"The final model averages the weights of epochs {first} to {last}."
+
+
+def describe_source(data: DataSummary) -> str:
+    """Say how many source images were used and how they were split."""
+    return (
+        f"Source images: {data.source_images:,} ({data.rejected:,} rejected, {data.left_out:,} left out), split by "
+        f"{describe_split(data)}."
+    )
+
+
+def describe_split(data: DataSummary) -> str:
+    """Say how the images were split: `patient`, `image`, ..."""
+    if data.split_by == "patient" and not data.patients_known:
         return "image (patients unknown)"
-    return SPLIT_WORDS.get(data["split_by"], data["split_by"])
+    return SPLIT_NAMES.get(data.split_by, data.split_by)
 
 
-def class_label(report: dict, name: str) -> str:
-    """For tables and pictures: the class's folder, and its meaning where the report knows one, as `1 (IDC)`."""
-    return label_class(report.get("class_names"), name)
-
-
-def class_word(report: dict, name: str) -> str:
-    """For sentences: `IDC`, `malignant`, or `class 1` where a number is all there is."""
-    meaning = (report.get("class_names") or {}).get(name, name)
+def class_word(class_names: Mapping[str, str] | None, name: str) -> str:
+    """Name a class in sentences: `IDC`, `malignant`, or `class 1` if only a number is known."""
+    meaning = (class_names or {}).get(name, name)
     return f"class {meaning}" if meaning.isdigit() else meaning
 
 
-def possible_flaws(report: dict) -> str:
-    """What to look for among the worst errors: of grey images, which are not of stained tissue, other things."""
-    settings = report.get("settings") or {}
+def name_artefacts(report: Report) -> str:
+    """Name what to look for among the errors; grey images are not of stained tissue."""
+    settings = report.settings or {}
     grey = settings.get("images_are_grey") or settings.get("of the run.images_are_grey")
-    return "blur, borders, marks or writing in the picture" if grey else "blurred or torn tissue, folds"
+    return "blur, image borders, markers or text" if grey else "blurred, torn or folded tissue"
+
+
+def shown_metrics(metrics: Mapping[str, Estimate]) -> list[tuple[str, str, Estimate]]:
+    """List label, explanation and estimate in the order of METRICS, without metrics that equal another one."""
+    return [(METRICS[name].label, METRICS[name].explanation, metrics[name]) for name in shown_names(metrics)]
+
+
+def shown_names(metrics: Iterable[str]) -> list[str]:
+    """List the names of these metrics in the order of METRICS, without metrics that equal another one."""
+    return [name for name, metric in METRICS.items() if name in metrics and not metric.same_as]
+
+
+def list_shown(place: Place, metrics: Iterable[str]) -> list[str]:
+    """List the names of these metrics that the table of metrics shows in this place, in its order."""
+    return [name for name, metric in METRICS.items() if place in metric.shown_in and name in metrics]
+
+
+def describe_intervals(interval: Interval) -> str:
+    """`95% interval over patients`."""
+    return f"{interval.level:.0%} interval over {interval.over}"
+
+
+def count_without_patient(report: Report) -> tuple[int, int] | None:
+    """Count evaluated images without a known patient, and all images; None if there are none or all are unknown."""
+    images = sum(each.images for each in report.per_class.values())
+    unknown = images - sum(each.images for each in report.patients)
+    return (unknown, images) if unknown and report.data.patients_known else None
 
 
 def number(value: float | None) -> str:
-    """Three decimals, fewer above 10; n/a for None."""
+    """Three decimals, one above 10; n/a for None."""
     if value is None:
         return "n/a"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def signed(value: float | None) -> str:
-    """A difference, with its sign; n/a for None."""
+    """As `number`, with its sign."""
     return "n/a" if value is None else f"{'+' if value > 0 else ''}{number(value)}"
 
 
@@ -172,127 +312,50 @@ def share(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.1%}"
 
 
+def percent(value: float) -> str:
+    """A share as whole per cent; 0% and 100% only if it is exactly none or all, else `0.4%`, `99.9%`."""
+    whole = f"{value:.0%}"
+    return f"{min(max(value, 0.001), 0.999):.1%}" if whole in ("0%", "100%") and 0 < value < 1 else whole
+
+
 def count(value: int | None) -> str:
     return "n/a" if value is None else f"{value:,}"
 
 
-def interval(metric: dict) -> str:
-    """`0.790 to 0.880`, `at most 0.050`, or why there is none."""
-    if metric["low"] is None and metric["high"] is not None:
-        return f"at most {number(metric['high'])}"
-    if metric["low"] is None or metric["high"] is None:
-        return metric.get("reason", "")
-    return f"{number(metric['low'])} to {number(metric['high'])}"
+def interval(estimate: Estimate) -> str:
+    """`0.790 to 0.880`, `at most 0.050`, or the reason why there is none."""
+    if estimate.low is None and estimate.high is not None:
+        return f"at most {number(estimate.high)}"
+    return _spell_interval(estimate, number)
 
 
-def short_interval(metric: dict) -> str:
-    """As `interval`, with a dash where there is none: for narrow cells, above `missing_reasons`."""
-    return interval(metric) if metric["high"] is not None else "–"
+def signed_interval(difference: Estimate) -> str:
+    """`+0.004 to +0.027`, or the reason why there is none."""
+    return _spell_interval(difference, signed)
 
 
-def short_signed_interval(metric: dict) -> str:
-    """As `signed_interval`, with a dash where there is none."""
-    return signed_interval(metric) if metric["high"] is not None else "–"
+def _spell_interval(estimate: Estimate, spell: Callable[[float | None], str]) -> str:
+    if estimate.low is None or estimate.high is None:
+        return estimate.reason or ""
+    return f"{spell(estimate.low)} to {spell(estimate.high)}"
 
 
-def missing_reasons(metrics: Sequence[dict]) -> list[str]:
-    """Why some of the metrics have no interval or are undefined, each reason once."""
-    found = [metric["reason"] for metric in metrics if metric["high"] is None and metric.get("reason")]
-    return list(dict.fromkeys(found))
+def missing_reasons(estimates: Iterable[Estimate]) -> list[str]:
+    """List why some have no interval or are undefined, each reason once."""
+    return list(dict.fromkeys(each.reason for each in estimates if each.high is None and each.reason))
 
 
-def patches(value: float) -> str:
-    """A width in patches: `1 patch`, `0.5 patches`."""
-    return f"{value:g} patch" + ("" if value == 1 else "es")
+def plural(number: float, noun: str) -> str:
+    """`1 image`, `2,000 images`, `0.5 patches`."""
+    ending = "" if number == 1 else "es" if noun.endswith("tch") else "s"
+    return f"{number:{',' if isinstance(number, int) else 'g'}} {noun}{ending}"
 
 
-def counted(split: dict) -> str:
-    """`60 images of 16 patients`, or `60 images, 29 of them of 16 known patients`, or only the images."""
-    images = _several(split["images"], "image")
-    if not split["patients"]:
+def describe_counts(split: SplitCounts) -> str:
+    """`60 images from 16 patients`, `60 images (29 from 16 known patients)`, or `60 images`."""
+    images, unknown = plural(split.images, "image"), split.images_without_patient
+    if not split.patients:
         return images
-    unknown = split.get("images_without_patient", 0)
     if unknown:
-        known = _several(split["patients"], "known patient")
-        return f"{images}, {split['images'] - unknown:,} of them of {known}"
-    return f"{images} of {_several(split['patients'], 'patient')}"
-
-
-def _several(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def count_without_patient(report: dict) -> tuple[int, int] | None:
-    """Of the images that were judged, those whose patient is unknown, and all; None where there are none such."""
-    images = sum(each["images"] for each in report["per_class"].values())
-    unknown = images - sum(each["images"] for each in report.get("patients") or [])
-    return (unknown, images) if unknown and report["data"]["patients_known"] else None
-
-
-def signed_interval(metric: dict) -> str:
-    """Of a difference: `+0.004 to +0.027`, or why there is none."""
-    if metric["low"] is None or metric["high"] is None:
-        return metric.get("reason", "")
-    return f"{signed(metric['low'])} to {signed(metric['high'])}"
-
-
-def of_hundred(value: float) -> str:
-    """A share as a number of 100; 0 and 100 only where it is exactly none or all."""
-    whole = f"{100 * value:.0f}"
-    if whole in ("0", "100") and 0 < value < 1:
-        return f"{min(max(100 * value, 0.1), 99.9):.1f}"
-    return whole
-
-
-def shown_metrics(metrics: dict[str, dict]) -> list[tuple[str, str, dict]]:
-    """(label, what it says, metric) in the order of METRICS; one that is not in it comes last, under its own name."""
-    names = [name for name in METRICS if name in metrics]
-    names += [name for name in metrics if name not in METRICS and name not in TWICE]
-    return [(*METRICS.get(name, (name.replace("_", " "), "")), metrics[name]) for name in names]
-
-
-def shown_names(metrics: dict[str, dict]) -> list[str]:
-    """Those figures' names in the order in which they are shown, each figure once."""
-    return [name for name in METRICS if name in metrics]
-
-
-def interval_words(report: dict) -> str:
-    """`95% interval over patients`."""
-    return f"{report['interval']['level']:.0%} interval over {report['interval']['over']}"
-
-
-def _warn_of_few(level: float, over: str, groups: int) -> str:
-    judged = f"Only {groups} {over} were judged:" if groups > 1 else f"Only 1 {over.removesuffix('s')} was judged:"
-    if groups < LEAST_GROUPS:
-        return f"{judged} too few to say how far the figures may be from those of other {over}."
-    return f"{judged} the intervals are rough, and others may give quite other figures."
-
-
-def _answer(report: dict, sentence: str, metric: dict) -> dict:
-    """Fills the two places of the sentence: the number of 100, and its interval."""
-    if metric["value"] is None:
-        return {"text": f"{sentence.format('n/a', '')[:-1]} ({metric['reason']}).", "metric": None}
-    bounds = ""
-    if metric["low"] is not None and metric["high"] is not None:
-        bounds = (
-            f" ({report['interval']['level']:.0%} interval {of_hundred(metric['low'])} to {of_hundred(metric['high'])})"
-        )
-    return {"text": sentence.format(of_hundred(metric["value"]), bounds), "metric": metric}
-
-
-def _best_and_worst(report: dict) -> list[dict]:
-    rates = {name: report["per_class"][name]["sensitivity"] for name in report["classes"]}
-    known = sorted((name for name in rates if rates[name]["value"] is not None), key=lambda name: rates[name]["value"])
-    values = [rates[name]["value"] for name in known]
-    ends = [("worst", known[0]), ("best", known[-1])] if values and values[0] < values[-1] else []
-    return [
-        _answer(
-            report, f"It is {end} at {class_word(report, name)}: of 100 such images it finds {{}}{{}}.", rates[name]
-        )
-        for end, name in ends
-    ]
-
-
-def _share(report: dict) -> str:
-    images = {name: report["per_class"][name]["images"] for name in report["classes"]}
-    return of_hundred(images[report["positive"]] / sum(images.values()))
+        return f"{images} ({split.images - unknown:,} from {plural(split.patients, 'known patient')})"
+    return f"{images} from {plural(split.patients, 'patient')}"

@@ -11,8 +11,10 @@ import streamlit as st
 from cancernet import CancerNetError, InputError
 from cancernet.cli import quiet_import
 from cancernet.config import RUNS
+from cancernet.data.dataset import label_class
+from cancernet.evaluation.metrics import METRICS
 from cancernet.reporting import wording
-from cancernet.reporting.content import Report
+from cancernet.reporting.schema import Report
 from cancernet.run import MODEL, Run, Settings, find_runs, read_report, read_settings
 from cancernet.web import run_summary, uploads
 from cancernet.web.answer_cache import AnswerCache
@@ -23,7 +25,6 @@ if TYPE_CHECKING:  # it imports Keras
 
 PURPOSE = "For research and teaching, not for diagnosis."
 PRIVACY = "Images stay in the memory of this computer until you close the page; nothing is written to disk."
-METRICS = ("sensitivity", "specificity", "ppv", "npv", "auroc", "accuracy", "macro_f1", "ece")  # in the sidebar
 CACHE_BYTES = 2**27  # for the images of all visitors; one visitor needs at most 450 MB
 SCALES = {"0.25 (a scan at 40x)": 0.25, "0.5 (20x)": 0.5, "1 (10x)": 1.0, "2 (5x)": 2.0, "4 (IDC patches)": 4.0}
 
@@ -99,21 +100,21 @@ def show_summary(settings: Settings, report: Report | None) -> None:
     if not report:
         st.info("This run has no report.json, so its performance is unknown.")
         return
-    training, experiment, interval = report["data"]["splits"]["training"], settings.experiment, report["interval"]
-    st.markdown(f"**Performance.** {escape(report['statement'])}")
-    rows = [f"| | | {interval['level']:.0%} interval |", "|:--|--:|:--|"]
-    for name, metric in report["metrics"].items():
-        if name in METRICS:
-            cells = wording.METRICS[name][0].split(" (")[0], wording.number(metric["value"]), wording.interval(metric)
-            rows.append(f"| {' | '.join(map(escape, cells))} |")
+    training, experiment, interval = report.data.splits["training"], settings.experiment, report.interval
+    st.markdown(f"**Performance.** {escape(report.statement)}")
+    rows = [f"| | | {interval.level:.0%} interval |", "|:--|--:|:--|"]
+    for name in wording.list_shown("run summary", report.metrics):
+        metric = report.metrics[name]
+        cells = METRICS[name].label.split(" (")[0], wording.number(metric.value), wording.interval(metric)
+        rows.append(f"| {' | '.join(map(escape, cells))} |")
     st.markdown("\n".join(rows))
-    st.caption(f"Intervals are computed over {interval['over']}.")
-    counts = [f"\n- {escape(wording.class_label(report, name))}: {n:,}" for name, n in training["classes"].items()]
-    st.markdown(f"**Training data.** {wording.counted(training)}:{''.join(counts)}")
-    epochs = (report.get("training") or {}).get("epochs")  # None for heads, which are not trained in epochs
+    st.caption(f"Intervals are computed over {interval.over}.")
+    counts = [f"\n- {escape(label_class(report.class_names, name))}: {n:,}" for name, n in training.classes.items()]
+    st.markdown(f"**Training data.** {wording.describe_counts(training)}:{''.join(counts)}")
+    epochs = report.training and report.training.epochs  # None for heads, which are not trained in epochs
     length = f"{epochs} epochs, " if epochs else ""
-    st.caption(escape(f"{experiment.model}, {experiment.image_size} pixels, {length}{report['created']}."))
-    for warning in wording.all_warnings(report):
+    st.caption(escape(f"{experiment.model}, {experiment.image_size} pixels, {length}{report.created}."))
+    for warning in wording.list_warnings(report):
         st.warning(escape(warning))
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cancernet.evaluation.decision import ABOVE_ONE, Decision
-from cancernet.reporting.content import Metric, Report
+from cancernet.evaluation.results import Estimate
+from cancernet.reporting.schema import Report
 from cancernet.run import SAMPLES, Settings, name_class
 
 BUTTONS = {  # operating points of Decision.other_points that have a button, and its label
@@ -62,7 +63,7 @@ def list_thresholds(decision: Decision) -> dict[str, float]:
     return {"Default": decision.threshold, **found}
 
 
-def find_test_rates(report: Report, decision: Decision, threshold: float, *, unsmoothed: bool) -> dict[str, Metric]:
+def find_test_rates(report: Report, decision: Decision, threshold: float, *, unsmoothed: bool) -> dict[str, Estimate]:
     """Return sensitivity and specificity on the evaluated images; empty if the report lacks this threshold.
 
     Tuning a threshold on the test images would turn them into validation images, so only those in the report count.
@@ -70,12 +71,12 @@ def find_test_rates(report: Report, decision: Decision, threshold: float, *, uns
     Args:
         unsmoothed: whether `decision` is the run's second one, for patches that are not smoothed.
     """
-    rows: list[tuple[float | None, Mapping[str, Metric]]] = []
+    rows: list[tuple[float | None, Mapping[str, Estimate]]] = []
     if not unsmoothed:
-        points = report.get("operating_points") or []
-        rows = [(decision.threshold, report["metrics"]), *((point["threshold"], point) for point in points)]
-    elif neighbours := report.get("neighbours"):
-        rows = [(decision.threshold, neighbours["without"])]
+        points = report.operating_points or []
+        rows = [(decision.threshold, report.metrics), *((point.threshold, vars(point)) for point in points)]
+    elif report.neighbours:
+        rows = [(decision.threshold, report.neighbours["without"])]
     for value, metrics in rows:
         if value is not None and math.isclose(value, threshold, rel_tol=1e-12):
             return {name: metrics[name] for name in ("sensitivity", "specificity")}

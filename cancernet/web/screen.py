@@ -7,13 +7,12 @@ import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from cancernet.data.grid import PATCH_STEP
 from cancernet.evaluation.decision import Decision, expected_rates
 from cancernet.explain.outside import find_outside
 from cancernet.inference import prediction
 from cancernet.inference.prediction import ItemPredictions, ItemScores
 from cancernet.reporting import wording
-from cancernet.reporting.content import Report
+from cancernet.reporting.schema import Report
 from cancernet.run import REPORT_PAGE, Run, name_class
 from cancernet.web import page, run_summary
 from cancernet.web.run_summary import escape
@@ -26,35 +25,35 @@ DISTANT_WIDTH = 108  # pixels on the screen: three next to each other on a phone
 def show_answers(run: Run, report: Report | None, answer: page.Answer) -> None:
     """Show all that follows from the scores, at the threshold that the visitor chooses here."""
     show_distant(run, answer)
-    threshold, smooth = choose_decision(run, report, answer.scores)
-    predictions = [prediction.decide_item(run, each, neighbours=smooth, threshold=threshold) for each in answer.scores]
-    show_counts(run, predictions)
-    slides = page.find_slides(run, predictions)
+    threshold, smooth = choose_decision(run, report, answer.scored)
+    decided = [prediction.decide_item(run, each, neighbours=smooth, threshold=threshold) for each in answer.scored]
+    show_counts(run, decided)
+    slides = page.find_slides(run, decided)
     slide, clicked = show_map(run, slides)
-    show_patches(run, predictions, clicked, answer)
-    offer_downloads(run, predictions, slides, slide)
+    show_patches(run, decided, clicked, answer)
+    offer_downloads(run, decided, slides, slide)
 
 
 def show_distant(run: Run, answer: page.Answer) -> None:
     """Warn of images that are out of distribution, and show the most distant ones."""
     outside = find_outside(np.concatenate([each.distances for each in answer.scores]))
-    noun = run_summary.noun(run.settings)
-    warning = escape(wording.outside_sentence((outside.outside, outside.images) if outside else None, noun))
+    counts = (outside.outside, outside.images) if outside else None
+    warning = escape(wording.describe_out_of_distribution(counts, run_summary.noun(run.settings, 1)))
     if outside is None:
         st.caption(warning)
     elif warning:
         st.warning(warning, icon=":material/warning:")
         st.caption("The most distant images and their distances; 1 is the limit.")
         with st.container(horizontal=True):
-            for picture, name in page.show_distant(answer.scores, outside):
+            for picture, name in page.show_distant(answer.scored, outside):
                 st.image(picture, caption=escape(name), width=DISTANT_WIDTH, alt=name)
 
 
-def choose_decision(run: Run, report: Report | None, scores: list[ItemScores]) -> tuple[float | None, bool]:
+def choose_decision(run: Run, report: Report | None, scored: list[ItemScores]) -> tuple[float | None, bool]:
     """Let the visitor choose; returns the threshold, None for the run's, and whether slides are smoothed."""
     left, right = st.columns([5, 4], vertical_alignment="center")
-    single = [each for each in scores if not prediction.can_be_smoothed(run, each)]
-    smooth = len(single) < len(scores) and left.toggle(
+    single = [each for each in scored if not prediction.can_be_smoothed(run, each)]
+    smooth = len(single) < len(scored) and left.toggle(
         "Smooth over neighbouring patches",
         value=True,
         key="smooth",
@@ -105,41 +104,41 @@ def show_rates(run: Run, report: Report | None, decision: Decision, threshold: f
     if report:
         unsmoothed = decision is not run.decision
         rates = run_summary.find_test_rates(report, decision, threshold, unsmoothed=unsmoothed)
-        where = "test set" if report["evaluated_on"] == "testing" else report["evaluated_on"]
+        where = "test set" if report.evaluated_on == "testing" else report.evaluated_on
         with st.container(horizontal=True):
             for name, metric in rates.items():
                 interval = escape(wording.interval(metric))
-                st.metric(f"{name.capitalize()} ({where})", wording.share(metric["value"]), help=interval or None)
+                st.metric(f"{name.capitalize()} ({where})", wording.share(metric.value), help=interval or None)
         if not rates:
             st.caption("The report has test results for the thresholds of the buttons only.")
     expected = ", ".join(f"{name} {value:.1%}" for name, value in expected_rates(decision, threshold).items())
     st.caption(f"Expected from the validation set ({run_summary.describe_fit(decision)}): {expected}.")
 
 
-def show_counts(run: Run, predictions: list[ItemPredictions]) -> None:
+def show_counts(run: Run, decided: list[ItemPredictions]) -> None:
     """Say how many images there are, and how many of each class."""
-    labels, predicted = page.list_labels(run), np.concatenate([each.predicted for each in predictions])
+    labels, predicted = page.list_labels(run), np.concatenate([each.predicted for each in decided])
     number = run_summary.count_images(run.settings, len(predicted))
     if len(predicted) == 1:
         st.markdown(f"**{number}**, classified as **{escape(labels[predicted[0]])}**")
         return
 
     def describe(count: int) -> str:
-        area = count * (PATCH_STEP * (run.settings.mpp or 0) / 1000) ** 2
-        return f"{count / len(predicted):.0%}" + f", {area:,.1f} mm²" * (run.settings.mpp is not None)
+        area = page.patch_area(run)
+        return f"{count / len(predicted):.0%}" + ("" if area is None else f", {count * area:,.1f} mm²")
 
     counts = np.bincount(predicted, minlength=len(labels)).tolist()
     parts = [f"**{count:,}** {escape(label)} ({describe(count)})" for label, count in zip(labels, counts, strict=True)]
     st.markdown(f"**{number}**, classified as: {', '.join(reversed(parts))}")
 
 
-def show_map(run: Run, slides: list[ItemPredictions]) -> tuple[ItemPredictions | None, page.Shown | None]:
+def show_map(run: Run, slides: list[page.Slide]) -> tuple[page.Slide | None, page.Shown | None]:
     """Show the map of one slide; returns the slide and the patch that was clicked."""
     if not slides:
         return None, None
-    names = [each.scores.slide for each in slides]
+    names = [each.decided.scores.slide for each in slides]
     st.subheader("Slide" if len(names) > 1 else f"Slide {escape(names[0])}")
-    classes, positive = run.classes, run.positive
+    classes, positive = run.decision.classes, run.decision.positive
     left, middle, right = st.columns([3, 2, 2], vertical_alignment="bottom")
     name = middle.selectbox("Slide", names, key="slide") if len(names) > 1 else names[0]
     overlay = left.segmented_control("Overlay", OVERLAYS, default=OVERLAYS[0], required=True, key="overlay")
@@ -156,20 +155,20 @@ def show_map(run: Run, slides: list[ItemPredictions]) -> tuple[ItemPredictions |
     )
     st.caption("Scroll to zoom, drag to pan, double-click to reset. Click a patch to see it below.")
     chosen = event.selection.get("clicked") or []
-    row = int(chosen[0]["patch"]) if chosen else len(slide.predicted)
-    return slide, page.Shown(slide, row) if row < len(slide.predicted) else None
+    row = int(chosen[0]["patch"]) if chosen else len(slide.decided.predicted)
+    return slide, page.Shown(slide.decided, row) if row < len(slide.decided.predicted) else None
 
 
-def show_patches(run: Run, predictions: list[ItemPredictions], clicked: page.Shown | None, answer: page.Answer) -> None:
+def show_patches(run: Run, decided: list[ItemPredictions], clicked: page.Shown | None, answer: page.Answer) -> None:
     """Show the patch that was clicked, or one page of all patches, as cards."""
-    count = sum(len(each.predicted) for each in predictions)
+    count = sum(len(each.predicted) for each in decided)
     st.subheader(run_summary.noun(run.settings, count).capitalize())
     if clicked:
         st.markdown("The patch you clicked on the map. Click outside the tissue to see all patches.")
         patches = [clicked]
     else:
         order = st.selectbox("Order", page.ORDERS, key="order", width=320) if count > 1 else page.ORDERS[0]
-        patches = page.list_patches(run, predictions, order)
+        patches = page.list_patches(run, decided, order)
     pages = -(-len(patches) // CARDS_A_PAGE)
     number = st.pagination(pages, key=f"page of {pages}") if pages > 1 else 1
     shown = patches[(number - 1) * CARDS_A_PAGE : number * CARDS_A_PAGE]
@@ -181,24 +180,22 @@ def show_patches(run: Run, predictions: list[ItemPredictions], clicked: page.Sho
             with place.container(border=True):
                 st.image(picture, width="stretch", alt="The image and its Grad-CAM map")
                 st.html(page.describe_patch(run, patch))
-                st.caption(escape(page.name_patch(patch.predictions.scores, patch.row)))
+                st.caption(escape(page.name_patch(patch.decided.scores, patch.row)))
 
 
 def offer_downloads(
-    run: Run, predictions: list[ItemPredictions], slides: list[ItemPredictions], slide: ItemPredictions | None
+    run: Run, decided: list[ItemPredictions], slides: list[page.Slide], slide: page.Slide | None
 ) -> None:
     """Show the download buttons; a file is made when its button is clicked."""
     st.subheader("Download the results")
-    predictions = [page.without_images(each) for each in predictions]
-    slides = [page.without_images(each) for each in slides]
-    positive, report = run.positive, run.folder / REPORT_PAGE
+    decided = [page.without_images(each) for each in decided]
+    slides = [each._replace(decided=page.without_images(each.decided)) for each in slides]
+    positive, report = run.decision.positive, run.folder / REPORT_PAGE
     with st.container(horizontal=True):
         noun = run_summary.noun(run.settings)
-        _offer(
-            f"All {noun} (CSV)", lambda: page.predictions_csv(run, predictions), "predictions.csv", "text/csv", "table"
-        )
+        _offer(f"All {noun} (CSV)", lambda: page.predictions_csv(run, decided), "predictions.csv", "text/csv", "table")
         if slide and positive is not None:
-            light, name = page.without_images(slide), Path(slide.scores.slide)
+            light, name = slide._replace(decided=page.without_images(slide.decided)), Path(slide.decided.scores.slide)
             draw, label = lambda: page.draw_picture(run, light), f"Map of {escape(name.name)} (JPEG)"
             _offer(label, draw, f"{name.stem}.jpg", "image/jpeg", "image")
         if slides:

@@ -14,7 +14,7 @@ from matplotlib.colors import to_rgb
 
 from cancernet.data.grid import SlideGrid, find_edges, paint_grid
 from cancernet.reporting.plots import ORANGE
-from cancernet.reporting.slide_plots import DARK, SURE, name_length, round_length
+from cancernet.reporting.slide_plots import DARK, MAX_OPACITY, format_length, round_length
 
 HEIGHT = 460  # pixels on the screen
 PATCHES, OUTLINE = "patches", "outline"  # names of the two data sets in the specification
@@ -95,7 +95,7 @@ def map_specification(
         length = round_length((right - left) * mpp / 4)
         end, middle = left + length / mpp, bottom + (bottom - top) * SCALE_BAR_SHARE * 0.6
         bar = alt.Data(values=[{"left": left, "right": end, "top": middle, "bottom": middle}])
-        words = alt.Data(values=[{"left": end, "top": middle, "words": name_length(length)}])
+        words = alt.Data(values=[{"left": end, "top": middle, "words": format_length(length)}])
         text = alt.Chart(words).mark_text(align="left", baseline="middle", dx=6, clip=True, fontSize=12)
         layers.append(
             alt.Chart(bar).mark_rule(clip=True, color=DARK, strokeWidth=3).encode(x, y, x2="right", y2="bottom")
@@ -111,7 +111,7 @@ def _patches(event: str, show_probability: bool) -> alt.Chart:
     red, green, blue = (round(255 * part) for part in to_rgb(ORANGE))
     fill = alt.Fill(
         "probability:Q",
-        scale=alt.Scale(domain=[0, 1], range=[f"rgba({red}, {green}, {blue}, {alpha})" for alpha in (0, SURE)]),
+        scale=alt.Scale(domain=[0, 1], range=[f"rgba({red}, {green}, {blue}, {alpha})" for alpha in (0, MAX_OPACITY)]),
         legend=alt.Legend(
             orient="bottom",
             direction="horizontal",

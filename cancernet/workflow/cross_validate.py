@@ -38,11 +38,11 @@ def cross_validate(plan: Plan, wanted: Sequence[int], work: Path) -> None:
         return
     which = "all folds" if len(wanted) == folds else f"folds {', '.join(map(str, wanted))} of {folds}"
     data_of = content.describe_data(plan.dataset.patches, plan.dataset.summary)
-    subject = content.Subject(plan.name, which, data_of, prevalence=plan.options.prevalence)
-    described, predictions, _ = content.pool_folds([work / f"fold_{n}" for n in wanted], plan.dataset.patches, subject)
-    errors = content.read_pictures(described["worst_errors"], predictions, plan.dataset.folder)
+    context = content.ReportContext(plan.name, which, data_of, prevalence=plan.options.prevalence)
+    described, predictions, _ = content.pool_folds([work / f"fold_{n}" for n in wanted], plan.dataset.patches, context)
+    errors = content.read_images([each.file for each in described.worst_errors], predictions, plan.dataset.folder)
     figures = report.draw_figures(described, predictions, error_images=errors)
-    run.write_predictions(work, predictions, described["classes"])
+    run.write_predictions(work, predictions, described.classes)
     report.write_report(work, described, figures)
 
 

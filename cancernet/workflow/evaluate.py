@@ -9,7 +9,7 @@ from cancernet.cli import quiet_import
 from cancernet.config import DATASET, Prevalence, option
 
 if TYPE_CHECKING:
-    from cancernet.reporting.content import Report
+    from cancernet.reporting.schema import Report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +53,7 @@ def _evaluate(options: EvaluationOptions) -> "Report":
     with quiet_import():
         import keras  # noqa: F401
     from cancernet import run, storage
+    from cancernet.evaluation.predictions import Scores
     from cancernet.explain import out_of_distribution
     from cancernet.reporting import content, illustration, printed, report
     from cancernet.training import pipeline, scoring
@@ -71,11 +72,11 @@ def _evaluate(options: EvaluationOptions) -> "Report":
     store = pipeline.open_store(options.dataset, patches, settings.experiment)
     name = options.run.resolve().name
     shown = {key: value for key, value in dataclasses.asdict(settings).items() if key != "seen"}
-    subject = content.Subject(
+    context = content.ReportContext(
         name,
         options.split,
         content.describe_data(dataset.patches, dataset.summary),
-        made={"settings": content.flatten({"run": name, "of the run": shown})},
+        settings=content.flatten({"run": name, "of the run": shown}),
         seen=seen,
         warnings=run.compare_sizes(settings, dataset.summary.usual_size),
         prevalence=options.prevalence,
@@ -83,17 +84,18 @@ def _evaluate(options: EvaluationOptions) -> "Report":
     )
     watched = out_of_distribution.watch(evaluated.model, evaluated.familiar, settings.experiment.views)
     probabilities, distances = scoring.predict(watched, store)
-    assessment = content.assess(patches, scoring.log_scores(probabilities), evaluated.decision, subject)
-    assessment.report["outside"] = content.describe_outside(distances, patches)
-    described, predictions, _ = assessment
+    scores = Scores(patches, scoring.log_scores(probabilities), distances)
+    result = content.evaluate_split(scores, evaluated.decision, context)
+    described, predictions, _ = result
     if options.output:
-        errors = content.read_pictures(described["worst_errors"], predictions, options.dataset)
-        far = described["outside"]["furthest"] if described["outside"] else []
-        furthest = content.read_pictures(far, predictions, options.dataset)
+        errors, furthest = (
+            content.read_images([each.file for each in listed], predictions, options.dataset)
+            for listed in (described.worst_errors, described.outside.furthest if described.outside else [])
+        )
         figures = report.draw_figures(described, predictions, error_images=errors, furthest_images=furthest)
         with storage.fresh_folder(options.output) as folder:
             run.write_predictions(folder, predictions, evaluated.decision.classes)
-            described = described | illustration.illustrate(evaluated, assessment, options.dataset, folder)
+            described = illustration.illustrate(evaluated, result, options.dataset, folder)
             report.write_report(folder, described, figures)
     print(printed.report_text(described))
     if options.output:

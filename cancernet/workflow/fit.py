@@ -21,7 +21,7 @@ from cancernet.models.architectures import split_by_architecture
 from cancernet.training.experiments import fit_to_grey
 
 if TYPE_CHECKING:
-    from cancernet.reporting.content import Report
+    from cancernet.reporting.schema import Report
     from cancernet.run import Run, Settings
     from cancernet.training.ensembles import FittedEnsemble, TrainingData
 
@@ -178,6 +178,7 @@ def report_run(plan: Plan, finished: FittedRun, data: "TrainingData", patches: S
     Args:
         data, patches: as of `fit_run`.
     """
+    from cancernet.evaluation.predictions import Scores
     from cancernet.reporting import content, illustration, report
     from cancernet.run import save_run
     from cancernet.training import distribution
@@ -188,32 +189,30 @@ def report_run(plan: Plan, finished: FittedRun, data: "TrainingData", patches: S
     scores = fitted.score(testing) if len(testing) else None
     if not distribution.is_first():
         return None
-    training = dataclasses.asdict(summarize(fitted.training, str(run.settings.hardware["device"])))
-    subject = content.Subject(
+    context = content.ReportContext(
         plan.name,
         "validation" if scores is None else "testing",
         content.describe_data(patches, plan.dataset.summary),
-        made={
-            "class_weights": class_weights,
-            "training": {name: value for name, value in training.items() if value is not None},
-            "settings": content.flatten(describe_training(run.settings)),
-        },
+        class_weights=class_weights,
+        training=summarize(fitted.training, str(run.settings.hardware["device"])),
+        settings=content.flatten(describe_training(run.settings)),
         chose_model=scores is None,
         warnings=[*warn_of_features(plan), *warn_of_few(left_out)],
         prevalence=plan.options.prevalence,
     )
     if scores is not None:
-        assessment = content.assess([patches[row] for row in testing], scores, run.decision, subject)
+        scored = Scores([patches[row] for row in testing], scores)
     else:  # the dataset's own validation split, each image by the member that left it out
         rows = np.flatnonzero([patch.split == "validation" for patch in left_out])
-        assessment = content.assess([left_out[row] for row in rows], fitted.left_out[rows], run.decision, subject)
+        scored = Scores([left_out[row] for row in rows], fitted.left_out[rows])
+    evaluated = content.evaluate_split(scored, run.decision, context)
     history, folder, source = fitted.training.history, run.folder, plan.dataset.folder
-    save_run(run, history, assessment.predictions)
-    illustration.copy_samples(assessment.predictions, source, folder)
-    described = assessment.report | illustration.illustrate(run, assessment, source, folder)
-    errors = content.read_pictures(described["worst_errors"], assessment.predictions, source)
-    figures = report.draw_figures(described, assessment.predictions, history=history, error_images=errors)
-    figures |= illustration.draw_changes(patches, source, plan.experiment)
+    save_run(run, history, evaluated.predictions)
+    illustration.copy_samples(evaluated.predictions, source, folder)
+    described = illustration.illustrate(run, evaluated, source, folder)
+    errors = content.read_images([each.file for each in described.worst_errors], evaluated.predictions, source)
+    figures = report.draw_figures(described, evaluated.predictions, history=history, error_images=errors)
+    figures |= illustration.draw_augmentation(patches, source, plan.experiment)
     report.write_report(folder, described, figures)
     return described
 

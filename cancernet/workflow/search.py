@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from cancernet.data.dataset import Patch
     from cancernet.evaluation.predictions import Predictions
-    from cancernet.reporting.search import Outcome, TrialRow
+    from cancernet.reporting.search import SearchResult, TrialRow
     from cancernet.training.ensembles import TrainingData
     from cancernet.training.search import Search
     from cancernet.workflow.fit import Plan
@@ -76,7 +76,7 @@ class SearchOptions(TrainingOptions):
     force: bool = option(False, help="", on_command_line=False)
 
 
-def search(options: SearchOptions) -> "Outcome":
+def search(options: SearchOptions) -> "SearchResult":
     """Search until the trials or the time are used up; write the best recipe, and print what was found.
 
     Raises:
@@ -111,10 +111,10 @@ def search(options: SearchOptions) -> "Outcome":
                 evaluate_trial(found, trial, trainer.evaluate_folds(trial, found.scratch), until=until)
                 bar.n = count_finished(found.study)
                 bar.set_postfix_str(describe_best(found, default))
-        outcome = conclude(found, trainer)
-    print(f"\n{write_outcome(output, outcome, plan.experiment)}")
+        result = conclude(found, trainer)
+    print(f"\n{write_outcome(output, result, plan.experiment)}")
     print(f"Train with it: python train_model.py --dataset {options.dataset} --recipe {output / RECIPE}")
-    return outcome
+    return result
 
 
 def choose_space(options: SearchOptions, base: Experiment) -> dict[str, Range]:
@@ -267,7 +267,7 @@ def describe_best(found: "Search", default: Mapping[str, object]) -> str:
     return f"best {min(losses):.4f}" + (f", default {own[0]:.4f}" if own else "")
 
 
-def conclude(found: "Search", trainer: Trainer) -> "Outcome":
+def conclude(found: "Search", trainer: Trainer) -> "SearchResult":
     """Compare the best trial so far with the default.
 
     Raises:
@@ -275,8 +275,7 @@ def conclude(found: "Search", trainer: Trainer) -> "Outcome":
     """
     from cancernet.data import dataset
     from cancernet.evaluation.comparison import compare_figures
-    from cancernet.evaluation.results import as_json
-    from cancernet.reporting.search import Outcome
+    from cancernet.reporting.search import SearchResult
     from cancernet.training.search import find_importance
 
     trials = found.study.get_trials()
@@ -294,9 +293,9 @@ def conclude(found: "Search", trainer: Trainer) -> "Outcome":
     else:
         pair = [trainer.predict(trial, found.scratch) for trial in (default, best)]
         classes = dataset.list_classes(trainer.patches)
-        difference = as_json(compare_figures(pair, classes=classes, positive=trainer.plan.positive)[0]["log_loss"])
+        difference = compare_figures(pair, classes=classes, positive=trainer.plan.positive)[0]["log_loss"]
     ended = {trial.number: describe_trial(trial) for trial in trials if trial.state.is_finished()}
-    return Outcome(
+    return SearchResult(
         rows=list(ended.values()),
         best=ended[best.number],
         default=ended[default.number],
@@ -312,26 +311,26 @@ def describe_trial(trial: "optuna.trial.FrozenTrial") -> "TrialRow":
     from cancernet.reporting.search import TrialRow
 
     diverged = "diverged" in trial.user_attrs
-    state = {"COMPLETE": "finished", "PRUNED": "diverged" if diverged else "pruned", "FAIL": "given back"}
+    state = {"COMPLETE": "finished", "PRUNED": "diverged" if diverged else "pruned", "FAIL": "interrupted"}
     losses = trial.intermediate_values
     last = losses[max(losses)] if losses else None
     seconds = trial.duration.total_seconds() if trial.duration else 0.0
     return TrialRow(trial.number, state[trial.state.name], last, len(losses), seconds, trial.params)
 
 
-def write_outcome(output: Path, outcome: "Outcome", base: Experiment) -> str:
+def write_outcome(output: Path, result: "SearchResult", base: Experiment) -> str:
     """Write recipe.json, trials.csv, search.txt and search.png. Returns the text to print."""
     from cancernet.reporting import search as words
     from cancernet.reporting.report import draw_pictures
     from cancernet.storage import write_files
 
-    best = search_space.apply_settings(base, outcome.best.settings)
-    text = words.tell_search(outcome)
+    best = search_space.apply_settings(base, result.best.settings)
+    text = words.search_text(result)
     files = {
         RECIPE: json.dumps(dataclasses.asdict(best), indent=1) + "\n",
-        TABLE: words.write_table(outcome),
+        TABLE: words.trials_csv(result),
         TEXT: text + "\n",
     }
-    pictures = draw_pictures({"search": words.plot_search(outcome)})
+    pictures = draw_pictures({"search": words.plot_search(result)})
     write_files(output, pictures | {name: content.encode("utf-8") for name, content in files.items()})
     return text

@@ -11,7 +11,7 @@ from cancernet.models.architectures import list_model_names
 from cancernet.training.experiments import choose_experiment
 
 if TYPE_CHECKING:
-    from cancernet.reporting.content import Report
+    from cancernet.reporting.schema import Report
     from cancernet.workflow.fit import Plan
 
 EPILOG = f"architectures: {', '.join(list_model_names())}"  # of --help
@@ -36,7 +36,7 @@ def train(options: TrainingOptions) -> Trained | None:
     experiment = choose_experiment(options)
     folds = choose_folds(options)
     from cancernet import run
-    from cancernet.reporting import content, printed
+    from cancernet.reporting import printed, schema
     from cancernet.storage import FolderKind, check_replaceable, lock_folder
     from cancernet.training import distribution
     from cancernet.workflow.cross_validate import cross_validate
@@ -67,7 +67,7 @@ def train(options: TrainingOptions) -> Trained | None:
             if not first:
                 return None
             run.finish_folder(work, folder)
-    report = run.read_report(folder, content.Report)
+    report = run.read_report(folder, schema.Report)
     assert report  # it was just written
     print(f"\n{printed.report_text(report)}\nThe report with its pictures: {folder / run.REPORT_PAGE}")
     print(printed.suggest_next(str(folder)))

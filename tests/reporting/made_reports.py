@@ -1,110 +1,150 @@
-"""Reports made up by hand: what pages and printed text are made of."""
+"""Reports made up by hand for the tests of pages and printed text."""
+
+from dataclasses import replace
+
+from cancernet.evaluation.results import (
+    Calibration,
+    CalibrationBin,
+    ClassMetrics,
+    Difference,
+    Estimate,
+    Interval,
+    PointRates,
+    Spread,
+    TwoClassPatientRow,
+)
+from cancernet.reporting.schema import (
+    ConfidentError,
+    DataSummary,
+    DecisionSummary,
+    FittedOn,
+    Report,
+    SplitCounts,
+    TrainingSummary,
+    ValidationRates,
+)
+
+THIRD, HALF = Estimate(2 / 3, 0.25, 1.0), Estimate(0.5, 0.0, 1.0)
 
 
-def metric(value, low=None, high=None, reason=None) -> dict:
-    return {"value": value, "low": low, "high": high} | ({"reason": reason} if reason else {})
+def undefined(reason: str) -> Estimate:
+    return Estimate(None, None, None, reason)
 
 
-def make_report() -> dict:
-    """Five test images of two patients, at a threshold of 0.5: one of two IDC found, two of three benign cleared."""
-    third, half = 2 / 3, 0.5
-    benign = {"precision": metric(third, 0.5, 1.0), "sensitivity": metric(third, 0.25, 1.0)}
-    benign |= {"specificity": metric(half, 0.0, 1.0), "f1": metric(third, 0.4, 1.0), "auroc": metric(5 / 6, 0.5, 1.0)}
-    idc = {"precision": metric(half, 0.0, 1.0), "sensitivity": metric(half, 0.0, 1.0)}
-    idc |= {"specificity": metric(third, 0.25, 1.0), "f1": metric(half, 0.0, 1.0), "auroc": metric(5 / 6, 0.5, 1.0)}
-    counts = [("training", 20, 8, 15, 5), ("validation", 4, 2, 3, 1), ("testing", 5, 2, 3, 2)]
-    return {
-        "name": "a_run",
-        "created": "2026-01-02",
-        "statement": "Figures from 5 images of 2 patients that training has not seen (testing).",
-        "evaluated_on": "testing",
-        "warnings": [],
-        "classes": ["0", "1"],
-        "class_names": {"0": "benign", "1": "IDC"},
-        "positive": "1",
-        "interval": {"level": 0.95, "over": "patients", "groups": 40},
-        "data": {
-            "source_images": 1234,
-            "rejected": 3,
-            "left_out": 1202,
-            "duplicates_across_patients": 0,
-            "split_by": "patient",
-            "patients_known": True,
-            "splits": {
-                split: {"images": images, "patients": patients, "classes": {"0": zeros, "1": ones}}
-                for split, images, patients, zeros, ones in counts
+def without_interval(value: float, reason: str = "too few patients") -> Estimate:
+    return Estimate(value, None, None, reason)
+
+
+def make_report(**changes) -> Report:
+    """Five test images of two patients, at a threshold of 0.5: one of two IDC and two of three benign are correct."""
+    auroc = Estimate(5 / 6, 0.5, 1.0)
+    report = Report(
+        name="a_run",
+        created="2026-01-02",
+        statement="Tested on 5 images from 2 patients that the model was not trained on.",
+        evaluated_on="testing",
+        warnings=[],
+        classes=["0", "1"],
+        class_names={"0": "benign", "1": "IDC"},
+        positive="1",
+        interval=Interval(0.95, "patients", 40),
+        data=DataSummary(
+            source_images=1234,
+            rejected=3,
+            left_out=1202,
+            split_by="patient",
+            patients_known=True,
+            splits={
+                "training": SplitCounts(20, 8, {"0": 15, "1": 5}),
+                "validation": SplitCounts(4, 2, {"0": 3, "1": 1}),
+                "testing": SplitCounts(5, 2, {"0": 3, "1": 2}),
             },
+        ),
+        class_weights={"0": 1.0, "1": 3.0},
+        metrics={
+            "accuracy": Estimate(0.6, 0.4, 0.8),
+            "sensitivity": HALF,
+            "specificity": THIRD,
+            "precision": HALF,
+            "ppv": HALF,
+            "npv": Estimate(2 / 3, 0.5, 1.0),
+            "lr_positive": Estimate(12.345, 1.5, 20.25),
+            "auroc": auroc,
+            "auprc": without_interval(0.8, "no interval: too few patients"),
+            "ece": Estimate(0.1, 0.05, 0.2),
+            "mcc": undefined("all images were classified as one class"),
         },
-        "class_weights": {"0": 1.0, "1": 3.0},
-        "metrics": {
-            "accuracy": metric(0.6, 0.4, 0.8),
-            "sensitivity": metric(half, 0.0, 1.0),
-            "specificity": metric(third, 0.25, 1.0),
-            "precision": metric(half, 0.0, 1.0),
-            "ppv": metric(half, 0.0, 1.0),
-            "npv": metric(third, 0.5, 1.0),
-            "lr_positive": metric(12.345, 1.5, 20.25),
-            "auroc": metric(5 / 6, 0.5, 1.0),
-            "auprc": metric(0.8, reason="no interval: too few patients"),
-            "ece": metric(0.1, 0.05, 0.2),
-            "mcc": metric(None, reason="all images decided as one class"),
+        prevalence=None,
+        per_class={
+            "0": ClassMetrics(THIRD, HALF, Estimate(2 / 3, 0.5, 1.0), Estimate(2 / 3, 0.4, 1.0), auroc, images=3),
+            "1": ClassMetrics(HALF, THIRD, HALF, HALF, auroc, images=2),
         },
-        "prevalence": None,
-        "per_class": {"0": benign | {"images": 3}, "1": idc | {"images": 2}},
-        "confusion_matrix": [[2, 1], [1, 1]],
-        "calibration": {
-            "bins": [{"mean_probability": 0.44, "fraction_positive": 0.4, "images": 5}],
-            "n_bins": 1,
-            "binning": "equal mass",
-        },
-        "patients": [
-            {"patient": "8863", "images": 3, "tp": 1, "fp": 1, "tn": 1, "fn": 0}
-            | {"accuracy": 2 / 3, "sensitivity": 1.0, "specificity": 0.5, "auroc": 1.0},
-            {"patient": "8864", "images": 2, "tp": 0, "fp": 0, "tn": 1, "fn": 1}
-            | {"accuracy": 0.5, "sensitivity": 0.0, "specificity": 1.0, "auroc": None},
+        confusion_matrix=[[2, 1], [1, 1]],
+        calibration=Calibration([CalibrationBin(0.44, 0.4, 5)], 1, "equal mass"),
+        patients=[
+            TwoClassPatientRow("8863", 3, 1, 1, 1, 0, 2 / 3, 1.0, 0.5, 1.0),
+            TwoClassPatientRow("8864", 2, 0, 0, 1, 1, 0.5, 0.0, 1.0, None),
         ],
-        "patient_spread": {"accuracy": {"median": 7 / 12, "q1": 0.54, "q3": 0.625, "min": 0.5, "max": 2 / 3}},
-        "decision": {
-            "temperature": 1.5,
-            "threshold": 0.5,
-            "operating_point": "balanced",
-            "neighbour_sigma": 0.0,
-            "fitted_on": {"images": 4, "patients": 2},
+        patient_spread={
+            "accuracy": Spread(7 / 12, 0.54, 0.625, 0.5, 2 / 3, 2),
+            "sensitivity": Spread(0.5, 0.25, 0.75, 0.0, 1.0, 2),
+            "specificity": Spread(0.75, 0.625, 0.875, 0.5, 1.0, 2),
+            "auroc": Spread(1.0, 1.0, 1.0, 1.0, 1.0, 1),
         },
-        "expected_on_validation": {"sensitivity": 0.75, "specificity": 0.8},
-        "training": {"epochs": 2, "kept_epochs": [1, 1], "seconds": 3.2} | {"images_per_second": 12.6, "device": "CPU"},
-        "settings": {"model": "cancernet", "weights": None, "seed": 42},
-        "worst_errors": [
-            {"file": "testing/1/d.png", "kind": "missed", "label": "1", "predicted": "0", "probability": 0.4},
-            {"file": "testing/0/<b>.png", "kind": "false alarm", "label": "0", "predicted": "1", "probability": 0.7},
+        decision=DecisionSummary(1.5, 0.5, "balanced", FittedOn(4, 2), ["0", "1"], "1", [0.0, 0.0]),
+        expected_on_validation=ValidationRates(0.75, 0.8),
+        training=TrainingSummary(3.2, "CPU", epochs=2, kept_epochs=(1, 1), images_per_second=12.6),
+        settings={"model": "cancernet", "weights": None, "seed": 42},
+        worst_errors=[
+            ConfidentError("testing/1/d.png", "missed", "1", "0", 0.4),
+            ConfidentError("testing/0/<b>.png", "false alarm", "0", "1", 0.7),
         ],
-    }
+    )
+    return replace(report, **changes)
 
 
-def make_report_of_three() -> dict:
+def make_report_of_three(**changes) -> Report:
     """Three classes, patients unknown, no testing split."""
-    report = make_report()
-    per_class = {name: report["per_class"]["0"] | {"images": 1} for name in ("normal", "benign", "malignant")}
-    undefined = metric(None, reason="no image of class malignant")
-    per_class["malignant"] = per_class["malignant"] | {"sensitivity": undefined, "images": 0}
-    per_class["benign"] = per_class["benign"] | {"sensitivity": metric(0.25, 0.1, 0.4)}
-    splits = {"validation": {"images": 2, "patients": 0, "classes": {"normal": 1, "benign": 1, "malignant": 0}}}
-    return report | {
-        "classes": list(per_class),
-        "class_names": None,
-        "positive": None,
-        "evaluated_on": "validation",
-        "chose_model": True,
-        "data": report["data"] | {"splits": splits, "patients_known": False, "split_by": "given"},
-        "class_weights": None,
-        "interval": report["interval"] | {"over": "images"},
-        "metrics": {"accuracy": metric(0.5, 0.2, 0.8), "auroc": undefined, "ece": metric(0.1, 0.0, 0.2)},
-        "per_class": per_class,
-        "confusion_matrix": [[1, 0, 0], [1, 0, 0], [0, 0, 0]],
-        "patients": [],
-        "patient_spread": {},
-        "decision": report["decision"] | {"threshold": None, "fitted_on": {"images": 2, "patients": None}},
-        "expected_on_validation": None,
-        "training": None,
-        "worst_errors": [],
-    }
+    two = make_report()
+    normal = replace(two.per_class["0"], images=1)
+    absent = undefined("no image of class malignant")
+    assert two.decision
+    report = replace(
+        two,
+        classes=["normal", "benign", "malignant"],
+        class_names=None,
+        positive=None,
+        evaluated_on="validation",
+        chose_model=True,
+        data=replace(
+            two.data,
+            splits={"validation": SplitCounts(2, 0, {"normal": 1, "benign": 1, "malignant": 0})},
+            patients_known=False,
+            split_by="given",
+        ),
+        class_weights=None,
+        interval=Interval(0.95, "images", 40),
+        metrics={"accuracy": Estimate(0.5, 0.2, 0.8), "auroc": absent, "ece": Estimate(0.1, 0.0, 0.2)},
+        per_class={
+            "normal": normal,
+            "benign": replace(normal, sensitivity=Estimate(0.25, 0.1, 0.4)),
+            "malignant": replace(normal, sensitivity=absent, images=0),
+        },
+        confusion_matrix=[[1, 0, 0], [1, 0, 0], [0, 0, 0]],
+        patients=[],
+        patient_spread={},
+        decision=replace(two.decision, threshold=None, fitted_on=FittedOn(2)),
+        expected_on_validation=None,
+        training=None,
+        worst_errors=[],
+    )
+    return replace(report, **changes)
+
+
+def make_difference(value, low=None, high=None, verdict="unclear", reason=None) -> Difference:
+    return Difference(value, low, high, reason, verdict=verdict)
+
+
+def make_point_rates(**changes) -> PointRates:
+    rate = Estimate(0.5, 0.25, 0.75)
+    return replace(PointRates(rate, rate, rate, rate, rate), **changes)

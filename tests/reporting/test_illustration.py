@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import write_image
+from made_reports import make_report
 
 from cancernet import InputError, run
 from cancernet.config import Augmentation, Experiment
@@ -13,9 +14,10 @@ from cancernet.data.dataset import Patch
 from cancernet.data.grid import lay_out, lay_out_patches
 from cancernet.evaluation.predictions import Predictions
 from cancernet.reporting import illustration
-from cancernet.reporting.content import Assessment
+from cancernet.reporting.content import EvaluatedSplit
 from cancernet.reporting.illustration import MOST_SLIDES, illustrate, is_worth_drawing
 from cancernet.reporting.montages import TILE_PIXELS
+from cancernet.reporting.schema import Picture
 
 SIDE = 5  # patches of a synthetic slide
 
@@ -40,13 +42,13 @@ def make_predictions(folder, slides, *, wrong=lambda slide: 0):
             labels.append(number % 2)
             predicted.append(number % 2 ^ (number < wrong(slide)))
     predicted = np.array(predicted)
-    sureness = np.linspace(0.6, 0.9, len(patches))
-    probabilities = np.where(np.arange(2) == predicted[:, None], sureness[:, None], 1 - sureness[:, None])
+    confidence = np.linspace(0.6, 0.9, len(patches))
+    probabilities = np.where(np.arange(2) == predicted[:, None], confidence[:, None], 1 - confidence[:, None])
     return Predictions(patches, np.array(labels), probabilities, predicted)
 
 
-def assessment_of(predictions):
-    return Assessment({}, predictions, lay_out_patches(predictions.patches))
+def evaluated(predictions):
+    return EvaluatedSplit(make_report(), predictions, lay_out_patches(predictions.patches))
 
 
 def test_a_run_keeps_a_few_images_of_every_class_as_they_are(tmp_path, monkeypatch):
@@ -62,25 +64,23 @@ def test_a_run_keeps_a_few_images_of_every_class_as_they_are(tmp_path, monkeypat
     assert kept["1"].read_bytes() == (tmp_path / "data" / "testing" / kept["1"].name).read_bytes()
 
 
-def test_slides_and_explanations_are_drawn_and_listed(loaded, tmp_path):
+def test_slides_and_gradcam_are_drawn_and_listed(loaded, tmp_path):
     predictions = make_predictions(tmp_path / "data", 2, wrong=lambda slide: 5 * slide)
-    galleries = illustrate(loaded, assessment_of(predictions), tmp_path / "data", tmp_path / "run")
-    assert galleries["slides"] == [  # the worse first
-        {"title": "Slide 1: 25 patches, 80.0% right", "picture": "slides/1.jpg"},
-        {"title": "Slide 0: 25 patches, 100.0% right", "picture": "slides/0.jpg"},
+    report = illustrate(loaded, evaluated(predictions), tmp_path / "data", tmp_path / "run")
+    assert report.slides == [  # the worse first
+        Picture("Slide 1: 25 patches, accuracy 80.0%", "slides/1.jpg"),
+        Picture("Slide 0: 25 patches, accuracy 100.0%", "slides/0.jpg"),
     ]
-    assert [each["picture"] for each in galleries["gradcam"]] == ["gradcam.jpg"]
-    for each in galleries["slides"] + galleries["gradcam"]:
-        assert cv2.imread(str(tmp_path / "run" / each["picture"])) is not None
+    assert [each.picture for each in report.gradcam] == ["gradcam.jpg"]
+    for each in report.slides + report.gradcam:
+        assert cv2.imread(str(tmp_path / "run" / each.picture)) is not None
 
 
 def test_of_many_slides_the_report_shows_some_from_the_worst_to_the_best(loaded, tmp_path, monkeypatch):
     monkeypatch.setattr(illustration, "draw_slide", lambda *_, **__: None)
     monkeypatch.setattr(illustration, "save_picture", lambda *_: None)
     predictions = make_predictions(tmp_path, 23, wrong=lambda slide: slide)  # 23 slides: every other one of them
-    titles = [
-        each["title"] for each in illustration._draw_slides(loaded, assessment_of(predictions), tmp_path, tmp_path)
-    ]
+    titles = [each.title for each in illustration._draw_slides(loaded, evaluated(predictions), tmp_path, tmp_path)]
     assert len(titles) == MOST_SLIDES
     assert [title.split(":")[0] for title in titles] == [f"Slide {slide}" for slide in range(22, -1, -2)]
 
@@ -90,22 +90,22 @@ def test_a_slide_whose_patches_overlap_is_not_drawn(loaded, tmp_path, monkeypatc
     monkeypatch.setattr(illustration, "save_picture", lambda *_: None)
     predictions = make_predictions(tmp_path, 2)
     predictions.patches[0] = predictions.patches[0]._replace(x=34)
-    drawn = illustration._draw_slides(loaded, assessment_of(predictions), tmp_path, tmp_path)
-    assert [each["picture"] for each in drawn] == ["slides/1.jpg"]
+    drawn = illustration._draw_slides(loaded, evaluated(predictions), tmp_path, tmp_path)
+    assert [each.picture for each in drawn] == ["slides/1.jpg"]
 
 
-def test_a_file_that_changed_since_it_was_judged_is_not_drawn(loaded, tmp_path):
+def test_a_file_that_changed_since_it_was_evaluated_is_not_drawn(loaded, tmp_path):
     predictions = make_predictions(tmp_path, 1)
     (tmp_path / predictions.patches[3].file).write_bytes(b"another")
     with pytest.raises(InputError, match="differs from the file that the manifest lists"):
-        illustration._draw_slides(loaded, assessment_of(predictions), tmp_path, tmp_path)
+        illustration._draw_slides(loaded, evaluated(predictions), tmp_path, tmp_path)
 
 
-def test_the_surest_of_each_kind_are_explained(loaded, tmp_path):
+def test_the_most_confident_of_each_kind_are_explained(loaded, tmp_path):
     predictions = make_predictions(tmp_path, 1, wrong=lambda slide: 7)
-    kinds = illustration._surest(loaded, predictions)
-    assert [(heading.split(":")[0], rows.tolist()) for heading, rows in kinds] == [
-        ("Found", [23, 21, 19, 17]),
+    kinds = illustration._find_most_confident(loaded, predictions)
+    assert [(heading.split(":")[0], rows.tolist()) for heading, rows in kinds.items()] == [
+        ("Detected", [23, 21, 19, 17]),
         ("False alarms", [6, 4, 2, 0]),
         ("Missed", [5, 3, 1]),
     ]
@@ -122,7 +122,8 @@ def test_each_kind_shows_its_own_images_or_none(loaded, tmp_path, monkeypatch):
     predictions = make_predictions(tmp_path, 1, wrong=lambda slide: 7)
     illustration._draw_explained(loaded, predictions, tmp_path, tmp_path)
     benign = [row for row, label in enumerate(predictions.labels) if label == 0 and row >= 7]
-    illustration._draw_explained(loaded, predictions.take(np.array(benign)), tmp_path, tmp_path)
+    correct = predictions.take(np.array(benign))
+    illustration._draw_explained(loaded, correct, tmp_path, tmp_path)
     classes = [[each.caption.partition("class")[2][0] for each in group] for group in shown[0].values()]
     assert classes == [["1"] * 4, ["0"] * 4, ["1"] * 3]
     assert [list(group) for group in shown[1].values()] == [[], [], []]
@@ -145,9 +146,9 @@ def test_training_images_are_shown_as_the_network_sees_them(tmp_path):
         content = write_image(tmp_path / f"{number}.png", number, (16, 16, 3)).read_bytes()
         split, sha256 = "testing" if number % 3 == 0 else "training", hashlib.sha256(content).hexdigest()
         patches.append(Patch(f"{number}.png", "a", "", None, None, split, sha256))
-    assert illustration.draw_changes(patches, tmp_path, Experiment()) == {}
+    assert illustration.draw_augmentation(patches, tmp_path, Experiment()) == {}
     experiment = Experiment(image_size=16, augmentation=Augmentation(quarter_turns=True))
-    figure = illustration.draw_changes(patches, tmp_path, experiment)["augmented"]
+    figure = illustration.draw_augmentation(patches, tmp_path, experiment)["augmented"]
     (axes,) = figure.axes
     picture = axes.images[0].get_array()
     assert picture.shape == (3 * TILE_PIXELS, 8 * TILE_PIXELS, 3)

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from cancernet.reporting import montages
+from cancernet.reporting.schema import ConfidentError
 
 
 def words(figure: Figure) -> str:
@@ -15,7 +16,7 @@ def words(figure: Figure) -> str:
 
 def error(file, kind, probability):
     label, predicted = ("IDC", "benign") if kind == montages.MISSED else ("benign", "IDC")
-    return {"file": file, "kind": kind, "label": label, "predicted": predicted, "probability": probability}
+    return ConfidentError(file, kind, label, predicted, probability)
 
 
 def test_errors_of_each_kind_keep_their_colours_and_carry_file_and_probability_of_the_positive_class():
@@ -40,8 +41,8 @@ def test_errors_of_each_kind_keep_their_colours_and_carry_file_and_probability_o
     assert missed.texts[0].get_text() == "10253_idx5_x1_y1_\nclass1.png\nprobability 0.012"
     assert r"cost_\$5_\$6.png" in alarms.texts[1].get_text()
     assert [text.get_text() for text in figure.texts] == [
-        "Missed: IDC, called benign; the lowest probability of IDC first",
-        "False alarms: benign, called IDC; the highest probability of IDC first",
+        "Missed: IDC classified as benign; lowest probability of IDC first",
+        "False alarms: benign classified as IDC; highest probability of IDC first",
     ]
 
 
@@ -50,18 +51,18 @@ def test_a_kind_of_which_there_is_no_error_says_so():
     figure = montages.plot_errors(
         images=[image], errors=[error("a.png", montages.MISSED, 0.1)], classes=("IDC", "benign")
     )
-    assert figure.texts[1].get_text() == "False alarms: benign, called IDC: none"
+    assert figure.texts[1].get_text() == "False alarms: benign classified as IDC: none"
     assert len(figure.axes) == 1
 
 
-def test_errors_of_several_classes_carry_what_is_true_and_what_was_said():
+def test_errors_of_several_classes_carry_the_true_and_the_predicted_class():
     image = np.zeros((5, 5, 3), np.uint8)
-    wrong = {"file": "a.png", "kind": montages.WRONG, "label": "benign", "predicted": "malignant", "probability": 0.7}
+    wrong = ConfidentError("a.png", montages.WRONG, "benign", "malignant", 0.7)
     figure = montages.plot_errors(images=[image] * 12, errors=[wrong] * 12, classes=None)
     (axes,) = figure.axes
-    assert axes.texts[0].get_text() == "a.png\ntrue: benign\nsaid: malignant\nprobability 0.700"
+    assert axes.texts[0].get_text() == "a.png\ntrue: benign\npredicted:\nmalignant\nprobability 0.700"
     assert axes.texts[6].get_position()[1] > montages.TILE_PIXELS  # in the second row
-    assert "of the class that was said" in words(figure)
+    assert "probability of the predicted class" in words(figure)
 
 
 def test_captions_of_long_names_lie_within_the_picture():
@@ -76,10 +77,10 @@ def test_captions_of_long_names_lie_within_the_picture():
     assert all(box.x1 <= figure.bbox.x1 and box.y0 >= 0 for box in boxes)
 
 
-def test_no_errors_is_said_and_a_wrong_number_of_images_refused():
-    assert "No errors" in words(montages.plot_errors(images=[], errors=[], classes=None))
+def test_that_there_are_no_errors_is_written_and_a_wrong_number_of_images_refused():
+    assert "Every image was classified correctly." in words(montages.plot_errors(images=[], errors=[], classes=None))
     with pytest.raises(ValueError, match="0 images for 1 errors"):
-        montages.plot_errors(images=[], errors=[{}], classes=None)
+        montages.plot_errors(images=[], errors=[error("a.png", montages.MISSED, 0.1)], classes=None)
 
 
 def test_no_text_is_smaller_than_nine_points():
@@ -102,7 +103,7 @@ def test_dataset_shows_counts_sizes_and_samples_of_every_class(n_classes):
     training, testing = bars.containers
     assert [bar.get_width() for bar in training] == [10 * (i + 1) for i in range(n_classes)]
     assert [bar.get_width() for bar in testing] == [3] + [0] * (n_classes - 1)
-    assert histogram.get_title() == "Sizes: most often 50 x 50 (80.0%)"
+    assert histogram.get_title() == "Image sizes: 80.0% are 50 x 50"
     assert sum(bar.get_height() for bar in histogram.patches[:24]) == 10
     montage, side = np.asarray(grid.images[0].get_array()), montages.TILE_PIXELS
     assert montage.shape == (n_classes * side, 8 * side, 3)

@@ -1,3 +1,5 @@
+"""Plots of one report: the drawn data, not its pixels."""
+
 import subprocess
 import sys
 
@@ -6,10 +8,11 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from cancernet.evaluation.results import CalibrationBin, Estimate, PatientRow, TwoClassPatientRow
 from cancernet.reporting import plots
 
-DEFINED = {"value": 0.75, "low": 0.5, "high": 1.0}
-UNDEFINED = {"value": None, "low": None, "high": None, "reason": "no image of class b"}
+DEFINED = Estimate(0.75, 0.5, 1.0)
+UNDEFINED = Estimate(None, None, None, "no image of class b")
 TRUTH = np.array([False, False, True, True])
 SCORES = np.array([0.1, 0.4, 0.35, 0.8])
 
@@ -22,11 +25,10 @@ def line(axes, label: str):
     return next(each for each in axes.lines if each.get_label().startswith(label))
 
 
-def patient(name: str, tp: int, fn: int, tn: int, fp: int) -> dict:
-    rates = {"sensitivity": tp / (tp + fn) if tp + fn else None, "specificity": tn / (tn + fp) if tn + fp else None}
+def patient(name: str, tp: int, fn: int, tn: int, fp: int) -> TwoClassPatientRow:
+    sensitivity, specificity = tp / (tp + fn) if tp + fn else None, tn / (tn + fp) if tn + fp else None
     images = tp + fn + tn + fp
-    counts = {"tp": tp, "fn": fn, "tn": tn, "fp": fp}
-    return {"patient": name, "images": images, **counts, "accuracy": (tp + tn) / images, **rates}
+    return TwoClassPatientRow(name, images, tp, fp, tn, fn, (tp + tn) / images, sensitivity, specificity, None)
 
 
 def every_figure() -> dict[str, Figure]:
@@ -36,7 +38,7 @@ def every_figure() -> dict[str, Figure]:
         "confusion": plots.plot_confusion_matrix(matrix=[[2, 1], [0, 3]], classes=["a", "b"]),
         "roc": plots.plot_roc(curves={"b": curve}, operating_point=(0.5, 0.5)),
         "precision_recall": plots.plot_precision_recall(curves={"b": curve}, operating_point=(0.5, 0.5)),
-        "reliability": plots.plot_reliability(bins=[], probabilities=SCORES, ece=DEFINED, event="b"),
+        "reliability": plots.plot_reliability(bins=[], probabilities=SCORES, ece=DEFINED, positive="b"),
         "threshold": plots.plot_threshold(positive=TRUTH, probabilities=SCORES, threshold=0.4, name="b"),
         "patients": plots.plot_patients(patients=[patient("p", 1, 1, 1, 1)]),
     }
@@ -56,7 +58,7 @@ def test_neither_keras_nor_pyplot_is_imported():
     assert done.stdout.strip() == "set()"
 
 
-def test_history_draws_both_curves_and_marks_the_best_epoch():
+def test_history_draws_both_curves_and_marks_the_epoch_of_the_final_model():
     history = {
         "loss": [3, 2, 1],
         "val_loss": [3, 1, None],
@@ -68,30 +70,30 @@ def test_history_draws_both_curves_and_marks_the_best_epoch():
     assert line(loss, "training").get_xydata().tolist() == [[1, 3], [2, 2], [3, 1]]
     np.testing.assert_array_equal(line(loss, "validation").get_ydata(), [3, 1, np.nan])
     assert line(accuracy, "validation").get_ydata().tolist() == [0.3, 0.2, 0.1]
-    assert line(loss, "epoch 2 is judged").get_xdata() == [2, 2]
-    assert line(accuracy, "epoch 2 is judged").get_xdata() == [2, 2]
+    assert line(loss, "final model: epoch 2").get_xdata() == [2, 2]
+    assert line(accuracy, "final model: epoch 2").get_xdata() == [2, 2]
 
 
 def test_history_without_accuracy_or_validation_has_one_panel():
     (axes,) = plots.plot_history(history={"loss": [1.0]}, kept_epochs=(1, 1)).axes
-    assert [each.get_label() for each in axes.lines] == ["training", "epoch 1 is judged"]
+    assert [each.get_label() for each in axes.lines] == ["training", "final model: epoch 1"]
 
 
-def test_history_shades_the_epochs_whose_mean_is_judged():
+def test_history_shades_the_epochs_that_the_final_model_averages():
     (axes,) = plots.plot_history(history={"loss": [3.0, 2.0, 1.0, 1.0]}, kept_epochs=(3, 4)).axes
     (span,) = axes.patches
-    assert (span.get_x(), span.get_width(), span.get_label()) == (3, 1, "mean of epochs 3 to 4 is judged")
+    assert (span.get_x(), span.get_width(), span.get_label()) == (3, 1, "final model: mean of epochs 3 to 4")
 
 
 def test_history_cuts_off_a_loss_that_would_flatten_all_others_and_says_so():
     quiet = [0.7, *[0.5] * 18, 0.4]
     (axes,) = plots.plot_history(history={"loss": quiet, "val_loss": quiet}, kept_epochs=(1, 1)).axes
-    assert not [text for text in axes.texts if "cut off" in text.get_text()]
+    assert not [text for text in axes.texts if "off scale" in text.get_text()]
     spiked = [*quiet[:7], 14.2, *quiet[8:]]
     (axes,) = plots.plot_history(history={"loss": quiet, "val_loss": spiked}, kept_epochs=(1, 1)).axes
     assert axes.get_ylim()[1] == pytest.approx(0.4 + 4 * 0.1)  # the lowest, and four times from it to 9 in 10
     cut = [text.get_text() for text in axes.texts]
-    assert cut == ["cut off: 14.2"]
+    assert cut == ["off scale: 14.2"]
     (arrows,) = [each for each in axes.lines if each.get_marker() == "^" and each.get_color() == plots.ORANGE]
     assert arrows.get_xdata().tolist() == [8]
 
@@ -122,7 +124,9 @@ def test_roc_draws_the_curve_the_operating_point_and_the_area_with_its_interval(
     curve = line(axes, "IDC")
     assert curve.get_xydata().tolist() == [[0, 0], [0, 0.5], [0.5, 0.5], [0.5, 1], [1, 1]]
     assert curve.get_label() == "IDC: AUROC 0.750 (0.500 to 1.000)"
-    np.testing.assert_allclose(line(axes, "in use: sensitivity 0.50, specificity 0.90").get_xydata(), [[0.1, 0.5]])
+    np.testing.assert_allclose(
+        line(axes, "decision threshold: sensitivity 0.50, specificity 0.90").get_xydata(), [[0.1, 0.5]]
+    )
     assert "IDC: AUROC 0.750" in figure.legends[0].get_texts()[1].get_text()
 
 
@@ -136,30 +140,26 @@ def test_roc_of_many_classes_says_why_a_curve_is_missing_and_tells_all_lines_apa
     assert len({(each.get_color(), each.get_linestyle()) for each in drawn}) == 10
 
 
-def test_precision_recall_has_the_share_of_the_class_as_its_floor():
+def test_precision_recall_has_the_prevalence_as_its_floor():
     truth, scores = np.array([False, True, False, False]), np.array([0.9, 0.8, 0.1, 0.2])
     figure = plots.plot_precision_recall(
         curves={"IDC": plots.Curve(truth, scores, DEFINED)}, operating_point=(1.0, 0.5)
     )
     (axes,) = figure.axes
     curve = line(axes, "IDC")
-    assert curve.get_label() == "IDC: AUPRC 0.750 (0.500 to 1.000), share 25.0%"
+    assert curve.get_label() == "IDC: AUPRC 0.750 (0.500 to 1.000), prevalence 25.0%"
     assert [1, 0.5] in curve.get_xydata().tolist()  # at a threshold of 0.8 one of two is right
     assert [each.get_ydata() for each in axes.lines if each.get_linestyle() == ":"] == [[0.25, 0.25]]
-    assert line(axes, "in use: sensitivity 1.00, precision 0.50").get_xydata().tolist() == [[1, 0.5]]
+    assert line(axes, "decision threshold: recall 1.00, precision 0.50").get_xydata().tolist() == [[1, 0.5]]
 
 
-def test_reliability_draws_filled_bins_over_the_count_of_images():
-    bins = [
-        {"mean_probability": 0.1, "fraction_positive": 0.0, "images": 3},
-        {"mean_probability": None, "fraction_positive": None, "images": 0},
-        {"mean_probability": 0.9, "fraction_positive": 0.75, "images": 4},
-    ]
+def test_reliability_draws_the_bins_over_the_count_of_images():
+    bins = [CalibrationBin(0.1, 0.0, 3), CalibrationBin(0.9, 0.75, 4)]
     probabilities = np.array([0.11, 0.12, 0.13, 0.91, 0.92, 0.93, 1.0])
-    figure = plots.plot_reliability(bins=bins, probabilities=probabilities, ece=DEFINED, event="IDC")
+    figure = plots.plot_reliability(bins=bins, probabilities=probabilities, ece=DEFINED, positive="IDC")
     axes, counts = figure.axes
-    assert line(axes, "this model, in 2 groups").get_xydata().tolist() == [[0.1, 0.0], [0.9, 0.75]]
-    assert line(axes, "perfect").get_xydata().tolist() == [[0, 0], [1, 1]]
+    assert line(axes, "this model, in 2 bins").get_xydata().tolist() == [[0.1, 0.0], [0.9, 0.75]]
+    assert line(axes, "perfect calibration").get_xydata().tolist() == [[0, 0], [1, 1]]
     assert sum(bar.get_height() for bar in counts.patches) == 7
     assert counts.patches[2].get_height() == 3  # 0.10 to 0.15
     assert "calibration error 0.750 (0.500 to 1.000)" in words(figure)
@@ -176,7 +176,7 @@ def test_threshold_counts_a_probability_at_the_threshold_as_positive():
     assert at[thresholds[thresholds.index(0.35) + 1]] == (0.5, 0.5)
     assert at[0.5] == (0.5, 1.0)
     assert at[1.0] == (0.0, 1.0)
-    assert line(axes, "threshold in use: 0.350").get_xdata() == [0.35, 0.35]
+    assert line(axes, "decision threshold: 0.350").get_xdata() == [0.35, 0.35]
 
 
 def test_threshold_with_one_class_says_that_a_rate_is_undefined():
@@ -191,20 +191,20 @@ def test_patients_are_sorted_and_those_without_a_rate_counted():
     accuracy, sensitivity, specificity = figure.axes
     assert sensitivity.collections[0].get_offsets().tolist() == [[0, 0.25], [1, 0.75]]
     assert [label.get_text() for label in sensitivity.get_xticklabels()] == ["low", "high"]
-    assert sensitivity.get_xlabel() == "2 patients, lowest first\n(1 more without such images)"
+    assert sensitivity.get_xlabel() == "2 patients, lowest first\n(undefined for 1 patient)"
     assert accuracy.get_xlabel() == "3 patients, lowest first"
     assert specificity.collections[0].get_offsets()[:, 1].tolist() == [0.5, 1, 1]
-    assert "median 0.50, half in 0.38 to 0.62" in sensitivity.get_title()
+    assert "median 0.50, quartiles 0.38 to 0.62" in sensitivity.get_title()
 
 
 def test_many_patients_are_dots_without_names_and_many_classes_have_accuracy_only():
-    rows = [{"patient": str(i), "images": 9, "correct": 9, "accuracy": i / 150} for i in range(150)]
+    rows = [PatientRow(str(i), 9, 9, i / 150) for i in range(150)]
     figure = plots.plot_patients(patients=rows)
     assert figure.get_figwidth() == plots.plot_patients(patients=[patient("p", 1, 1, 1, 1)]).get_figwidth()
     (axes,) = figure.axes
     assert len(axes.collections[0].get_offsets()) == 150
     assert not axes.get_xticklabels()
-    with pytest.raises(ValueError, match="none of the patients has"):
+    with pytest.raises(ValueError, match="no patient has an accuracy"):
         plots.plot_patients(patients=[])
 
 

@@ -1,4 +1,4 @@
-"""Pictures of slides and of what the network looked at: what is drawn, not its pixels."""
+"""Pictures of slides and of Grad-CAM maps: what is drawn, not its pixels."""
 
 import numpy as np
 import pytest
@@ -10,11 +10,11 @@ from matplotlib.text import Text
 from cancernet.reporting import slide_plots
 from cancernet.reporting.plots import ORANGE
 from cancernet.reporting.slide_plots import (
-    CLEARED,
-    FALSE_ALARM,
-    FOUND,
-    MISSED,
-    SURE,
+    FALSE_NEGATIVE,
+    FALSE_POSITIVE,
+    MAX_OPACITY,
+    TRUE_NEGATIVE,
+    TRUE_POSITIVE,
     Explained,
     SlideMaps,
     plot_explained,
@@ -71,17 +71,19 @@ def test_a_slide_with_a_truth_shows_tissue_probability_truth_and_errors():
     assert figure.get_suptitle() == "Slide 7"
     np.testing.assert_array_equal(drawn(named["probability of IDC"]), PROBABILITIES)
     np.testing.assert_array_equal(drawn(named["truth"]), TRUTH)
-    np.testing.assert_array_equal(drawn(named["errors"]), [[FOUND, MISSED, NAN], [FALSE_ALARM, CLEARED, CLEARED]])
+    np.testing.assert_array_equal(
+        drawn(named["errors"]), [[TRUE_POSITIVE, FALSE_NEGATIVE, NAN], [FALSE_POSITIVE, TRUE_NEGATIVE, TRUE_NEGATIVE]]
+    )
     assert legend(named["truth"]) == ["benign: 3", "IDC: 2"]
     assert legend(named["errors"]) == [
-        "found: IDC, called IDC: 1",
-        "missed: IDC, called benign: 1",
-        "false alarm: benign, called IDC: 1",
-        "cleared: benign, called benign: 2",
+        "true positive: IDC classified as IDC: 1",
+        "missed: IDC classified as benign: 1",
+        "false alarm: benign classified as IDC: 1",
+        "true negative: benign classified as benign: 2",
     ]
 
 
-def test_each_kind_of_answer_has_the_colour_of_its_legend():
+def test_each_outcome_has_the_colour_of_its_legend():
     axes = panels(draw())["errors"]
     colours = axes.images[0].to_rgba(np.arange(4.0))
     swatches = [patch.get_facecolor() for patch in axes.get_legend().get_patches()]
@@ -101,10 +103,10 @@ def test_panels_cover_the_same_places():
     assert named["tissue"].images[0].get_extent() == [0, 3, 2, 0]
 
 
-def test_what_is_called_is_outlined_over_the_tissue_and_counted():
+def test_positive_patches_are_outlined_over_the_tissue_and_counted():
     axes = panels(draw())["probability of IDC"]
     assert axes.images[0].get_array().shape == (20, 30, 3)  # the tissue, below the probabilities
-    assert legend(axes) == ["called IDC: 2 patches"]
+    assert legend(axes) == ["classified as IDC: 2 patches"]
     around = {tuple(sorted(map(tuple, ends.astype(int).tolist()))) for ends in axes.collections[-1].get_segments()}
     assert around == {  # the two patches of the first column: a line around both, none between them
         *(((0, 0), (1, 0)), ((0, 2), (1, 2))),
@@ -115,9 +117,9 @@ def test_what_is_called_is_outlined_over_the_tissue_and_counted():
 
 def test_a_probability_of_0_shows_the_tissue_and_one_of_1_is_orange():
     image = panels(draw())["probability of IDC"].images[-1]
-    nothing, sure, none = image.to_rgba(np.ma.masked_invalid([[0.0, 1.0, NAN]]))[0]
+    nothing, certain, none = image.to_rgba(np.ma.masked_invalid([[0.0, 1.0, NAN]]))[0]
     assert nothing[3] == none[3] == 0
-    np.testing.assert_allclose(sure, to_rgba(ORANGE, SURE), atol=0.01)
+    np.testing.assert_allclose(certain, to_rgba(ORANGE, MAX_OPACITY), atol=0.01)
 
 
 def test_colours_of_the_map_mean_the_same_on_every_slide_and_the_threshold_is_marked():
@@ -149,9 +151,9 @@ def test_names_that_look_like_formulas_are_printed_as_they_are():
     assert not [text for text in shown if is_math_text(text)]
     as_read = {text.replace(r"\$", "$") for text in shown if "$" in text}
     assert as_read == {
-        *("a $x$ b", "probability of $p$", "called $p$: 2 patches", "$n$: 3", "$p$: 2", "group $g$", "$c$.png"),
-        *("found: $p$, called $p$: 1", "missed: $p$, called $n$: 1"),
-        *("false alarm: $n$, called $p$: 1", "cleared: $n$, called $n$: 2"),
+        *("a $x$ b", "probability of $p$", "classified as $p$: 2 patches", "$n$: 3", "$p$: 2", "group $g$", "$c$.png"),
+        *("true positive: $p$ classified as $p$: 1", "missed: $p$ classified as $n$: 1"),
+        *("false alarm: $n$ classified as $p$: 1", "true negative: $n$ classified as $n$: 2"),
     }
 
 
@@ -175,12 +177,12 @@ def test_no_text_overlaps_whatever_the_slides_shape(shape, name):
 
 def test_images_are_drawn_beside_their_heat():
     image, heat = np.zeros((8, 6, 3), np.uint8), np.full((8, 6, 3), 255, np.uint8)
-    figure = plot_explained(groups={"Found": [Explained(image, heat, "a.png\ncalled IDC: 0.900")] * 2, "Missed": []})
+    figure = plot_explained(groups={"Found": [Explained(image, heat, "a.png\nIDC: 0.900")] * 2, "Missed": []})
     pictures = [axes.images[0].get_array() for part in figure.subfigs for axes in part.axes if axes.images]
     assert len(pictures) == 2
     np.testing.assert_array_equal(pictures[0], np.concatenate([image, heat], axis=1))
     texts = [text.get_text() for part in figure.subfigs for axes in part.axes for text in axes.texts]
-    assert texts == ["a.png\ncalled IDC: 0.900"] * 2 + ["none"]
+    assert texts == ["a.png\nIDC: 0.900"] * 2 + ["none"]
     assert [part.get_suptitle() for part in figure.subfigs[:2]] == ["Found", "Missed"]
 
 
@@ -193,8 +195,12 @@ def test_at_most_a_row_of_images_a_group():
 @pytest.mark.parametrize("name", ["IDC", LONG, LONG.upper(), "$x" * 30])
 def test_captions_of_any_names_lie_apart_and_within_the_picture(name):
     image = np.zeros((8, 8, 3), np.uint8)
-    one = Explained(image, image, f"10253_idx5_x1351_y1101_class0\ncalled {name}: 0.987\n(no place speaks for it)")
-    groups = {f"Found: {name}, called {name}": [one] * 4, f"Missed: {name}, called other": [one] * 2, "Right": []}
+    one = Explained(image, image, f"10253_idx5_x1351_y1101_class0\n{name}: 0.987\n(no region supports this class)")
+    groups = {
+        f"Detected: {name} classified as {name}": [one] * 4,
+        f"Missed: {name} classified as other": [one] * 2,
+        "Correct": [],
+    }
     figure = plot_explained(groups=groups)
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)

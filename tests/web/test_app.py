@@ -22,7 +22,7 @@ from streamlit.testing.v1 import AppTest
 from cancernet.data.sample import make_slide
 from cancernet.evaluation.decision import fit_decision, load_decision, save_decision
 from cancernet.inference.prediction import decide_item
-from cancernet.reporting.content import Report
+from cancernet.reporting.schema import Report
 from cancernet.run import DECISION, FAMILIAR, MODEL, SAMPLES, load_run, read_report, read_settings, write_settings
 from cancernet.training.scoring import log_scores
 from cancernet.web import launch, uploads
@@ -120,10 +120,10 @@ def test_a_patch_is_answered_with_probabilities_decision_and_grad_cam(page, tiny
     assert [button.label for button in page.download_button] == ["All patches (CSV)", "Report of the run"]
     assert not page.toggle  # a patch without a position is not smoothed
     plain = load_decision(tiny_run / "decision.json").without_neighbours
-    tested = read_report(tiny_run, Report)["neighbours"]["without"]
+    tested = read_report(tiny_run, Report).neighbours["without"]
     assert [metric.label for metric in page.metric] == ["Sensitivity (test set)", "Specificity (test set)"]
     assert [metric.value for metric in page.metric] == [
-        f"{tested[name]['value']:.1%}" for name in ("sensitivity", "specificity")
+        f"{tested[name].value:.1%}" for name in ("sensitivity", "specificity")
     ]
     assert f"Expected from the validation set {describe_expected(plain)}." in texts(page)
     assert "apply to smoothed slides" not in texts(page)
@@ -179,7 +179,7 @@ def test_the_threshold_moves_the_expected_rates_and_the_decisions_and_comes_back
     find_button(page, "sample").click().run()
     own = load_decision(tiny_run / "decision.json")
     report = read_report(tiny_run, Report)
-    assert page.metric[1].value == f"{report['metrics']['specificity']['value']:.1%}"
+    assert page.metric[1].value == f"{report.metrics['specificity'].value:.1%}"
     page.select_slider[0].set_value(1.0).run()
     assert not page.metric
     assert "patients): sensitivity 0.0%, specificity 100.0%." in texts(page)
@@ -197,8 +197,8 @@ def test_fewer_false_positives_are_one_click_away_and_tested(page, tiny_run):
     point = load_decision(tiny_run / "decision.json").other_points["specificity=0.95"]
     find_button(page, "Fewer false positives").click().run()
     assert page.select_slider[0].value == point
-    row = next(each for each in read_report(tiny_run, Report)["operating_points"] if each["name"] == "specificity=0.95")
-    assert page.metric[1].value == f"{row['specificity']['value']:.1%}"
+    row = next(each for each in read_report(tiny_run, Report).operating_points if each.name == "specificity=0.95")
+    assert page.metric[1].value == f"{row.specificity.value:.1%}"
 
 
 def test_images_are_scored_once(page, monkeypatch):

@@ -1,20 +1,21 @@
 """What the page says about a run before any image is uploaded."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 from red_run import make_decision, make_red_run
 
 from cancernet.evaluation.decision import ABOVE_ONE
+from cancernet.evaluation.results import Estimate
 from cancernet.web import run_summary
 
-METRIC = {"value": 0.8, "low": None, "high": None}
 PATCHES = make_red_run(None).settings
 IMAGES = dataclasses.replace(PATCHES, mpp=None, class_names=None, classes=("covid", "normal"), images_are_grey=True)
 
 
 def rates(sensitivity, specificity):
-    return {"sensitivity": METRIC | {"value": sensitivity}, "specificity": METRIC | {"value": specificity}}
+    return {"sensitivity": Estimate(sensitivity, None, None), "specificity": Estimate(specificity, None, None)}
 
 
 def test_the_nouns_depend_on_the_run():
@@ -43,13 +44,13 @@ def test_only_thresholds_that_a_probability_can_reach_have_a_button():
     ],
 )
 def test_rates_are_those_of_the_report_and_no_others(threshold, unsmoothed, expected):
-    report = {
-        "metrics": rates(0.8, 0.9),
-        "operating_points": [{"name": "specificity=0.95", "threshold": 0.7, **rates(0.6, 0.95)}],
-        "neighbours": {"without": rates(0.7, 0.85)},
-    }
+    report = SimpleNamespace(
+        metrics=rates(0.8, 0.9),
+        operating_points=[SimpleNamespace(threshold=0.7, **rates(0.6, 0.95))],
+        neighbours={"without": rates(0.7, 0.85)},
+    )
     found = run_summary.find_test_rates(report, make_decision(), threshold, unsmoothed=unsmoothed)
-    assert tuple(metric["value"] for metric in found.values()) == expected
+    assert tuple(metric.value for metric in found.values()) == expected
 
 
 def test_the_size_of_the_validation_set_is_described():

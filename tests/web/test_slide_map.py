@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cancernet.data.grid import lay_out
-from cancernet.reporting.slide_plots import SURE
+from cancernet.reporting.slide_plots import MAX_OPACITY
 from cancernet.web.slide_map import OUTLINE, Frame, map_rows, map_specification, outline_rows
 
 RED = (200, 30, 40)
@@ -74,7 +74,7 @@ def test_a_pixel_is_as_wide_as_high_and_the_slide_in_the_middle(width, height, a
 def test_a_probability_of_0_shows_the_tissue_and_one_of_1_is_orange():
     fill = patches_of(specify())["fill"]
     assert (fill["field"], fill["scale"]["domain"]) == ("probability", [0, 1])
-    assert fill["scale"]["range"] == ["rgba(213, 94, 0, 0)", f"rgba(213, 94, 0, {SURE})"]
+    assert fill["scale"]["range"] == ["rgba(213, 94, 0, 0)", f"rgba(213, 94, 0, {MAX_OPACITY})"]
     assert fill["legend"]["title"] == "probability of IDC; outline: classified as IDC"
 
 

@@ -5,7 +5,8 @@ import io
 
 import pytest
 
-from cancernet.reporting.search import Outcome, TrialRow, plot_search, tell_changes, tell_search, write_table
+from cancernet.evaluation.results import Difference
+from cancernet.reporting.search import SearchResult, TrialRow, describe_changes, plot_search, search_text, trials_csv
 
 DEFAULT = TrialRow(0, "finished", 0.5, 3, 10.0, {"epochs": 24, "learning_rate": 0.05})
 ROWS = [
@@ -13,23 +14,26 @@ ROWS = [
     TrialRow(1, "pruned", 0.7, 1, 4.0, {"epochs": 30, "learning_rate": 0.3}),
     TrialRow(2, "finished", 0.42, 3, 12.4, {"epochs": 24, "learning_rate": 0.01234}),
     TrialRow(3, "diverged", None, 0, 1.0, {"epochs": 12, "learning_rate": 0.2}),
-    TrialRow(4, "given back", None, 0, 1.0, {}),
+    TrialRow(4, "interrupted", None, 0, 1.0, {}),
 ]
-BETTER = {"value": -0.08, "low": -0.1, "high": -0.02, "verdict": "better"}
+BETTER = Difference(-0.08, -0.1, -0.02, verdict="better")
 
 
-def make_outcome(**changes):
+def make_result(**changes):
     given = {"best": ROWS[2], "difference": BETTER, "importance": {"learning_rate": 0.9, "epochs": 0.1}}
     given |= {"rows": ROWS, "default": DEFAULT, "data": "on 10 patients", "running": 0}
-    return Outcome(**(given | changes))
+    return SearchResult(**(given | changes))
 
 
-def test_a_search_is_told_with_how_sure_it_is():
-    said = " ".join(tell_search(make_outcome()).split())
-    assert "4 trials (2 finished, 1 pruned, 1 diverged), on 10 patients. Test patients were not read." in said
-    assert "2 0.4200 -0.0800 12 0 (the default) 0.5000 +0.0000 10" in said
-    assert "its log-loss less the default's is -0.0800 (95% interval over patients -0.1000 to -0.0200)" in said
-    assert "so it is better than the default on these patients. It was chosen as the best on the same patients" in said
+def test_the_text_has_the_trials_the_interval_and_what_it_does_not_claim():
+    said = " ".join(search_text(make_result()).split())
+    assert "4 trials (2 finished, 1 pruned, 1 diverged), on 10 patients. Test patients were not used." in said
+    assert "2 0.4200 -0.0800 12 0 (default) 0.5000 +0.0000 10" in said
+    assert "its log-loss minus that of the default is -0.0800 (95% interval over patients -0.1000 to -0.0200)" in said
+    assert (
+        "It is better than the default on these patients. This is over-optimistic, because the trial was selected"
+        in said
+    )
     assert "learning_rate 0.0123 (0.05)." in said
     assert "epochs" not in said
     assert "other processes" not in said
@@ -38,33 +42,33 @@ def test_a_search_is_told_with_how_sure_it_is():
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"difference": BETTER | {"high": 0.01, "verdict": "unclear"}}, "it cannot be told apart from the default"),
+        ({"difference": Difference(-0.08, -0.1, 0.01, verdict="unclear")}, "better than the default is inconclusive."),
         (
-            {"difference": {"value": -0.1, "low": None, "high": None, "verdict": "unclear", "reason": "few patients"}},
-            "is -0.1000 (few patients), so it cannot be told apart",
+            {"difference": Difference(-0.1, None, None, "few patients", verdict="unclear")},
+            "is -0.1000 (few patients). Whether it is better than the default is inconclusive.",
         ),
         ({"difference": None, "best": DEFAULT}, "No trial was better than the default settings."),
-        ({"running": 2}, "2 more are being judged by other processes."),
+        ({"running": 2}, "Still running in other processes: 2 trials."),
     ],
 )
-def test_no_more_is_claimed_than_can_be_told(changes, expected):
-    assert expected in " ".join(tell_search(make_outcome(**changes)).split())
+def test_no_more_is_claimed_than_is_known(changes, expected):
+    assert expected in " ".join(search_text(make_result(**changes)).split())
 
 
 def test_the_default_is_in_the_table_however_many_are_better():
     better = [TrialRow(n, "finished", 0.3 + n / 1000, 3, 1.0, DEFAULT.settings) for n in range(5, 20)]
-    said = tell_search(make_outcome(rows=[*ROWS, *better], best=better[0]))
+    said = search_text(make_result(rows=[*ROWS, *better], best=better[0]))
     assert said.count("\n5 ") == 1
     assert said.count("\n13 ") == 0
-    assert "0 (the default)" in said
+    assert "0 (default)" in said
 
 
 def test_a_best_that_is_the_default_changes_nothing():
-    assert tell_changes(make_outcome(best=DEFAULT, difference=None)) == ""
+    assert describe_changes(make_result(best=DEFAULT, difference=None)) == ""
 
 
 def test_the_table_has_every_trial_with_its_settings():
-    rows = list(csv.DictReader(io.StringIO(write_table(make_outcome()))))
+    rows = list(csv.DictReader(io.StringIO(trials_csv(make_result()))))
     assert [row["trial"] for row in rows] == ["0", "1", "2", "3", "4"]
     expected = {"trial": "2", "state": "finished", "log_loss": "0.42", "folds": "3", "seconds": "12.4"}
     assert rows[2] == expected | {"epochs": "24", "learning_rate": "0.01234"}
@@ -72,24 +76,24 @@ def test_the_table_has_every_trial_with_its_settings():
 
 
 def test_the_picture_shows_every_trial_the_best_so_far_and_what_mattered():
-    history, importance = plot_search(make_outcome()).axes
+    history, importance = plot_search(make_result()).axes
     drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in history.lines}
     assert drawn["finished"] == ([0, 2], [0.5, 0.42])
     assert drawn["best so far"] == ([0, 2], [0.5, 0.42])
-    assert drawn["pruned: on the folds it had"] == ([1], [0.7])
+    assert drawn["pruned (fewer folds)"] == ([1], [0.7])
     assert drawn["best"] == ([2], [0.42])
-    assert drawn["the default"][1] == [0.5, 0.5]
+    assert drawn["default"][1] == [0.5, 0.5]
     assert [bar.get_width() for bar in importance.patches] == [0.1, 0.9]
     assert [label.get_text() for label in importance.get_yticklabels()] == ["epochs", "learning_rate"]
 
 
 def test_one_bad_trial_does_not_flatten_the_others():
     bad = TrialRow(5, "pruned", 9.0, 1, 1.0, DEFAULT.settings)
-    history = plot_search(make_outcome(rows=[*ROWS, bad])).axes[0]
+    history = plot_search(make_result(rows=[*ROWS, bad])).axes[0]
     assert history.get_ylim()[1] == pytest.approx(0.42 + 6 * 0.04)
-    assert "2 above, up to 9" in [text.get_text() for text in history.texts]
+    assert "2 trials off scale, up to 9" in [text.get_text() for text in history.texts]
 
 
 def test_too_few_trials_have_no_importance():
-    _, importance = plot_search(make_outcome(importance={})).axes
-    assert importance.texts[0].get_text() == "too few trials to tell"
+    _, importance = plot_search(make_result(importance={})).axes
+    assert importance.texts[0].get_text() == "too few trials"

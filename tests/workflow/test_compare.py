@@ -1,4 +1,4 @@
-"""The comparing script as a user meets it: what it refuses, and what it leaves."""
+"""Comparing runs from the command line: what it refuses, and what it writes."""
 
 import json
 import shutil
@@ -7,9 +7,9 @@ import sys
 import time
 
 import pytest
-from judged_runs import make_predictions, write_run
+from evaluated_runs import make_predictions, write_run
 
-from cancernet import InputError
+from cancernet import CancerNetError
 from cancernet.__main__ import main
 
 
@@ -23,7 +23,7 @@ def compare(*arguments) -> None:
 
 
 def complaint(*arguments) -> str:
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(CancerNetError) as caught:
         compare(*arguments)
     return str(caught.value)
 
@@ -31,7 +31,7 @@ def complaint(*arguments) -> str:
 def test_it_prints_and_writes(pair, tmp_path, capsys):
     compare(*pair, "--output", tmp_path / "out")
     printed = capsys.readouterr().out
-    assert printed.startswith("Both runs judged the same 120 images of 12 patients.\n\nBetter: AUROC: strong ")
+    assert printed.startswith("Both runs were evaluated on the same 120 images from 12 patients.\n\nBetter. F1: ")
     assert printed.endswith(f"The comparison with its pictures: {tmp_path / 'out/comparison.html'}\n")
     assert (tmp_path / "out/comparison.txt").read_text() in printed
     compare(*pair)
@@ -60,7 +60,7 @@ def test_what_is_no_run_is_refused(pair, tmp_path):
         f"There is no folder {missing}. Make one with train_model.py or evaluate_model.py --output."
     )
     (pair[1] / "predictions.csv").unlink()
-    assert complaint(*pair).startswith(f"{pair[1]} has no report.json with a predictions.csv. Give folders that ")
+    assert complaint(*pair).startswith(f"{pair[1]} has no report.json with a predictions.csv. Give the output ")
     (pair[1] / "predictions.csv").write_text("file,label\na.png,0\n")
     assert complaint(*pair).startswith(f"{pair[1]}/predictions.csv is missing or damaged. ")
     (pair[1] / "report.json").write_text("{")
@@ -70,11 +70,11 @@ def test_what_is_no_run_is_refused(pair, tmp_path):
 def test_other_classes_or_another_positive_class_are_refused_in_one_line(pair, tmp_path):
     three = write_run(tmp_path / "three", make_predictions(0, 1, ("0", "1", "2")), ("0", "1", "2"))
     assert complaint(pair[0], three) == (
-        "weak tells 0, 1 apart and three 0, 1, 2. Only runs of the same classes can be compared."
+        "The classes of weak are 0, 1, those of three 0, 1, 2. Compare runs with the same classes."
     )
     other = write_run(tmp_path / "other", make_predictions(0, 1), positive="0")
     assert complaint(pair[0], other) == (
-        "The positive class is 1 in weak and 0 in other. Train or evaluate both with the same --positive."
+        "The positive class is 1 in weak and 0 in other. Train both with the same --positive."
     )
 
 

@@ -1,0 +1,164 @@
+"""The content of report.json as typed values; docs/reporting.md describes every field.
+
+Reading ignores unknown fields. Fields with a default are missing in some runs or in reports of older versions. Of these
+`as_json` leaves out the ones whose default is None, and writes the others as null.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cancernet.evaluation.results import Difference, Estimate, Evaluation, PointRates
+from cancernet.training.results import TrainingSummary
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """Number of images in a split."""
+
+    images: int
+    patients: int  # known ones
+    classes: dict[str, int]  # images of each class
+    images_without_patient: int = 0
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """The source images and what became of them."""
+
+    source_images: int
+    rejected: int
+    left_out: int
+    split_by: str  # patient | image | file | given
+    patients_known: bool  # whether any patient is known
+    splits: dict[str, SplitCounts]
+    duplicates_across_patients: int = 0  # groups of files with the same bytes
+    duplicates_across_splits: int = 0
+    images_without_patient: int = 0
+
+
+@dataclass(frozen=True)
+class FittedOn:
+    """The validation data that a decision was fitted on."""
+
+    images: int
+    patients: int | None = None  # None if no patient is known
+
+
+@dataclass(frozen=True)
+class DecisionSummary:
+    """The parts of decision.json that a report shows."""
+
+    temperature: float
+    threshold: float | None  # on the probability of the positive class; None of more than two classes
+    operating_point: str
+    fitted_on: FittedOn
+    classes: list[str] = field(default_factory=list)
+    positive: str | None = field(default_factory=lambda: None)
+    bias: list[float] = field(default_factory=list)
+    neighbour_sigma: float = 0.0  # patches; 0 if neighbours are not used
+
+
+@dataclass(frozen=True)
+class ValidationRates:
+    """Sensitivity and specificity of a threshold on the validation split."""
+
+    sensitivity: float
+    specificity: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatingPoint(PointRates):
+    """Results at one threshold."""
+
+    name: str
+    threshold: float
+    on_validation: ValidationRates
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Metrics of one fold, without intervals."""
+
+    fold: int  # from 1
+    metrics: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """Metrics of each fold, and their mean and standard deviation over the folds where they are defined."""
+
+    folds: list[Fold]
+    mean: dict[str, float]
+    spread: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ConfidentError:
+    """A misclassified image."""
+
+    file: str
+    kind: str  # missed | false alarm; of more than two classes: wrong
+    label: str  # the true class
+    predicted: str
+    probability: float  # of the positive class; of more than two classes: of the predicted class
+
+
+@dataclass(frozen=True)
+class DistantImage:
+    """An out-of-distribution image."""
+
+    file: str
+    distance: float  # 1 is the limit
+
+
+@dataclass(frozen=True)
+class OutOfDistribution:
+    """How many images are out of distribution."""
+
+    images: int  # that were measured
+    outside: int  # of these: out of distribution
+    furthest: list[DistantImage]  # the most distant first
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture in the folder of the report."""
+
+    title: str
+    picture: str  # name of the file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heading:
+    """The parts of a report that a comparison of runs needs."""
+
+    name: str
+    title: str | None = None  # of the evaluation of a finished run
+    created: str  # date
+    statement: str
+    warnings: list[str]
+    classes: list[str]
+    class_names: dict[str, str] | None  # meaning of each class
+    positive: str | None  # None of more than two classes
+    decision: DecisionSummary | None  # None where each fold has its own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Evaluation, Heading):
+    """report.json."""
+
+    evaluated_on: str  # a split, `all folds`, or `folds 1, 2 of 5`
+    chose_model: bool = False  # whether the same images chose the model, for want of a testing split
+    data: DataSummary
+    expected_on_validation: ValidationRates | None = field(default_factory=lambda: None)
+    neighbours: Mapping[str, Mapping[str, Estimate | Difference]] | None = field(default_factory=lambda: None)
+    # metrics `with` and `without` smoothing over neighbouring patches, and their `difference`
+    operating_points: list[OperatingPoint] | None = field(default_factory=lambda: None)
+    worst_errors: list[ConfidentError]
+    outside: OutOfDistribution | None = field(default_factory=lambda: None)
+    class_weights: dict[str, float] | None = field(default_factory=lambda: None)
+    training: TrainingSummary | None = None
+    settings: dict[str, str | int | float | list | None] | None = None
+    cross_validation: CrossValidation | None = None
+    slides: list[Picture] | None = None
+    gradcam: list[Picture] | None = None

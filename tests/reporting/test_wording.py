@@ -1,0 +1,187 @@
+"""Numbers, key results and warnings in words."""
+
+from dataclasses import replace
+
+import pytest
+from made_reports import make_report, make_report_of_three, undefined, without_interval
+
+from cancernet.evaluation.results import AtPrevalence, Estimate, Interval
+from cancernet.reporting.printed import report_text
+from cancernet.reporting.schema import SplitCounts, ValidationRates
+from cancernet.reporting.wording import (
+    class_word,
+    describe_counts,
+    describe_out_of_distribution,
+    describe_split,
+    interval,
+    key_results,
+    list_warnings,
+    number,
+    percent,
+    plural,
+    shown_names,
+    signed,
+    signed_interval,
+    warn_of_change,
+)
+
+
+@pytest.fixture
+def report():
+    return make_report()
+
+
+@pytest.fixture
+def many():
+    return make_report_of_three()
+
+
+def texts(report):
+    return [result.text for result in key_results(report)]
+
+
+def test_of_many_classes_the_lowest_and_the_highest_sensitivity_are_named(many):
+    assert texts(many) == [
+        "The model classifies 50% of images correctly (accuracy, 95% interval 20% to 80%).",
+        "Sensitivity is lowest for benign (25%, 95% interval 10% to 40%).",
+        "Sensitivity is highest for normal (67%, 95% interval 25% to 100%).",
+    ]
+    classes = many.per_class
+    for equal in (classes["normal"], classes["malignant"]):  # all the same, or one class alone
+        assert len(texts(replace(many, per_class=classes | {"benign": equal}))) == 1
+
+
+def test_key_results_give_ppv_here_and_at_the_given_prevalence_and_say_what_is_undefined(report):
+    report = replace(
+        report,
+        prevalence=AtPrevalence(0.1, Estimate(0.2, 0.1, 0.3), Estimate(0.9, 0.8, 1.0)),
+        metrics=report.metrics | {"sensitivity": undefined("no image of class 1")},
+    )
+    assert texts(report) == [
+        "Sensitivity for IDC is undefined: no image of class 1.",
+        "It correctly classifies 67% of benign images as benign (specificity, 95% interval 25% to 100%).",
+        "At this prevalence (40%), 50% of the images classified as IDC are IDC (PPV, 95% interval 0% to 100%).",
+        "At a prevalence of 10%, 20% of the images classified as IDC are IDC (PPV, 95% interval 10% to 30%).",
+    ]
+    assert key_results(report)[0].estimate is None
+    assert "PPV at prevalence 0.1          0.200  0.100 to 0.300" in report_text(report)
+
+
+def test_warnings_follow_from_the_data_and_come_once(report, many):
+    assert list_warnings(report) == []
+    data = replace(report.data, split_by="image", duplicates_across_patients=2)
+    warned = replace(report, data=data, warnings=["Its own."] * 2)
+    own, by_image, duplicates = list_warnings(warned)
+    assert own == "Its own."
+    assert "so the results are over-optimistic" in by_image
+    assert duplicates == "2 groups of identical image files under different patients."
+    assert list_warnings(replace(warned, warnings=list_warnings(warned))) == [own, by_image, duplicates]
+    one_class, unknown = list_warnings(many)
+    assert one_class.startswith("The model classifies every image as normal, so it does not distinguish the classes.")
+    for matrix in ([[5, 0, 0], [0, 0, 0], [0, 0, 0]], [[5, 0, 0], [0, 1, 0], [0, 0, 0]]):
+        assert one_class not in list_warnings(replace(many, confusion_matrix=matrix))
+    assert list_warnings(replace(many, warnings=["Its own."]))[:2] == [one_class, "Its own."]
+    assert unknown.startswith("The patients are unknown: ")
+    text = report_text(many)
+    assert text.index("WARNING: The patients are unknown") < text.index("The model classifies 50%")
+
+
+@pytest.mark.parametrize(
+    ("groups", "warning"),
+    [
+        (1, ["Only 1 patient was evaluated: too few to estimate how the results vary between patients."]),
+        (5, ["Only 5 patients were evaluated: too few to estimate how the results vary between patients."]),
+        (
+            6,
+            [
+                "Only 6 patients were evaluated: the intervals are rough, and results on other patients may be quite "
+                "different."
+            ],
+        ),
+        (20, []),
+    ],
+)
+def test_few_patients_are_warned_of(report, groups, warning):
+    assert list_warnings(replace(report, interval=Interval(0.95, "patients", groups))) == warning
+
+
+def test_rates_and_calibration_outside_what_validation_expects_are_warned_of():
+    low, high = Estimate(0.6, 0.5, 0.7), Estimate(1.4, 1.2, 1.6)
+    metrics = {
+        "sensitivity": low,
+        "specificity": without_interval(0.6),
+        "calibration_slope": high,
+        "calibration_intercept": Estimate(0.1, -0.1, 0.3),
+    }
+    sensitivity, slope = warn_of_change(metrics, ValidationRates(0.8, 0.9))
+    assert sensitivity == (
+        "Different from validation: sensitivity (recall) is 0.600 (95% interval 0.500 to 0.700), expected 0.800. The "
+        "threshold misses more positive images here."
+    )
+    assert (
+        "calibration slope is 1.400 (95% interval 1.200 to 1.600), expected 1.000. The probabilities are under" in slope
+    )
+    assert warn_of_change(metrics, ValidationRates(0.7, 0.0)) == [slope]  # an end belongs to the interval
+    assert warn_of_change(metrics, None) == [slope]
+    assert warn_of_change({}, None) == []
+
+
+@pytest.mark.parametrize(
+    ("counts", "noun", "text"),
+    [
+        ((0, 5), "image", ""),
+        ((1, 1), "image", "The only image is out of distribution: "),
+        ((5, 5), "patch", "All 5 patches are out of distribution: "),
+        ((2, 2000), "image", "2 of 2,000 images (0.1%) are out of distribution: "),
+        (None, "patch", "It is unknown whether any patch is out of distribution"),
+    ],
+)
+def test_out_of_distribution_images_are_counted(counts, noun, text):
+    found = describe_out_of_distribution(counts, noun)
+    assert found.startswith(text)
+    assert bool(found) == bool(text)
+    assert ("Of the validation images 1.5% are." in found) == (counts == (2, 2000))
+
+
+@pytest.mark.parametrize(
+    ("split_by", "known", "words"),
+    [
+        ("patient", True, "patient"),
+        ("patient", False, "image (patients unknown)"),
+        ("image", True, "image"),
+        ("given", False, "the folders of the source"),
+        ("file", True, "a given list"),
+    ],
+)
+def test_it_says_how_the_images_were_split(report, split_by, known, words):
+    data = replace(report.data, split_by=split_by, patients_known=known)
+    assert describe_split(data) == words
+    assert f"split by {words}." in " ".join(report_text(replace(report, data=data)).split())
+
+
+def test_tables_leave_out_a_metric_that_equals_another_one():
+    assert shown_names({"auroc": 0, "precision": 0, "ppv": 0, "accuracy": 0}) == ["accuracy", "ppv", "auroc"]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0, "0%"), (1, "100%"), (0.5, "50%"), (0.9999, "99.9%"), (0.996, "99.6%"), (0.0001, "0.1%"), (0.004, "0.4%")],
+)
+def test_none_and_all_are_written_only_where_it_is_exactly_so(value, words):
+    assert percent(value) == words
+
+
+def test_numbers_and_words():
+    values = (None, 0.12345, -0.5, 9.9994, 12.345)
+    assert [number(value) for value in values] == ["n/a", "0.123", "-0.500", "9.999", "12.3"]
+    assert [signed(value) for value in (None, 0.5, -0.5, 0.0)] == ["n/a", "+0.500", "-0.500", "0.000"]
+    assert interval(without_interval(0.5, "one patient")) == "one patient"
+    assert interval(Estimate(0.1, None, 0.25, "only an upper bound")) == "at most 0.250"
+    assert signed_interval(Estimate(0.1, -0.1, 0.25)) == "-0.100 to +0.250"
+    assert class_word(None, "1") == "class 1"
+    assert class_word(None, "malignant") == "malignant"
+    counted = [plural(1, "image"), plural(2000, "image"), plural(1.0, "patch"), plural(0.5, "patch")]
+    assert counted == ["1 image", "2,000 images", "1 patch", "0.5 patches"]
+    assert describe_counts(SplitCounts(1, 1, {})) == "1 image from 1 patient"
+    assert describe_counts(SplitCounts(60, 16, {}, 31)) == "60 images (29 from 16 known patients)"
+    assert describe_counts(SplitCounts(60, 0, {}, 60)) == "60 images"
