@@ -7,6 +7,7 @@ import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from cancernet.data.grid import PATCH_STEP
 from cancernet.evaluation.decision import Decision, expected_rates
 from cancernet.explain.outside import find_outside
 from cancernet.inference import prediction
@@ -25,13 +26,13 @@ DISTANT_WIDTH = 108  # pixels on the screen: three next to each other on a phone
 def show_answers(run: Run, report: Report | None, answer: page.Answer) -> None:
     """Show all that follows from the scores, at the threshold that the visitor chooses here."""
     show_distant(run, answer)
-    threshold, smooth = choose_decision(run, report, answer.scored)
-    decided = [prediction.decide_item(run, each, neighbours=smooth, threshold=threshold) for each in answer.scored]
-    show_counts(run, decided)
-    slides = page.find_slides(run, decided)
+    threshold, smooth = choose_decision(run, report, answer.scores)
+    predictions = [prediction.decide_item(run, each, neighbours=smooth, threshold=threshold) for each in answer.scores]
+    show_counts(run, predictions)
+    slides = page.find_slides(run, predictions)
     slide, clicked = show_map(run, slides)
-    show_patches(run, decided, clicked, answer)
-    offer_downloads(run, decided, slides, slide)
+    show_patches(run, predictions, clicked, answer)
+    offer_downloads(run, predictions, slides, slide)
 
 
 def show_distant(run: Run, answer: page.Answer) -> None:
@@ -45,15 +46,15 @@ def show_distant(run: Run, answer: page.Answer) -> None:
         st.warning(warning, icon=":material/warning:")
         st.caption("The most distant images and their distances; 1 is the limit.")
         with st.container(horizontal=True):
-            for picture, name in page.show_distant(answer.scored, outside):
+            for picture, name in page.show_distant(answer.scores, outside):
                 st.image(picture, caption=escape(name), width=DISTANT_WIDTH, alt=name)
 
 
-def choose_decision(run: Run, report: Report | None, scored: list[ItemScores]) -> tuple[float | None, bool]:
+def choose_decision(run: Run, report: Report | None, scores: list[ItemScores]) -> tuple[float | None, bool]:
     """Let the visitor choose; returns the threshold, None for the run's, and whether slides are smoothed."""
     left, right = st.columns([5, 4], vertical_alignment="center")
-    single = [each for each in scored if not prediction.can_be_smoothed(run, each)]
-    smooth = len(single) < len(scored) and left.toggle(
+    single = [each for each in scores if not prediction.can_be_smoothed(run, each)]
+    smooth = len(single) < len(scores) and left.toggle(
         "Smooth over neighbouring patches",
         value=True,
         key="smooth",
@@ -115,30 +116,30 @@ def show_rates(run: Run, report: Report | None, decision: Decision, threshold: f
     st.caption(f"Expected from the validation set ({run_summary.describe_fit(decision)}): {expected}.")
 
 
-def show_counts(run: Run, decided: list[ItemPredictions]) -> None:
+def show_counts(run: Run, predictions: list[ItemPredictions]) -> None:
     """Say how many images there are, and how many of each class."""
-    labels, predicted = page.list_labels(run), np.concatenate([each.predicted for each in decided])
+    labels, predicted = page.list_labels(run), np.concatenate([each.predicted for each in predictions])
     number = run_summary.count_images(run.settings, len(predicted))
     if len(predicted) == 1:
         st.markdown(f"**{number}**, classified as **{escape(labels[predicted[0]])}**")
         return
 
     def describe(count: int) -> str:
-        area = page.patch_area(run)
-        return f"{count / len(predicted):.0%}" + ("" if area is None else f", {count * area:,.1f} mm²")
+        area = count * (PATCH_STEP * (run.settings.mpp or 0) / 1000) ** 2
+        return f"{count / len(predicted):.0%}" + f", {area:,.1f} mm²" * (run.settings.mpp is not None)
 
     counts = np.bincount(predicted, minlength=len(labels)).tolist()
     parts = [f"**{count:,}** {escape(label)} ({describe(count)})" for label, count in zip(labels, counts, strict=True)]
     st.markdown(f"**{number}**, classified as: {', '.join(reversed(parts))}")
 
 
-def show_map(run: Run, slides: list[page.Slide]) -> tuple[page.Slide | None, page.Shown | None]:
+def show_map(run: Run, slides: list[ItemPredictions]) -> tuple[ItemPredictions | None, page.Shown | None]:
     """Show the map of one slide; returns the slide and the patch that was clicked."""
     if not slides:
         return None, None
-    names = [each.decided.scores.slide for each in slides]
+    names = [each.scores.slide for each in slides]
     st.subheader("Slide" if len(names) > 1 else f"Slide {escape(names[0])}")
-    classes, positive = run.decision.classes, run.decision.positive
+    classes, positive = run.classes, run.positive
     left, middle, right = st.columns([3, 2, 2], vertical_alignment="bottom")
     name = middle.selectbox("Slide", names, key="slide") if len(names) > 1 else names[0]
     overlay = left.segmented_control("Overlay", OVERLAYS, default=OVERLAYS[0], required=True, key="overlay")
@@ -155,20 +156,20 @@ def show_map(run: Run, slides: list[page.Slide]) -> tuple[page.Slide | None, pag
     )
     st.caption("Scroll to zoom, drag to pan, double-click to reset. Click a patch to see it below.")
     chosen = event.selection.get("clicked") or []
-    row = int(chosen[0]["patch"]) if chosen else len(slide.decided.predicted)
-    return slide, page.Shown(slide.decided, row) if row < len(slide.decided.predicted) else None
+    row = int(chosen[0]["patch"]) if chosen else len(slide.predicted)
+    return slide, page.Shown(slide, row) if row < len(slide.predicted) else None
 
 
-def show_patches(run: Run, decided: list[ItemPredictions], clicked: page.Shown | None, answer: page.Answer) -> None:
+def show_patches(run: Run, predictions: list[ItemPredictions], clicked: page.Shown | None, answer: page.Answer) -> None:
     """Show the patch that was clicked, or one page of all patches, as cards."""
-    count = sum(len(each.predicted) for each in decided)
+    count = sum(len(each.predicted) for each in predictions)
     st.subheader(run_summary.noun(run.settings, count).capitalize())
     if clicked:
         st.markdown("The patch you clicked on the map. Click outside the tissue to see all patches.")
         patches = [clicked]
     else:
         order = st.selectbox("Order", page.ORDERS, key="order", width=320) if count > 1 else page.ORDERS[0]
-        patches = page.list_patches(run, decided, order)
+        patches = page.list_patches(run, predictions, order)
     pages = -(-len(patches) // CARDS_A_PAGE)
     number = st.pagination(pages, key=f"page of {pages}") if pages > 1 else 1
     shown = patches[(number - 1) * CARDS_A_PAGE : number * CARDS_A_PAGE]
@@ -180,22 +181,24 @@ def show_patches(run: Run, decided: list[ItemPredictions], clicked: page.Shown |
             with place.container(border=True):
                 st.image(picture, width="stretch", alt="The image and its Grad-CAM map")
                 st.html(page.describe_patch(run, patch))
-                st.caption(escape(page.name_patch(patch.decided.scores, patch.row)))
+                st.caption(escape(page.name_patch(patch.predictions.scores, patch.row)))
 
 
 def offer_downloads(
-    run: Run, decided: list[ItemPredictions], slides: list[page.Slide], slide: page.Slide | None
+    run: Run, predictions: list[ItemPredictions], slides: list[ItemPredictions], slide: ItemPredictions | None
 ) -> None:
     """Show the download buttons; a file is made when its button is clicked."""
     st.subheader("Download the results")
-    decided = [page.without_images(each) for each in decided]
-    slides = [each._replace(decided=page.without_images(each.decided)) for each in slides]
-    positive, report = run.decision.positive, run.folder / REPORT_PAGE
+    predictions = [page.without_images(each) for each in predictions]
+    slides = [page.without_images(each) for each in slides]
+    positive, report = run.positive, run.folder / REPORT_PAGE
     with st.container(horizontal=True):
         noun = run_summary.noun(run.settings)
-        _offer(f"All {noun} (CSV)", lambda: page.predictions_csv(run, decided), "predictions.csv", "text/csv", "table")
+        _offer(
+            f"All {noun} (CSV)", lambda: page.predictions_csv(run, predictions), "predictions.csv", "text/csv", "table"
+        )
         if slide and positive is not None:
-            light, name = slide._replace(decided=page.without_images(slide.decided)), Path(slide.decided.scores.slide)
+            light, name = page.without_images(slide), Path(slide.scores.slide)
             draw, label = lambda: page.draw_picture(run, light), f"Map of {escape(name.name)} (JPEG)"
             _offer(label, draw, f"{name.stem}.jpg", "image/jpeg", "image")
         if slides:

@@ -201,10 +201,10 @@ def report_run(plan: Plan, finished: FittedRun, data: "TrainingData", patches: S
         prevalence=plan.options.prevalence,
     )
     if scores is not None:
-        scored = Scores([patches[row] for row in testing], scores)
+        scored = Scores([patches[int(row)] for row in testing], scores)
     else:  # the dataset's own validation split, each image by the member that left it out
         rows = np.flatnonzero([patch.split == "validation" for patch in left_out])
-        scored = Scores([left_out[row] for row in rows], fitted.left_out[rows])
+        scored = Scores([left_out[int(row)] for row in rows], fitted.left_out[rows])
     evaluated = content.evaluate_split(scored, run.decision, context)
     history, folder, source = fitted.training.history, run.folder, plan.dataset.folder
     save_run(run, history, evaluated.predictions)

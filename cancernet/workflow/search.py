@@ -183,7 +183,7 @@ class Trainer:
             "training and validation"
         )
 
-    def evaluate_folds(self, trial: "optuna.Trial", scratch: Path) -> Iterator[tuple[float, int]]:
+    def evaluate_folds(self, trial: "optuna.trial.BaseTrial", scratch: Path) -> Iterator[tuple[float, int]]:
         """Train a trial's folds one by one; keep its predictions after the last.
 
         Yields:
@@ -237,7 +237,7 @@ class Trainer:
 
         run, fitted, _, _ = fit_run(plan, data, patches, work)
         rows = np.flatnonzero([patch.split == "testing" for patch in patches])
-        left_out = [patches[row] for row in rows]
+        left_out = [patches[int(row)] for row in rows]
         return predict_scores(run.decision, Scores(left_out, fitted.score(rows)))
 
     def _open(self, plan: "Plan") -> "TrainingData":
