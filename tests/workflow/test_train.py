@@ -20,8 +20,7 @@ from cancernet.__main__ import main
 from cancernet.cli import parse_options
 from cancernet.config import Augmentation, TrainingOptions
 from cancernet.data.dataset import Patch, read_manifest
-from cancernet.reporting.printed import MAIN
-from cancernet.reporting.wording import METRICS
+from cancernet.evaluation.metrics import METRICS
 from cancernet.run import REQUEST
 from cancernet.training.experiments import choose_experiment, fit_to_grey
 from cancernet.workflow import cross_validate, fit
@@ -111,8 +110,8 @@ def test_every_printed_figure_follows_from_the_predictions(folder):
     }
     printed = (folder / "printed.txt").read_text()
     for key, value in expected.items():
-        found = re.search(rf"^{re.escape(METRICS[key][0])} +(\S+)", printed, re.MULTILINE)
-        assert (found is not None) == (key in MAIN), key
+        found = re.search(rf"^{re.escape(METRICS[key].label)} +(\S+)", printed, re.MULTILINE)
+        assert (found is not None) == ("text" in METRICS[key].shown_in), key
         if np.isfinite(value):
             assert found is None or found.group(1) == f"{value:.3f}", key
             assert report["metrics"][key]["value"] == pytest.approx(value, abs=1e-6), key
