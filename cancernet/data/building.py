@@ -213,18 +213,17 @@ def _free_name(patch: Patch, taken: dict[str, int]) -> str:
 
 
 _Task = tuple[str, str]  # file in the source, file in the dataset
-_Result = tuple[str, int, int, bool, int, str]  # the fields of a Check: plain tuples pass between processes faster
 
 
 def _run_workers(
-    work: Callable[[list[_Task]], list[_Result]], tasks: Iterator[_Task], progress: Callable[[int], object]
+    work: Callable[[list[_Task]], list[Check]], tasks: Iterator[_Task], progress: Callable[[int], object]
 ) -> list[Check]:
     chunks = iter(lambda: list(itertools.islice(tasks, _CHUNK)), [])
     checks: list[Check] = []
     pool = ProcessPoolExecutor(max_workers=os.cpu_count(), initializer=_start_worker)
     try:
         for chunk in pool.map(work, chunks):
-            checks.extend(map(Check._make, chunk))
+            checks += chunk
             progress(len(chunk))
     except BrokenProcessPool as error:
         raise CancerNetError(
@@ -252,8 +251,8 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _check_and_copy(source: str, output: str, mode: str, megapixels: float, tasks: list[_Task]) -> list[_Result]:
-    results: list[_Result] = []
+def _check_and_copy(source: str, output: str, mode: str, megapixels: float, tasks: list[_Task]) -> list[Check]:
+    checks = []
     for file, target in tasks:
         origin = f"{source}/{file}"
         try:
@@ -261,12 +260,13 @@ def _check_and_copy(source: str, output: str, mode: str, megapixels: float, task
             image = decode_image(data, channels=3, megapixels=megapixels)
         except (InputError, OSError) as error:
             reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
-            results.append(("", 0, 0, False, 0, reason))
+            checks.append(Check("", 0, 0, False, 0, reason))
             continue
         _write_image(data, origin, f"{output}/{target}", mode)
         height, width, _ = image.shape
-        results.append((hashlib.sha256(data).hexdigest(), height, width, _is_grey(image), int(image.max()), ""))
-    return results
+        sha256 = hashlib.sha256(data).hexdigest()
+        checks.append(Check(sha256, height, width, _is_grey(image), int(image.max()), ""))
+    return checks
 
 
 def _is_grey(image: np.ndarray) -> bool:

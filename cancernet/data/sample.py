@@ -140,15 +140,7 @@ def draw_anatomy(rng: Random) -> Anatomy:
 
 
 def absorb(concentrations: np.ndarray, stain: Stain) -> np.ndarray:
-    """Compute the light that passes through stained tissue, by the Beer-Lambert law.
-
-    Args:
-        concentrations: float [h, w, 2], haematoxylin and eosin, >= 0.
-        stain: of the patient.
-
-    Returns:
-        float64 [h, w, 3], RGB, 0 to white.
-    """
+    """Compute the light through stained tissue, float [h, w, 2], by the Beer-Lambert law: RGB [h, w, 3], 0 to white."""
     return stain.white * 10.0 ** -((concentrations * stain.strength) @ stain.vectors)
 
 

@@ -126,10 +126,8 @@ def assign_folds(labels: Sequence[str], groups: Sequence[str], *, folds: int, se
     Of the images that a fold does not test on, a tenth is for validation, as in `assign_splits`.
 
     Args:
-        labels: class of each image [n].
-        groups: patient of each image [n]; images of one group stay together.
+        labels, groups, seed: as in `assign_splits`.
         folds: how many.
-        seed: of the shuffling.
 
     Returns:
         For each fold, the split of each image [n].
@@ -205,14 +203,7 @@ def _assign_one(labels: np.ndarray, groups: np.ndarray, testing: np.ndarray, see
 
 
 def _choose_share(labels: np.ndarray, groups: np.ndarray, rows: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Choose about `share` of the groups among `rows`, stratified by class; return the rows of their images.
-
-    Args:
-        labels, groups: class and group of each image [n].
-        rows: which of the images to choose from [m].
-        share: 0 to 1.
-        seed: of the shuffling.
-    """
+    """Choose about `share` of the groups among `rows` [m], stratified by class; return the rows of their images."""
     labels, groups = labels[rows], groups[rows]
     n_groups, n_classes = len(set(groups)), len(set(labels))
     label, count = Counter(labels.tolist()).most_common()[-1]

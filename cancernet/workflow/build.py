@@ -69,6 +69,8 @@ def write_dataset(options: BuildOptions) -> "Summary":
         InputError: an option, the source or the output cannot be used.
         StorageError: the dataset cannot be written, or another process is writing it.
     """
+    from tqdm import tqdm
+
     from cancernet.data import building
     from cancernet.data.dataset import write_manifest
     from cancernet.data.source import list_files
@@ -92,8 +94,10 @@ def write_dataset(options: BuildOptions) -> "Summary":
         size = building.estimate_size(files, plan.patches, mode=settings.mode)
         check_space(output, size, advice="Choose another --output, or --mode hardlink.")
         del files  # each worker process starts with a copy of this memory
-        with fresh_folder(output) as folder:
-            built = copy_images(source, folder, plan, settings)
+        with fresh_folder(output) as folder, tqdm(total=len(plan.patches), unit="image", desc="Building") as bar:
+            built = building.place_images(
+                source, folder, plan.patches, mode=settings.mode, megapixels=settings.megapixels, progress=bar.update
+            )
             check_usable(built.patches, settings.split_by)
             summary = building.summarise(plan, built, settings, fingerprint)
             summary = write_manifest(folder, built.patches, sorted(plan.misplaced + built.rejected), summary)
@@ -180,18 +184,6 @@ def check_usable(patches: Sequence["Patch"], split_by: str) -> None:
         check_trainable(patches)
     if split_by == "patient":
         check_patients(patches)
-
-
-def copy_images(source: Path, folder: Path, plan: "Plan", settings: "BuildSettings") -> "Built":
-    """Check and copy the images with a progress bar."""
-    from tqdm import tqdm
-
-    from cancernet.data.building import place_images
-
-    with tqdm(total=len(plan.patches), unit="image", desc="Building") as bar:
-        return place_images(
-            source, folder, plan.patches, mode=settings.mode, megapixels=settings.megapixels, progress=bar.update
-        )
 
 
 def save_overview(folder: Path, built: "Built") -> None:
