@@ -1,5 +1,6 @@
 """The wheel, installed without the checkout: what it contains, the command, and the example of the README."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -70,7 +71,9 @@ def test_the_installed_command_builds_and_trains_outside_the_checkout(environmen
     assert Path(imported.strip()).is_relative_to(environment.parent)
     run(command, "build", "--sample", "--source", "sample", "--output", "dataset", folder=tmp_path)
     run(command, "train", "--dataset", "dataset", "--output", "runs/demo", "--epochs", "1", folder=tmp_path)
-    assert "Sensitivity" in (tmp_path / "runs/demo/report.html").read_text(encoding="utf-8")
+    metrics = json.loads((tmp_path / "runs/demo/report.json").read_text(encoding="utf-8"))["metrics"]
+    assert 0 <= metrics["sensitivity"]["value"] <= 1
+    assert (tmp_path / "runs/demo/report.html").is_file()
     patches = sorted((tmp_path / "dataset/testing").glob("*/*.png"))
     for number in (1, 2):
         shutil.copy(patches[-number], tmp_path / f"patch_{number}.png")
