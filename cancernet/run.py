@@ -25,11 +25,12 @@ from cancernet.storage import Content, FolderKind
 if TYPE_CHECKING:
     import keras
 
-    from cancernet.explain.out_of_distribution import Familiar
+    from cancernet.explain.out_of_distribution import OutOfDistributionDetector
 
 MODEL, DECISION, CONFIG, HISTORY = "model.keras", "decision.json", "config.json", "history.csv"
 REPORT, REPORT_TEXT, REPORT_PAGE, PREDICTIONS = "report.json", "report.txt", "report.html", "predictions.csv"
-FAMILIAR = "familiar.npz"  # the out-of-distribution detector; older runs do not have it
+OUT_OF_DISTRIBUTION = "out_of_distribution.npz"  # the detector; older runs do not have it
+FAMILIAR = "familiar.npz"  # its name in version 0.1
 SAMPLES = "samples"  # some of the test images, <class>/<file>
 REQUEST = "begun.json"  # what an unfinished run was started with
 FEATURES = "features"  # in an unfinished run: features of the backbone, where the dataset's folder cannot be written
@@ -77,14 +78,14 @@ class Run:
         decision: calibration, threshold and smoothing, fitted on validation patients.
         settings: config.json.
         folder: the run folder.
-        familiar: detects images that are out of distribution; None in older runs.
+        detector: detects images that are out of distribution; None in older runs.
     """
 
     model: "keras.Model"
     decision: Decision
     settings: Settings
     folder: Path
-    familiar: "Familiar | None" = None
+    detector: "OutOfDistributionDetector | None" = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -126,7 +127,7 @@ def load_run(folder: Path) -> Run:
     difference = _find_difference(model, decision, settings)
     if difference:
         raise StorageError(f"The files in {folder} are of different runs: {difference}. Copy the whole run folder.")
-    return Run(model, decision, settings, folder, _load_familiar(folder / FAMILIAR, model))
+    return Run(model, decision, settings, folder, _load_detector(folder, model))
 
 
 def _load_model(path: Path) -> "keras.Model":
@@ -141,20 +142,23 @@ def _load_model(path: Path) -> "keras.Model":
     return model
 
 
-def _load_familiar(path: Path, model: "keras.Model") -> "Familiar | None":
-    from cancernet.explain.out_of_distribution import Familiar, Spread, check_familiar
+def _load_detector(folder: Path, model: "keras.Model") -> "OutOfDistributionDetector | None":
+    from cancernet.explain.out_of_distribution import OutOfDistributionDetector, ReferenceDistribution, check_detector
 
-    if not path.is_file():
+    fields = ReferenceDistribution._fields
+    path = next((folder / name for name in (OUT_OF_DISTRIBUTION, FAMILIAR) if (folder / name).is_file()), None)
+    if path is None:
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
-            networks = range(len(file.files) // len(Spread._fields))
-            parts = [[file[f"{network}_{name}"] for name in Spread._fields] for network in networks]
-        familiar = Familiar(tuple(Spread._make([*arrays, float(limit)]) for *arrays, limit in parts))
-        check_familiar(model, familiar)
+            networks = range(len(file.files) // len(fields))
+            parts = [[file[f"{network}_{name}"] for name in fields] for network in networks]
+        references = (ReferenceDistribution._make([*arrays, float(limit)]) for *arrays, limit in parts)
+        detector = OutOfDistributionDetector(tuple(references))
+        check_detector(model, detector)
     except Exception as error:  # a damaged file can make NumPy raise anything
         raise StorageError(f"{path} is damaged or of another run. {_ADVICE}") from error
-    return familiar
+    return detector
 
 
 def _find_difference(model: "keras.Model", decision: Decision, settings: Settings) -> str:
@@ -217,10 +221,10 @@ def save_run(run: Run, history: Mapping[str, Sequence[float]], predictions: Pred
     run.model.save(run.folder / MODEL)
     save_decision(run.decision, run.folder / DECISION)
     write_settings(run.folder, run.settings)
-    if run.familiar:
-        spreads = [spread._asdict() for spread in run.familiar.spreads]
-        arrays = {f"{network}_{name}": part for network, each in enumerate(spreads) for name, part in each.items()}
-        np.savez(run.folder / FAMILIAR, **arrays)
+    if run.detector:
+        parts = [each._asdict() for each in run.detector.references]
+        arrays = {f"{network}_{name}": part for network, each in enumerate(parts) for name, part in each.items()}
+        np.savez(run.folder / OUT_OF_DISTRIBUTION, **arrays)
     with (run.folder / HISTORY).open("w", newline="", encoding="utf-8") as file:
         epochs = enumerate(zip(*history.values()), start=1)
         storage.write_rows(file, [["epoch", *history], *([epoch, *values] for epoch, values in epochs)])

@@ -29,7 +29,9 @@ def run(tiny_run, tmp_path):
 
 
 @pytest.mark.parametrize("content", WRONG, ids=range(len(WRONG)))
-@pytest.mark.parametrize("name", ["config.json", "decision.json", "report.json", "model.keras", "familiar.npz"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "decision.json", "report.json", "model.keras", "out_of_distribution.npz"]
+)
 def test_a_file_of_something_else_is_named(run, name, content):
     (run / name).write_bytes(content)
     with pytest.raises(StorageError, match=name.replace(".", r"\.")):

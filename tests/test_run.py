@@ -37,19 +37,28 @@ from cancernet.run import (
 )
 
 
-def test_what_validation_images_are_like_is_kept_and_runs_without_it_load(tiny_run, tmp_path):
+def test_the_detector_is_kept_and_runs_without_one_load(tiny_run, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "run")
-    spread = load_run(run).familiar.spreads[0]
-    assert spread.limit > 1
-    assert spread.mean.dtype == np.float32
-    with np.load(run / "familiar.npz", allow_pickle=False) as file:
-        np.testing.assert_array_equal(file["0_whitening"], spread.whitening)
+    path = run / "out_of_distribution.npz"
+    reference = load_run(run).detector.references[0]
+    assert reference.limit > 1
+    assert reference.mean.dtype == np.float32
+    with np.load(path, allow_pickle=False) as file:
+        np.testing.assert_array_equal(file["0_whitening"], reference.whitening)
         parts = dict(file)
-    np.savez(run / "familiar.npz", **(parts | {"0_mean": parts["0_mean"][1:]}))
-    with pytest.raises(StorageError, match="familiar.npz is damaged or of another run. Train again"):
+    np.savez(path, **(parts | {"0_mean": parts["0_mean"][1:]}))
+    with pytest.raises(StorageError, match="out_of_distribution.npz is damaged or of another run. Train again"):
         load_run(run)
-    (run / "familiar.npz").unlink()
-    assert load_run(run).familiar is None
+    path.unlink()
+    assert load_run(run).detector is None
+
+
+def test_the_detector_of_version_0_1_is_read_under_its_older_name(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    before = load_run(run).detector.references[0]
+    (run / "out_of_distribution.npz").rename(run / "familiar.npz")
+    for one, other in zip(before, load_run(run).detector.references[0], strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_versions_include_packages_that_are_not_imported_yet(monkeypatch):
@@ -292,10 +301,10 @@ def test_what_is_saved_is_loaded(tiny_run, tmp_path):
     again = load_run(saved.folder)
     images = np.zeros((1, 48, 48, 3), np.uint8)
     np.testing.assert_array_equal(run.model.predict(images, verbose=0), again.model.predict(images, verbose=0))
-    np.testing.assert_array_equal(run.familiar.spreads[0].mean, again.familiar.spreads[0].mean)
-    save_run(dataclasses.replace(saved, folder=tmp_path, familiar=None), {}, predictions)
+    np.testing.assert_array_equal(run.detector.references[0].mean, again.detector.references[0].mean)
+    save_run(dataclasses.replace(saved, folder=tmp_path, detector=None), {}, predictions)
     assert (tmp_path / "history.csv").read_text() == "epoch\n"
-    assert not (tmp_path / "familiar.npz").exists()
+    assert not (tmp_path / "out_of_distribution.npz").exists()
 
 
 def test_a_model_that_is_no_network_is_refused(tiny_run, tmp_path):

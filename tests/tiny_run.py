@@ -61,8 +61,8 @@ def make_run(folder: Path, *, classes: tuple[str, ...] = ("0", "1"), mpp: float 
         seen=run.describe_seen(patches),
     )
     _, values = image_features.add_image_features(model).predict(images[rows["validation"]], verbose=0)
-    familiar = out_of_distribution.fit_familiar([(values, [patch.patient for patch in of_validation])], channels=3)
-    run.save_run(run.Run(model, frozen, settings, folder, familiar), {"loss": [1.0]}, predictions)
+    detector = out_of_distribution.fit_detector([(values, [patch.patient for patch in of_validation])], channels=3)
+    run.save_run(run.Run(model, frozen, settings, folder, detector), {"loss": [1.0]}, predictions)
     report.write_report(folder, described, report.draw_figures(described, predictions))
     return folder
 

@@ -163,12 +163,8 @@ def decide(decision: Decision, probabilities: np.ndarray, threshold: float | Non
 
 def decide_otherwise(decision: Decision, point: str) -> Decision:
     """The same decision at the threshold of one of its other points, and so that without neighbours."""
-    alone = decision.without_neighbours
-    return replace(
-        decision,
-        threshold=decision.other_points[point],
-        without_neighbours=alone and decide_otherwise(alone, point),
-    )
+    alone, points = decision.without_neighbours, decision.other_points or {}
+    return replace(decision, threshold=points[point], without_neighbours=alone and decide_otherwise(alone, point))
 
 
 def expected_rates(decision: Decision, threshold: float) -> dict[str, float]:
@@ -261,10 +257,10 @@ def _check_fit(scores, labels, patients, classes, positive, point, operating_poi
 
 
 def _fit_threshold(probability: np.ndarray, is_positive: np.ndarray, point: OperatingPoint) -> float:
+    if point.value is None:
+        return float(probability.mean())
     if point.rule == "threshold":
         return point.value
-    if point.rule == "balanced":
-        return float(probability.mean())
     middle, hits, rejections = _count_between(probability, is_positive)
     if point.rule == "sensitivity":
         return float(middle[hits / is_positive.sum() >= point.value][-1])

@@ -75,7 +75,7 @@ def choose_sigma(scores: np.ndarray, labels: np.ndarray, slides: Sequence[SlideG
     losses = {sigma: _left_out_losses(smooth_scores(scores, slides, sigma), labels, slides) for sigma in SIGMAS}
     gains = {sigma: losses[SIGMA] - of_slides for sigma, of_slides in losses.items()}
     clear = {s: g.mean() for s, g in gains.items() if g.mean() > g.std(ddof=1) / np.sqrt(len(slides))}
-    return max(clear, key=clear.get, default=SIGMA)
+    return max(clear, key=lambda sigma: clear[sigma], default=SIGMA)
 
 
 def _left_out_losses(scores: np.ndarray, labels: np.ndarray, slides: Sequence[SlideGrid]) -> np.ndarray:

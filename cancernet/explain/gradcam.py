@@ -1,4 +1,4 @@
-"""Which parts of an image a network's answer rests on: Grad-CAM."""
+"""Grad-CAM: which regions of an image support a class."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from keras import layers, ops
 from cancernet import InputError
 
 CONVOLUTIONS = (layers.Conv2D, layers.SeparableConv2D, layers.DepthwiseConv2D)
-# Layers that only pool, shift or scale the maps they are given.
+# Layers that only pool, shift or scale feature maps.
 NOT_MAPS = (
     layers.MaxPooling2D,
     layers.AveragePooling2D,
@@ -21,47 +21,46 @@ NOT_MAPS = (
     layers.Dropout,
     layers.SpatialDropout2D,
 )
-LEAST_PLACES = 20  # rows and columns of the maps of a network that does not average them into features
+MIN_PLACES = 20  # least rows and columns of the maps, unless a network averages maps into features
 OPACITY = 0.7  # of the overlay where the heat is 1
 _BATCH = 32  # images at a time
-_one_at_a_time = threading.Lock()  # the model's layers have hooks while a map is made
+_hooks_lock = threading.Lock()  # hooks on the layers of a model are not thread-safe
 
 
 def grad_cam(model: keras.Model, images: np.ndarray, class_index: int | np.ndarray) -> np.ndarray:
-    """Show where in each image the evidence for a class lies (Selvaraju et al. 2017, "Grad-CAM", equations 1 and 2).
+    """Locate the evidence for a class in each image (Selvaraju et al. 2017, "Grad-CAM", equations 1 and 2).
 
-    The maps are the output of the last convolution, or of its activation, of at least LEAST_PLACES a side: 24x24 for
-    CancerNet at 48 pixels, 28x28 for the small CNN at 128. CancerNet's last maps, 12x12, show the same square in every
-    image, whatever is in it (docs/gradcam.md). Where no maps are so large, the last are taken. A transfer model
-    averages maps of four sizes into its features, 56x56 to 7x7 at 224 pixels; all are weighed and added on the finest
-    grid. The gradient is that of the score before the softmax. Dropout is off, and batch normalisation uses its stored
+    The feature maps are the output of the last convolution, or of its activation, with at least MIN_PLACES a side:
+    24x24 for CancerNet at 48 pixels, 28x28 for the small CNN at 128. CancerNet's last maps, 12x12, highlight the same
+    square in every image (docs/gradcam.md). If no maps are large enough, the last are used. A transfer model averages
+    maps of four sizes into its features, 56x56 to 7x7 at 224 pixels; all are weighted and added on the finest grid. The
+    gradient is that of the score before the softmax. Dropout is off, and batch normalization uses its stored
     statistics.
 
     Args:
-        model: a graph of Keras layers (sequential or functional, models within it included) that takes images of 0 to
-            255 and ends in a softmax.
-        images: [n, height, width, channels], 0 to 255, as the model takes them.
+        model: a graph of Keras layers (sequential or functional, with or without nested models) that takes images with
+            values from 0 to 255 and ends in a softmax.
+        images: [n, height, width, channels], 0 to 255, of the model's size.
         class_index: the class to explain, one for all images or [n].
 
     Returns:
-        float32 [n, height, width], 0 to 1. The largest value of an image is 1; all are 0 where no region supports the
-        class.
+        float32 [n, height, width], 0 to 1. The maximum of an image is 1, or 0 where no region supports the class.
 
     Raises:
-        InputError: the model has no convolutional maps or does not end in a softmax, or Keras' backend is neither
-            TensorFlow nor JAX.
+        InputError: the model has no convolutional maps or does not end in a softmax, or the backend of Keras is
+            neither TensorFlow nor JAX.
     """
     classes = np.broadcast_to(np.asarray(class_index), len(images))
     heat = np.zeros(images.shape[:3], np.float32)
     for start in range(0, len(images), _BATCH):
         rows = slice(start, start + _BATCH)
-        weighed = _weigh_maps(model, images[rows], classes[rows])
-        heat[rows] = [_join_maps(of_image, images.shape[1:3]) for of_image in zip(*weighed, strict=True)]
+        weighted = _weight_maps(model, images[rows], classes[rows])
+        heat[rows] = [_join_maps(of_image, images.shape[1:3]) for of_image in zip(*weighted, strict=True)]
     return heat
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Draw heat over an image, from violet over green to yellow; where the heat is 0 the image stays as it is.
+    """Draw heat over an image, from violet through green to yellow; 0 leaves the image unchanged.
 
     Args:
         image: [height, width, 3] RGB or [height, width, 1] grey, 0 to 255.
@@ -78,14 +77,14 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def find_maps_layers(model: keras.Model) -> list[keras.Layer]:
-    """Find the layers whose feature maps Grad-CAM weighs, in nested models too.
+    """Find the layers whose feature maps Grad-CAM weights, also in nested models.
 
     Returns:
         The one layer whose output is the last maps; or, where maps of several sizes are averaged into features, these
-        poolings, whose inputs are the maps. Of several members, the layers of all.
+        pooling layers, whose inputs are the maps. For an ensemble, the layers of all members.
 
     Raises:
-        InputError: there is none.
+        InputError: the model has no feature maps.
     """
     members = [layer for layer in model.layers if layer.name.startswith("member_")]
     if members:
@@ -97,16 +96,18 @@ def find_maps_layers(model: keras.Model) -> list[keras.Layer]:
         )
     if pooling:
         return pooling if len(pooling) > 1 else maps[:1]
-    large = [layer for layer in maps if min(layer.output.shape[1:3]) >= LEAST_PLACES]
+    large = [layer for layer in maps if min(layer.output.shape[1:3]) >= MIN_PLACES]
     return (large or maps)[:1]
 
 
 def _find_maps(model: keras.Model) -> tuple[list[keras.Layer], list[keras.Layer]]:
-    """Layers that return maps of more than one place, and after the last of them those that average maps.
+    """Find layers that return maps, and after the last of these the layers that average maps; the last comes first.
 
-    Of the maps, each convolution's or what follows it before they are pooled; the last of the network comes first.
+    Maps are the output of a convolution, or of what follows it before pooling, with more than one place.
     """
-    maps, pooling, after = [], [], None
+    maps: list[keras.Layer] = []
+    pooling: list[keras.Layer] = []
+    after = None
     for layer in reversed(list(_iterate_layers(model))):
         if not maps and after is None and isinstance(layer, layers.GlobalAveragePooling2D):
             pooling += [layer] if _has_places(layer.input.shape) else []
@@ -128,7 +129,7 @@ def _find_last_layer(model: keras.Model) -> keras.Layer:
 
 
 def _iterate_layers(model: keras.Model) -> Iterator[keras.Layer]:
-    """All layers in the order of the graph, those of nested models in their place."""
+    """Iterate over all layers in the order of the graph, including those of nested models."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from _iterate_layers(layer)
@@ -136,20 +137,21 @@ def _iterate_layers(model: keras.Model) -> Iterator[keras.Layer]:
             yield layer
 
 
-def _has_places(shape: tuple) -> bool:
-    """Whether an output [n, height, width, channels] is maps of more than one place."""
-    return len(shape) == 4 and np.prod(shape[1:3]) > 1
+def _has_places(shape: tuple[int, ...]) -> bool:
+    """Return whether an output [n, height, width, channels] has more than one place."""
+    return len(shape) == 4 and shape[1] * shape[2] > 1
 
 
-def _weigh_maps(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> list[np.ndarray]:
-    """The maps of each layer, weighed by the mean gradient of each image's score, summed: [n, rows, columns]."""
+def _weight_maps(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> list[np.ndarray]:
+    """Weight the maps of each layer by the mean gradients of each image's score, and sum them: [n, rows, columns]."""
     maps_layers, last_layer = find_maps_layers(model), _find_last_layer(model)
     images = np.asarray(images, np.float32)
     chosen = np.eye(model.output_shape[-1], dtype=np.float32)[classes]
 
-    def score(offsets: list) -> tuple:
-        """Sum of the scores of the images' classes with `offsets` added to what the layers return; and their maps."""
-        maps, logits = {}, []
+    def score(offsets: list[np.ndarray]) -> tuple:
+        """Sum the scores of the images' classes with `offsets` added to the outputs of the layers; also return maps."""
+        maps: dict[keras.Layer, np.ndarray] = {}
+        logits = []
 
         def add(layer, offset, inputs, outputs):
             maps[layer] = outputs if _has_places(outputs.shape) else inputs
@@ -165,13 +167,16 @@ def _weigh_maps(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> 
         return ops.sum(ops.cast(logits[0], "float32") * chosen), [maps[layer] for layer in maps_layers]
 
     zeros = [np.zeros((len(images), *layer.output.shape[1:]), np.float32) for layer in maps_layers]
-    with _one_at_a_time:
+    with _hooks_lock:
         gradients, maps = _differentiate(score, zeros)
-    return [_weigh(*(_to_numpy(side) for side in sides)) for sides in zip(maps, gradients, strict=True)]
+    return [_weight(*(_to_numpy(side) for side in sides)) for sides in zip(maps, gradients, strict=True)]
 
 
 def _differentiate(function: Callable[[list], tuple], points: list[np.ndarray]) -> tuple[list, list]:
-    """Gradients of the first value of `function` by each of `points`, and the second value. Keras has no such call."""
+    """Compute gradients of the first value of `function` by each of `points`, and its second value.
+
+    Keras has no such function.
+    """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -193,12 +198,13 @@ def _to_numpy(tensor) -> np.ndarray:
     return ops.convert_to_numpy(ops.cast(tensor, "float32"))
 
 
-def _weigh(maps: np.ndarray, gradients: np.ndarray) -> np.ndarray:
-    """Maps [n, rows, columns, channels] times their mean gradients, summed over the channels: [n, rows, columns].
+def _weight(maps: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """Sum maps [n, rows, columns, channels], weighted by their mean gradients, over the channels: [n, rows, columns].
 
-    The gradients are by the maps, or by their averages [n, channels].
+    Args:
+        gradients: by the maps, or by their averages [n, channels].
     """
-    if gradients.ndim == 2:  # the gradient by an average is spread evenly over the places
+    if gradients.ndim == 2:  # the gradient by an average, evenly distributed over the places
         weights = gradients[:, None, None] / np.prod(maps.shape[1:3])
     else:
         weights = gradients.mean(axis=(1, 2), keepdims=True)
@@ -206,7 +212,7 @@ def _weigh(maps: np.ndarray, gradients: np.ndarray) -> np.ndarray:
 
 
 def _logits(layer: keras.Layer, features):
-    """What the last layer passes to its softmax."""
+    """Compute the input of the last layer's softmax."""
     if not isinstance(layer, layers.Dense):
         return features
     logits = ops.matmul(features, ops.cast(layer.kernel, features.dtype))
@@ -215,7 +221,7 @@ def _logits(layer: keras.Layer, features):
 
 @contextmanager
 def _hooked(hooks: dict[keras.Layer, Callable]) -> Iterator[None]:
-    """Let each layer return what its hook makes of (its input, its output). Keras has no hooks of its own."""
+    """Replace the output of each layer by that of its hook, called with (input, output). Keras has no hooks."""
 
     def call_and_hook(call, hook, inputs, *args, **kwargs):
         return hook(inputs, call(inputs, *args, **kwargs))
@@ -226,15 +232,15 @@ def _hooked(hooks: dict[keras.Layer, Callable]) -> Iterator[None]:
         yield
     finally:
         for layer in hooks:
-            del layer.call  # the method of the class is used again
+            del layer.call  # uncovers the method of the class
 
 
 def _join_maps(maps: tuple[np.ndarray, ...], shape: tuple[int, int]) -> np.ndarray:
-    """Weighed maps [rows, columns] of one image as its heat: added on the finest one's grid, scaled up to `shape`."""
+    """Add weighted maps [rows, columns] of one image on the finest grid, and scale them up to `shape`."""
     finest = max((each.shape for each in maps), key=np.prod)
     heat = np.maximum(sum(_scale_up(each, finest) for each in maps), 0)
-    if min(finest) >= LEAST_PLACES:
-        heat = cv2.GaussianBlur(heat, (0, 0), 1)  # one place of such maps has seen a few pixels only
+    if min(finest) >= MIN_PLACES:
+        heat = cv2.GaussianBlur(heat, (0, 0), 1)  # a place of such fine maps sees only a few pixels
     heat = _scale_up(heat, shape)
     return heat / heat.max() if heat.max() > 0 else heat
 

@@ -1,7 +1,7 @@
-"""Whether images are like those that a run was made for, by their colours and the network's last features.
+"""Out-of-distribution detection: whether images are like the validation images, by colour and by features.
 
-A network answers every image, also one of another organ, stain or kind. What validation images are like is kept with
-the run, and an image that lies farther from them than nearly all of them do is told of.
+A network returns probabilities for any image, also for one of another organ, stain or kind. A run therefore keeps the
+distribution of its validation images, and images that are farther from it than nearly all of these are reported.
 """
 
 from collections.abc import Sequence
@@ -18,100 +18,101 @@ from cancernet.config import INSIDE_SHARE
 from cancernet.models.image_features import add_image_features
 from cancernet.models.test_time_augmentation import average_over_views
 
-COMPONENTS = 4  # principal components of the features; the length of what is left of them counts as one more
-LEAST_IMAGES = 30  # a spread is fitted to
-_FOLDS = 5  # to measure images without their own patients
-_LEAST_DEVIATION = 0.01  # of a coordinate; one that hardly varies is not blown up
+COMPONENTS = 4  # principal components of the features; the length of their residual is one more coordinate
+MIN_IMAGES = 30  # for a reference distribution
+_FOLDS = 5  # in which images are measured without those of their own patient
+_MIN_DEVIATION = 0.01  # of a coordinate, so that one that hardly varies is not magnified
 
 
-class Spread(NamedTuple):
-    """Where those images lie that one network was not trained on; float32, of c colours, f features, k components."""
+class ReferenceDistribution(NamedTuple):
+    """Distribution of images that one network was not trained on; float32, of c colours, f features, k components."""
 
     mean: np.ndarray  # of the features [f]
     components: np.ndarray  # [f, k]
-    centre: np.ndarray  # mean of the coordinates [c + k + 1]: colours, components, length of what is left
-    whitening: np.ndarray  # [c + k + 1, c + k + 1]: turns differences from the centre into ones of variance 1
-    limit: float  # their length up to which an image lies inside
+    centre: np.ndarray  # mean of the coordinates [c + k + 1]: colours, components, length of the residual
+    whitening: np.ndarray  # [c + k + 1, c + k + 1]: scales differences from the centre to unit variance
+    limit: float  # their length above which an image is out of distribution
 
 
-@dataclass(frozen=True, eq=False)  # so that a network can be kept for it
-class Familiar:
-    """What validation images are like to each network of a run, in the order of `add_image_features`."""
+@dataclass(frozen=True, eq=False)  # hashed by identity, as a key of the cache below
+class OutOfDistributionDetector:
+    """A reference distribution for each network of a run, in the order of `add_image_features`."""
 
-    spreads: tuple[Spread, ...]
+    references: tuple[ReferenceDistribution, ...]
 
 
-@threadpool_limits.wrap(limits=1)  # as a head is fitted, and for the same reason
-def fit_familiar(values: Sequence[tuple[np.ndarray, np.ndarray]], *, channels: int) -> Familiar | None:
-    """Learn what images are like from those that each network was not trained on.
+@threadpool_limits.wrap(limits=1)  # like the fit of a head: the same numbers with any number of cores
+def fit_detector(values: Sequence[tuple[np.ndarray, np.ndarray]], *, channels: int) -> OutOfDistributionDetector | None:
+    """Fit a detector to images that the networks were not trained on.
 
-    A distance is Mahalanobis', its covariance shrunk after Ledoit and Wolf (2004), of the colours, of the first
-    principal components of the features, and of how long what those leave of the features is. The limit is fitted on
-    distances of images left out with their whole patient, for an image is closer to a spread that it made itself.
+    The distance is Mahalanobis', with a shrunk covariance (Ledoit & Wolf 2004), of the colours, the first principal
+    components of the features, and the length of their residual. The limit is a quantile of the distances of images
+    that were left out with all of their patient: an image is closer to a distribution that it is part of.
 
     Args:
-        values: image features [n, c + f] and patient number [n] of each network, in the order of `add_image_features`.
+        values: for each network, in the order of `add_image_features`, values [n, c + f] and patient numbers [n].
         channels: of the images.
 
     Returns:
-        None where a network has fewer than LEAST_IMAGES, or images of one patient only, or there is no network.
+        None without networks, or where one has fewer than MIN_IMAGES images or a single patient.
     """
-    if not values or any(len(of_images) < LEAST_IMAGES or len(set(patients)) < 2 for of_images, patients in values):
+    if not values or any(len(of_images) < MIN_IMAGES or len(set(patients)) < 2 for of_images, patients in values):
         return None
-    return Familiar(tuple(_fit_spread(of_images, patients, 3 * channels) for of_images, patients in values))
+    return OutOfDistributionDetector(tuple(_fit_reference(*each, 3 * channels) for each in values))
 
 
-def check_familiar(model: keras.Model, familiar: Familiar) -> None:
-    """See that spreads are finite float32 numbers, in the shapes of the networks in a model.
+def check_detector(model: keras.Model, detector: OutOfDistributionDetector) -> None:
+    """Check that a detector has finite float32 numbers in the shapes of a model's networks.
 
     Raises:
-        ValueError: they are not.
+        ValueError: it does not.
     """
     colours = 3 * model.input_shape[-1]
     values = add_image_features(model).output_shape[1:]
-    for (_, count), spread in zip(values, familiar.spreads, strict=True):
-        places = len(spread.centre)
-        shapes = [(count - colours,), (count - colours, places - colours - 1), (places,), (places, places)]
-        if [part.shape for part in spread[:-1]] != shapes or {part.dtype.name for part in spread[:-1]} != {"float32"}:
-            raise ValueError("the shapes do not fit the network")
-        if not all(np.isfinite(part).all() for part in spread) or not spread.limit > 0:
+    for (_, count), reference in zip(values, detector.references, strict=True):
+        *arrays, limit = reference
+        size = len(reference.centre)
+        shapes = [(count - colours,), (count - colours, size - colours - 1), (size,), (size, size)]
+        if [array.shape for array in arrays] != shapes or {array.dtype.name for array in arrays} != {"float32"}:
+            raise ValueError("the shapes do not match the network")
+        if not all(np.isfinite(part).all() for part in reference) or not limit > 0:
             raise ValueError("not all are finite numbers")
 
 
 @lru_cache(maxsize=1)
-def watch(model: keras.Model, familiar: Familiar | None, views: str) -> keras.Model:
-    """Return a network that answers the mean over views of an image, and how far the image lies from familiar ones.
+def add_detector(model: keras.Model, detector: OutOfDistributionDetector | None, views: str) -> keras.Model:
+    """Build a network that returns probabilities, averaged over views of an image, and a distance.
 
     Args:
         model: raw images to probabilities.
-        familiar: of the same model; None where it is not known.
-        views: as `views.average_over_views`.
+        detector: of the same model; None in runs that have none.
+        views: as for `test_time_augmentation.average_over_views`.
 
     Returns:
-        Raw images to [probabilities [n, classes], distance [n]]. Above 1 an image lies outside; of several networks it
-        is their mean. NaN where it is not known.
+        Raw images to [probabilities [n, classes], distance [n]]. Images above 1 are out of distribution. The distance
+        is the mean over several networks, and NaN without a detector.
     """
     network = average_over_views(add_image_features(model), views)
     image = keras.Input(model.input_shape[1:])
     probabilities, *values = network(image)
-    if familiar is None:
+    if detector is None:
         return keras.Model(image, [probabilities, probabilities[:, 0] * np.nan])
-    distances = [_measure(spread, of_image) for of_image, spread in zip(values, familiar.spreads, strict=True)]
+    distances = [_measure(*each) for each in zip(detector.references, values, strict=True)]
     return keras.Model(image, [probabilities, ops.mean(ops.stack(distances), axis=0)])
 
 
-def _fit_spread(values: np.ndarray, patients: np.ndarray, colours: int) -> Spread:
-    from sklearn.model_selection import GroupKFold  # 50 MB that answering does not need
+def _fit_reference(values: np.ndarray, patients: np.ndarray, colours: int) -> ReferenceDistribution:
+    from sklearn.model_selection import GroupKFold  # 50 MB that prediction does not need
 
     folds = GroupKFold(min(_FOLDS, len(set(patients))))
-    alone = np.empty(len(values))
+    distances = np.empty(len(values))
     for others, own in folds.split(values, groups=patients):
-        alone[own] = ops.convert_to_numpy(_measure(_shrink(values[others], colours), values[own]))
-    return _shrink(values, colours)._replace(limit=float(np.quantile(alone, INSIDE_SHARE)))
+        distances[own] = ops.convert_to_numpy(_measure(_fit_without_limit(values[others], colours), values[own]))
+    return _fit_without_limit(values, colours)._replace(limit=float(np.quantile(distances, INSIDE_SHARE)))
 
 
-def _shrink(values: np.ndarray, colours: int) -> Spread:
-    """A spread of these images, with a limit of 1."""
+def _fit_without_limit(values: np.ndarray, colours: int) -> ReferenceDistribution:
+    """Fit the distribution of these images; its limit is 1."""
     from sklearn.covariance import LedoitWolf
     from sklearn.decomposition import PCA
 
@@ -119,22 +120,22 @@ def _shrink(values: np.ndarray, colours: int) -> Spread:
     found = PCA(min(COMPONENTS, *features.shape), random_state=0).fit(features)
     mean, components = found.mean_.astype(np.float32), found.components_.T.astype(np.float32)
     coordinates = ops.convert_to_numpy(_locate(mean, components, values)).astype(np.float64)
-    centre, deviation = coordinates.mean(axis=0), np.maximum(coordinates.std(axis=0), _LEAST_DEVIATION)
+    centre, deviation = coordinates.mean(axis=0), np.maximum(coordinates.std(axis=0), _MIN_DEVIATION)
     precision = LedoitWolf(assume_centered=True).fit((coordinates - centre) / deviation).precision_
     whitening = np.linalg.cholesky(precision) / deviation[:, None]
-    return Spread(mean, components, centre.astype(np.float32), whitening.astype(np.float32), 1.0)
+    return ReferenceDistribution(mean, components, centre.astype(np.float32), whitening.astype(np.float32), 1.0)
 
 
-def _measure(spread: Spread, values):
-    """Distances [n] of values [n, c + f] from a spread; above 1 an image lies outside."""
-    apart = _locate(spread.mean, spread.components, values) - spread.centre
-    return ops.norm(ops.matmul(apart, spread.whitening), axis=1) / spread.limit
+def _measure(reference: ReferenceDistribution, values):
+    """Distances [n] of values [n, c + f], where 1 is the limit."""
+    difference = _locate(reference.mean, reference.components, values) - reference.centre
+    return ops.norm(ops.matmul(difference, reference.whitening), axis=1) / reference.limit
 
 
 def _locate(mean: np.ndarray, components: np.ndarray, values):
-    """Coordinates [n, c + k + 1] of values [n, c + f]: colours, components, and the length of what is left."""
+    """Coordinates [n, c + k + 1] of values [n, c + f]: colours, components, and the length of the residual."""
     values, colours = ops.cast(values, "float32"), values.shape[1] - len(mean)
     features = values[:, colours:] - mean
     along = ops.matmul(features, components)
-    rest = ops.norm(features - ops.matmul(along, components.T), axis=1, keepdims=True)
-    return ops.concatenate([values[:, :colours], along, rest], axis=1)
+    residual = ops.norm(features - ops.matmul(along, components.T), axis=1, keepdims=True)
+    return ops.concatenate([values[:, :colours], along, residual], axis=1)

@@ -20,7 +20,7 @@ from cancernet.data.images import fit_image
 from cancernet.evaluation.decision import Decision
 from cancernet.evaluation.predictions import Predictions, Scores
 from cancernet.evaluation.smoothing import apply_decision
-from cancernet.explain.out_of_distribution import watch
+from cancernet.explain.out_of_distribution import add_detector
 from cancernet.inference.reading import OpenItem, Rejected, explain, open_item
 from cancernet.inference.work_list import WorkItem
 from cancernet.run import Run
@@ -77,13 +77,13 @@ def score_images(
         images: n, uint8 [height, width, 3] RGB or [height, width, 1] grey of any size; each is resized for the network.
 
     Returns:
-        Log-probabilities [n, k] float64 and distances [n] as `out_of_distribution.watch`, in the order of the images.
+        Log-probabilities [n, k] float64 and distances [n] (see `out_of_distribution.add_detector`), in order.
 
     Raises:
         TrainingDiverged: an output of the network is not a number.
     """
     with _network_lock:
-        network = watch(run.model, run.familiar, run.settings.experiment.views)
+        network = add_detector(run.model, run.detector, run.settings.experiment.views)
     size, _, channels = network.input_shape[1:]
     images, scores, distances = iter(images), [np.empty((0, len(run.decision.classes)))], [np.empty(0)]
     while batch := [_fit(image, size, channels) for image in islice(images, BATCH)]:

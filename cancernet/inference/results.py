@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from cancernet import storage
 from cancernet.data.grid import PATCH_STEP, paint_grid
 from cancernet.evaluation.predictions import Predictions
-from cancernet.explain.outside import FURTHEST
+from cancernet.explain.distances import MOST_NAMED
 from cancernet.inference.prediction import ItemPredictions, PredictedItem
 from cancernet.inference.regions import COLOUR, FeatureCollection, outline_regions
 from cancernet.inference.summary import FURTHEST_PICTURE, PREDICTIONS, ItemResult, summarise_item, write_tables
@@ -52,7 +52,7 @@ def write_results(
             result = summarise_item(run.settings, item, predictions, rejected, has_map=bool(line))
             thumbnails = predictions.scores.thumbnails
             furthest += [(distance, name, thumbnails[row]) for distance, name, row in result.outliers]
-            furthest = sorted(furthest, key=lambda each: -each[0])[:FURTHEST]
+            furthest = sorted(furthest, key=lambda each: -each[0])[:MOST_NAMED]
             results.append(result)
     write_tables(folder, run.settings, results, missing)
     if furthest:
@@ -72,8 +72,8 @@ def list_rows(predictions: ItemPredictions, class_names: Sequence[str]) -> list[
     """Make a row for each patch, see `list_columns`; numbers have four decimals.
 
     x and y are the left and top pixel of the patch: of a large image in the file's own pixels (level 0), of a patch as
-    in its name. None stands for an unknown position or distance (see `out_of_distribution.watch`) and for the threshold
-    of more than two classes; a patch without a slide has "".
+    in its name. None stands for an unknown position or distance (see `out_of_distribution.add_detector`) and for the
+    threshold of more than two classes; a patch without a slide has "".
     """
     scores, rows = predictions.scores, []
     threshold = None if predictions.threshold is None else round(predictions.threshold, 4)

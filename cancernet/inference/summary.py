@@ -9,7 +9,7 @@ import numpy as np
 
 from cancernet import storage
 from cancernet.data.grid import PATCH_STEP
-from cancernet.explain.outside import FURTHEST
+from cancernet.explain.distances import MOST_NAMED
 from cancernet.inference.work_list import LARGE, SINGLE, SLIDE, WorkItem, printable
 from cancernet.reporting import printed, wording
 from cancernet.run import Settings, name_class
@@ -42,7 +42,7 @@ class ItemResult:
     has_map: bool = False
     listed: tuple[tuple[str, str, str], ...] = ()  # name, class and probability of the first images without a map
     outside: int | None = None  # patches out of distribution; None where the run cannot measure it
-    outliers: tuple[Outlier, ...] = ()  # the furthest of them, at most FURTHEST
+    outliers: tuple[Outlier, ...] = ()  # the furthest of them, at most MOST_NAMED
 
 
 def summarise_item(
@@ -67,7 +67,7 @@ def summarise_item(
         name = printable(Path(patches[row].file).name)
         listed.append((name, name_class(settings, classes[index]), f"{predictions.probabilities[row, shown]:.3f}"))
     outside = np.flatnonzero(distances > 1)
-    furthest = outside[np.argsort(-distances[outside])][:FURTHEST]
+    furthest = outside[np.argsort(-distances[outside])][:MOST_NAMED]
     return ItemResult(
         item,
         tuple(rejected),

@@ -18,7 +18,7 @@ from cancernet.evaluation.evaluate import evaluate, evaluate_points
 from cancernet.evaluation.predictions import Predictions, Scores, pool_predictions
 from cancernet.evaluation.results import Estimate, Evaluation
 from cancernet.evaluation.smoothing import predict_scores
-from cancernet.explain.outside import find_outside
+from cancernet.explain.distances import find_outliers
 from cancernet.reporting.montages import FALSE_ALARM, MISSED, WRONG
 from cancernet.reporting.schema import (
     ConfidentError,
@@ -319,7 +319,7 @@ def find_confident_errors(
 
 def summarise_distances(scores: Scores) -> OutOfDistribution | None:
     """Count the out-of-distribution images and list the most distant; None if the run cannot measure it."""
-    found = None if scores.distances is None else find_outside(scores.distances)
+    found = None if scores.distances is None else find_outliers(scores.distances)
     if found is None:
         return None
     furthest = [DistantImage(scores.patches[row].file, distance) for row, distance in found.furthest]

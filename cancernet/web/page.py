@@ -16,7 +16,7 @@ from cancernet import InputError
 from cancernet.data.grid import PATCH_STEP, stitch_slide
 from cancernet.data.images import fit_image
 from cancernet.explain import gradcam
-from cancernet.explain.outside import Outside
+from cancernet.explain.distances import Outliers
 from cancernet.inference import prediction, reading, results, work_list
 from cancernet.inference.prediction import ItemPredictions, ItemScores
 from cancernet.models.architectures import list_architectures
@@ -180,7 +180,7 @@ def list_patches(run: Run, predictions: Sequence[ItemPredictions], order: str) -
     return sorted(patches, key=distance) if order == ORDERS[1] else patches
 
 
-def show_distant(scores: Sequence[ItemScores], outside: Outside) -> list[tuple[np.ndarray, str]]:
+def show_distant(scores: Sequence[ItemScores], outside: Outliers) -> list[tuple[np.ndarray, str]]:
     """Return picture, uint8 [SHOWN_PIXELS, SHOWN_PIXELS, 3], and caption of the most distant images, largest first.
 
     Args:

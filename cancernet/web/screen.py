@@ -9,7 +9,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from cancernet.data.grid import PATCH_STEP
 from cancernet.evaluation.decision import Decision, expected_rates
-from cancernet.explain.outside import find_outside
+from cancernet.explain.distances import find_outliers
 from cancernet.inference import prediction
 from cancernet.inference.prediction import ItemPredictions, ItemScores
 from cancernet.reporting import wording
@@ -37,7 +37,7 @@ def show_answers(run: Run, report: Report | None, answer: page.Answer) -> None:
 
 def show_distant(run: Run, answer: page.Answer) -> None:
     """Warn of images that are out of distribution, and show the most distant ones."""
-    outside = find_outside(np.concatenate([each.distances for each in answer.scores]))
+    outside = find_outliers(np.concatenate([each.distances for each in answer.scores]))
     counts = (outside.outside, outside.images) if outside else None
     warning = escape(wording.describe_out_of_distribution(counts, run_summary.noun(run.settings, 1)))
     if outside is None:

@@ -82,8 +82,8 @@ def _evaluate(options: EvaluationOptions) -> "Report":
         prevalence=options.prevalence,
         dataset=options.dataset.resolve().name,
     )
-    watched = out_of_distribution.watch(evaluated.model, evaluated.familiar, settings.experiment.views)
-    probabilities, distances = scoring.predict(watched, store)
+    network = out_of_distribution.add_detector(evaluated.model, evaluated.detector, settings.experiment.views)
+    probabilities, distances = scoring.predict(network, store)
     scores = Scores(patches, scoring.log_scores(probabilities), distances)
     result = content.evaluate_split(scores, evaluated.decision, context)
     described, predictions, _ = result

@@ -164,7 +164,7 @@ def fit_run(plan: Plan, data: "TrainingData", patches: Sequence[Patch], folder: 
     )
     groups = np.array(splits.list_groups(patches, by_patient=by_patient))
     values = [(values, groups[rows]) for rows, values in fitted.held_out]
-    detector = out_of_distribution.fit_familiar(values, channels=experiment.channels)
+    detector = out_of_distribution.fit_detector(values, channels=experiment.channels)
     settings = dataclasses.replace(settings, training_precision=fitted.training.precision)
     class_weights = {name: float(weights[index]) for index, name in enumerate(classes)}
     return FittedRun(Run(fitted.model, fixed, settings, folder, detector), fitted, left_out, class_weights)

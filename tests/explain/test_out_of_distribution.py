@@ -1,10 +1,11 @@
-"""Distances of images from those that a run was made for: made-up colours and features, known places."""
+"""Distances of images from validation images: made-up colours and features at known positions."""
 
 import keras
 import numpy as np
 import pytest
 
 from cancernet.explain import out_of_distribution
+from cancernet.explain.out_of_distribution import OutOfDistributionDetector as Detector
 from cancernet.models import image_features
 from cancernet.models.joining import join_members
 from cancernet.models.structure import split_model
@@ -37,7 +38,7 @@ def learn(network, images, patients=None, views="one"):
     described = out_of_distribution.average_over_views(image_features.add_image_features(network), views)
     values = described.predict(images, verbose=0)[1:]
     patients = np.arange(len(images)) // 6 if patients is None else patients
-    return out_of_distribution.fit_familiar([(each, patients) for each in values], channels=3)
+    return out_of_distribution.fit_detector([(each, patients) for each in values], channels=3)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def network():
 
 
 @pytest.fixture(scope="module")
-def familiar(network):
+def detector(network):
     return learn(network, paint(PINK))
 
 
@@ -58,27 +59,27 @@ def test_colours_are_means_deviations_and_hues():
     np.testing.assert_allclose(colours, [[0.5, 0, 0, 0.5, 0, 0, 1 / 3, 1 / 6, 1 / 6]], atol=1e-6)
 
 
-def test_probabilities_are_those_of_the_model_and_other_images_lie_outside(network, familiar):
-    watched = out_of_distribution.watch(network, familiar, "mirror")
+def test_probabilities_are_those_of_the_model_and_other_images_are_out_of_distribution(network, detector):
+    with_distance = out_of_distribution.add_detector(network, detector, "mirror")
     fresh = paint(PINK, 40)
-    probabilities, distances = watched.predict(fresh, verbose=0)
+    probabilities, distances = with_distance.predict(fresh, verbose=0)
     np.testing.assert_allclose(
         probabilities, out_of_distribution.average_over_views(network, "mirror").predict(fresh, verbose=0)
     )
     assert (distances > 1).mean() < 0.1
     for colour in (BLACK, GREY):
-        assert (watched.predict(paint(colour, 20), verbose=0)[1] > 1).all()
+        assert (with_distance.predict(paint(colour, 20), verbose=0)[1] > 1).all()
 
 
 def test_a_limit_leaves_its_share_of_left_out_images_outside(network):
-    """With a spread that they make themselves, fewer would lie outside than of new images."""
+    """Measured against a distribution that they are part of, fewer would be outside than of new images."""
     images = paint(PINK, 400)
-    distances = out_of_distribution.watch(network, learn(network, images), "one").predict(images, verbose=0)[1]
+    distances = out_of_distribution.add_detector(network, learn(network, images), "one").predict(images, verbose=0)[1]
     assert 0 < (distances > 1).mean() <= 0.02
 
 
-def test_without_a_spread_distances_are_not_known(network):
-    probabilities, distances = out_of_distribution.watch(network, None, "one").predict(paint(PINK, 3), verbose=0)
+def test_without_a_detector_distances_are_unknown(network):
+    probabilities, distances = out_of_distribution.add_detector(network, None, "one").predict(paint(PINK, 3), verbose=0)
     assert np.isnan(distances).all()
     assert np.isfinite(probabilities).all()
 
@@ -88,7 +89,7 @@ def test_too_few_images_or_one_patient_make_none(network, images, patients):
     assert learn(network, paint(PINK, images), patients) is None
 
 
-def test_members_are_each_measured_and_the_mean_is_told():
+def test_the_distance_of_several_members_is_the_mean_of_theirs():
     networks = [make_network(f"n{number}") for number in range(2)]
     model, images = join_members(networks), paint(PINK)
     output, *values = image_features.add_image_features(model).predict(images, verbose=0)
@@ -97,11 +98,11 @@ def test_members_are_each_measured_and_the_mean_is_told():
         np.testing.assert_allclose(
             each, image_features.add_image_features(own).predict(images, verbose=0)[1], atol=1e-6
         )
-    familiar = learn(model, images)
-    told = out_of_distribution.watch(model, familiar, "one").predict(images, verbose=0)[1]
+    detector = learn(model, images)
+    told = out_of_distribution.add_detector(model, detector, "one").predict(images, verbose=0)[1]
     alone = [
-        out_of_distribution.watch(own, out_of_distribution.Familiar((spread,)), "one").predict(images, verbose=0)[1]
-        for own, spread in zip(networks, familiar.spreads, strict=True)
+        out_of_distribution.add_detector(own, Detector((reference,)), "one").predict(images, verbose=0)[1]
+        for own, reference in zip(networks, detector.references, strict=True)
     ]
     np.testing.assert_allclose(told, np.mean(alone, axis=0), rtol=1e-4)
 
@@ -117,14 +118,15 @@ def test_a_backbone_is_known_by_its_extractor_also_beside_another_network():
     np.testing.assert_allclose(both[2], values, atol=1e-6)
 
 
-def test_spreads_of_another_network_are_refused(network, familiar):
-    out_of_distribution.check_familiar(network, familiar)
-    spread = familiar.spreads[0]
-    broken = {"finite": [spread._replace(limit=np.nan)], "zip": [], "shapes": [spread._replace(mean=spread.mean[1:])]}
-    broken |= {"the shapes": [spread._replace(mean=spread.mean.astype(np.float64))]}
-    for message, spreads in broken.items():
+def test_references_of_another_network_are_refused(network, detector):
+    out_of_distribution.check_detector(network, detector)
+    reference = detector.references[0]
+    broken = {"finite": [reference._replace(limit=np.nan)], "zip": []}
+    broken["shapes"] = [reference._replace(mean=reference.mean[1:])]
+    broken |= {"the shapes": [reference._replace(mean=reference.mean.astype(np.float64))]}
+    for message, references in broken.items():
         with pytest.raises(ValueError, match=message):
-            out_of_distribution.check_familiar(network, out_of_distribution.Familiar(tuple(spreads)))
+            out_of_distribution.check_detector(network, Detector(tuple(references)))
 
 
 def test_at_most_some_rows_are_taken(monkeypatch):

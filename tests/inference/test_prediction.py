@@ -61,8 +61,8 @@ def test_a_grey_image_is_scored_as_grey_in_all_channels(run):
 
 def test_views_in_prediction_are_those_of_the_run(network, monkeypatch):
     asked = []
-    watch = prediction.watch
-    monkeypatch.setattr(prediction, "watch", lambda *given: asked.append(given) or watch(*given))
+    add_detector = prediction.add_detector
+    monkeypatch.setattr(prediction, "add_detector", lambda *given: asked.append(given) or add_detector(*given))
     prediction.score_images(make_red_run(network, views="mirror"), [patch(1)])
     assert asked == [(network, None, "mirror")]
 

@@ -23,7 +23,16 @@ from cancernet.data.sample import make_slide
 from cancernet.evaluation.decision import fit_decision, load_decision, save_decision
 from cancernet.inference.prediction import decide_item
 from cancernet.reporting.schema import Report
-from cancernet.run import DECISION, FAMILIAR, MODEL, SAMPLES, load_run, read_report, read_settings, write_settings
+from cancernet.run import (
+    DECISION,
+    MODEL,
+    OUT_OF_DISTRIBUTION,
+    SAMPLES,
+    load_run,
+    read_report,
+    read_settings,
+    write_settings,
+)
 from cancernet.training.scoring import log_scores
 from cancernet.web import launch, uploads
 from cancernet.web import page as page_work
@@ -284,7 +293,7 @@ def make_three_classes(run, folder):
     scores = log_scores(np.array([[0.6, 0.3, 0.1], [0.3, 0.6, 0.1], [0.4, 0.1, 0.5], [0.2, 0.5, 0.3]]))
     fitted = fit_decision(scores, np.array([0, 1, 2, 0]), ["1", "1", "2", "2"], classes=("a", "b", "c"), positive=None)
     save_decision(fitted, folder / DECISION)
-    (folder / FAMILIAR).unlink()  # of the other network
+    (folder / OUT_OF_DISTRIBUTION).unlink()  # of the other network
     write_settings(folder, dataclasses.replace(read_settings(run), classes=("a", "b", "c"), positive=None))
     return folder
 

@@ -10,7 +10,7 @@ from pyramid import write_small_pyramid
 from red_run import make_decision, make_network, make_red_run, patch
 
 from cancernet.data.dataset import Patch
-from cancernet.explain.outside import find_outside
+from cancernet.explain.distances import find_outliers
 from cancernet.inference import prediction, work_list
 from cancernet.inference.prediction import decide_item
 from cancernet.run import load_run
@@ -87,7 +87,7 @@ def test_the_most_distant_images_come_first_with_distance_and_position(trained):
     places = [Patch(slide.slide, "", slide.slide, x, 0, "", "") for x in (0, 50, 100)]
     slide = replace(slide, distances=np.array([0.5, 1.25, 0.2]))
     scored = [slide, replace(slide, patches=places, images=[grey] * 3, distances=np.array([0.1, 0.2, 3.0]))]
-    found = page.show_distant(scored, find_outside(np.concatenate([each.distances for each in scored])))
+    found = page.show_distant(scored, find_outliers(np.concatenate([each.distances for each in scored])))
     assert [name for _, name in found] == [f"3.0: x 100, y 0 of {slide.slide}", f"1.2: {files[1][0]}"]
     assert [picture.shape for picture, _ in found] == [(240, 240, 3)] * 2
     assert (found[0][0] == 7).all()
