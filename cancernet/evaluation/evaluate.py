@@ -1,6 +1,6 @@
 """Predictions of images with known classes in; metrics with intervals over patients out."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from typing import Generic, NamedTuple
@@ -12,12 +12,12 @@ from cancernet.evaluation.intervals import LEVEL, SHARE, Bounds, Key, Scale, jac
 from cancernet.evaluation.metrics import (
     CLASS_METRICS,
     METRICS,
-    ClassMetric,
+    Compute,
     Metric,
     adjusted_npv,
     adjusted_ppv,
+    explain_undefined,
     list_metrics,
-    or_no_image,
 )
 from cancernet.evaluation.predictions import Predictions
 from cancernet.evaluation.ranking import rank_images, weighted_areas
@@ -38,7 +38,6 @@ from cancernet.evaluation.results import (
 from cancernet.evaluation.tables import EvaluatedImages, WeightedImages
 
 LEAST_UNBIASED_GROUPS = 50  # fewer give no bound of a metric that noise biases upward
-Compute = Callable[[WeightedImages], np.ndarray]
 
 
 class Figure(NamedTuple):
@@ -168,25 +167,25 @@ def _number(value: float) -> float | None:
 
 
 def _figure(metric: Metric, images: EvaluatedImages) -> Figure:
-    return Figure(metric.compute, metric.undefined(images), metric.scale, metric.biased_upward)
+    why = explain_undefined(images, metric.undefined, every_class=metric.needs_every_class)
+    return Figure(metric.compute, why, metric.scale, metric.biased_upward)
 
 
 def _class_figures(images: EvaluatedImages) -> dict[Hashable, Figure]:
     return {
-        (index, name): Figure(partial(_compute_of_class, metric, index), metric.undefined(images, index))
+        (index, name): Figure(
+            partial(WeightedImages.of_class, name=name, index=index), explain_undefined(images, metric.undefined, index)
+        )
         for index in range(len(images.classes))
         for name, metric in CLASS_METRICS.items()
     }
 
 
-def _compute_of_class(metric: ClassMetric, index: int, weighted: WeightedImages) -> np.ndarray:
-    return metric.compute(weighted, index)
-
-
 def _prevalence_figures(images: EvaluatedImages, prevalence: float) -> dict[Hashable, Figure]:
     return {
         ("prevalence", name): Figure(
-            partial(compute, prevalence=prevalence), or_no_image(METRICS[name].undefined)(images)
+            partial(compute, prevalence=prevalence),
+            explain_undefined(images, METRICS[name].undefined, every_class=True),
         )
         for name, compute in (("ppv", adjusted_ppv), ("npv", adjusted_npv))
     }

@@ -22,6 +22,7 @@ from cancernet.evaluation.intervals import CORRELATION, PLAIN, POSITIVE, SHARE, 
 from cancernet.evaluation.rates import matthews_correlation, ratio
 from cancernet.evaluation.tables import EvaluatedImages, WeightedImages
 
+Compute = Callable[[WeightedImages], np.ndarray]  # values [rows]; NaN or infinite where undefined
 Place = Literal["two-class text", "many-class text", "folds", "comparison text", "comparison plot", "run summary"]
 
 
@@ -32,8 +33,9 @@ class Metric:
     name: str  # in report.json
     label: str
     explanation: str  # one line
-    compute: Callable[[WeightedImages], np.ndarray]  # values [rows]; NaN or infinite where undefined
-    undefined: Callable[[EvaluatedImages], str] = lambda images: ""  # why it would be undefined
+    compute: Compute
+    undefined: str = "one class has no image"  # why it would be, as `explain_undefined` takes it
+    needs_every_class: bool = False  # undefined where a class has no image
     classes: Literal["two", "many", "any"] = "any"  # that it is defined for
     scale: Scale = SHARE
     better: Literal["higher", "lower", "neither"] = "higher"
@@ -43,11 +45,19 @@ class Metric:
 
 
 class ClassMetric(NamedTuple):
-    """A metric of one class against all others, by the class's index."""
+    """A metric of one class against all others, see `WeightedImages.of_class`."""
 
     label: str
-    compute: Callable[[WeightedImages, int], np.ndarray]
-    undefined: Callable[[EvaluatedImages, int], str]
+    undefined: str  # why it would be, as `explain_undefined` takes it
+
+
+CLASS_METRICS = {
+    "precision": ClassMetric("precision", "no image was classified as class {this}"),
+    "sensitivity": ClassMetric("sensitivity", "no image of class {this}"),
+    "specificity": ClassMetric("specificity", "no image of {others}"),
+    "f1": ClassMetric("F1", "no image of class {this} and none classified as it"),
+    "auroc": ClassMetric("AUROC", "no image of {absent}"),
+}
 
 
 def list_metrics(*, two_classes: bool) -> list[Metric]:
@@ -56,124 +66,30 @@ def list_metrics(*, two_classes: bool) -> list[Metric]:
     return [metric for metric in METRICS.values() if metric.classes in (kind, "any")]
 
 
-def adjusted_ppv(weighted: WeightedImages, prevalence: float) -> np.ndarray:
-    """Compute the PPV `[rows]` at another prevalence of the positive class (Bayes' theorem)."""
-    true_positive = prevalence * _positive("sensitivity")(weighted)
-    return ratio(true_positive, true_positive + (1 - prevalence) * (1 - _positive("specificity")(weighted)))
+def explain_undefined(
+    images: EvaluatedImages, reason: str, index: int | None = None, *, every_class: bool = False
+) -> str:
+    """Explain why a metric is undefined.
 
-
-def adjusted_npv(weighted: WeightedImages, prevalence: float) -> np.ndarray:
-    """Compute the NPV `[rows]` at another prevalence of the positive class (Bayes' theorem)."""
-    true_negative = (1 - prevalence) * _positive("specificity")(weighted)
-    return ratio(true_negative, true_negative + prevalence * (1 - _positive("sensitivity")(weighted)))
-
-
-def no_image_of_some_class(images: EvaluatedImages) -> str:
-    """Name the first class without images; without a name where only leaving out a group would make one absent."""
-    absent = [name for name, n in zip(images.classes, images.matrix.sum(axis=1), strict=True) if not n]
-    return f"no image of class {absent[0]}" if absent else "one class has no image"
-
-
-def _no_image(images: EvaluatedImages, index: int) -> str:
-    return f"no image of class {images.classes[index]}"
-
-
-def _no_other_image(images: EvaluatedImages, index: int) -> str:
-    if len(images.classes) == 2:
-        return _no_image(images, 1 - index)
-    return f"no image of a class other than {images.classes[index]}"
-
-
-def _none_predicted(images: EvaluatedImages, index: int) -> str:
-    return f"no image was classified as class {images.classes[index]}"
-
-
-def _no_image_and_none_predicted(images: EvaluatedImages, index: int) -> str:
-    return f"no image of class {images.classes[index]} and none classified as it"
-
-
-def _no_pair(images: EvaluatedImages, index: int) -> str:
-    return _no_other_image(images, index) if images.matrix[index].any() else _no_image(images, index)
-
-
-def _some_class_not_predicted(images: EvaluatedImages) -> str:
-    unused = [name for name, n in zip(images.classes, images.matrix.sum(axis=0), strict=True) if not n]
-    never = f"class {unused[0]}" if unused else "one of the classes"
-    return f"no image was classified as {never}"
-
-
-def _one_class_only(images: EvaluatedImages) -> str:
-    return f"all images {'are of' if images.matrix.any(axis=1).sum() == 1 else 'were classified as'} one class"
-
-
-def or_no_image(otherwise: Callable[[EvaluatedImages], str]) -> Callable[[EvaluatedImages], str]:
-    """Give the reason that a class has no image; another one where all have."""
-    return lambda images: (otherwise if images.matrix.any(axis=1).all() else no_image_of_some_class)(images)
-
-
-CLASS_METRICS = {
-    "precision": ClassMetric("precision", lambda weighted, index: weighted.rate("precision", index), _none_predicted),
-    "sensitivity": ClassMetric("sensitivity", lambda weighted, index: weighted.rate("sensitivity", index), _no_image),
-    "specificity": ClassMetric(
-        "specificity", lambda weighted, index: weighted.rate("specificity", index), _no_other_image
-    ),
-    "f1": ClassMetric("F1", lambda weighted, index: weighted.rate("f1", index), _no_image_and_none_predicted),
-    "auroc": ClassMetric("AUROC", lambda weighted, index: weighted.auroc(index), _no_pair),
-}
-
-
-def _index(images: EvaluatedImages) -> int:
-    """Index of the positive class."""
-    if images.positive is None:
-        raise ValueError(f"A metric of two classes cannot be computed for {len(images.classes)}.")
-    return images.positive
-
-
-def _positive(rate: str) -> Callable[[WeightedImages], np.ndarray]:
-    """A rate of the positive one of two classes."""
-    return lambda weighted: weighted.rate(rate, _index(weighted.images))
-
-
-def _of_positive(reason: Callable[[EvaluatedImages, int], str]) -> Callable[[EvaluatedImages], str]:
-    return lambda images: reason(images, _index(images))
-
-
-def _of_negative(reason: Callable[[EvaluatedImages, int], str]) -> Callable[[EvaluatedImages], str]:
-    return lambda images: reason(images, 1 - _index(images))
-
-
-def _macro(rate: str) -> Callable[[WeightedImages], np.ndarray]:
-    return lambda weighted: getattr(weighted.rates, rate).mean(axis=1)
-
-
-def _weighted(rate: str) -> Callable[[WeightedImages], np.ndarray]:
-    def compute(weighted: WeightedImages) -> np.ndarray:
-        share = weighted.counts.sum(axis=2) / weighted.total[:, None]  # a class without images has no weight
-        return np.where(share > 0, share * getattr(weighted.rates, rate), 0.0).sum(axis=1)
-
-    return compute
-
-
-def _accuracy(weighted: WeightedImages) -> np.ndarray:
-    return ratio(np.trace(weighted.counts, axis1=1, axis2=2), weighted.total)
-
-
-def _lr_positive(weighted: WeightedImages) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return _positive("sensitivity")(weighted) / (1 - _positive("specificity")(weighted))
-
-
-def _lr_negative(weighted: WeightedImages) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (1 - _positive("sensitivity")(weighted)) / _positive("specificity")(weighted)
-
-
-def _auroc(weighted: WeightedImages) -> np.ndarray:
-    return np.mean([areas.roc for areas in weighted.areas], axis=0)
-
-
-def _calibration_error(weighted: WeightedImages) -> np.ndarray:
-    return ratio(np.abs(weighted.weights @ weighted.images.gaps).sum(axis=1), weighted.total)
+    Args:
+        reason: may hold {this}, the name of a class; {others}, all other classes; {absent}, that of the two without
+            images; {unused}, the first class that no image was classified as; {have}, why all images count as one.
+        index: of that class; the positive one if None.
+        every_class: whether a class without images is the reason, before the one given.
+    """
+    classes, true, predicted = images.classes, images.matrix.sum(axis=1) > 0, images.matrix.sum(axis=0) > 0
+    if every_class and not true.all():
+        return f"no image of class {classes[int(np.argmin(true))]}"
+    index = (images.positive or 0) if index is None else index
+    this = classes[index]
+    others = f"class {classes[1 - index]}" if len(classes) == 2 else f"a class other than {this}"
+    return reason.format(
+        this=this,
+        others=others,
+        absent=others if true[index] else f"class {this}",
+        unused="one of the classes" if predicted.all() else f"class {classes[int(np.argmin(predicted))]}",
+        have="are of" if true.sum() == 1 else "were classified as",
+    )
 
 
 def squared_error(images: EvaluatedImages) -> np.ndarray:
@@ -188,78 +104,103 @@ def negative_log_probability(images: EvaluatedImages) -> np.ndarray:
     return -np.log(np.maximum(stated, np.finfo(np.float64).eps))
 
 
-def _macro_metric(
-    rate: str, undefined: Callable[[EvaluatedImages], str] = no_image_of_some_class, *, shown_in: tuple[Place, ...] = ()
+def adjusted_ppv(weighted: WeightedImages, prevalence: float) -> np.ndarray:
+    """Compute the PPV `[rows]` at another prevalence of the positive class (Bayes' theorem)."""
+    true_positive = prevalence * weighted.of_positive("sensitivity")
+    return ratio(true_positive, true_positive + (1 - prevalence) * (1 - weighted.of_positive("specificity")))
+
+
+def adjusted_npv(weighted: WeightedImages, prevalence: float) -> np.ndarray:
+    """Compute the NPV `[rows]` at another prevalence of the positive class (Bayes' theorem)."""
+    true_negative = (1 - prevalence) * weighted.of_positive("specificity")
+    return ratio(true_negative, true_negative + prevalence * (1 - weighted.of_positive("sensitivity")))
+
+
+def _lr_positive(weighted: WeightedImages) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return weighted.of_positive("sensitivity") / (1 - weighted.of_positive("specificity"))
+
+
+def _lr_negative(weighted: WeightedImages) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (1 - weighted.of_positive("sensitivity")) / weighted.of_positive("specificity")
+
+
+def _macro_mean(rate: str) -> Compute:
+    return lambda weighted: getattr(weighted.rates, rate).mean(axis=1)
+
+
+def _weighted_mean(rate: str) -> Compute:
+    def compute(weighted: WeightedImages) -> np.ndarray:
+        share = weighted.counts.sum(axis=2) / weighted.total[:, None]  # a class without images has no weight
+        return np.where(share > 0, share * getattr(weighted.rates, rate), 0.0).sum(axis=1)
+
+    return compute
+
+
+def _of_positive(
+    name: str, label: str, explanation: str, *, rate: str = "", same_as: str = "", shown_in: tuple[Place, ...] = ()
 ) -> Metric:
-    label, meaning = f"{CLASS_METRICS[rate].label}, macro mean", "unweighted mean over the classes"
-    return Metric(f"macro_{rate}", label, meaning, _macro(rate), undefined, classes="many", shown_in=shown_in)
+    """Declare a metric of the positive class that any class has, or its NPV."""
+    rate = rate or name
+    undefined = CLASS_METRICS[rate].undefined if rate in CLASS_METRICS else "no image was classified as {others}"
+    compute: Compute = lambda weighted: weighted.of_positive(rate)  # noqa: E731
+    return Metric(name, label, explanation, compute, undefined, classes="two", same_as=same_as, shown_in=shown_in)
 
 
-def _weighted_metric(rate: str, undefined: Callable[[EvaluatedImages], str] = no_image_of_some_class) -> Metric:
-    label = f"{CLASS_METRICS[rate].label}, weighted mean"
-    meaning = "mean over the classes, weighted by their numbers of images"
-    return Metric(f"weighted_{rate}", label, meaning, _weighted(rate), undefined, classes="many")
+def _over_classes(mean: str, rate: str, *, shown_in: tuple[Place, ...] = ()) -> Metric:
+    """Declare the macro or the weighted mean of a rate over more than two classes."""
+    weighting = "unweighted" if mean == "macro" else "weighted by numbers of images"
+    return Metric(
+        f"{mean}_{rate}",
+        f"{CLASS_METRICS[rate].label}, {mean} mean",
+        f"mean over the classes, {weighting}",
+        _macro_mean(rate) if mean == "macro" else _weighted_mean(rate),
+        "no image was classified as {unused}" if rate == "precision" else "one class has no image",
+        needs_every_class=rate != "precision",
+        classes="many",
+        shown_in=shown_in,
+    )
 
 
+_COMPARED: tuple[Place, ...] = ("comparison text", "comparison plot")
+_PREDICTIVE = "share of the images classified as {} that are {}; depends on prevalence"
 _ALL_METRICS = (
     Metric(
         "accuracy",
         "accuracy",
         "share of all images that are classified correctly",
-        _accuracy,
+        lambda weighted: ratio(np.trace(weighted.counts, axis1=1, axis2=2), weighted.total),
         shown_in=("many-class text", "folds", "comparison plot", "run summary"),
     ),
-    Metric(
+    _of_positive(
         "sensitivity",
         "sensitivity (recall)",
         "share of the positive images that are detected",
-        _positive("sensitivity"),
-        _of_positive(_no_image),
-        classes="two",
         shown_in=("two-class text", "folds", "comparison plot", "run summary"),
     ),
-    Metric(
+    _of_positive(
         "specificity",
         "specificity",
         "share of the negative images that are correctly classified as negative",
-        _positive("specificity"),
-        _of_positive(_no_other_image),
-        classes="two",
         shown_in=("two-class text", "folds", "comparison plot", "run summary"),
     ),
-    Metric(
-        "precision",
-        "precision",
-        "share of the images classified as positive that are positive; depends on prevalence",
-        _positive("precision"),
-        _of_positive(_none_predicted),
-        classes="two",
-        same_as="ppv",
-    ),
-    Metric(
+    _of_positive("precision", "precision", _PREDICTIVE.format("positive", "positive"), same_as="ppv"),
+    _of_positive(
         "ppv",
         "PPV (precision)",
-        "share of the images classified as positive that are positive; depends on prevalence",
-        _positive("precision"),
-        _of_positive(_none_predicted),
-        classes="two",
+        _PREDICTIVE.format("positive", "positive"),
+        rate="precision",
         shown_in=("folds", "run summary"),
     ),
-    Metric(
-        "npv",
-        "NPV",
-        "share of the images classified as negative that are negative; depends on prevalence",
-        _positive("npv"),
-        _of_negative(_none_predicted),
-        classes="two",
-        shown_in=("run summary",),
-    ),
+    _of_positive("npv", "NPV", _PREDICTIVE.format("negative", "negative"), shown_in=("run summary",)),
     Metric(
         "lr_positive",
         "LR+",
         "how many times more often positive images are classified as positive than negative images are",
         _lr_positive,
-        or_no_image(lambda images: "specificity is 1, so the ratio divides by zero"),
+        "specificity is 1, so the ratio divides by zero",
+        needs_every_class=True,
         classes="two",
         scale=POSITIVE,
     ),
@@ -268,61 +209,51 @@ _ALL_METRICS = (
         "LR-",
         "how many times as often positive images are classified as negative as negative images are",
         _lr_negative,
-        or_no_image(lambda images: "specificity is 0, so the ratio divides by zero"),
+        "specificity is 0, so the ratio divides by zero",
+        needs_every_class=True,
         classes="two",
         scale=POSITIVE,
         better="lower",
     ),
-    Metric(
-        "f1",
-        "F1",
-        "harmonic mean of precision and sensitivity",
-        _positive("f1"),
-        _of_positive(_no_image_and_none_predicted),
-        classes="two",
-        shown_in=("comparison text", "comparison plot"),
-    ),
+    _of_positive("f1", "F1", "harmonic mean of precision and sensitivity", shown_in=_COMPARED),
     Metric(
         "balanced_accuracy",
         "balanced accuracy",
         "mean sensitivity over the classes",
-        _macro("sensitivity"),
-        no_image_of_some_class,
-        shown_in=("many-class text", "comparison text", "comparison plot"),
+        _macro_mean("sensitivity"),
+        needs_every_class=True,
+        shown_in=("many-class text", *_COMPARED),
     ),
-    _macro_metric("precision", _some_class_not_predicted),
-    _macro_metric("sensitivity", shown_in=("folds",)),
-    _macro_metric("specificity"),
-    _macro_metric("f1", shown_in=("many-class text", "folds", "comparison text", "comparison plot", "run summary")),
-    _weighted_metric("precision", _some_class_not_predicted),
-    _weighted_metric("sensitivity"),
-    _weighted_metric("specificity"),
-    _weighted_metric("f1"),
+    _over_classes("macro", "precision"),
+    _over_classes("macro", "sensitivity", shown_in=("folds",)),
+    _over_classes("macro", "specificity"),
+    _over_classes("macro", "f1", shown_in=("many-class text", "folds", *_COMPARED, "run summary")),
+    _over_classes("weighted", "precision"),
+    _over_classes("weighted", "sensitivity"),
+    _over_classes("weighted", "specificity"),
+    _over_classes("weighted", "f1"),
     Metric(
         "mcc",
         "MCC",
         "correlation of the true and the predicted class: 0 is chance, 1 is perfect",
         lambda weighted: matthews_correlation(weighted.counts),
-        _one_class_only,
+        "all images {have} one class",
         scale=CORRELATION,
     ),
     Metric(
         "auroc",
         "AUROC",
         "probability that an image of the class has a higher score than one of another class: 0.5 is chance",
-        _auroc,
-        no_image_of_some_class,
-        shown_in=(
-            *("two-class text", "many-class text", "folds"),
-            *("comparison text", "comparison plot", "run summary"),
-        ),
+        lambda weighted: np.mean([areas.roc for areas in weighted.areas], axis=0),
+        needs_every_class=True,
+        shown_in=("two-class text", "many-class text", "folds", *_COMPARED, "run summary"),
     ),
     Metric(
         "auprc",
         "AUPRC",
         "mean precision over all thresholds: chance gives the share of positive images",
         lambda weighted: weighted.areas[0].precision_recall,
-        no_image_of_some_class,
+        needs_every_class=True,
         classes="two",
         shown_in=("comparison plot",),
     ),
@@ -339,7 +270,7 @@ _ALL_METRICS = (
         "ece",
         "calibration error (ECE)",
         "mean difference between predicted probability and observed share: 0 is perfect",
-        _calibration_error,
+        lambda weighted: ratio(np.abs(weighted.weights @ weighted.images.gaps).sum(axis=1), weighted.total),
         scale=POSITIVE,
         better="lower",
         biased_upward=True,
@@ -350,7 +281,8 @@ _ALL_METRICS = (
         "calibration slope",
         "1 is ideal; below 1 the probabilities are overconfident, above 1 underconfident",
         lambda weighted: weighted.line.slope,
-        or_no_image(lambda images: "the classes' probabilities do not overlap, so no finite slope fits"),
+        "the classes' probabilities do not overlap, so no finite slope fits",
+        needs_every_class=True,
         classes="two",
         scale=PLAIN,
         better="neither",
@@ -360,7 +292,7 @@ _ALL_METRICS = (
         "calibration intercept",
         "0 is ideal; below 0 the probabilities are too high on average, above 0 too low",
         lambda weighted: weighted.line.intercept,
-        no_image_of_some_class,
+        needs_every_class=True,
         classes="two",
         scale=PLAIN,
         better="neither",
@@ -372,7 +304,7 @@ _ALL_METRICS = (
         lambda weighted: weighted.mean(negative_log_probability),
         scale=POSITIVE,
         better="lower",
-        shown_in=("comparison text", "comparison plot"),
+        shown_in=_COMPARED,
     ),
 )
 METRICS = {metric.name: metric for metric in _ALL_METRICS}

@@ -154,13 +154,21 @@ class WeightedImages:
         """Of two classes: calibration slope and intercept `[rows]`."""
         return weigh_line(self.images.line, self.weights)
 
-    def rate(self, name: str, index: int) -> np.ndarray:
-        """One of `ClassRates` `[rows]` of one class."""
+    def of_class(self, name: str, index: int) -> np.ndarray:
+        """Compute one of `ClassRates`, or `auroc`, `[rows]` of one class against all others."""
+        if name == "auroc":  # of two classes both have the same
+            return self.areas[0 if self.images.positive is not None else index].roc
         return getattr(self.rates, name)[:, index]
 
-    def auroc(self, index: int) -> np.ndarray:
-        """AUROC `[rows]` of one class against all others; of two classes both have the same."""
-        return self.areas[0 if self.images.positive is not None else index].roc
+    def of_positive(self, name: str) -> np.ndarray:
+        """Compute the same of the positive class, `[rows]`.
+
+        Raises:
+            ValueError: there are more than two classes.
+        """
+        if self.images.positive is None:
+            raise ValueError(f"{name} of the positive class needs two classes, not {len(self.images.classes)}")
+        return self.of_class(name, self.images.positive)
 
     def mean(self, values_of: Callable[[EvaluatedImages], np.ndarray]) -> np.ndarray:
         """Mean `[rows]` over the images of what a function gives for each image `[n]`."""

@@ -551,7 +551,7 @@ def test_a_threshold_has_the_rates_and_intervals_of_an_evaluation(positive):
 
 def test_a_metric_is_one_entry(monkeypatch):
     def youden(weighted):
-        return weighted.rate("sensitivity", weighted.images.positive) + weighted.rate("specificity", 1) - 1
+        return weighted.of_positive("sensitivity") + weighted.of_positive("specificity") - 1
 
     entry = Metric("youden", "Youden's J", "sensitivity + specificity - 1", youden, classes="two", scale=CORRELATION)
     monkeypatch.setitem(METRICS, "youden", entry)
