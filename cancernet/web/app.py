@@ -172,7 +172,7 @@ def answer_images(loading: Future[Run], report: Report | None, images: Images) -
         answer = page.answer_uploads(run, images.read(), mpp=mpp, report_progress=bar.progress)
         bar.empty()
         cache.put(visitor, key, answer, page.count_bytes(answer))
-    if mpp is not None or any("micrometres" in problem.reason for problem in answer.problems):
+    if mpp is not None or any(page.SCALE_LABEL in problem.reason for problem in answer.problems):
         st.selectbox(
             page.SCALE_LABEL,
             list(SCALES),

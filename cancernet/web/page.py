@@ -3,6 +3,7 @@
 import html
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
@@ -107,7 +108,8 @@ def answer_uploads(
         except InputError as error:
             rejected = reading.explain(item.files, error)
         for name, reason in work_list.group_rejected(rejected):
-            problems.append(uploads.Problem(name, reason.replace("--mpp", f'"{SCALE_LABEL}"')))
+            reason = re.sub("--mpp(, micrometres per pixel)?", f'"{SCALE_LABEL}"', reason)
+            problems.append(uploads.Problem(name, reason))
     return Answer([each for each in scores if each.patches], problems, LRUCache(MAX_PICTURES))
 
 

@@ -81,7 +81,7 @@ def texts(page):
 def describe_expected(decision):
     images, patients = decision.fitted_on["images"], decision.fitted_on["patients"]
     rates = ", ".join(f"{name} {value:.1%}" for name, value in decision.expected_on_validation.items())
-    return f"({images:,} images of {patients} patients): {rates}"
+    return f"({images:,} images from {patients} patients): {rates}"
 
 
 def maps(page):
@@ -107,7 +107,7 @@ def test_the_sidebar_shows_the_performance_of_the_run(page, tiny_run):
     assert "For research and teaching, not for diagnosis." in said
     assert report["statement"] in said
     assert f"| sensitivity | {metric['value']:.3f} | too few patients for an interval |" in said
-    assert "Training data.** 73 images of 2 patients" in said
+    assert "Training data.** 73 images from 2 patients" in said
     assert "- 1 (IDC): 19" in said
     assert not maps(page)
     assert not page.download_button
@@ -232,7 +232,7 @@ def test_out_of_distribution_images_are_reported_and_shown(page):
     black = cv2.imencode(".png", np.zeros((50, 50, 3), np.uint8))[1].tobytes()
     name, data = sample_uploads()[40]
     send(page, (name, data, PNG), ("black.png", black, PNG))
-    assert "1 of 2 patches (50.0%) lie outside what this run was made for" in texts(page)
+    assert "1 of 2 patches (50.0%) is out of distribution" in texts(page)
     assert "The most distant images and their distances; 1 is the limit." in texts(page)
     assert len(page.get("image")) == 2 + 1  # and the distant one
 

@@ -56,6 +56,6 @@ def test_rates_are_those_of_the_report_and_no_others(threshold, unsmoothed, expe
 def test_the_size_of_the_validation_set_is_described():
     assert (
         run_summary.describe_fit(make_decision(fitted_on={"images": 456, "patients": 14}))
-        == "456 images of 14 patients"
+        == "456 images from 14 patients"
     )
     assert run_summary.describe_fit(make_decision(fitted_on={"images": 1456, "patients": None})) == "1,456 images"
