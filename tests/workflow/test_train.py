@@ -111,7 +111,7 @@ def test_every_printed_figure_follows_from_the_predictions(folder):
     printed = (folder / "printed.txt").read_text()
     for key, value in expected.items():
         found = re.search(rf"^{re.escape(METRICS[key].label)} +(\S+)", printed, re.MULTILINE)
-        assert (found is not None) == ("text" in METRICS[key].shown_in), key
+        assert (found is not None) == ("two-class text" in METRICS[key].shown_in), key
         if np.isfinite(value):
             assert found is None or found.group(1) == f"{value:.3f}", key
             assert report["metrics"][key]["value"] == pytest.approx(value, abs=1e-6), key
