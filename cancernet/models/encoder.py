@@ -4,8 +4,7 @@ import keras
 from keras import layers
 
 from cancernet import InputError
-from cancernet.models.head import build_head
-from cancernet.models.structure import attach_head
+from cancernet.models.structure import attach_head, build_head
 
 
 def build_encoder_model(preset: str, image_size: int, classes: int) -> keras.Model:

@@ -6,10 +6,11 @@
 
 `extractor` and `head` are sub-models with these names, without sub-models of their own. The extractor maps raw images
 to features: it preprocesses them, runs the backbone and averages its feature maps. The head maps features to
-probabilities (`cancernet.models.head`). A saved file keeps these parts, so these functions work on loaded models too.
+probabilities (`build_head`). A saved file keeps these parts, so these functions work on loaded models too.
 """
 
 import keras
+from keras import layers
 
 
 def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:
@@ -29,6 +30,19 @@ def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:
 def has_backbone(model: keras.Model) -> bool:
     """Return whether `model` is a transfer model: an extractor followed by a head."""
     return {"extractor", "head"} <= {layer.name for layer in model.layers}
+
+
+def build_head(features: int, classes: int) -> keras.Sequential:
+    """Build a head from features [n, features] to probabilities [n, classes], with random weights."""
+    return keras.Sequential(
+        [
+            keras.Input((features,), name="features"),
+            layers.Dropout(0.5),
+            layers.BatchNormalization(),
+            layers.Dense(classes, activation="softmax"),
+        ],
+        name="head",
+    )
 
 
 def attach_head(extractor: keras.Model, head: keras.Model, name: str) -> keras.Model:

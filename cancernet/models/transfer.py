@@ -6,8 +6,7 @@ import keras
 from keras import KerasTensor, layers
 
 from cancernet.models.architectures import Architecture
-from cancernet.models.head import build_head
-from cancernet.models.structure import attach_head
+from cancernet.models.structure import attach_head, build_head
 from cancernet.models.weights import build_with_imagenet_weights, load_backbone_weights
 
 # Means and standard deviations of the ImageNet training set, as in preprocess_input of keras.applications: CAFFE for

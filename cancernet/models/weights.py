@@ -54,8 +54,8 @@ def load_backbone_weights(backbone: keras.Model, name: str, file: Path) -> None:
     wanted = Counter(tuple(weight.shape) for weight in backbone.weights)
     if shapes != wanted:
         raise InputError(
-            f"{file} belongs to another network: {_describe_difference(shapes, wanted)}. Give a file of {expected}, or "
-            "choose the --model of this file."
+            f"{file} belongs to another network: its {shapes.total()} arrays do not have the shapes of the network's "
+            f"{wanted.total()}. Give a file of {expected}, or choose the --model of this file."
         )
     # Keras chooses the reader by the file's name, not by its content.
     if file.name.endswith(".weights.h5") == is_keras_2 or file.suffix not in (".h5", ".hdf5"):
@@ -80,11 +80,3 @@ def _count_shapes(file: Path) -> tuple[Counter[tuple[int, ...]], bool]:
         group = content.get("model_weights", content)
         group.visititems(count)
         return shapes, "layer_names" in group.attrs
-
-
-def _describe_difference(found: Counter[tuple[int, ...]], wanted: Counter[tuple[int, ...]]) -> str:
-    """Describe the difference in the number of arrays, or else in the first shape that differs."""
-    if found.total() != wanted.total():
-        return f"it contains {found.total()} arrays, the network has {wanted.total()}"
-    shape = next(shape for shape in wanted if found[shape] != wanted[shape])
-    return f"it contains {found[shape]} arrays of shape {shape}, the network has {wanted[shape]}"

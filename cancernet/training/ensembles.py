@@ -140,11 +140,13 @@ def _fit_networks(
         left_out.append(scoring.log_scores(probabilities))
         held_out.append(HeldOutFeatures(*map(image_features.thin_out, (fold.validation, features))))
     model = join_members(networks)
-
-    def score(rows: np.ndarray) -> np.ndarray:
-        return scoring.predict_scores(model, data.images.select(rows), views=experiment.views)
-
-    return FittedEnsemble(model, result, np.concatenate(left_out), score, held_out)
+    return FittedEnsemble(
+        model,
+        result,
+        np.concatenate(left_out),
+        lambda rows: scoring.predict_scores(model, data.images.select(rows), views=experiment.views),
+        held_out,
+    )
 
 
 def _fit_heads_only(

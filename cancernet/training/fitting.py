@@ -1,5 +1,6 @@
 """The fit loop: one network compiled and trained in epochs, from the beginning or from a checkpoint."""
 
+import functools
 import itertools
 import sys
 import time
@@ -60,18 +61,19 @@ def fit_network(
         keras.utils.to_categorical(each.labels, len(class_weights)) for each in (training, validation)
     )
 
-    def make_batches(first_epoch: int, first_step: int = 0) -> Iterable:
-        begin = {"first_epoch": first_epoch, "first_step": first_step}
-        weights = class_weights[training.labels]
-        return pipeline.training_batches(training.images, targets, experiment, weights=weights, **begin)
-
+    weights = class_weights[training.labels]
+    make_batches = functools.partial(pipeline.training_batches, training.images, targets, experiment, weights)
+    if distribution.is_first():
+        check_space(workspace.folder, estimate_size(model, experiment))
+        recover_folder(workspace.folder)
+    distribution.wait()
     moving_statistics.set_momentum(model, experiment.statistics_momentum)
     fused.fuse_batch_normalization(model)
     with pipeline.reraise_file_errors(training.images, validation.images):
         with distribution.spread(model) as network:
             policy = precision.SINGLE
             if experiment.mixed_precision:
-                policy = _choose_precision(network, experiment, make_batches(0), workspace)
+                policy = _choose_precision(network, experiment, make_batches(), workspace)
             compile_model(network, experiment, steps_per_epoch=steps)
             recorder = Recorder(workspace, policy, experiment, steps)
             batch_size = experiment.batch_size * max(1, 128 // experiment.batch_size)
@@ -80,7 +82,9 @@ def fit_network(
             )
             seconds = _run_epochs(network, recorder, make_batches, validation_batches)
         if experiment.kept_weights == "mean":
-            last_epoch = itertools.islice(make_batches(experiment.epochs - 1), min(steps, _STATISTICS_BATCHES))
+            last_epoch = itertools.islice(
+                make_batches(first_epoch=experiment.epochs - 1), min(steps, _STATISTICS_BATCHES)
+            )
             moving_statistics.recompute_statistics(model, last_epoch)
     precision.set_precision(model, precision.SINGLE)  # the saved model computes in float32
     steady = recorder.epochs[1:] or recorder.epochs  # decoding and tracing slow the first epoch down
@@ -105,10 +109,7 @@ def _choose_precision(model: keras.Model, experiment: Experiment, batches: Itera
         precision.set_precision(model, begun)
         return begun
     images, targets, _ = (np.asarray(part) for part in next(iter(batches)))
-
-    def prepare() -> None:
-        compile_model(model, experiment, steps_per_epoch=1)
-
+    prepare = functools.partial(compile_model, model, experiment, steps_per_epoch=1)
     seconds = precision.choose_precision(model, prepare, images, targets)
     measured = " and ".join(f"{1000 * value:.3g} ms in {name}" for name, value in seconds.items())
     workspace.say(f"A training step takes {measured}: training in {precision.select_faster(seconds)}.")
@@ -119,19 +120,15 @@ def _run_epochs(
     model: keras.Model, recorder: Recorder, make_batches: Callable[..., Iterable], validation: Iterable
 ) -> float:
     """Train from where the recorder's checkpoint ends, put the kept weights into the model, and return the seconds."""
-    experiment, folder = recorder.experiment, recorder.workspace.folder
-    if distribution.is_first():
-        check_space(folder, estimate_size(model, experiment))
-        recover_folder(folder)
-    distribution.wait()
-    if folder.exists():
+    experiment = recorder.experiment
+    if recorder.workspace.folder.exists():
         recorder.restore(model)
     started = time.perf_counter()
 
     def fit(epochs: int) -> None:
         """Train until so many epochs are finished."""
         model.fit(
-            make_batches(len(recorder.epochs), recorder.first_step),
+            make_batches(first_epoch=len(recorder.epochs), first_step=recorder.first_step),
             validation_data=validation,
             epochs=epochs,
             initial_epoch=len(recorder.epochs),

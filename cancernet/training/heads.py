@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from cancernet.data.splits import Fold
-from cancernet.models.head import DenseWeights, build_linear_head
+from cancernet.models.structure import build_head
 
 STRENGTHS = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C: the inverse of the L2 penalty
 _FIRST = 4  # index of the strength that is tried first
@@ -132,8 +132,13 @@ def join_heads(heads: Sequence[LinearHead]) -> keras.Sequential:
         shift = (reference.mean_ - head.scaler.mean_) / head.scaler.scale_
         outputs.append((ratio[:, None] * kernel, bias + shift @ kernel))
     kernels, biases = zip(*outputs, strict=True)
-    mean = DenseWeights(np.mean(kernels, axis=0), np.mean(biases, axis=0))
-    return build_linear_head(reference.mean_, reference.scale_, mean)
+    network = build_head(*kernels[0].shape)
+    *_, normalisation, dense = network.layers
+    scale = np.ones_like(reference.mean_)
+    variance = reference.scale_**2 - normalisation.epsilon
+    normalisation.set_weights([scale, 0 * scale, reference.mean_, variance])
+    dense.set_weights([np.mean(kernels, axis=0), np.mean(biases, axis=0)])
+    return network
 
 
 def _write_to_disk(blocks: Iterable[np.ndarray], rows: int, scratch: Path) -> np.ndarray:

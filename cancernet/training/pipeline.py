@@ -54,8 +54,8 @@ def training_batches(
     store: ImageStore,
     targets: np.ndarray,
     experiment: Experiment,
-    *,
     weights: np.ndarray | None = None,
+    *,
     first_epoch: int = 0,
     first_step: int = 0,
 ) -> tf.data.Dataset:

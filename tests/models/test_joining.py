@@ -7,10 +7,9 @@ from keras import layers
 
 from cancernet.explain.gradcam import grad_cam
 from cancernet.models.cancernet import CancerNet
-from cancernet.models.head import build_head
 from cancernet.models.joining import downsample_input, join_members
 from cancernet.models.simple_cnn import build_simple_cnn
-from cancernet.models.structure import split_model
+from cancernet.models.structure import build_head, split_model
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 22, 22, 3)).astype(np.float32)
 

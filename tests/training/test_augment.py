@@ -301,8 +301,6 @@ def test_grey_images_are_warped_but_have_no_stains(images):
     [
         ((2, 4, 5, 3), Augmentation(), r"must be \[n, side, side, channels\], not \(2, 4, 5, 3\)"),
         ((4, 4, 3), Augmentation(), r"must be \[n, side, side, channels\], not \(4, 4, 3\)"),
-        ((2, 4, 4, 3), Augmentation(shift=-0.1), r"Augmentation shift must be 0 or more, not -0\.1"),
-        ((2, 4, 4, 3), Augmentation(zoom=1.0), r"zoom must be below 1, not 1\.0"),
     ],
 )
 def test_what_cannot_be_augmented_is_said(shape, augmentation, message):

@@ -13,9 +13,8 @@ from cancernet.data.images import ImageStore
 from cancernet.data.splits import Fold
 from cancernet.models import image_features
 from cancernet.models.architectures import ARCHITECTURES
-from cancernet.models.head import build_head
 from cancernet.models.joining import join_members
-from cancernet.models.structure import has_backbone, split_model
+from cancernet.models.structure import build_head, has_backbone, split_model
 from cancernet.models.test_time_augmentation import average_over_views
 from cancernet.training import ensembles, feature_cache, scoring
 from cancernet.training.checkpoints import Workspace

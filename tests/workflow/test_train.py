@@ -359,9 +359,7 @@ def test_a_changed_image_is_found(folder, tmp_path):
         (["--strategy", "frozen"], "--strategy frozen needs a backbone"),
         (["--model", "densenet121", "--weights", "none", "--epochs", "3"], "--epochs is for networks that are trained"),
         (["--members", "40"], "16 patient(s) and"),
-        (["--head", "kernel"], "--head kernel is for a frozen backbone. Give --model densenet121"),
         (["--features", "nowhere.npy"], "nowhere.npy cannot be read as NumPy's .npy"),
-        (["--head", "tree"], "argument --head: invalid choice: 'tree'"),
         (["--model", "resnet50", "--weights", "nowhere.h5"], "No weights file nowhere.h5"),
     ],
 )
