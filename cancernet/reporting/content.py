@@ -31,6 +31,7 @@ from cancernet.reporting.schema import (
     OperatingPoint,
     OutOfDistribution,
     Report,
+    SettingValue,
     SplitCounts,
     TrainingSummary,
     ValidationRates,
@@ -55,7 +56,7 @@ class ReportContext:
     dataset: str = ""  # name of the dataset in the evaluation of a finished run
     class_weights: dict[str, float] | None = None
     training: TrainingSummary | None = None
-    settings: dict[str, str | int | float | list | None] | None = None
+    settings: dict[str, SettingValue] | None = None
 
 
 class EvaluatedSplit(NamedTuple):
@@ -266,9 +267,9 @@ def _warn(data: DataSummary, layout: Layout) -> list[str]:
     return warnings
 
 
-def flatten(settings: Mapping, prefix: str = "") -> dict[str, str | int | float | list | None]:
+def flatten(settings: Mapping, prefix: str = "") -> dict[str, SettingValue]:
     """Flatten nested settings to one level of `part.name`."""
-    flat: dict[str, str | int | float | list | None] = {}
+    flat: dict[str, SettingValue] = {}
     for key, value in settings.items():
         flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
     return flat

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from cancernet.evaluation.results import Difference, Estimate, Evaluation, PointRates
 from cancernet.training.results import TrainingSummary
 
+SettingValue = bool | int | float | str | list | None
+
 
 @dataclass(frozen=True)
 class SplitCounts:
@@ -158,7 +160,7 @@ class Report(Evaluation, Heading):
     outside: OutOfDistribution | None = field(default_factory=lambda: None)
     class_weights: dict[str, float] | None = field(default_factory=lambda: None)
     training: TrainingSummary | None = None
-    settings: dict[str, str | int | float | list | None] | None = None
+    settings: dict[str, SettingValue] | None = None
     cross_validation: CrossValidation | None = None
     slides: list[Picture] | None = None
     gradcam: list[Picture] | None = None

@@ -94,7 +94,14 @@ def make_report(**changes) -> Report:
         decision=DecisionSummary(1.5, 0.5, "balanced", FittedOn(4, 2), ["0", "1"], "1", [0.0, 0.0]),
         expected_on_validation=ValidationRates(0.75, 0.8),
         training=TrainingSummary(3.2, "CPU", epochs=2, kept_epochs=(1, 1), images_per_second=12.6),
-        settings={"model": "cancernet", "weights": None, "seed": 42},
+        settings={
+            "model": "cancernet",
+            "weights": None,
+            "seed": 42,
+            "mirror": True,
+            "classes": ["0", "1"],
+            "dropout": 0.5,
+        },
         worst_errors=[
             ConfidentError("testing/1/d.png", "missed", "1", "0", 0.4),
             ConfidentError("testing/0/<b>.png", "false alarm", "0", "1", 0.7),
