@@ -387,7 +387,8 @@ class TestCapabilities:
             assert not include_top
             assert weights is None
             maps = keras.layers.Conv2D(3, 3, strides=2, name="first", activation="relu")(input_tensor)
-            return keras.Model(input_tensor, keras.layers.Conv2D(5, 3, strides=2, activation="relu")(maps))
+            maps = keras.layers.Conv2D(5, 3, strides=2, activation="relu")(maps)
+            return keras.Model(keras.utils.get_source_inputs(input_tensor), maps)
 
         monkeypatch.setattr(keras.applications, "Tiny", make_tiny, raising=False)
         entry = Architecture(
