@@ -134,12 +134,12 @@ def name_runs(folders: Sequence[Path]) -> list[str]:
 
 def _read_report(folder: Path) -> Heading:
     if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}. Make one with train_model.py or evaluate_model.py --output.")
+        raise InputError(f"There is no folder {folder}. Make one with `cancernet train` or `cancernet evaluate`.")
     report = read_report(folder, Heading)
     if report is None or not (folder / PREDICTIONS).is_file():
         raise InputError(
-            f"{folder} has no report.json with a predictions.csv. Give the output folders of train_model.py or "
-            "evaluate_model.py."
+            f"{folder} has no report.json with a predictions.csv. Give the output folders of `cancernet train` or "
+            "`cancernet evaluate`."
         )
     return report
 

@@ -112,8 +112,8 @@ def suggest_next(run: str) -> str:
         run: its folder.
     """
     return (
-        f"Compare it with another run: python compare_runs.py {run} OTHER_RUN\n"
-        f"Test it on another dataset: python evaluate_model.py {run} --dataset OTHER_DATASET\n"
+        f"Compare it with another run: cancernet compare {run} OTHER_RUN\n"
+        f"Test it on another dataset: cancernet evaluate {run} --dataset OTHER_DATASET\n"
         "Narrower intervals need more patients, not more images of the same patients."
     )
 

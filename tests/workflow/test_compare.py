@@ -57,7 +57,7 @@ def test_one_run_or_the_same_twice_is_refused(pair):
 def test_what_is_no_run_is_refused(pair, tmp_path):
     missing = tmp_path / "missing"
     assert complaint(pair[0], missing) == (
-        f"There is no folder {missing}. Make one with train_model.py or evaluate_model.py --output."
+        f"There is no folder {missing}. Make one with `cancernet train` or `cancernet evaluate`."
     )
     (pair[1] / "predictions.csv").unlink()
     assert complaint(*pair).startswith(f"{pair[1]} has no report.json with a predictions.csv. Give the output ")

@@ -125,7 +125,7 @@ def test_every_printed_figure_follows_from_the_predictions(folder):
     assert report["class_weights"]["1"] == pytest.approx(counts[0] / counts[1])
     ending = printed[printed.index("The report with its pictures: ") :].splitlines()
     assert ending[0].endswith("runs/one/report.html")
-    assert "python compare_runs.py " in ending[1]
+    assert "cancernet compare " in ending[1]
 
 
 def test_the_report_on_disk_is_the_printed_one(folder):
