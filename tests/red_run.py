@@ -8,7 +8,7 @@ import numpy as np
 
 from cancernet.config import Experiment
 from cancernet.data.dataset import Patch
-from cancernet.evaluation.decision import Decision
+from cancernet.evaluation.decision import Decision, FittedOn
 from cancernet.inference.prediction import ItemPredictions, ItemScores
 from cancernet.run import Run, Seen, Settings
 
@@ -32,7 +32,7 @@ def make_decision(**changed):
         "threshold": 0.5,
         "operating_point": "balanced",
         "neighbour_sigma": 0.0,
-        "fitted_on": {"images": 1, "patients": 1},
+        "fitted_on": FittedOn(1, 1),
         "expected_on_validation": None,
         "curve": None,
     }

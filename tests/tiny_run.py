@@ -102,8 +102,8 @@ def _decide(patches: list[Patch], scores: np.ndarray, classes: tuple[str, ...]) 
     patients = [patch.patient for patch in patches]
     smoothed = smoothing.smooth_scores(scores, lay_out_patches(patches).slides, SIGMA)
     labels = np.array([classes.index(patch.label) for patch in patches])
-    fitted = decision.fit_decision(smoothed, labels, patients, neighbour_sigma=SIGMA, **given)
-    return dataclasses.replace(fitted, without_neighbours=plain)
+    fitted = decision.fit_decision(smoothed, labels, patients, **given)
+    return dataclasses.replace(fitted, neighbour_sigma=SIGMA, without_neighbours=plain)
 
 
 def _describe(patches: list[Patch]) -> DataSummary:

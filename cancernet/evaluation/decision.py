@@ -1,4 +1,4 @@
-"""How raw scores become a calibrated probability and a yes or no: fitted on validation, then frozen.
+"""The decision of a run: how scores become calibrated probabilities and a class, fitted on validation and then fixed.
 
 Scores are log-probabilities `[n, k]` float64, a row an image, a column a class, in the order of `classes`.
 """
@@ -21,25 +21,50 @@ CURVE_STEPS = 200  # of the threshold from 0 to 1, in `Decision.curve`
 OTHER_POINTS = ("most probable class", "sensitivity=0.95", "specificity=0.95", "highest F1")
 ABOVE_ONE = float(np.nextafter(1.0, 2.0))  # a threshold that even a probability of exactly 1 does not reach
 
-_AGAIN = "Train again, or copy the whole run folder again."
+_ADVICE = "Train again, or copy the whole run folder again."
+
+
+@dataclass(frozen=True)
+class FittedOn:
+    """The validation data that a decision was fitted on."""
+
+    images: int
+    patients: int | None = None  # None if no patient is known
+
+
+@dataclass(frozen=True)
+class ValidationRates:
+    """Sensitivity and specificity of a threshold on the validation split."""
+
+    sensitivity: float
+    specificity: float
+
+
+@dataclass(frozen=True)
+class RatesCurve:
+    """Sensitivity and specificity on the validation split by threshold, in ascending order."""
+
+    threshold: list[float]
+    sensitivity: list[float]
+    specificity: list[float]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What was fitted on validation. Probabilities and thresholds are calibrated ones, of the positive class."""
+    """Calibration, threshold and smoothing. Thresholds are on the calibrated probability of the positive class."""
 
     classes: tuple[str, ...]
-    positive: str | None  # None where there are more than two classes
-    temperature: float  # scores are divided by it; above 1 it makes the probabilities less sure
-    bias: tuple[float, ...]  # then added to each class's; the first is 0
-    threshold: float | None  # positive where probability >= threshold; None where there are more than two classes
-    operating_point: str  # as it was asked for
+    positive: str | None  # None for more than two classes; so are threshold, expected rates, curve and other points
+    temperature: float  # divides the scores; above 1 it makes the probabilities less confident
+    bias: tuple[float, ...]  # then added to the score of each class; the first is 0
+    threshold: float | None  # positive from this probability
+    operating_point: str  # as requested
     neighbour_sigma: float  # width of the smoothing over a slide's grid, in patches; 0 is off
-    fitted_on: dict[str, int | None]  # images, patients (None where no patient is known)
-    expected_on_validation: dict[str, float] | None  # sensitivity, specificity at the threshold
-    curve: dict[str, list[float]] | None  # threshold (ascending), sensitivity, specificity: see `expected_rates`
-    other_points: dict[str, float] | None = None  # name -> threshold, to compare with; None of more than two classes
-    without_neighbours: "Decision | None" = None  # the one for patches that are not smoothed; None where sigma is 0
+    fitted_on: FittedOn
+    expected_on_validation: ValidationRates | None  # at the threshold
+    curve: RatesCurve | None  # see `expected_rates`
+    other_points: dict[str, float] | None = None  # name -> threshold, for comparison
+    without_neighbours: "Decision | None" = None  # for patches that are not smoothed; None where sigma is 0
     __pydantic_config__ = {"allow_inf_nan": False}  # noqa: RUF012
 
 
@@ -49,16 +74,17 @@ class OperatingPoint(NamedTuple):
 
 
 def parse_operating_point(text: str) -> OperatingPoint:
-    """`balanced`, `sensitivity=0.95`, `specificity=0.95` (above 0, at most 1), or a threshold between 0 and 1: `0.5`.
+    """Parse `balanced`, `sensitivity=0.95`, `specificity=0.95` (above 0, at most 1), or a threshold: `0.5` (0 to 1).
 
-    Raises InputError for anything else.
+    Raises:
+        InputError: anything else.
     """
     rule, equals, number = str(text).strip().partition("=")
     rule = rule.strip()
     if rule == "balanced" and not equals:
         return OperatingPoint("balanced", None)
     try:
-        value = float(number if equals else rule) if text.isascii() else math.nan  # float takes digits of all scripts
+        value = float(number if equals else rule) if text.isascii() else math.nan  # float accepts digits of any script
     except ValueError:
         value = math.nan
     if equals and rule in ("sensitivity", "specificity") and 0 < value <= 1:
@@ -79,44 +105,48 @@ def fit_decision(
     classes: Sequence[str],
     positive: str | None,
     operating_point: str = DEFAULT_OPERATING_POINT,
-    neighbour_sigma: float = 0.0,
     log_class_weight: float = 0.0,
 ) -> Decision:
     """Fit temperature, bias and threshold on the validation images.
 
-    scores: `[n, k]` log-probabilities, already smoothed over neighbours where `neighbour_sigma` (recorded, not applied
-    here) is above 0. labels: `[n]` class indices. patients: `[n]`, '' where unknown. positive: one of the two classes;
-    None where there are more. operating_point: see `parse_operating_point`; with more than two classes the most
-    probable one is decided on, and only `balanced` is allowed. log_class_weight: of two classes, the logarithm of the
-    positive class's weight in training over the negative one's, which the calibration expects to take back.
-
     - Temperature and bias: see `calibration.fit_calibration`.
-    - `balanced`: the mean calibrated probability, which is the share of the positive class that the probabilities
-      expect (the share seen only where validation alone made the bias). A patch of probability p adds p / share to the
-      expected sensitivity when it is called positive, else (1 - p) / (1 - share) to the specificity, and the first is
-      more where p is above the share: no threshold expects a higher balanced accuracy. The one that happens to have the
-      highest on a dozen validation patients does worse on others (docs/recipes.md).
+    - `balanced`: the mean calibrated probability, which is the expected share of the positive class. A patch of
+      probability p contributes p / share to the expected sensitivity if it is classified as positive, otherwise
+      (1 - p) / (1 - share) to the specificity, and the first is larger where p exceeds the share: no threshold has a
+      higher expected balanced accuracy. The threshold with the highest observed one on a dozen validation patients does
+      worse on other patients (docs/recipes.md).
     - `sensitivity=s`: the highest threshold whose sensitivity is at least s. `specificity=s`: the lowest threshold
       whose specificity is at least s. Both lie midway between neighbouring probabilities (0 and 1 count as neighbours),
-      not on an image's own.
+      not on that of an image.
 
-    Raises InputError: no images, shapes that do not match, one class only, an operating point that cannot be used.
+    Args:
+        scores: [n, k] log-probabilities.
+        labels: [n] class indices.
+        patients: [n], '' where unknown.
+        positive: one of two classes; None where there are more. The most probable class is then decided on, and only
+            `balanced` is allowed.
+        operating_point: see `parse_operating_point`.
+        log_class_weight: of two classes, log of the weight of the positive class over that of the negative one in
+            training.
+
+    Raises:
+        InputError: no images, shapes that do not match, one class only, or an operating point that cannot be used.
+        TrainingDiverged: scores that are not finite.
     """
     scores, labels, classes = np.asarray(scores, dtype=np.float64), np.asarray(labels), tuple(classes)
-    point = parse_operating_point(operating_point)
-    _check_fit(scores, labels, patients, classes, positive, point, operating_point, neighbour_sigma)
-    known = {patient for patient in patients if patient}
+    _check_images(scores, labels, patients, classes)
+    point = _check_classes(classes, positive, operating_point)
     towards_last = log_class_weight if positive == classes[-1] else -log_class_weight
     temperature, bias = fit_calibration(scores, labels, patients, towards_last)
     threshold = expected = curve = others = None
     if positive is not None:
         index = classes.index(positive)
-        probability = apply_calibration(scores, temperature, bias)[:, index]
-        threshold = _fit_threshold(probability, labels == index, point)
-        others = {name: _fit_other(probability, labels == index, name) for name in OTHER_POINTS}
-        curve = _rates_curve(probability, labels == index, [threshold, *others.values()])
-        at = curve["threshold"].index(threshold)
-        expected = {name: curve[name][at] for name in ("sensitivity", "specificity")}
+        probability, is_positive = apply_calibration(scores, temperature, bias)[:, index], labels == index
+        threshold = _fit_threshold(probability, is_positive, point)
+        others = {name: _fit_other(probability, is_positive, name) for name in OTHER_POINTS}
+        curve = _trace_rates(probability, is_positive, [threshold, *others.values()])
+        at = curve.threshold.index(threshold)
+        expected = ValidationRates(curve.sensitivity[at], curve.specificity[at])
     return Decision(
         classes=classes,
         positive=positive,
@@ -124,8 +154,8 @@ def fit_decision(
         bias=bias,
         threshold=threshold,
         operating_point=operating_point,
-        neighbour_sigma=float(neighbour_sigma),
-        fitted_on={"images": len(labels), "patients": len(known) or None},
+        neighbour_sigma=0.0,
+        fitted_on=FittedOn(len(labels), len({patient for patient in patients if patient}) or None),
         expected_on_validation=expected,
         curve=curve,
         other_points=others,
@@ -133,25 +163,27 @@ def fit_decision(
 
 
 def calibrate(decision: Decision, scores: np.ndarray) -> np.ndarray:
-    """Turn scores into probabilities: softmax(scores / temperature + bias), `[n, k]` float64, 0 to 1, rows sum to 1.
+    """Turn scores into probabilities, softmax(scores / temperature + bias): `[n, k]` float64, 0 to 1, rows sum to 1.
 
-    Of two classes the order of any two images by log-odds is kept. Raises InputError where the number of columns is not
-    that of the decision's classes.
+    For two classes the order of any two images by log-odds is kept.
+
+    Raises:
+        InputError: the number of columns is not that of the decision's classes.
     """
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim != 2 or scores.shape[1] != len(decision.classes):
         raise InputError(
-            f"Scores of shape {list(scores.shape)} do not fit the decision's {len(decision.classes)} classes "
+            f"Scores of shape {list(scores.shape)} do not match the decision's {len(decision.classes)} classes "
             f"({', '.join(decision.classes)}). Use the decision.json of the same run."
         )
     return apply_calibration(scores, decision.temperature, decision.bias)
 
 
 def decide(decision: Decision, probabilities: np.ndarray, threshold: float | None = None) -> np.ndarray:
-    """Class indices `[n]` from calibrated probabilities `[n, k]`.
+    """Decide on class indices `[n]` from calibrated probabilities `[n, k]`.
 
-    Of two classes: the positive one where its probability is at least the threshold, the decision's own unless another
-    is given. Of more: the most probable.
+    For two classes: the positive one where its probability is at least the threshold, by default the decision's own.
+    For more: the most probable one.
     """
     probabilities = np.asarray(probabilities)
     if decision.positive is None:
@@ -162,21 +194,24 @@ def decide(decision: Decision, probabilities: np.ndarray, threshold: float | Non
 
 
 def decide_otherwise(decision: Decision, point: str) -> Decision:
-    """The same decision at the threshold of one of its other points, and so that without neighbours."""
+    """Replace the threshold by one of the decision's other points, also in the decision without neighbours."""
     alone, points = decision.without_neighbours, decision.other_points or {}
     return replace(decision, threshold=points[point], without_neighbours=alone and decide_otherwise(alone, point))
 
 
-def expected_rates(decision: Decision, threshold: float) -> dict[str, float]:
-    """Sensitivity and specificity on validation at any threshold from 0 to 1, for a threshold that a user moves.
+def expected_rates(decision: Decision, threshold: float) -> ValidationRates:
+    """Return the rates on the validation split at any threshold from 0 to 1.
 
-    Exact at the decision's own threshold, at its other points and at multiples of 0.005, straight lines between them.
-    Raises InputError for a decision on more than two classes, which has no threshold.
+    They are exact at the decision's own threshold, at its other points and at multiples of 0.005, and interpolated
+    linearly in between.
+
+    Raises:
+        InputError: the decision is on more than two classes, which has no threshold.
     """
     if decision.curve is None:
         raise InputError("A decision on more than two classes has no threshold to move.")
-    at = decision.curve["threshold"]
-    return {name: float(np.interp(threshold, at, decision.curve[name])) for name in ("sensitivity", "specificity")}
+    rates = (decision.curve.sensitivity, decision.curve.specificity)
+    return ValidationRates(*(float(np.interp(threshold, decision.curve.threshold, rate)) for rate in rates))
 
 
 def save_decision(decision: Decision, path: Path) -> None:
@@ -187,20 +222,24 @@ def save_decision(decision: Decision, path: Path) -> None:
 
 
 def load_decision(path: Path) -> Decision:
-    """Read what `save_decision` wrote. Raises InputError if it is missing, StorageError if it is damaged."""
-    decision = read_json(path, Decision, advice=_AGAIN)
+    """Read a decision that `save_decision` wrote.
+
+    Raises:
+        StorageError: the file is missing or damaged.
+    """
+    decision = read_json(path, Decision, advice=_ADVICE)
     problem = _find_contradiction(decision)
     if problem:
-        raise StorageError(f"{path} is damaged: {problem}. {_AGAIN}")
+        raise StorageError(f"{path} is damaged: {problem}. {_ADVICE}")
     return decision
 
 
 def _find_contradiction(decision: Decision) -> str:
-    """What in a decision of the right types cannot be, in words; "" for nothing."""
+    """Return which values of a decision, of the right types, contradict each other; "" for none."""
     classes, positive, curve = decision.classes, decision.positive, decision.curve
     if len(classes) < 2:
         return f"classes is {list(classes)}"
-    if (positive is None) == (len(classes) == 2) or (positive is not None and positive not in classes):
+    if not _is_positive_of(positive, classes):
         return f"positive is {positive!r} of classes {', '.join(classes)}"
     if not decision.temperature > 0:
         return f"temperature is {decision.temperature}"
@@ -208,52 +247,57 @@ def _find_contradiction(decision: Decision) -> str:
         return f"bias is {list(decision.bias)}"
     if not decision.neighbour_sigma >= 0:
         return f"neighbour_sigma is {decision.neighbour_sigma}"
-    if not {"images", "patients"} <= decision.fitted_on.keys():
-        return f"fitted_on is {decision.fitted_on}"
     if positive is not None:
         if decision.threshold is None or not 0 <= decision.threshold <= ABOVE_ONE:
             return f"threshold is {decision.threshold}"
-        if not {"sensitivity", "specificity"} <= (decision.expected_on_validation or {}).keys():
-            return f"expected_on_validation is {decision.expected_on_validation}"
+        if decision.expected_on_validation is None:
+            return "expected_on_validation is None"
         if not all(0 <= threshold <= ABOVE_ONE for threshold in (decision.other_points or {}).values()):
             return f"other_points is {decision.other_points}"
-        columns = [(curve or {}).get(name, []) for name in ("threshold", "sensitivity", "specificity")]
-        if not columns[0] or len(set(map(len, columns))) != 1:
+        if curve is None or not len(curve.threshold) == len(curve.sensitivity) == len(curve.specificity) > 0:
             return "its curve is not three lists of one length"
     without = decision.without_neighbours
     problem = _find_contradiction(without) if without else ""
     return problem and f"without_neighbours: {problem}"
 
 
-def _check_fit(scores, labels, patients, classes, positive, point, operating_point, neighbour_sigma) -> None:
+def _is_positive_of(positive: str | None, classes: Sequence[str]) -> bool:
+    """Return whether it is one of two classes, or None for more."""
+    return positive in classes if len(classes) == 2 else positive is None
+
+
+def _check_images(scores: np.ndarray, labels: np.ndarray, patients: Sequence[str], classes: Sequence[str]) -> None:
     if not len(labels):
         raise InputError(
             "No validation images to fit the decision on. Build the dataset again with a validation split."
         )
     if scores.shape != (len(labels), len(classes)) or len(patients) != len(labels):
         raise InputError(
-            f"Validation scores of shape {list(scores.shape)} do not fit {len(labels):,} labels, {len(patients):,} "
+            f"Validation scores of shape {list(scores.shape)} do not match {len(labels):,} labels, {len(patients):,} "
             f"patients and {len(classes)} classes. They must be of the same images."
         )
     if not np.isfinite(scores).all():
         raise TrainingDiverged(
             "Validation scores are not all finite numbers: training diverged. Use a smaller --learning-rate."
         )
-    if (positive is None) == (len(classes) == 2) or (positive is not None and positive not in classes):
-        raise InputError(f"The positive class {positive!r} does not fit the classes {', '.join(classes)}.")
     present = np.unique(labels)
     if len(present) < 2:
         raise InputError(
             f"All {len(labels):,} validation images are of class {classes[int(present[0])]}; calibration and threshold "
             "need at least two classes. Build the dataset again with more patients, or another --seed."
         )
+
+
+def _check_classes(classes: Sequence[str], positive: str | None, operating_point: str) -> OperatingPoint:
+    point = parse_operating_point(operating_point)
+    if not _is_positive_of(positive, classes):
+        raise InputError(f"The positive class {positive!r} does not match the classes {', '.join(classes)}.")
     if positive is None and point.rule != DEFAULT_OPERATING_POINT:
         raise InputError(
             f"Operating point {operating_point} needs two classes, and there are {len(classes)} "
             f"({', '.join(classes)}). Leave --operating-point out: the most probable class is decided on."
         )
-    if not neighbour_sigma >= 0:
-        raise InputError(f"The neighbours' width is {neighbour_sigma} patches. It must be 0 (off) or more.")
+    return point
 
 
 def _fit_threshold(probability: np.ndarray, is_positive: np.ndarray, point: OperatingPoint) -> float:
@@ -268,7 +312,7 @@ def _fit_threshold(probability: np.ndarray, is_positive: np.ndarray, point: Oper
 
 
 def _fit_other(probability: np.ndarray, is_positive: np.ndarray, name: str) -> float:
-    """The threshold of one of OTHER_POINTS; of several with the highest F1 the lowest."""
+    """Find the threshold of one of OTHER_POINTS; of several with the highest F1 the lowest."""
     if name == "most probable class":
         return 0.5
     if name != "highest F1":
@@ -279,7 +323,7 @@ def _fit_other(probability: np.ndarray, is_positive: np.ndarray, name: str) -> f
 
 
 def _count_between(probability: np.ndarray, is_positive: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Thresholds midway between neighbouring probabilities, and as `_count_right` at each."""
+    """List thresholds midway between neighbouring probabilities, and the counts of `_count_right` at each."""
     values = np.unique(probability)
     lower, upper = np.append(0.0, values), np.append(values, 1.0)
     middle = (lower + upper) / 2
@@ -289,17 +333,19 @@ def _count_between(probability: np.ndarray, is_positive: np.ndarray) -> tuple[np
     return middle, *_count_right(probability, is_positive, middle)
 
 
-def _count_right(probability, is_positive, thresholds) -> tuple[np.ndarray, np.ndarray]:
-    """Positive images at or above each threshold, and negative ones below it."""
+def _count_right(
+    probability: np.ndarray, is_positive: np.ndarray, thresholds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Count the positive images at or above each threshold, and the negative ones below it."""
     positives, negatives = np.sort(probability[is_positive]), np.sort(probability[~is_positive])
     return len(positives) - np.searchsorted(positives, thresholds), np.searchsorted(negatives, thresholds)
 
 
-def _rates_curve(probability: np.ndarray, is_positive: np.ndarray, exact: Sequence[float]) -> dict[str, list[float]]:
+def _trace_rates(probability: np.ndarray, is_positive: np.ndarray, exact: Sequence[float]) -> RatesCurve:
     thresholds = np.unique(np.append(np.arange(CURVE_STEPS + 1) / CURVE_STEPS, exact))
     hits, rejections = _count_right(probability, is_positive, thresholds)
-    return {
-        "threshold": thresholds.tolist(),
-        "sensitivity": (hits / is_positive.sum()).tolist(),
-        "specificity": (rejections / (~is_positive).sum()).tolist(),
-    }
+    return RatesCurve(
+        threshold=thresholds.tolist(),
+        sensitivity=(hits / is_positive.sum()).tolist(),
+        specificity=(rejections / (~is_positive).sum()).tolist(),
+    )

@@ -26,7 +26,6 @@ from cancernet.reporting.schema import (
     DataSummary,
     DecisionSummary,
     DistantImage,
-    FittedOn,
     Fold,
     OperatingPoint,
     OutOfDistribution,
@@ -34,7 +33,6 @@ from cancernet.reporting.schema import (
     SettingValue,
     SplitCounts,
     TrainingSummary,
-    ValidationRates,
 )
 from cancernet.reporting.wording import describe_counts, plural, warn_of_change
 from cancernet.run import read_predictions, read_report
@@ -82,14 +80,13 @@ def evaluate_split(scores: Scores, decision: Decision, context: ReportContext) -
     report = _start_report(
         predictions, scores.layout, context, decision.classes, decision.positive, _describe_test(context)
     )
-    expected = ValidationRates(**decision.expected_on_validation) if decision.expected_on_validation else None
-    changed = warn_of_change(report.metrics, expected) if context.dataset else []
+    changed = warn_of_change(report.metrics, decision.expected_on_validation) if context.dataset else []
     report = dataclasses.replace(
         report,
         title=f"Evaluation of {context.name} on {context.dataset}" if context.dataset else None,
         warnings=[*changed, *context.warnings, *report.warnings],
         decision=_describe_decision(decision),
-        expected_on_validation=expected,
+        expected_on_validation=decision.expected_on_validation,
         neighbours=neighbours,
         operating_points=_evaluate_points(decision, predictions, scores),
         outside=summarise_distances(scores) if context.dataset else None,
@@ -173,7 +170,7 @@ def _evaluate_points(decision: Decision, predictions: Predictions, scores: Score
             **vars(rates[name]),
             name=name,
             threshold=threshold,
-            on_validation=ValidationRates(**expected_rates(decision, threshold)),
+            on_validation=expected_rates(decision, threshold),
         )
         for name, threshold in thresholds.items()
     ]
@@ -280,7 +277,7 @@ def _describe_decision(decision: Decision) -> DecisionSummary:
         temperature=decision.temperature,
         threshold=decision.threshold,
         operating_point=decision.operating_point,
-        fitted_on=FittedOn(decision.fitted_on["images"] or 0, decision.fitted_on["patients"]),
+        fitted_on=decision.fitted_on,
         classes=list(decision.classes),
         positive=decision.positive,
         bias=list(decision.bias),

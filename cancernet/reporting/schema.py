@@ -7,6 +7,7 @@ Reading ignores unknown fields. Fields with a default are missing in some runs o
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cancernet.evaluation.decision import FittedOn, ValidationRates
 from cancernet.evaluation.results import Difference, Estimate, Evaluation, PointRates
 from cancernet.training.results import TrainingSummary
 
@@ -39,14 +40,6 @@ class DataSummary:
 
 
 @dataclass(frozen=True)
-class FittedOn:
-    """The validation data that a decision was fitted on."""
-
-    images: int
-    patients: int | None = None  # None if no patient is known
-
-
-@dataclass(frozen=True)
 class DecisionSummary:
     """The parts of decision.json that a report shows."""
 
@@ -58,14 +51,6 @@ class DecisionSummary:
     positive: str | None = field(default_factory=lambda: None)
     bias: list[float] = field(default_factory=list)
     neighbour_sigma: float = 0.0  # patches; 0 if neighbours are not used
-
-
-@dataclass(frozen=True)
-class ValidationRates:
-    """Sensitivity and specificity of a threshold on the validation split."""
-
-    sensitivity: float
-    specificity: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,7 +85,7 @@ def find_test_rates(report: Report, decision: Decision, threshold: float, *, uns
 
 def describe_fit(decision: Decision) -> str:
     """Return the number of validation images and patients that a decision was fitted on."""
-    images, patients = decision.fitted_on["images"], decision.fitted_on["patients"]
+    images, patients = decision.fitted_on.images, decision.fitted_on.patients
     return f"{images:,} images" + (f" from {patients:,} patient{'s' * (patients != 1)}" if patients else "")
 
 

@@ -69,7 +69,7 @@ def choose_decision(run: Run, report: Report | None, scores: list[ItemScores]) -
     key = f"threshold {run.folder} {smooth}"
     threshold = left.select_slider(
         f"Classify {run_summary.noun(run.settings)} as {label} from a probability of",
-        decision.curve["threshold"],
+        decision.curve.threshold,
         value=decision.threshold,
         format_func=lambda value: f"{value:.1%}",
         key=key,
@@ -112,7 +112,7 @@ def show_rates(run: Run, report: Report | None, decision: Decision, threshold: f
                 st.metric(f"{name.capitalize()} ({where})", wording.share(metric.value), help=interval or None)
         if not rates:
             st.caption("The report has test results for the thresholds of the buttons only.")
-    expected = ", ".join(f"{name} {value:.1%}" for name, value in expected_rates(decision, threshold).items())
+    expected = ", ".join(f"{name} {value:.1%}" for name, value in vars(expected_rates(decision, threshold)).items())
     st.caption(f"Expected from the validation set ({run_summary.describe_fit(decision)}): {expected}.")
 
 

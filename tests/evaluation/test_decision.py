@@ -11,6 +11,8 @@ from cancernet import InputError, StorageError, TrainingDiverged
 from cancernet.evaluation.decision import (
     OTHER_POINTS,
     Decision,
+    FittedOn,
+    ValidationRates,
     calibrate,
     decide,
     decide_otherwise,
@@ -95,7 +97,7 @@ def test_calibrated_probabilities_by_hand():
 
 
 def test_scores_of_another_number_of_classes_are_refused():
-    with pytest.raises(InputError, match=r"shape \[1, 3\] do not fit the decision's 2 classes \(0, 1\)"):
+    with pytest.raises(InputError, match=r"shape \[1, 3\] do not match the decision's 2 classes \(0, 1\)"):
         calibrate(fit(PROBABILITY, LABELS), np.zeros((1, 3)))
 
 
@@ -151,7 +153,7 @@ def test_balanced_has_the_highest_balanced_accuracy_that_the_probabilities_expec
 def test_balanced_lies_between_classes_that_are_apart():
     decision = fit([0.1, 0.3, 0.8, 0.9], [0, 0, 1, 1])
     assert 0.45 < decision.threshold < 0.6
-    assert decision.expected_on_validation == {"sensitivity": 1.0, "specificity": 1.0}
+    assert decision.expected_on_validation == ValidationRates(1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ def test_balanced_lies_between_classes_that_are_apart():
 def test_a_sensitivity_or_specificity_asked_for_by_hand(operating_point, sensitivity, specificity, called):
     decision = fit(PROBABILITY, LABELS, operating_point=operating_point)
     assert decision.operating_point == operating_point
-    assert decision.expected_on_validation == {"sensitivity": sensitivity, "specificity": specificity}
+    assert decision.expected_on_validation == ValidationRates(sensitivity, specificity)
     assert calls(decision) == called
 
 
@@ -190,7 +192,7 @@ def test_a_share_that_can_be_met_exactly_is_not_missed_by_rounding(share):
     positives = np.linspace(0.51, 0.99, 100)
     labels = [1] * 100 + [0]
     decision = fit([*positives, 0.1], labels, operating_point=f"sensitivity={share}")
-    assert decision.expected_on_validation["sensitivity"] == share
+    assert decision.expected_on_validation.sensitivity == share
 
 
 def test_a_number_is_the_threshold_itself_and_equal_is_positive():
@@ -201,7 +203,7 @@ def test_a_number_is_the_threshold_itself_and_equal_is_positive():
 
 def test_a_specificity_only_reached_by_calling_nothing_positive():
     decision = fit([0.9, 0.2, 0.6], [0, 0, 1], operating_point="specificity=1")
-    assert decision.expected_on_validation == {"sensitivity": 0.0, "specificity": 1.0}
+    assert decision.expected_on_validation == ValidationRates(0.0, 1.0)
     surest = calibrate(decision, scores_of([0.9]))[0, 1]
     assert decision.threshold == pytest.approx((surest + 1) / 2)
 
@@ -210,7 +212,7 @@ def test_neighbouring_floating_point_numbers_are_still_told_apart():
     low = 0.5
     high = np.nextafter(low, 1)
     decision = dataclasses.replace(fit([low, high], [0, 1], operating_point="sensitivity=1"), temperature=1.0)
-    assert decision.expected_on_validation == {"sensitivity": 1.0, "specificity": 1.0}
+    assert decision.expected_on_validation == ValidationRates(1.0, 1.0)
 
 
 def test_the_positive_class_may_be_the_first():
@@ -218,7 +220,7 @@ def test_the_positive_class_may_be_the_first():
     decision = fit(PROBABILITY, LABELS, classes=classes, positive="cancer", operating_point="sensitivity=1")
     # probability of cancer is 1 - p; 0.70 is the least sure cancer image, so 0.60 (normal) is called cancer too
     assert calls(decision) == [0, 0, 0, 0, 0, 0, 1, 1]
-    assert decision.expected_on_validation == {"sensitivity": 1.0, "specificity": 0.5}
+    assert decision.expected_on_validation == ValidationRates(1.0, 0.5)
 
 
 def test_more_than_two_classes_take_the_most_probable():
@@ -244,7 +246,7 @@ def test_other_points_by_hand():
         assert decision.other_points[name] == fit(PROBABILITY, LABELS, operating_point=name).threshold
     # of 0.05 0.10 0.15+ 0.20 0.60+ 0.70 0.80+ 0.90+: F1 is 2 * 4 / (8 + 2) from 0.15 on, 2 * 3 / (6 + 2) from 0.60 on
     assert calls(decide_otherwise(decision, "highest F1")) == [0, 0, 1, 1, 1, 1, 1, 1]
-    assert expected_rates(decision, decision.other_points["highest F1"]) == {"sensitivity": 1.0, "specificity": 0.5}
+    assert expected_rates(decision, decision.other_points["highest F1"]) == ValidationRates(1.0, 0.5)
 
 
 def test_another_point_is_that_of_each_decision_with_and_without_neighbours():
@@ -264,30 +266,25 @@ def test_more_than_two_classes_have_no_other_points():
 
 
 def test_what_it_was_fitted_on_is_recorded():
-    decision = fit_decision(
-        scores_of(PROBABILITY),
-        LABELS,
-        ["a", "a", "b", "", "a", "b", "c", ""],
-        classes=CLASSES,
-        positive="1",
-        neighbour_sigma=1.5,
-    )
-    assert decision.fitted_on == {"images": 8, "patients": 3}
-    assert decision.neighbour_sigma == 1.5
+    patients = ["a", "a", "b", "", "a", "b", "c", ""]
+    decision = fit_decision(scores_of(PROBABILITY), LABELS, patients, classes=CLASSES, positive="1")
+    assert decision.fitted_on == FittedOn(images=8, patients=3)
+    assert decision.neighbour_sigma == 0
     unknown = fit_decision(scores_of(PROBABILITY), LABELS, [""] * 8, classes=CLASSES, positive="1")
-    assert unknown.fitted_on == {"images": 8, "patients": None}
+    assert unknown.fitted_on == FittedOn(images=8, patients=None)
 
 
 def test_expected_rates_follow_a_moving_threshold():
     decision = fit([0.101, 0.303, 0.802, 0.903], [0, 1, 0, 1])
     assert expected_rates(decision, decision.threshold) == decision.expected_on_validation
-    assert expected_rates(decision, 0.0) == {"sensitivity": 1.0, "specificity": 0.0}
-    assert expected_rates(decision, 1.0) == {"sensitivity": 0.0, "specificity": 1.0}
+    assert expected_rates(decision, 0.0) == ValidationRates(1.0, 0.0)
+    assert expected_rates(decision, 1.0) == ValidationRates(0.0, 1.0)
     calibrated = calibrate(decision, scores_of([0.101, 0.303, 0.802, 0.903]))[:, 1]
     for threshold in np.arange(0, 1, 0.005):
         called = (calibrated >= threshold).astype(int)
-        expected = {"sensitivity": (called[1] + called[3]) / 2, "specificity": 1 - (called[0] + called[2]) / 2}
-        assert expected_rates(decision, threshold) == pytest.approx(expected)
+        rates = expected_rates(decision, threshold)
+        assert rates.sensitivity == pytest.approx((called[1] + called[3]) / 2)
+        assert rates.specificity == pytest.approx(1 - (called[0] + called[2]) / 2)
 
 
 # --- bad input to the fit ---
@@ -298,11 +295,10 @@ def test_expected_rates_follow_a_moving_threshold():
     [
         ({"labels": [1, 1, 1], "n": 3}, "All 3 validation images are of class 1; .* Build the dataset again"),
         ({"labels": [], "n": 0}, "No validation images to fit the decision on"),
-        ({"labels": [0, 1], "n": 3}, r"shape \[3, 2\] do not fit 2 labels"),
-        ({"positive": None}, "positive class None does not fit the classes 0, 1"),
-        ({"positive": "tumour"}, "positive class 'tumour' does not fit the classes 0, 1"),
+        ({"labels": [0, 1], "n": 3}, r"shape \[3, 2\] do not match 2 labels"),
+        ({"positive": None}, "positive class None does not match the classes 0, 1"),
+        ({"positive": "tumour"}, "positive class 'tumour' does not match the classes 0, 1"),
         ({"operating_point": "most"}, "Unknown operating point 'most'"),
-        ({"neighbour_sigma": -1}, "width is -1 patches. It must be 0"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(change, message):
@@ -330,7 +326,8 @@ def test_a_threshold_for_more_than_two_classes_is_refused():
 @pytest.mark.parametrize("positive", ["1", None])
 def test_a_saved_decision_is_read_back_the_same(tmp_path, positive):
     if positive:
-        decision = fit(PROBABILITY, LABELS, operating_point="specificity=0.75", neighbour_sigma=1.5)
+        decision = fit(PROBABILITY, LABELS, operating_point="specificity=0.75")
+        decision = dataclasses.replace(decision, neighbour_sigma=1.5)
     else:
         decision = fit_decision(
             np.log(np.full((3, 3), 1 / 3)), [0, 1, 2], [""] * 3, classes=["é", "b", "c"], positive=None
@@ -376,9 +373,17 @@ def test_a_folder_in_its_place_is_named(tmp_path):
         ("neighbour_sigma", -0.5, r"neighbour_sigma is -0\.5"),
         ("threshold", None, "threshold is None"),
         ("threshold", 1.5, r"threshold is 1\.5"),
-        ("fitted_on", {}, r"fitted_on is \{\}"),
-        ("expected_on_validation", {"sensitivity": 1.0}, "expected_on_validation is"),
+        ("fitted_on", {}, r"fitted_on\.images: Field required"),
+        ("expected_on_validation", {"sensitivity": 1.0}, r"expected_on_validation\.specificity: Field required"),
+        ("expected_on_validation", None, "expected_on_validation is None"),
+        ("other_points", {"highest F1": 1.5}, r"other_points is \{'highest F1': 1\.5\}"),
         ("curve", None, "its curve is not three lists"),
+        ("curve", {"threshold": [], "sensitivity": [], "specificity": []}, "its curve is not three lists"),
+        (
+            "curve",
+            {"threshold": [float("nan")], "sensitivity": [1], "specificity": [0]},
+            r"curve\.threshold\.0: .* finite",
+        ),
         ("curve", {"threshold": [0], "sensitivity": [1], "specificity": ["x"]}, r"curve\.specificity\.0: .* number"),
         ("curve", {"threshold": [0, 1], "sensitivity": [1], "specificity": [0]}, "its curve is not three lists"),
     ],

@@ -9,6 +9,7 @@ from conftest import make_summary
 
 from cancernet import InputError
 from cancernet.data.dataset import Patch
+from cancernet.evaluation.decision import ValidationRates
 from cancernet.evaluation.predictions import Predictions, Scores
 from cancernet.evaluation.results import as_json
 from cancernet.evaluation.smoothing import fit_on_validation
@@ -86,7 +87,7 @@ def test_an_evaluation_has_a_title_and_warns_where_the_results_differ_from_valid
     patches, scores = make_slide("a")
     decision, training, _ = evaluate(patches, scores)
     assert training.title is None
-    spoilt = dataclasses.replace(decision, expected_on_validation={"sensitivity": 0.01, "specificity": 0.01})
+    spoilt = dataclasses.replace(decision, expected_on_validation=ValidationRates(0.01, 0.01))
     context = ReportContext("run", "testing", training.data, dataset="elsewhere", warnings=["Its own."])
     evaluation = evaluate_split(Scores(patches, scores), spoilt, context).report
     assert evaluation.title == "Evaluation of run on elsewhere"

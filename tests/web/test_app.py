@@ -79,8 +79,8 @@ def texts(page):
 
 
 def describe_expected(decision):
-    images, patients = decision.fitted_on["images"], decision.fitted_on["patients"]
-    rates = ", ".join(f"{name} {value:.1%}" for name, value in decision.expected_on_validation.items())
+    images, patients = decision.fitted_on.images, decision.fitted_on.patients
+    rates = ", ".join(f"{name} {value:.1%}" for name, value in vars(decision.expected_on_validation).items())
     return f"({images:,} images from {patients} patients): {rates}"
 
 

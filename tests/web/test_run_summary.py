@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from red_run import make_decision, make_red_run
 
-from cancernet.evaluation.decision import ABOVE_ONE
+from cancernet.evaluation.decision import ABOVE_ONE, FittedOn
 from cancernet.evaluation.results import Estimate
 from cancernet.web import run_summary
 
@@ -54,8 +54,5 @@ def test_rates_are_those_of_the_report_and_no_others(threshold, unsmoothed, expe
 
 
 def test_the_size_of_the_validation_set_is_described():
-    assert (
-        run_summary.describe_fit(make_decision(fitted_on={"images": 456, "patients": 14}))
-        == "456 images from 14 patients"
-    )
-    assert run_summary.describe_fit(make_decision(fitted_on={"images": 1456, "patients": None})) == "1,456 images"
+    assert run_summary.describe_fit(make_decision(fitted_on=FittedOn(456, 14))) == "456 images from 14 patients"
+    assert run_summary.describe_fit(make_decision(fitted_on=FittedOn(1456))) == "1,456 images"
