@@ -1,1 +1,1 @@
-"""From scores to decisions and figures with intervals. Nothing here imports Keras or draws."""
+"""From scores to decisions and metrics with intervals. Nothing here imports Keras or plots."""

@@ -1,8 +1,8 @@
 """Temperature and bias that turn scores into probabilities: softmax(scores / temperature + bias).
 
 Temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks") with a bias for each class (Alexandari
-et al. 2020, "Maximum Likelihood with Bias-Corrected Calibration"). Class weights in training shift all log-odds alike,
-which no temperature can take back.
+et al. 2020, "Maximum Likelihood with Bias-Corrected Calibration"). Class weights in training shift all log-odds by a
+constant, which a temperature cannot undo.
 """
 
 import math
@@ -13,75 +13,79 @@ from scipy.optimize import minimize
 from scipy.special import expit, logsumexp, softmax
 from sklearn.model_selection import StratifiedKFold
 
-TEMPERATURES = (0.01, 100.0)  # the fit looks between these
-BIASES = 20.0  # and between this and its negative
+TEMPERATURES = (0.01, 100.0)  # bounds of the fit
+MAX_BIAS = 20.0  # bound of the absolute bias
 FOLDS = 5
-# What is expected of two classes before validation is seen: means and standard deviations of normal distributions.
-USUAL_INVERSE, SPREAD_OF_LOG_INVERSE = 0.7, 0.7  # one over the temperature; networks are too sure of themselves
-SPREAD_OF_BIAS = 0.5  # around the bias that takes the class weights back
-IMAGES_A_PATIENT = 5  # a patient's images are alike: together they tell as much as so many that are not
+# Prior of the fit for two classes: normal distributions of log(1 / temperature) and of the bias.
+PRIOR_INVERSE, PRIOR_LOG_INVERSE_DEVIATION = 0.7, 0.7  # of 1 / temperature: networks are overconfident
+PRIOR_BIAS_DEVIATION = 0.5  # around the bias that undoes the class weights
+IMAGES_PER_PATIENT = 5  # the effective number: images of one patient are similar
 
 
 def apply_calibration(scores: np.ndarray, temperature: float, bias: Sequence[float]) -> np.ndarray:
-    """Probabilities `[n, k]` of scores `[n, k]`; of two classes the order of any two images by log-odds is kept."""
+    """Turn scores `[n, k]` into probabilities `[n, k]`; two classes keep the order of any two images by log-odds."""
     if scores.shape[1] != 2:
         return softmax(scores / temperature + np.asarray(bias), axis=1)
-    log_odds = (scores[:, 1] - scores[:, 0]) / temperature + bias[1]  # one number an image: its order cannot change
+    log_odds = (scores[:, 1] - scores[:, 0]) / temperature + bias[1]  # one number keeps the order
     return np.stack([expit(-log_odds), expit(log_odds)], axis=1)
 
 
 def fit_calibration(
     scores: np.ndarray, labels: np.ndarray, patients: Sequence[str], log_class_weight: float = 0.0
 ) -> tuple[float, tuple[float, ...]]:
-    """Fit temperature and biases, the first of them 0, on validation images.
+    """Fit temperature and biases, the first of which is 0, on validation images.
 
-    - Two classes: the most probable of both, given the images and what is expected of a network before: a temperature
-      above 1 and the bias that takes the class weights back, -log_class_weight / temperature (see the constants above).
-      A patient's images count as IMAGES_A_PATIENT, so that a few patients move the expectation only a little, and a
-      hundred outvote it (docs/recipes.md has what this gave).
-    - More: those with the least log-loss, or 1 and zeros where that is better for images left out of the fit, in turn
-      by fifths: what some twenty images tell is mostly their own noise (docs/recipes.md). So too where every image can
-      be put on its right side: the log-loss then falls without end as the temperature nears 0.
+    - Two classes: the maximum a posteriori estimate. The prior expects a temperature above 1 and the bias that undoes
+      the class weights, -log_class_weight / temperature (see the constants above). The images of a patient count as at
+      most IMAGES_PER_PATIENT, so that a few patients change the prior only a little, and a hundred outweigh it
+      (docs/recipes.md has the results).
+    - More: the minimum of the log-loss, or 1 and zeros where these have a lower log-loss in a five-fold
+      cross-validation: a fit to some twenty images is mostly a fit to their noise (docs/recipes.md). They are also kept
+      where the fit classifies every image correctly: the log-loss then decreases without bound as the temperature
+      approaches 0.
 
     Args:
         scores: [n, k] log-probabilities.
         labels: [n] class indices, of two classes at least.
-        patients: [n]; '' where unknown, and such an image counts as a patient.
+        patients: [n], '' where unknown; an image of an unknown patient counts as a patient.
         log_class_weight: of two classes, log of the weight of class 1 over that of class 0 in training.
+
+    Returns:
+        Temperature and biases [k].
     """
     if scores.shape[1] > 2:
-        return _fit_where_it_helps(scores, labels)
+        return _fit_if_it_generalises(scores, labels)
     known = {patient for patient in patients if patient}
     n_patients = len(known) + sum(not patient for patient in patients)
-    worth = min(1.0, IMAGES_A_PATIENT * n_patients / len(labels))
+    weight = min(1.0, IMAGES_PER_PATIENT * n_patients / len(labels))
     log_odds = scores[:, 1] - scores[:, 0] - log_class_weight
-    start = [math.log(USUAL_INVERSE), 0.0]
-    bounds = [tuple(-math.log(temperature) for temperature in reversed(TEMPERATURES)), (-BIASES, BIASES)]
-    given = {"args": (log_odds, labels, worth), "jac": True, "bounds": bounds, "options": {"ftol": 1e-12}}
-    log_inverse, shift = minimize(_improbability, start, method="L-BFGS-B", **given).x
+    start = [math.log(PRIOR_INVERSE), 0.0]
+    bounds = [tuple(-math.log(temperature) for temperature in reversed(TEMPERATURES)), (-MAX_BIAS, MAX_BIAS)]
+    given = {"args": (log_odds, labels, weight), "jac": True, "bounds": bounds, "options": {"ftol": 1e-12}}
+    log_inverse, shift = minimize(_negative_log_posterior, start, method="L-BFGS-B", **given).x
     inverse = math.exp(log_inverse)
     return 1 / inverse, (0.0, float(shift - inverse * log_class_weight))
 
 
-def _improbability(
-    parameters: np.ndarray, log_odds: np.ndarray, labels: np.ndarray, worth: float
+def _negative_log_posterior(
+    parameters: np.ndarray, log_odds: np.ndarray, labels: np.ndarray, weight: float
 ) -> tuple[float, np.ndarray]:
-    """Minus the log of the probability, up to a constant, of log(1 / temperature) and a shift, and its gradient."""
+    """Compute -log of the posterior density of log(1 / temperature) and shift, up to a constant, and its gradient."""
     log_inverse, shift = parameters
     scaled = np.exp(log_inverse) * log_odds
     line = scaled + shift
-    loss = worth * np.sum(np.logaddexp(0, line) - labels * line)
-    error = worth * (expit(line) - labels)
-    from_usual = (log_inverse - math.log(USUAL_INVERSE)) / SPREAD_OF_LOG_INVERSE
-    from_weights = shift / SPREAD_OF_BIAS
+    loss = weight * np.sum(np.logaddexp(0, line) - labels * line)
+    error = weight * (expit(line) - labels)
+    from_prior = (log_inverse - math.log(PRIOR_INVERSE)) / PRIOR_LOG_INVERSE_DEVIATION
+    from_zero = shift / PRIOR_BIAS_DEVIATION
     gradient = [
-        np.sum(error * scaled) + from_usual / SPREAD_OF_LOG_INVERSE,
-        np.sum(error) + from_weights / SPREAD_OF_BIAS,
+        np.sum(error * scaled) + from_prior / PRIOR_LOG_INVERSE_DEVIATION,
+        np.sum(error) + from_zero / PRIOR_BIAS_DEVIATION,
     ]
-    return float(loss + from_usual**2 / 2 + from_weights**2 / 2), np.array(gradient)
+    return float(loss + from_prior**2 / 2 + from_zero**2 / 2), np.array(gradient)
 
 
-def _fit_where_it_helps(scores: np.ndarray, labels: np.ndarray) -> tuple[float, tuple[float, ...]]:
+def _fit_if_it_generalises(scores: np.ndarray, labels: np.ndarray) -> tuple[float, tuple[float, ...]]:
     unchanged = np.append(1.0, np.zeros(scores.shape[1] - 1))
     gain, folds = 0.0, min(FOLDS, np.unique(labels, return_counts=True)[1].min())
     if folds > 1:
@@ -90,24 +94,23 @@ def _fit_where_it_helps(scores: np.ndarray, labels: np.ndarray) -> tuple[float, 
             before, after = (log_loss(each, scores[left_out], labels[left_out])[0] for each in (unchanged, best))
             gain += len(left_out) * (before - after)
     best = minimise_log_loss(scores, labels)
-    all_right = (apply_calibration(scores, 1 / best[0], [0.0, *best[1:]]).argmax(axis=1) == labels).all()
-    inverse, *bias = (best if gain > 0 and not all_right else unchanged).tolist()
+    is_perfect = (apply_calibration(scores, 1 / best[0], [0.0, *best[1:]]).argmax(axis=1) == labels).all()
+    inverse, *bias = (best if gain > 0 and not is_perfect else unchanged).tolist()
     return 1 / inverse, (0.0, *bias)
 
 
 def minimise_log_loss(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """One over the temperature, and the biases but the first."""
-    # convex in these, so there is one minimum
+    """Fit 1 / temperature and all biases but the first; the log-loss is convex in these."""
     classes = scores.shape[1]
-    widest = BIASES if len(np.unique(labels)) == classes else 0.0  # an absent class would be talked out of existence
-    bounds = [(1 / TEMPERATURES[1], 1 / TEMPERATURES[0]), *[(-widest, widest)] * (classes - 1)]
+    bound = MAX_BIAS if len(np.unique(labels)) == classes else 0.0  # none where a class is absent
+    bounds = [(1 / TEMPERATURES[1], 1 / TEMPERATURES[0]), *[(-bound, bound)] * (classes - 1)]
     start = np.append(1.0, np.zeros(classes - 1))
     given = {"args": (scores, labels), "jac": True, "bounds": bounds, "options": {"ftol": 1e-12}}
     return minimize(log_loss, start, method="L-BFGS-B", **given).x
 
 
 def log_loss(parameters: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
-    """The mean log-loss of scores calibrated by parameters as of `minimise_log_loss`, and its gradient by them."""
+    """Compute the mean log-loss of scores under parameters as `minimise_log_loss` returns them, and its gradient."""
     calibrated = scores * parameters[0] + np.append(0.0, parameters[1:])
     loss = np.mean(logsumexp(calibrated, axis=1) - calibrated[np.arange(len(labels)), labels])
     error = (softmax(calibrated, axis=1) - np.eye(scores.shape[1])[labels]) / len(labels)

@@ -1,6 +1,6 @@
-"""Neighbours on a slide: scores smoothed over its grid, the decision fitted with them, and applied to slides.
+"""Scores smoothed over the neighbouring patches of a slide, and decisions that are fitted and applied with smoothing.
 
-A patch that lies on no slide is judged alone.
+Patches without a position on a slide are not smoothed.
 """
 
 import dataclasses
@@ -16,33 +16,33 @@ from cancernet.evaluation.calibration import log_loss, minimise_log_loss
 from cancernet.evaluation.decision import Decision, calibrate, decide, fit_decision
 from cancernet.evaluation.predictions import Predictions, Scores
 
-SIGMA = 1.0  # patches: what helps on every complete slide that was tried (docs/recipes.md)
-SIGMAS = (0.0, SIGMA, 1.5, 2.0, 3.0)  # what may be chosen; 0 is no smoothing
-LEAST_SLIDES = 6  # complete ones, for a calibration and a threshold of smoothed scores
-KERNEL_REACH = 4.0  # the Gaussian is cut off at so many sigma
+SIGMA = 1.0  # default width in patches: it helped on all complete slides tried (docs/recipes.md)
+SIGMAS = (0.0, SIGMA, 1.5, 2.0, 3.0)  # widths to choose from; 0 is no smoothing
+MIN_SLIDES = 6  # complete ones, for a calibration and a threshold of smoothed scores
+KERNEL_REACH = 4.0  # sigma at which the Gaussian is cut off
 
 
 def smooth_scores(scores: np.ndarray, slides: Sequence[SlideGrid], sigma: float) -> np.ndarray:
     """Average each patch's score with its neighbours', weighted by a Gaussian of the distance on the grid.
 
-    What is averaged are logits: with two classes the logit difference, whatever constant a row's scores share.
-    Places without a patch weigh nothing: normalised convolution (Knutsson & Westin 1993). A slide
-    is smoothed on its own.
+    The average is over logits; with two classes that is the logit difference, whatever constant a row's scores share.
+    Grid cells without a patch have no weight: normalized convolution (Knutsson & Westin 1993). Each slide is smoothed
+    separately.
 
     Args:
         scores: [n, k] log-probabilities of k classes, or logits; finite.
-        slides: those that are smoothed; patches of no slide keep their row as it came.
+        slides: those to smooth; the rows of other patches stay unchanged.
         sigma: standard deviation in patches; 0 returns the scores unchanged.
 
     Returns:
         float64 [n, k] log-probabilities.
 
     Raises:
-        InputError: a sigma below 0.
+        InputError: sigma is below 0.
     """
     scores = np.asarray(scores, float)
     if sigma < 0:
-        raise InputError(f"Sigma is {sigma}. Give 0 (no smoothing) or a number of patches above it.")
+        raise InputError(f"Sigma is {sigma}. Give 0 (no smoothing) or a positive number of patches.")
     smoothed = scores.copy()
     for slide in slides if sigma else ():
         grid = np.zeros((*slide.shape, scores.shape[1] + 1))
@@ -55,17 +55,17 @@ def smooth_scores(scores: np.ndarray, slides: Sequence[SlideGrid], sigma: float)
 
 
 def choose_sigma(scores: np.ndarray, labels: np.ndarray, slides: Sequence[SlideGrid]) -> float:
-    """Choose the width of the smoothing for slides like these: SIGMA, or another that is clearly better.
+    """Choose the width of the smoothing: SIGMA, or another that is clearly better for slides like these.
 
-    Each slide is left out in turn: a temperature and biases are fitted to the other slides, smoothed likewise, and the
-    left-out slide's log-loss is taken at these. Another width is chosen where its log-loss is lower than SIGMA's by
-    more than one standard error of the difference over the slides (the rule of one standard error, Breiman et al.
-    1984, section 3.4.3). Fitted and judged on the same slides a wide smoothing looks better than it is on the next one.
+    Each slide is left out in turn: temperature and biases are fitted to the other slides with the same smoothing, and
+    give the log-loss of the left-out slide. Another width is chosen if its log-loss is lower than SIGMA's by more than
+    one standard error of the difference over the slides (the one-standard-error rule, Breiman et al. 1984, section
+    3.4.3). Fitted to and evaluated on the same slides, a wide smoothing looks better than it is on new ones.
 
     Args:
         scores: [n, k] log-probabilities of validation patches.
         labels: [n] index of the true class.
-        slides: the complete ones among them; SIGMA for fewer than two.
+        slides: the complete ones among them; fewer than two give SIGMA.
 
     Returns:
         The standard deviation in patches; 0 is no smoothing.
@@ -79,7 +79,7 @@ def choose_sigma(scores: np.ndarray, labels: np.ndarray, slides: Sequence[SlideG
 
 
 def _left_out_losses(scores: np.ndarray, labels: np.ndarray, slides: Sequence[SlideGrid]) -> np.ndarray:
-    """Mean log-loss of each slide [slides] at the calibration of the others."""
+    """Compute the mean log-loss of each slide [slides] under the calibration of the others."""
     losses = []
     for left_out in slides:
         rest = np.concatenate([slide.members for slide in slides if slide is not left_out])
@@ -100,7 +100,7 @@ def fit_on_validation(
     """Fit the decision on the validation split: calibration, threshold, and the smoothing over neighbours.
 
     Where patches have positions, complete slides are smoothed, even if validation itself has none: a width of SIGMA
-    needs no fitting, and calibration and threshold are then those of unsmoothed patches. With LEAST_SLIDES complete
+    needs no fitting, and calibration and threshold are then those of unsmoothed patches. With MIN_SLIDES complete
     slides, smoothed scores get a calibration and a threshold of their own. A decision that smooths also holds the one
     without smoothing.
 
@@ -133,7 +133,7 @@ def fit_on_validation(
     if not sigma:
         return alone
     together = alone
-    if len(complete) >= LEAST_SLIDES:
+    if len(complete) >= MIN_SLIDES:
         smoothed = smooth_scores(scores.log_probabilities, complete, sigma)
         together = fit(np.concatenate([slide.members for slide in complete]), smoothed)
     return dataclasses.replace(together, neighbour_sigma=sigma, without_neighbours=alone)
@@ -172,7 +172,7 @@ def apply_decision(
         InputError: a threshold for more than two classes.
     """
     if threshold is not None and decision.positive is None:
-        raise InputError("A threshold needs a run of two classes; this one takes the most probable of several.")
+        raise InputError("A threshold needs a run of two classes; this one decides on the most probable of several.")
     alone = decision.without_neighbours or decision
     probabilities = calibrate(alone, scores)
     predicted = decide(alone, probabilities, threshold)

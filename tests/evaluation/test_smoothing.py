@@ -12,7 +12,7 @@ from cancernet.data.grid import lay_out
 from cancernet.evaluation import decision
 from cancernet.evaluation.predictions import Scores
 from cancernet.evaluation.smoothing import (
-    LEAST_SLIDES,
+    MIN_SLIDES,
     SIGMA,
     apply_decision,
     choose_sigma,
@@ -170,8 +170,8 @@ def fit(scores, labels, patients, x, y, **options):
 
 
 def test_the_decision_with_neighbours_holds_the_one_without():
-    smoothed, _ = fit(*blob_slides(noise=2.0, patients=LEAST_SLIDES))
-    alone, _ = fit(*blob_slides(noise=2.0, patients=LEAST_SLIDES), neighbours=False)
+    smoothed, _ = fit(*blob_slides(noise=2.0, patients=MIN_SLIDES))
+    alone, _ = fit(*blob_slides(noise=2.0, patients=MIN_SLIDES), neighbours=False)
     assert smoothed.neighbour_sigma >= SIGMA
     assert smoothed.without_neighbours == alone
     assert smoothed.temperature != alone.temperature  # a calibration of its own
@@ -180,7 +180,7 @@ def test_the_decision_with_neighbours_holds_the_one_without():
 
 
 def test_few_slides_are_smoothed_by_the_calibration_of_patches_alone():
-    few, _ = fit(*blob_slides(noise=2.0, patients=LEAST_SLIDES - 1))
+    few, _ = fit(*blob_slides(noise=2.0, patients=MIN_SLIDES - 1))
     assert few.neighbour_sigma >= SIGMA
     assert (few.temperature, few.threshold) == (few.without_neighbours.temperature, few.without_neighbours.threshold)
 
