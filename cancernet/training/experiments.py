@@ -51,8 +51,6 @@ def choose_experiment(options: TrainingOptions) -> Experiment:
     experiment = dataclasses.replace(base, **(own | given))
     if not has_backbone and experiment.strategy != "all":
         raise InputError(f"--strategy {experiment.strategy} needs a backbone; {model} is trained from scratch.")
-    if all(architecture.is_backbone for architecture in architectures) and experiment.strategy == "all":
-        raise InputError(f"--strategy all is for networks trained from scratch; {model} takes finetune or two-phase.")
     check_settings_apply(experiment, base, options.settings)
     if experiment.way == "frozen":
         experiment = dataclasses.replace(experiment, augmentation=Augmentation())  # features are computed once

@@ -120,4 +120,4 @@ def test_a_warning_about_images_out_of_distribution_comes_first(settings):
     assert lines[1] == "The furthest, where 1 is the limit: far.png (4.0), far.png (4.0), 1.5.png (1.5)."
     unknown = make_result(SINGLE, "", (5, 0), (4.0, 1.0))
     assert "4 of" not in describe_results(settings, [first, unknown])
-    assert "not known" in describe_results(settings, [first, unknown]).splitlines()[0]
+    assert "It is unknown whether" in describe_results(settings, [first, unknown]).splitlines()[0]

@@ -415,12 +415,15 @@ def test_a_killed_builds_leftovers_are_cleared(slides, tmp_path):
 
 
 def test_help_is_quick():
-    started = time.perf_counter()
-    process = start("--help")
-    out, _ = process.communicate()
-    assert process.returncode == 0
-    assert "--split-file" in out
-    assert time.perf_counter() - started < 0.5
+    seconds = []
+    for _ in range(3):  # the fastest, for other tests run at the same time
+        started = time.perf_counter()
+        process = start("--help")
+        out, _ = process.communicate()
+        seconds.append(time.perf_counter() - started)
+        assert process.returncode == 0
+        assert "--split-file" in out
+    assert min(seconds) < 0.5
 
 
 def test_a_dataset_that_does_not_fit_is_refused_before_it_starts(slides, tmp_path, monkeypatch):

@@ -156,7 +156,6 @@ def test_two_processes_share_a_search_and_one_that_was_killed_goes_on(made, tmp_
         (["--trials", "0"], "argument --trials: takes a whole number of at least 1, not '0'"),
         (["--timeout", "2"], "--timeout takes a time such as 90s, 30m or 2h, not '2'"),
         (["--timeout", "0h"], "--timeout takes a time such as 90s"),
-        (["--trial", "3"], "unrecognized arguments: --trial 3"),
         (["--only-folds", "1"], "unrecognized arguments: --only-folds 1"),
         (["--features", "f.npy"], "unrecognized arguments: --features f.npy"),
         (["--model", "vgg"], "--model takes cancernet"),
