@@ -9,11 +9,12 @@ from scipy.special import log_softmax
 from cancernet import InputError
 from cancernet.data.dataset import Patch
 from cancernet.data.grid import lay_out
-from cancernet.evaluation import decision
+from cancernet.evaluation import decision, smoothing
 from cancernet.evaluation.predictions import Scores
 from cancernet.evaluation.smoothing import (
     MIN_SLIDES,
     SIGMA,
+    SIGMAS,
     apply_decision,
     choose_sigma,
     fit_on_validation,
@@ -158,6 +159,71 @@ def test_smoothing_is_not_praised_for_curing_overconfidence():
 
     assert log_loss(1.0) < log_loss(0)  # so that log loss alone would choose it
     assert choose(scores, labels, *placed) == 0.0
+
+
+@pytest.fixture
+def choose_by(monkeypatch):
+    """Choose a width where the loss of each left-out slide is given: 1 with SIGMA, and less by `gains` with others."""
+
+    def choose_with(n_slides, gains):
+        def loss_of(fitted_to, scores, labels):
+            sigma, slide = scores[0, 0], labels[0]
+            assert fitted_to == set(range(n_slides)) - {slide}  # the other slides, all of them
+            return 1.0 - gains.get(sigma, [0.0] * n_slides if sigma == SIGMA else [-1.0] * n_slides)[slide], None
+
+        monkeypatch.setattr(smoothing, "smooth_scores", lambda scores, slides, sigma: np.full_like(scores, sigma))
+        monkeypatch.setattr(smoothing, "minimise_log_loss", lambda scores, labels: set(labels))
+        monkeypatch.setattr(smoothing, "log_loss", loss_of)
+        slides = np.repeat(np.arange(n_slides), 4)
+        x, y = (np.tile(each, n_slides) for each in full_slide(2, 2))
+        return choose(np.zeros((len(slides), 2)), slides, [f"p{slide}" for slide in slides], x, y)
+
+    return choose_with
+
+
+def test_the_widths_to_choose_from():
+    assert SIGMAS == (0.0, 1.0, 1.5, 2.0, 3.0)
+    assert SIGMA == 1.0
+
+
+@pytest.mark.parametrize("best", [0.0, 1.5, 2.0, 3.0])
+def test_of_the_widths_that_clearly_help_the_best_is_chosen(choose_by, best):
+    """Neither the smallest nor the largest of them."""
+    gains = {sigma: [0.25 + 0.25 * (sigma == best)] * 4 for sigma in SIGMAS if sigma != SIGMA}
+    assert choose_by(4, gains) == best
+
+
+def test_a_width_that_does_not_help_is_not_chosen(choose_by):
+    assert choose_by(4, {}) == SIGMA
+    assert choose_by(4, {0.0: [0.0] * 4, 3.0: [0.0] * 4}) == SIGMA
+
+
+@pytest.mark.parametrize(("least", "chosen"), [(-1 / 64, SIGMA), (0.0, SIGMA), (1 / 64, 2.0)])
+def test_a_gain_must_exceed_one_standard_error(choose_by, least, chosen):
+    # gains of 1, 0, 0 and 0 have the mean 1/4 and the deviations 3/4 and three times -1/4: a standard deviation of
+    # sqrt(12 / 16 / 3) = 1/2 and a standard error of 1/2 / sqrt(4) = 1/4, which the mean does not exceed
+    assert choose_by(4, {2.0: [1.0, 0.0, least, 0.0]}) == chosen
+
+
+def test_two_slides_choose_a_width_only_if_both_gain(choose_by):
+    # gains a < b have the mean (a + b) / 2 and the standard error (b - a) / 2, which the mean exceeds if a > 0
+    assert choose_by(2, {3.0: [0.01, 0.9]}) == 3.0
+    assert choose_by(2, {3.0: [-0.01, 0.9]}) == SIGMA
+
+
+def test_a_clear_gain_is_chosen_before_a_larger_one_that_is_not_clear(choose_by):
+    # 3.0 gains 0.25 on average, but on one slide only; 1.5 gains 0.125 on each
+    assert choose_by(4, {1.5: [0.125] * 4, 3.0: [1.0, 0.0, 0.0, 0.0]}) == 1.5
+
+
+def test_of_equally_good_widths_the_smallest_is_chosen(choose_by):
+    assert choose_by(4, {1.5: [0.5] * 4, 2.0: [0.5] * 4, 3.0: [0.5] * 4}) == 1.5
+    assert choose_by(4, {0.0: [0.5] * 4, 3.0: [0.5] * 4}) == 0.0
+
+
+@pytest.mark.parametrize(("n_slides", "chosen"), [(0, SIGMA), (1, SIGMA), (2, 2.0)])
+def test_fewer_than_two_slides_give_the_usual_width(n_slides, chosen, choose_by):
+    assert choose_by(n_slides, {2.0: [0.5] * n_slides}) == chosen
 
 
 def fit(scores, labels, patients, x, y, **options):
