@@ -110,3 +110,11 @@ def find_prints(source: str) -> list[int]:
     """Lines that call `print`."""
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     return [node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
+
+
+def test_only_commands_print():
+    verbs = {"predict.py", "export.py"}
+    for path in MODULES:
+        is_command = path.parent.name == "workflow" or (path.parent.name == "inference" and path.name in verbs)
+        if not is_command and path.name not in ("cli.py", "__main__.py"):
+            assert not find_prints(path.read_text(encoding="utf-8")), path
