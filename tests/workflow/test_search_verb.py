@@ -58,7 +58,7 @@ def test_a_search_ends_with_a_recipe_that_training_takes(made, tmp_path, capsys)
     main(["tune", *arguments(made, output, "--trials", 2)])  # one more
     said = capsys.readouterr().out
     assert "2 trials (2 finished)" in said
-    assert "Test patients were not read." in said
+    assert "Test patients were not used." in said
     assert {"recipe.json", "trials.csv", "search.txt", "search.png"} <= {path.name for path in output.iterdir()}
     with (output / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -114,7 +114,7 @@ def test_a_frozen_backbone_is_searched_on_kept_features_and_no_test_image_is_rea
     logs = [(tmp_path / "s/logs" / f"{number:04}.txt").read_text() for number in (0, 1)]
     with (made / "dataset/manifest.csv").open() as file:
         known = [row for row in csv.DictReader(file) if row["split"] != "testing"]
-    assert f"Computing the features of {len(known)} images, once" in logs[0]
+    assert f"Computing the features of {len(known)} images once" in logs[0]
     assert "Computing" not in logs[1]
     (features,) = made.glob("dataset.without_testing.features/mobilenetv3small-40-*/features.npy")
     assert len(np.load(features)) == len(known)
@@ -142,7 +142,7 @@ def test_two_processes_share_a_search_and_one_that_was_killed_goes_on(made, tmp_
     assert again.returncode == 0, errors
     with (output / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
-    ended = [row for row in rows if row["state"] != "given back"]
+    ended = [row for row in rows if row["state"] != "interrupted"]
     assert len(ended) == 6
     assert len(rows) == 7  # the killed one's trial
     assert len({(row["learning_rate"], row["dropout"]) for row in ended}) == 6
