@@ -59,7 +59,7 @@ def simulate(random: np.random.Generator, n_patients: int) -> Study:
 
 
 def simulate_pair(random: np.random.Generator, n_patients: int) -> tuple[Study, Study]:
-    """Draw patients, judged by two runs with correlated errors, of which the second is a little worse."""
+    """Draw patients and the predictions of two runs with correlated errors; the second run is a little worse."""
     first = simulate(random, n_patients)
     noise = random.normal(size=len(first.labels)) * 1.8 * math.sqrt(1 / SHARED**2 - 1)
     return first, first._replace(probability=expit(SHARED * (logit(first.probability) + noise)))
@@ -118,8 +118,8 @@ def jackknife_intervals(study: Study) -> dict[str, tuple[float | None, float | N
     return {name: (figures[name].low, figures[name].high) for name in FIGURES}
 
 
-def judge(interval: tuple[float | None, float | None], truth: float) -> str | None:
-    """Whether the truth is `in`, `below` or `above`; None where there is no interval."""
+def locate_truth(interval: tuple[float | None, float | None], truth: float) -> str | None:
+    """Say whether the truth is `in`, `below` or `above` an interval; None if there is no interval."""
     low, high = (-math.inf if interval[0] is None else interval[0]), interval[1]
     if high is None:
         return None
@@ -127,7 +127,7 @@ def judge(interval: tuple[float | None, float | None], truth: float) -> str | No
 
 
 def run_studies(n_patients: int, studies: int, draws: int, truth: dict[str, float]) -> dict:
-    """method -> figure -> answers of `judge`, one a study."""
+    """method -> figure -> results of `locate_truth`, one per study."""
     found = {method: {name: [] for name in FIGURES} for method in METHODS}
     for number in range(studies):
         study = simulate(np.random.default_rng([n_patients, number]), n_patients)
@@ -138,7 +138,7 @@ def run_studies(n_patients: int, studies: int, draws: int, truth: dict[str, floa
             given["percentiles"] = percentile_intervals(study, draws)
         for method, intervals in given.items():
             for name, interval in intervals.items():
-                found[method][name].append(judge(interval, truth[name]))
+                found[method][name].append(locate_truth(interval, truth[name]))
     return found
 
 
@@ -149,7 +149,7 @@ def run_paired_studies(n_patients: int, studies: int, truth: dict[str, float]) -
         pair = simulate_pair(np.random.default_rng([n_patients, number]), n_patients)
         for name, metric in difference(pair).items():
             if name in truth and metric.value is not None:
-                found[name].append(judge((metric.low, metric.high), truth[name]))
+                found[name].append(locate_truth((metric.low, metric.high), truth[name]))
     return {"jackknife": found}
 
 

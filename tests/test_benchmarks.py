@@ -121,7 +121,8 @@ def test_the_time_of_steps_and_the_wait_for_their_batches_are_apart():
 
 
 def test_an_interval_covers_the_truth_or_is_on_one_side_of_it():
-    answers = [coverage.judge(each, 0.5) for each in ((0.4, 0.6), (0.6, 0.7), (0.1, 0.2), (None, 0.6), (None, None))]
+    intervals = ((0.4, 0.6), (0.6, 0.7), (0.1, 0.2), (None, 0.6), (None, None))
+    answers = [coverage.locate_truth(each, 0.5) for each in intervals]
     assert answers == ["in", "below", "above", "in", None]
     assert coverage.share_covered(answers) == "50"
     assert coverage.share_covered(["in", None, None]) == "n/a"
