@@ -174,9 +174,7 @@ def test_folds_test_every_patient_once(folder, tmp_path, capsys):
     assert report["cross_validation"]["mean"]["auroc"] == pytest.approx(np.mean(values))
     assert report["cross_validation"]["spread"]["auroc"] == pytest.approx(np.std(values, ddof=1))
     printed = " ".join(capsys.readouterr().out.split())
-    assert (
-        "each of the 120 images of 20 patients was predicted by a model that was not trained on its patient" in printed
-    )
+    assert "of the 120 images from 20 patients was predicted by a model that was not trained on its patient" in printed
 
 
 def test_folds_may_be_judged_in_part(folder, tmp_path):
@@ -276,19 +274,17 @@ def test_a_head_on_given_features_answers_features_and_says_so(folder, tmp_path,
     with pytest.raises(InputError, match=r"takes features, not images: it was trained with --features"):
         main(["evaluate", str(tmp_path / "run"), "--dataset", str(folder / "elsewhere")])
     (tmp_path / "uni.csv").write_text("file\n" + "".join(f"other/{row}.png\n" for row in range(len(patches))))
-    with pytest.raises(
-        InputError, match=f"uni.npy is of other images: {len(patches)} of {len(patches)} of the dataset"
-    ):
+    with pytest.raises(InputError, match=f"uni.npy does not fit the dataset: {len(patches)} of {len(patches)} images"):
         train_model.main([*options, "--output", str(tmp_path / "other")])
-    with pytest.raises(InputError, match="--image-size is for networks that see images"):
+    with pytest.raises(InputError, match="--image-size is for networks that take images"):
         train_model.main([*options, "--image-size", "96"])
 
 
 def test_a_dataset_of_other_patients_is_a_test(folder, capsys):
     main(["evaluate", str(folder / "runs/one"), "--dataset", str(folder / "elsewhere"), "--prevalence", "0.01"])
     said = capsys.readouterr().out
-    assert "Tested on 36 images of 4 patients that the model was not trained on" in " ".join(said.split())
-    assert "Where 1 in 100 images are IDC" in said
+    assert "Tested on 36 images from 4 patients that the model was not trained on" in " ".join(said.split())
+    assert "At a prevalence of 1%, 100% of the images classified as IDC are IDC (PPV)." in said
 
 
 def test_patients_that_the_run_has_seen_are_refused(folder, capsys):
@@ -297,9 +293,9 @@ def test_patients_that_the_run_has_seen_are_refused(folder, capsys):
         main(["evaluate", *arguments])
     main(["evaluate", *arguments, "--allow-seen-patients"])
     unknown, title, first = [part for part in capsys.readouterr().out.split("\n\n") if part][:3]
-    assert unknown.startswith("WARNING: Whether these images are of the kind that the run was made for is not known")
+    assert unknown.startswith("WARNING: It is unknown whether any image is out of distribution")
     assert title.startswith("Evaluation of one on ")
-    assert first.startswith("No test: 14 of these patients or images were in the run's own training")
+    assert first.startswith("Not an independent test: the training or validation data of the run include 14")
 
 
 def test_patients_that_the_run_has_seen_are_known_under_other_names(folder, tmp_path):
