@@ -1,5 +1,6 @@
 """The run folder: the files in it, how they are written and loaded, and whether they and new images fit together."""
 
+import contextlib
 import csv
 import itertools
 import json
@@ -229,6 +230,7 @@ def save_run(run: Run, history: Mapping[str, Sequence[float]], predictions: Pred
         epochs = enumerate(zip(*history.values()), start=1)
         storage.write_rows(file, [["epoch", *history], *([epoch, *values] for epoch, values in epochs)])
     write_predictions(run.folder, predictions, run.classes)
+    storage.flush_folder(run.folder)  # before the report, by which a fold of a cross-validation is known to be finished
 
 
 def write_settings(folder: Path, settings: Settings) -> None:
@@ -267,7 +269,10 @@ def prepare_folder(folder: Path, request: Mapping[str, object], *, force: bool) 
     storage.check_replaceable(folder, FolderKind.RUN, force=force)
     work = name_unfinished(folder)
     if work.exists() and not _has_request(work, request):
-        if {path.name for path in work.iterdir()} - {REQUEST, f".{REQUEST}.partial"} and not force:
+        has_started = any(path.name != REQUEST and not path.name.startswith(".") for path in work.iterdir())
+        if has_started and not (work / REQUEST).is_file():
+            raise InputError(f"{work} contains other files, not an unfinished run. Choose another output folder.")
+        if has_started and not force:
             raise InputError(
                 f"{work} was started with other settings. Finish it with them, or add --force to start again."
             )
@@ -313,21 +318,24 @@ def is_finished(folder: Path) -> bool:
 
 
 def finish_folder(work: Path, folder: Path) -> None:
-    """Give a finished run its name, then delete what only an unfinished run needs.
+    """Delete what only an unfinished run needs, and give a finished run its name.
 
     Raises:
         StorageError: the folder cannot be renamed; nothing is lost.
     """
     try:
+        storage.flush_folder(work)
+        for name in ("checkpoint*", ".checkpoint*", FEATURES):
+            for leftover in itertools.chain(work.glob(name), work.glob(f"fold_*/{name}")):
+                shutil.rmtree(leftover)
         storage.replace_folder(work, folder)
     except OSError as error:
         raise StorageError(
             f"{error.strerror}: {folder} cannot be replaced. The finished run is in {work}; repeat the command to "
             "rename it."
         ) from error
-    for leftover in [*folder.glob("checkpoint*"), *folder.glob("fold_*/checkpoint*"), *folder.glob(FEATURES)]:
-        shutil.rmtree(leftover)
-    (folder / REQUEST).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # the run is whole with it, too
+        (folder / REQUEST).unlink()
 
 
 def describe_seen(patches: Sequence[Patch]) -> Seen:

@@ -5,6 +5,7 @@
 
 import contextlib
 import csv
+import ctypes
 import enum
 import errno
 import json
@@ -12,14 +13,16 @@ import os
 import platform
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TextIO, TypeVar
 
-from cancernet import CancerNetError, InputError, StorageError
+from cancernet import CancerNetError, InputError, StorageError, __version__
 
 Content = TypeVar("Content")
+_FEW = 64  # files that are flushed one by one, without waiting for what other programs write
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -118,8 +121,9 @@ def claim_folder(folder: Path | None, kind: FolderKind, *, force: bool) -> Itera
 def lock_folder(folder: Path, *, announce: Callable[[str], None] | None = None) -> Iterator[None]:
     """Let no other process make or replace a folder meanwhile, and first repair what a killed process left of it.
 
-    The lock is the file `.NAME.lock` in the same parent folder. The system frees it when its process ends, however it
-    ends. On a network file system without locks filelock uses the existence of that file instead, and warns.
+    The lock is the file `.NAME.cancernet-lock` in the same parent folder. The system frees it when its process ends,
+    however it ends. On a network file system without locks the existence of a file is the lock: a killed process leaves
+    it, and a later one on the same machine sees that it has ended.
 
     Args:
         folder: may be absent.
@@ -132,10 +136,18 @@ def lock_folder(folder: Path, *, announce: Callable[[str], None] | None = None) 
 
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    path = folder.with_name(f".{folder.name}.lock")
-    lock = filelock.FileLock(path)
+    path = _provisional(folder, "lock")
+    lock: filelock.BaseFileLock = filelock.FileLock(path)
     try:
-        lock.acquire(blocking=False)
+        try:
+            lock.acquire(blocking=False)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):  # filelock itself handles ENOSYS
+                raise
+            path.unlink(missing_ok=True)
+            path = _provisional(folder, "lock-file")
+            lock = filelock.SoftFileLock(path)
+            lock.acquire(blocking=False)
     except filelock.Timeout as error:
         found = f"Another process is writing {folder} ({_read_holder(path)})."
         if not announce:
@@ -150,7 +162,8 @@ def lock_folder(folder: Path, *, announce: Callable[[str], None] | None = None) 
         yield
     finally:
         if is_system_lock:
-            path.unlink(missing_ok=True)  # before the release: a process that waits for it sees that its name is gone
+            with contextlib.suppress(OSError):  # the file itself does not lock anything
+                path.unlink()  # before the release: a process that waits for it sees that its name is gone
         lock.release()
 
 
@@ -171,58 +184,129 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
     """
     folder = folder.resolve()
     recover_folder(folder)
-    partial = _partial_name(folder)
-    partial.mkdir(parents=True)
+    partial = _provisional(folder, "new")
     try:
+        partial.mkdir(parents=True)
+        _mark(partial, "unfinished")
         yield partial
         replace_folder(partial, folder)
     except OSError as error:
         raise StorageError(_describe_failure(error, partial, folder)) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _delete(partial)
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Give a finished folder its name, then delete the one that had it. `recover_folder` repairs a kill at any moment.
+    """Flush a finished folder to disk and give it its name, then delete the one that had it.
+
+    `recover_folder` repairs what a kill or a power cut at any moment leaves.
 
     Args:
         new: in the same parent folder as `folder`.
 
     Raises:
-        OSError: it cannot be renamed; both are unchanged.
+        OSError: it cannot be written or renamed; both are unchanged.
+        StorageError: nor could the folder that was being replaced get its name back.
     """
-    replaced = _replaced_name(folder)
+    flush_folder(new)
+    replaced = _provisional(folder, "old")
     try:
         if folder.exists():
+            _mark(folder, "replaced")
             folder.rename(replaced)
         new.rename(folder)
-    except BaseException:
-        if replaced.exists() and not folder.exists():
-            replaced.rename(folder)
+        flush(folder.parent)
+    except BaseException as error:
+        try:
+            if folder.exists() and not new.exists():
+                folder.rename(new)
+            if _is_marked(replaced):
+                replaced.rename(folder)
+            (folder / _MARKER).unlink(missing_ok=True)
+        except OSError:
+            where = f"What was {folder} is now {replaced}; the next command with this folder renames it back."
+            raise StorageError(f"{error}. {where}") from error
         raise
-    recover_folder(folder)
+    with contextlib.suppress(OSError):  # what is left of the old folder is deleted by the next command
+        recover_folder(folder)
 
 
 def recover_folder(folder: Path) -> None:
     """Repair what a killed process left: restore a folder that was being replaced, delete what was not finished."""
-    replaced = _replaced_name(folder)
-    if replaced.exists() and not os.path.lexists(folder):
-        replaced.rename(folder)
-    if replaced.exists():  # a half-deleted folder must not have the name that is restored
-        replaced.rename(folder.with_name(_partial_name(folder).name + "-old"))
-    if folder.parent.is_dir():
-        provisional = re.compile(re.escape(folder.name) + r"\.partial(-\d+(-old)?)?")
-        for leftover in folder.parent.iterdir():
-            if provisional.fullmatch(leftover.name):
-                shutil.rmtree(leftover, ignore_errors=True)
+    new, old, deleted = (_provisional(folder, purpose) for purpose in ("new", "old", "deleted"))
+    if _is_marked(old) and not os.path.lexists(folder):
+        old.rename(folder)
+        flush(folder.parent)
+    if _is_marked(folder):
+        (folder / _MARKER).unlink()
+    _delete(deleted)
+    if _is_marked(old):  # a half-deleted folder must not have the name that is restored
+        old.rename(deleted)
+    for leftover in (deleted, new):
+        _delete(leftover)
 
 
-def _replaced_name(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".replaced")
+# A provisional folder has a hidden name and contains a marker. Without the marker it is never renamed or deleted.
+_MARKER = ".cancernet-provisional.json"
 
 
-def _partial_name(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+def _provisional(folder: Path, purpose: str) -> Path:
+    return folder.with_name(f".{folder.name}.cancernet-{purpose}")
+
+
+def _mark(folder: Path, purpose: str) -> None:
+    made_by = {"made_by": f"CancerNet {__version__}", "process": os.getpid(), "host": platform.node()}
+    (folder / _MARKER).write_text(json.dumps({"purpose": purpose, **made_by}) + "\n", encoding="utf-8")
+    flush(folder / _MARKER)
+
+
+def _is_marked(folder: Path) -> bool:
+    return (folder / _MARKER).is_file() and not folder.is_symlink()
+
+
+def _delete(folder: Path) -> None:
+    """Delete a marked folder, its marker last, so that a kill leaves nothing that is not recognized."""
+    with contextlib.suppress(OSError):  # it is not there, is not ours, or cannot be deleted now
+        if _is_marked(folder):
+            for path in folder.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path.name != _MARKER:
+                    path.unlink()
+            (folder / _MARKER).unlink()
+        folder.rmdir()  # refused by the system unless it is empty
+
+
+def flush_folder(folder: Path) -> None:
+    """Write all files of a folder from the system's memory to disk.
+
+    Raises:
+        OSError: the disk could not store them.
+    """
+    paths = [Path(parent, name) for parent, folders, files in os.walk(folder) for name in (*folders, *files)]
+    if len(paths) <= _FEW or sys.platform != "linux":
+        for path in reversed([folder, *paths]):
+            if not path.is_symlink():
+                flush(path)
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):  # the file system at once: many times as fast
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
+    finally:
+        os.close(descriptor)
+
+
+def flush(path: Path) -> None:
+    """Write a file, or the names in a folder, from the system's memory to disk; errors as `flush_folder`."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):  # some network file systems
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _describe_failure(error: OSError, partial: Path, folder: Path) -> str:
@@ -270,13 +354,15 @@ def file_stem(name: str, taken: set[str]) -> str:
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files into a folder. After a crash each is either the old one or the whole new one."""
-    partial = {name: folder / f".{name}.partial" for name in files}
+    """Write files into a folder. After a crash or a power cut each is either the old one or the whole new one."""
+    partial = {name: _provisional(folder / name, "new") for name in files}
     try:
         for name, content in files.items():
             partial[name].write_bytes(content)
+            flush(partial[name])
         for name in files:
             os.replace(partial[name], folder / name)
+        flush(folder)
     finally:
         for path in partial.values():
             path.unlink(missing_ok=True)

@@ -80,7 +80,7 @@ def read_figures(run):
 
 
 def is_writing(work):
-    return any(work.rglob("checkpoint*.partial-*/last.keras"))
+    return any(work.rglob(".checkpoint*.cancernet-new/last.keras"))
 
 
 def kill(process, work, *, seconds, while_writing):

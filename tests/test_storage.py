@@ -4,7 +4,9 @@ import contextlib
 import csv
 import errno
 import io
+import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -19,7 +21,7 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cancernet import InputError, StorageError
+from cancernet import InputError, StorageError, storage
 from cancernet.storage import (
     FolderKind,
     check_replaceable,
@@ -50,9 +52,12 @@ def run(code, *arguments, **options):
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, **options)
 
 
-# Replaces argv[1] by a folder with the text "new" and is killed at call number argv[2] that renames or removes.
+MARKER = ".cancernet-provisional.json"
+NEW, OLD, DELETED = ".folder.cancernet-new", ".folder.cancernet-old", ".folder.cancernet-deleted"
+
+# Replaces argv[1] by a folder with the text "new" and is killed at operation number argv[2] on names.
 KILLED = """
-import os, shutil, sys
+import os, sys
 from pathlib import Path
 from cancernet.storage import fresh_folder
 calls = 0
@@ -64,40 +69,193 @@ def killed_at(function):
             os.kill(os.getpid(), 9)
         return function(*arguments, **options)
     return call
-Path.rename, shutil.rmtree = killed_at(Path.rename), killed_at(shutil.rmtree)
 with fresh_folder(Path(sys.argv[1])) as folder:
     (folder / "text").write_text("new")
+    (folder / "below").mkdir()
+    (folder / "below/text").write_text("new")
+    for name in ("mkdir", "rename", "unlink", "rmdir"):
+        setattr(os, name, killed_at(getattr(os, name)))
+print(calls)
 """
 
 
-@pytest.mark.parametrize("call", range(1, 7))
+@pytest.mark.parametrize("call", range(1, 14))
 def test_a_process_killed_while_it_replaces_a_folder_loses_neither(tmp_path, call):
     folder = make(tmp_path / "folder", "old")
+    make(folder / "below", "old")
     killed = run(KILLED, folder, call)
-    killed.wait()
-    assert killed.returncode == (-9 if call < 6 else 0)  # three renames, and two removals
+    done = killed.communicate()[0]
+    assert (killed.returncode, done) == ((-9, "") if call < 13 else (0, "12\n"))
     recover_folder(folder)
-    assert (folder / "text").read_text() == ("old" if call <= 2 else "new")
+    assert (folder / "text").read_text() == (folder / "below/text").read_text() == ("old" if call <= 2 else "new")
+    assert sorted(os.listdir(folder)) == ["below", "text"]
     assert os.listdir(tmp_path) == ["folder"]
+
+
+def make_provisional(folder, text):
+    make(folder, text)
+    (folder / MARKER).write_text("{}")
 
 
 def test_the_next_call_finds_the_old_folder_before_it_makes_a_new_one(tmp_path):
-    make(tmp_path / "folder.replaced", "old")
-    make(tmp_path / "folder.partial-99", "half")
+    make_provisional(tmp_path / OLD, "old")
+    for name in (NEW, DELETED):
+        make_provisional(tmp_path / name, "half")
     with contextlib.suppress(ZeroDivisionError), fresh_folder(tmp_path / "folder"):
         raise ZeroDivisionError
     assert (tmp_path / "folder/text").read_text() == "old"
+    assert os.listdir(tmp_path / "folder") == ["text"]
     assert os.listdir(tmp_path) == ["folder"]
 
 
-def test_only_a_folders_own_leftovers_are_removed(tmp_path):
-    others = ["folder.partially", "folder.partial-x", "other.partial-3", "folder.unfinished", "folder.replaced-mine"]
-    for name in others:
+def test_only_what_carries_the_marker_is_renamed_or_deleted(tmp_path):
+    users = ["folder.partial", "folder.partial-3", "folder.partial-3-old", "folder.replaced", NEW, OLD, DELETED]
+    for name in users:
         make(tmp_path / name, "kept")
-    for name in ("folder.partial", "folder.partial-3", "folder.partial-3-old"):
-        make(tmp_path / name, "half")
+    for _ in range(2):
+        with lock_folder(tmp_path / "folder"):
+            assert not (tmp_path / "folder").exists()
+    with pytest.raises(StorageError, match=f"File exists: .*{NEW}"), fresh_folder(tmp_path / "folder"):
+        pass
+    make_provisional(tmp_path / "elsewhere", "kept")
+    shutil.rmtree(tmp_path / OLD)
+    (tmp_path / OLD).symlink_to(tmp_path / "elsewhere")
     recover_folder(tmp_path / "folder")
-    assert sorted(os.listdir(tmp_path)) == sorted(others)
+    assert sorted(os.listdir(tmp_path)) == sorted([*users, "elsewhere"])
+    assert all((tmp_path / name / "text").read_text() == "kept" for name in users)
+
+
+def test_the_marker_says_what_made_the_folder_and_is_gone_in_the_end(tmp_path):
+    make(tmp_path / "folder", "old")
+    with fresh_folder(tmp_path / "folder") as partial:
+        assert partial == tmp_path / NEW
+        marker = json.loads((partial / MARKER).read_text())
+        assert marker.pop("made_by").startswith("CancerNet ")
+        assert marker == {"purpose": "unfinished", "process": os.getpid(), "host": platform.node()}
+    assert os.listdir(tmp_path / "folder") == []
+
+
+@pytest.mark.parametrize("files", [3, 100])
+def test_all_is_on_disk_before_a_folder_gets_its_name_and_the_old_one_is_deleted_last(tmp_path, monkeypatch, files):
+    """Files and folders, then the two renames, then the parent folder; only then the old one is deleted."""
+    events, rename, fsync, delete = [], Path.rename, os.fsync, storage._delete
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))[1])
+    monkeypatch.setattr(Path, "rename", lambda old, new: (events.append(f"{old.name} > {new.name}"), rename(old, new)))
+
+    def record_delete(path):
+        if path.exists():
+            events.append(f"delete {path.name}")
+        delete(path)
+
+    monkeypatch.setattr(storage, "_delete", record_delete)
+    if files > 64:
+        library = SimpleNamespace(syncfs=lambda fd: events.append("syncfs"))
+        monkeypatch.setattr(storage.ctypes, "CDLL", lambda *_, **__: library)
+    folder = make(tmp_path / "folder", "old")
+    with fresh_folder(folder) as partial:
+        for number in range(files):
+            (partial / str(number)).write_text("new")
+        (partial / "link").symlink_to("1")
+        events.clear()
+    new, flushed = tmp_path / NEW, events[: events.index(f"folder > {OLD}") - 1]
+    if files > 64:
+        assert flushed == ["syncfs"]
+    else:
+        assert sorted(flushed) == sorted(map(str, [new, new / MARKER, new / "0", new / "1", new / "2"]))
+        assert flushed[-1] == str(new)
+    assert events[len(flushed) :] == [
+        *(str(folder / MARKER), f"folder > {OLD}", f"{NEW} > folder", str(tmp_path)),
+        *(f"{OLD} > {DELETED}", f"delete {DELETED}"),
+    ]
+
+
+def test_a_disk_that_does_not_store_what_was_written_is_an_error(tmp_path, monkeypatch):
+    folder = make(tmp_path / "folder", "old")
+    refused = OSError(errno.EIO, "Input/output error")
+    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(refused))
+    with pytest.raises(StorageError, match="Input/output error: .*folder is unchanged"), fresh_folder(folder):
+        pass
+    with pytest.raises(OSError, match="Input/output error"):
+        write_files(folder, {"text": b"new"})
+    monkeypatch.undo()
+    library = SimpleNamespace(syncfs=lambda fd: -1)
+    monkeypatch.setattr(storage.ctypes, "CDLL", lambda *_, **__: library)
+    monkeypatch.setattr(storage.ctypes, "get_errno", lambda: errno.EIO)
+    said = "Input/output error: .*folder is unchanged"
+    with pytest.raises(StorageError, match=said), fresh_folder(folder) as partial:
+        fill(partial, map(str, range(100)))
+    assert (folder / "text").read_text() == "old"
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_network_file_system_that_flushes_no_folders_is_used_without(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def refuse_folders(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    with fresh_folder(tmp_path / "folder") as partial:
+        (partial / "text").write_text("new")
+    assert (tmp_path / "folder/text").read_text() == "new"
+
+
+def test_written_files_are_flushed_before_they_replace_others(tmp_path, monkeypatch):
+    events, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))[1])
+    monkeypatch.setattr(os, "replace", lambda old, new: (events.append(f"> {new}"), replace(old, new))[1])
+    write_files(tmp_path, {"a": b"1", "b": b"2"})
+    parts = [str(tmp_path / f".{name}.cancernet-new") for name in "ab"]
+    assert events == [*parts, f"> {tmp_path / 'a'}", f"> {tmp_path / 'b'}", str(tmp_path)]
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+POWER_CUT = """
+import sys
+from pathlib import Path
+from cancernet.storage import fresh_folder, lock_folder, write_files
+folder = Path(sys.argv[1])
+with lock_folder(folder), fresh_folder(folder) as partial:
+    for number in range(int(sys.argv[2])):
+        (partial / str(number)).write_text(f"new {number} " * 500)
+write_files(folder, {"written": b"x" * 5000})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("files", [20, 400])
+def test_nothing_is_lost_when_the_power_fails_right_after_the_end(tmp_path, files):
+    """The disk as it is when the command has ended is copied, so that what is only in memory is lost."""
+    disk, copy, mounted = tmp_path / "disk", tmp_path / "copy", tmp_path / "mounted"
+    mounted.mkdir()
+    with disk.open("wb") as file:
+        file.truncate(64 * 2**20)
+    if not shutil.which("mkfs.ext4") or os.getuid():
+        pytest.skip("needs mkfs.ext4 and the right to mount")
+    subprocess.run(["mkfs.ext4", "-q", "-F", disk], check=True)
+
+    def mount(image):
+        done = subprocess.run(["mount", "-o", "loop", image, mounted], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"cannot mount: {done.stderr}")
+
+    mount(disk)
+    try:
+        make(mounted / "results/folder", "old")
+        os.sync()
+        assert run(POWER_CUT, mounted / "results/folder", files).wait() == 0
+        shutil.copyfile(disk, copy)
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+    mount(copy)
+    try:
+        found = {path.name: path.read_text() for path in (mounted / "results/folder").iterdir()}
+        expected = {str(number): f"new {number} " * 500 for number in range(files)}
+        assert {name: text for name, text in found.items() if name != MARKER} == expected | {"written": "x" * 5000}
+    finally:
+        subprocess.run(["umount", mounted], check=True)
 
 
 def test_a_folder_that_cannot_be_named_leaves_both_as_they_were(tmp_path, monkeypatch):
@@ -113,6 +271,39 @@ def test_a_folder_that_cannot_be_named_leaves_both_as_they_were(tmp_path, monkey
     with pytest.raises(OSError, match="busy"):
         replace_folder(new, old)
     assert ((new / "text").read_text(), (old / "text").read_text()) == ("new", "old")
+
+
+def test_a_folder_that_cannot_get_its_name_back_is_found_again(tmp_path, monkeypatch):
+    new, old = make(tmp_path / "new", "new"), make(tmp_path / "old", "old")
+    rename = type(new).rename
+
+    def refuse(path, target):
+        if target == old:
+            raise OSError(errno.EIO, "broken", str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(type(new), "rename", refuse)
+    with pytest.raises(StorageError, match=r"What was .*old is now .*/\.old\.cancernet-old; the next"):
+        replace_folder(new, old)
+    monkeypatch.undo()
+    recover_folder(old)
+    assert ((new / "text").read_text(), (old / "text").read_text()) == ("new", "old")
+
+
+def test_a_folder_whose_new_name_is_not_stored_gets_its_old_one(tmp_path, monkeypatch):
+    new, old = make(tmp_path / "new", "new"), make(tmp_path / "old", "old")
+    flush = storage.flush
+
+    def refuse(path):
+        if path == tmp_path:
+            raise OSError(errno.EIO, "Input/output error")
+        flush(path)
+
+    monkeypatch.setattr(storage, "flush", refuse)
+    with pytest.raises(OSError, match="Input/output error"):
+        replace_folder(new, old)
+    assert ((new / "text").read_text(), (old / "text").read_text()) == ("new", "old")
+    assert sorted(os.listdir(tmp_path)) == ["new", "old"]
 
 
 def fill_the_disk(folder):
@@ -158,7 +349,7 @@ def test_a_second_process_is_told_who_is_at_work(tmp_path):
         first.kill()
         first.wait()
     with lock_folder(tmp_path / "folder"):  # a lock dies with its process
-        assert (tmp_path / ".folder.lock").read_text().startswith(f"{os.getpid()}\n")
+        assert (tmp_path / ".folder.cancernet-lock").read_text().startswith(f"{os.getpid()}\n")
     assert os.listdir(tmp_path) == ["link"]
 
 
@@ -177,8 +368,24 @@ def test_a_network_file_system_without_locks_has_one_by_the_existence_of_a_file(
     assert third.communicate()[0] == "locked\n"  # that a lock's process is gone is seen on its own machine
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_that_refuses_locks_has_one_by_the_existence_of_a_file(tmp_path, number):
+    refuse = f"import fcntl\ndef flock(*_):\n    raise OSError({number}, 'no')\nfcntl.flock = flock\n"
+    first = run(refuse + HOLDS, tmp_path / "folder")
+    try:
+        assert first.stdout.readline() == "locked\n"
+        second = run(refuse + HOLDS, tmp_path / "folder", stderr=subprocess.PIPE)
+        said = second.communicate()[1]
+        assert f"StorageError: Another process is writing {tmp_path / 'folder'} (process {first.pid})" in said
+    finally:
+        first.kill()
+        first.wait()
+    assert run(refuse + HOLDS.replace("60", "0"), tmp_path / "folder").communicate()[0] == "locked\n"
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_lock_puts_right_what_a_killed_process_left(tmp_path):
-    make(tmp_path / "folder.replaced", "old")
+    make_provisional(tmp_path / OLD, "old")
     with lock_folder(tmp_path / "folder"):
         assert (tmp_path / "folder/text").read_text() == "old"
 
@@ -295,7 +502,7 @@ def test_a_claimed_folder_is_checked_and_locked(tmp_path):
     claim = claim_folder(tmp_path / "out", FolderKind.COMPARISON, force=False)
     with claim, pytest.raises(StorageError, match="Another process is writing"), lock_folder(tmp_path / "out"):
         pass
-    fill(tmp_path / "out.replaced", ["comparison.json"])  # gets its name back when the lock is held
+    fill(tmp_path / ".out.cancernet-old", ["comparison.json", MARKER])  # gets its name back when the lock is held
     claim = claim_folder(tmp_path / "out", FolderKind.COMPARISON, force=False)
     with pytest.raises(InputError, match="already contains"), claim:
         pass
@@ -431,7 +638,7 @@ def test_what_is_free_is_said_of_a_full_disk_only(tmp_path, number, is_full):
     with pytest.raises(StorageError) as caught, fresh_folder(tmp_path / "a/folder"):
         raise OSError(getattr(errno, number), "Refused")
     assert str(caught.value).startswith(f"Refused: {tmp_path}/a/folder.")
-    assert ("0 bytes had been written" in str(caught.value)) == is_full
+    assert ("bytes had been written" in str(caught.value)) == is_full
     assert os.listdir(tmp_path / "a") == []
 
 
@@ -440,7 +647,7 @@ def test_waiting_for_another_process_is_announced(tmp_path):
     said = []
     try:
         assert first.stdout.readline() == "locked\n"
-        (tmp_path / ".folder.lock").write_text("17\nanother machine\n")
+        (tmp_path / ".folder.cancernet-lock").write_text("17\nanother machine\n")
         with lock_folder(tmp_path / "folder", announce=said.append):
             assert first.wait() == 0
     finally:
@@ -452,7 +659,7 @@ def test_waiting_for_another_process_is_announced(tmp_path):
 
 def test_a_holder_that_has_not_written_its_number_is_unknown(tmp_path):
     with lock_folder(tmp_path / "folder"):
-        (tmp_path / ".folder.lock").write_text("")
+        (tmp_path / ".folder.cancernet-lock").write_text("")
         with pytest.raises(StorageError, match="folder .process unknown.. Wait"), lock_folder(tmp_path / "folder"):
             pass
 

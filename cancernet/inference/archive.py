@@ -14,7 +14,7 @@ from cancernet import InputError, StorageError
 from cancernet.inference.summary import ItemResult
 from cancernet.inference.work_list import WorkItem, printable
 from cancernet.run import CONFIG, DECISION, MODEL
-from cancernet.storage import FolderKind, check_replaceable, file_stem, read_json, write_files, write_json
+from cancernet.storage import FolderKind, check_replaceable, file_stem, flush, read_json, write_files, write_json
 
 PATCHES, SLIDES = "patches", "slides"  # folders: a Parquet file for each item; a map and the regions of each slide
 FINISHED, OPTIONS = "finished.jsonl", "archive.json"
@@ -62,6 +62,9 @@ class Archive:
     def add(self, result: ItemResult) -> None:
         """Record an item whose files are written. An item without any prediction is tried again the next time."""
         if result.patches:
+            for name in (f"{result.item.stem}.geojson", f"{result.item.stem}.jpg"):
+                if (self.folder / SLIDES / name).is_file():
+                    flush(self.folder / SLIDES / name)
             self.finished.append(result)
             with (self.folder / FINISHED).open("a", encoding="utf-8") as file:
                 file.write(_to_line(result))

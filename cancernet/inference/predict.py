@@ -261,4 +261,5 @@ def _predict_on_cluster(
     finally:
         results = archive.sort_results([*kept.finished, *failed], items)
         write_tables(output, settings, results, missing)
+        storage.flush_folder(output)
     return results

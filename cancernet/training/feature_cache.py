@@ -10,7 +10,6 @@ import io
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +22,7 @@ from cancernet import InputError, StorageError
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
 from cancernet.models.test_time_augmentation import extract_views
-from cancernet.storage import check_space, lock_folder, read_json
+from cancernet.storage import check_space, lock_folder, read_json, replace_folder
 from cancernet.training.pipeline import evaluation_batches, reraise_file_errors
 from cancernet.training.scoring import BATCH
 
@@ -139,10 +138,10 @@ def _compute(
     work = folder.with_name(f"{folder.name}.unfinished")
     text = json.dumps(dataclasses.asdict(manifest), indent=1) + "\n"
     found = work / MANIFEST
-    if work.exists() and not (found.is_file() and found.read_text(encoding="utf-8") == text):
-        shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
-    found.write_text(text, encoding="utf-8")
+    if not (found.is_file() and found.read_text(encoding="utf-8") == text):
+        (work / FEATURES).unlink(missing_ok=True)
+        found.write_text(text, encoding="utf-8")
     done, missing = _begin(work / FEATURES, (len(images), *network.output_shape[1:]))
     check_space(work, missing, advice="Make room there.")
     say(f"Computing the features of {len(images) - done:,} images once, in {folder} ...")
@@ -155,9 +154,7 @@ def _compute(
         for batch in evaluation_batches(rest, batch_size=BATCH).as_numpy_iterator():
             file.write(np.ascontiguousarray(network.predict_on_batch(batch), _DTYPE).data)
             bar.update(len(batch))
-        file.flush()
-        os.fsync(file.fileno())
-    work.rename(folder)
+    replace_folder(work, folder)
 
 
 def _begin(path: Path, shape: tuple[int, int, int]) -> tuple[int, int]:

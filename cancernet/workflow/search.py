@@ -22,7 +22,7 @@ from annotated_types import Ge
 from cancernet import InputError
 from cancernet.config import RUNS, Experiment, Range, TrainingOptions, option
 from cancernet.models.architectures import check_architecture, split_by_architecture
-from cancernet.storage import FolderKind, check_replaceable
+from cancernet.storage import FolderKind, check_replaceable, write_json
 from cancernet.training import experiments, search_space
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def prepare_folder(output: Path, request: Mapping[str, object]) -> None:
     check_replaceable(output, FolderKind.SEARCH, force=True)  # `join_search` refuses a search for something else
     output.mkdir(parents=True, exist_ok=True)
     if not (output / REQUEST).is_file():
-        (output / REQUEST).write_text(json.dumps(request, indent=1) + "\n", encoding="utf-8")
+        write_json(output / REQUEST, request)
     for folder in (TRIALS, LOGS):
         (output / folder).mkdir(exist_ok=True)
 

@@ -76,7 +76,7 @@ def test_an_item_without_predictions_is_tried_again(folder):
 def test_files_of_an_item_that_was_not_finished_are_deleted(folder):
     finish(folder, Archive(folder), large("whole.svs"))
     write_files(folder, "half")
-    (folder / "patches" / ".other.parquet.partial").write_text("")
+    (folder / "patches" / ".other.parquet.cancernet-new").write_text("")
     Archive(folder)
     assert files_in(folder) == ["whole.geojson", "whole.jpg", "whole.parquet"]
 

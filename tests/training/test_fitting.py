@@ -289,8 +289,9 @@ def test_a_checkpoint_that_was_being_replaced_is_found(whole, tmp_path, monkeypa
     crash_at(monkeypatch, 2, 3, crash)
     with pytest.raises(ZeroDivisionError):
         fit(make_model(), tmp_path / "checkpoint", experiment)
-    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.replaced")
-    (tmp_path / "checkpoint.partial-1").mkdir()
+    (tmp_path / "checkpoint/.cancernet-provisional.json").write_text("")
+    (tmp_path / "checkpoint").rename(tmp_path / ".checkpoint.cancernet-old")
+    (tmp_path / ".checkpoint.cancernet-new").mkdir()
     check_resumed(tmp_path / "checkpoint", whole(0))
     assert json.loads((tmp_path / "checkpoint/state.json").read_text())["epochs"]
 

@@ -397,7 +397,7 @@ def test_ctrl_c_leaves_nothing_behind_and_can_be_started_again(tmp_path):
 
     options = {"start_new_session": True, "preexec_fn": take_ctrl_c}
     process = start("--source", source, "--output", tmp_path / "built", **options)
-    while not list(tmp_path.glob("built.partial-*/*/*/*.png")):
+    while not list(tmp_path.glob(".built.cancernet-new/*/*/*.png")):
         assert process.poll() is None
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGINT)
@@ -409,9 +409,11 @@ def test_ctrl_c_leaves_nothing_behind_and_can_be_started_again(tmp_path):
 
 
 def test_a_killed_builds_leftovers_are_cleared(slides, tmp_path):
-    write_image(tmp_path / "built.partial-1234/training/0/old.png")
+    write_image(tmp_path / ".built.cancernet-new/training/0/old.png")
+    (tmp_path / ".built.cancernet-new/.cancernet-provisional.json").write_text("{}")
+    write_image(tmp_path / "built.partial/thesis.png")
     assert len(build(slides, tmp_path / "built")) == 60
-    assert sorted(os.listdir(tmp_path)) == ["built", "source"]
+    assert sorted(os.listdir(tmp_path)) == ["built", "built.partial", "source"]
 
 
 def test_help_is_quick():

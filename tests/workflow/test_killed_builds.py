@@ -37,7 +37,7 @@ def at_work(tmp_path):
     """A build of 2,000 files that has begun to copy, and those of its processes."""
     source = write_slides(tmp_path / "source", patients=40, patches=50)
     process = start(source, tmp_path / "built", start_new_session=True)
-    while not list(tmp_path.glob("built.partial-*/*/*/*.png")):
+    while not list(tmp_path.glob(".built.cancernet-new/*/*/*.png")):
         assert process.poll() is None
         time.sleep(0.002)
     yield process, psutil.Process(process.pid).children()
@@ -59,7 +59,7 @@ def test_workers_of_a_killed_build_end_and_the_next_one_clears_up(at_work, tmp_p
     process.kill()
     process.communicate(timeout=20)  # until nobody holds its standard output
     assert psutil.wait_procs(workers, timeout=20)[1] == []
-    assert ".built.lock" in os.listdir(tmp_path)
+    assert ".built.cancernet-lock" in os.listdir(tmp_path)
     build(tmp_path / "source", tmp_path / "built")
     assert sorted(os.listdir(tmp_path)) == ["built", "source"]
 
@@ -109,12 +109,12 @@ def test_a_build_killed_at_any_moment_leaves_the_last_whole_one(tmp_path):
         write_image(source / "100/0/new.png", number)
         process = start(source, tmp_path / "built", start_new_session=True)
         if number % 2:
-            while not list(tmp_path.glob("built.partial-*/*/*/*.png")):  # half of them while it copies
+            while not list(tmp_path.glob(".built.cancernet-new/*/*/*.png")):  # half of them while it copies
                 assert process.poll() is None
         time.sleep(rng.uniform(0, 0.1 if number % 2 else 1.5))
         process.kill()
         process.communicate(timeout=20)
-        if (tmp_path / "built.replaced").exists():
+        if (tmp_path / ".built.cancernet-old").exists():
             assert not (tmp_path / "built").exists() or process.returncode == 0
         patches = build_again(source, tmp_path / "built")
         assert len(patches) == 1001
