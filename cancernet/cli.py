@@ -4,6 +4,8 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import logging
+import math
 import os
 import re
 import signal
@@ -14,10 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal, TextIO, TypeVar, Union, get_args, get_origin
 
 from cancernet import CancerNetError, InputError, __version__
-from cancernet.config import Option
+from cancernet.config import Group, Option
 
 Options = TypeVar("Options")
-GROUPS = ("data", "model", "training", "decision", "output")  # of options in --help, in this order
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,22 +32,18 @@ def parse_options(kind: type[Options], argv: Sequence[str], *, prog: str, about:
     """Parse a command line into a dataclass whose fields were declared with `config.option`.
 
     Args:
-        kind: the dataclass; its fields become options, in groups, with their help texts and defaults.
         about: what the command does, for --help.
         epilog: what --help says after the options.
 
     Raises:
         InputError: an unknown option, or a value that an option does not take.
     """
+    layout = argparse.RawDescriptionHelpFormatter if epilog else argparse.HelpFormatter
     parser = Parser(
-        prog=prog,
-        description=about,
-        epilog=epilog,
-        argument_default=argparse.SUPPRESS,
-        formatter_class=argparse.RawDescriptionHelpFormatter if epilog else argparse.HelpFormatter,
+        prog=prog, description=about, epilog=epilog, formatter_class=layout, argument_default=argparse.SUPPRESS
     )
     parser.add_argument("--version", action="version", version=f"cancernet {__version__}")
-    _add_options(parser, kind)
+    _add_options({name: parser.add_argument_group(name) for name in get_args(Group)}, kind)
     given = vars(parser.parse_args(argv))
     values: dict[str, Any] = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
@@ -59,20 +56,13 @@ def parse_options(kind: type[Options], argv: Sequence[str], *, prog: str, about:
     return kind(**values)
 
 
-def _add_options(parser: Parser, kind: type) -> None:
-    groups = {name: parser.add_argument_group(name) for name in GROUPS}
+def _add_options(groups: dict[str, Any], kind: type) -> None:
     hints = typing.get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         if "settings_of" in field.metadata:
-            _add_fields(groups, field.metadata["settings_of"])
+            _add_options(groups, field.metadata["settings_of"])
         else:
             _add_option(groups, field, hints[field.name])
-
-
-def _add_fields(groups: dict[str, Any], kind: type) -> None:
-    hints = typing.get_type_hints(kind, include_extras=True)
-    for field in dataclasses.fields(kind):
-        _add_option(groups, field, hints[field.name])
 
 
 def _add_option(groups: dict[str, Any], field: "dataclasses.Field[Any]", hint: Any) -> None:
@@ -88,18 +78,23 @@ def _add_option(groups: dict[str, Any], field: "dataclasses.Field[Any]", hint: A
     given: dict[str, Any] = {"metavar": described.metavar}
     if get_origin(kind) is Literal:
         given["choices"] = get_args(kind)
+    elif get_origin(kind) is Annotated and not described.parse:
+        given["type"] = _number_parser(*get_args(kind))
     else:
-        given["type"] = described.parse or _find_parser(kind)
+        given["type"] = described.parse or kind
     if described.const:
         given |= {"nargs": "?", "const": described.const}
     elif several:
         given["nargs"] = "+"
     required = field.default is dataclasses.MISSING
     if described.positional:
-        group.add_argument(field.name, help=text, **given, **({} if required or several else {"nargs": "?"}))
+        if not (required or several):
+            given["nargs"] = "?"
+        group.add_argument(field.name, help=text, **given)
         return
-    default = described.default or ("none" if field.default is None else f"{field.default}")
-    text += "" if required else f" (default: {default})".replace("%", "%%")
+    if not required:
+        default = described.default or ("none" if field.default is None else f"{field.default}")
+        text += f" (default: {default})".replace("%", "%%")
     group.add_argument("--" + name, dest=field.name, required=required, help=text, **given)
 
 
@@ -112,47 +107,32 @@ def _unwrap(hint: Any) -> tuple[Any, bool]:
     return hint, False
 
 
-def _find_parser(kind: Any) -> Callable[[str], object]:
-    """The function that turns text into a value of a type, within the range that the type is annotated with."""
-    if get_origin(kind) is not Annotated:
-        return kind
-    base, limits = get_args(kind)
-    below = getattr(limits, "lt", None)
-    return whole_number(limits.ge, below) if base is int else number(limits.gt, below)
-
-
-def whole_number(least: int, below: int | None = None) -> Callable[[str], int]:
-    """Return a parser of whole numbers of at least `least`; it takes plain decimal digits only."""
-
-    def parse(text: str) -> int:
-        if re.fullmatch("-?[0-9]{1,18}", text) and least <= int(text) and (below is None or int(text) < below):
-            return int(text)
-        allowed = f"of at least {least}" if below is None else f"from {least} to {below - 1}"
-        raise argparse.ArgumentTypeError(f"takes a whole number {allowed}, not {text!r}")
-
-    return parse
-
-
-def number(above: float, below: float | None = None) -> Callable[[str], float]:
-    """Return a parser of finite numbers above `above`, and below `below` if that is given."""
+def _number_parser(kind: type[int] | type[float], limits: Any) -> Callable[[str], float]:
+    """Make a parser of numbers within the limits of an annotation: whole ones, of plain digits only, or finite ones."""
+    is_whole, below = kind is int, getattr(limits, "lt", None)
+    if is_whole:
+        allowed = f"of at least {limits.ge}" if below is None else f"from {limits.ge} to {below - 1}"
+    else:
+        allowed = f"above {limits.gt:g}" if below is None else f"between {limits.gt:g} and {below:g}"
 
     def parse(text: str) -> float:
+        is_plain = re.fullmatch("-?[0-9]{1,18}", text) if is_whole else text.isascii()  # float takes all digits
         try:
-            value = float(text) if text.isascii() else float("nan")  # float takes the digits of every script
+            value = kind(text) if is_plain else math.nan
         except ValueError:
-            value = float("nan")
-        if above < value < (float("inf") if below is None else below):
+            value = math.nan
+        if (value >= limits.ge if is_whole else value > limits.gt) and value < (math.inf if below is None else below):
             return value
-        allowed = f"above {above:g}" if below is None else f"between {above:g} and {below:g}"
-        raise argparse.ArgumentTypeError(f"takes a number {allowed}, not {text!r}")
+        raise argparse.ArgumentTypeError(f"takes a {'whole number' if is_whole else 'number'} {allowed}, not {text!r}")
 
     return parse
 
 
 @contextlib.contextmanager
 def quiet_import() -> Iterator[None]:
-    """Silence the lines that TensorFlow prints while it is imported; they are shown if the import fails."""
+    """Silence what TensorFlow prints while it is imported, unless that fails, and its warnings, which tell of speed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     sys.stderr.flush()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as greeting:
@@ -250,7 +230,3 @@ def _run(main: Callable[[Sequence[str]], object]) -> tuple[int | str | None, str
     except OSError as error:  # a folder that may not be written, say
         return 2, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
     return 0, ""
-
-
-# Until the scripts that use them are verbs.
-positive_number, prevalence, seed, at_least, run_script = number(0), number(0, 1), whole_number(0, 2**32), whole_number, run_command  # noqa: E501  # fmt: skip

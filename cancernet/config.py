@@ -7,6 +7,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,15 +21,8 @@ RUNS = Path("runs")
 GIVEN_FEATURES = "features"  # the model of a run trained on features that were computed elsewhere
 
 SPLITS = ("training", "validation", "testing")
-SPLIT_NAMES = {  # names that a folder or a split file may use
-    "train": "training",
-    "training": "training",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "testing",
-    "testing": "testing",
-}
+SPLIT_NAMES = {name: name for name in SPLITS}  # names that a folder or a split file may use
+SPLIT_NAMES |= {"train": "training", "val": "validation", "valid": "validation", "test": "testing"}
 TESTING_SHARE = 0.20  # of all patients
 VALIDATION_SHARE = 0.10  # of the patients that are not for testing
 TRAINING_PARTS = 5  # at most, that training is divided into to choose the penalty of a single member's head
@@ -40,6 +34,7 @@ EPOCHS: frozenset[Way] = frozenset(("scratch", "finetuned", "joined"))  # networ
 IMAGES: frozenset[Way] = EPOCHS | {"frozen"}  # networks that take images
 ALL: frozenset[Way] = IMAGES | {"features"}
 Group = Literal["data", "model", "training", "decision", "output"]
+_CHECKED = {"extra": "forbid", "allow_inf_nan": False}  # pydantic refuses an unknown name and what is no number
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class Range:
     high: int | float | None = None
     log: bool = False  # sample evenly by order of magnitude
     choices: tuple[Setting, ...] = ()
-    __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # noqa: RUF012
+    __pydantic_config__ = _CHECKED
 
     @property
     def ends(self) -> tuple[Setting, ...]:
@@ -74,20 +69,24 @@ class Option:
     const: str | None = None  # what the option means without a value
     on_command_line: bool = True  # False: only in recipe files
     searchable: bool = True  # whether a search may vary it
-    search: Mapping[Way, Range] = field(default_factory=dict)  # what a search tries, by way of training
+    search: Range | Mapping[Way, Range] = field(default_factory=dict)  # what a search tries; a Range: in every way
+
+    def choose_range(self, way: Way) -> Range | None:
+        """Return what a search tries where a network is trained this way; None if it leaves the setting alone."""
+        if isinstance(self.search, Range):
+            return self.search if way in self.applies_to else None
+        return self.search.get(way)
 
 
-def option(value: Any, /, **described: Any) -> Any:
-    """Declare a field of a dataclass that is an option of a command.
+def option(value: Any, /, help: str, **described: Any) -> Any:
+    """Declare a field of a dataclass that is an option of a command: its default, and the fields of `Option`."""
+    return field(default=value, metadata={"option": Option(help, **described)})
 
-    Args:
-        value: its default; a class is called to make it.
-        described: the fields of `Option`.
-    """
-    metadata = {"option": Option(**described)}
-    if isinstance(value, type):
-        return field(default_factory=value, metadata=metadata)
-    return field(default=value, metadata=metadata)
+
+_network_option = partial(option, group="model", applies_to=IMAGES)
+_training_option = partial(option, group="training")
+_epochs_option = partial(_training_option, applies_to=EPOCHS, default="from the recipe")
+_recipe_setting = partial(_epochs_option, on_command_line=False)  # of networks trained in epochs
 
 
 def settings_of(owner: type) -> Any:
@@ -106,205 +105,117 @@ def describe_field(owner: type, name: str) -> Option:
     return describe_field(Augmentation, rest) if rest else declared.metadata["option"]
 
 
-_CHECKED = {"extra": "forbid", "allow_inf_nan": False}  # pydantic refuses an unknown name and what is no number
 _Share = Annotated[float, Interval(ge=0, lt=1)]
 _Count = Annotated[int, Ge(1)]
 Seed = Annotated[int, Interval(ge=0, lt=2**32)]  # what NumPy, scikit-learn and Keras all take
 Prevalence = Annotated[float, Interval(gt=0, lt=1)]
 
 
-def _change(default: Setting, help: str, high: float = 0) -> Any:
-    """A random change of training images; a search tries strengths up to `high`."""
-    tried = dict.fromkeys(("scratch", "finetuned", "joined"), Range(0, high)) if high else {}
-    return option(default, help=help, group="training", applies_to=EPOCHS, on_command_line=False, search=tried)
-
-
 @dataclass(frozen=True)
 class Augmentation:
     """Random changes of training images. Each number is the largest change; 0 or False switches it off."""
 
-    rotation_degrees: Annotated[float, Interval(ge=0, le=180)] = _change(0.0, "Rotation, either way", 45)
-    zoom: _Share = _change(0.0, "Share of the side: 0.05 scales by 0.95 to 1.05", 0.2)
-    shift: _Share = _change(0.0, "Share of the side, in each direction", 0.2)
-    shear_degrees: Annotated[float, Interval(ge=0, lt=90)] = _change(0.0, "Shear, either way")
-    horizontal_flip: bool = _change(False, "Flip left to right with probability 1/2")
-    vertical_flip: bool = _change(False, "Flip top to bottom with probability 1/2")
-    quarter_turns: bool = _change(False, "Rotate by 0, 90, 180 or 270 degrees")
-    stain_jitter: Annotated[float, Interval(ge=0, le=1)] = _change(
-        0.0, "Change of the densities of haematoxylin, eosin and the residual", 0.3
+    rotation_degrees: Annotated[float, Interval(ge=0, le=180)] = _recipe_setting(
+        0.0, "Rotation, either way", search=Range(0, 45)
+    )
+    zoom: _Share = _recipe_setting(0.0, "Share of the side: 0.05 scales by 0.95 to 1.05", search=Range(0, 0.2))
+    shift: _Share = _recipe_setting(0.0, "Share of the side, in each direction", search=Range(0, 0.2))
+    shear_degrees: Annotated[float, Interval(ge=0, lt=90)] = _recipe_setting(0.0, "Shear, either way")
+    horizontal_flip: bool = _recipe_setting(False, "Flip left to right with probability 1/2")
+    vertical_flip: bool = _recipe_setting(False, "Flip top to bottom with probability 1/2")
+    quarter_turns: bool = _recipe_setting(False, "Rotate by 0, 90, 180 or 270 degrees")
+    stain_jitter: Annotated[float, Interval(ge=0, le=1)] = _recipe_setting(
+        0.0, "Change of the densities of haematoxylin, eosin and the residual", search=Range(0, 0.3)
     )
     __pydantic_config__ = _CHECKED
 
 
-def _choices(*ways: Way, of: tuple[Setting, ...]) -> dict[Way, Range]:
-    return dict.fromkeys(ways, Range(choices=of))
-
-
-_RECIPE = "from the recipe"
+def _one_of(*choices: Setting) -> Range:
+    return Range(choices=choices)
 
 
 @dataclass(frozen=True)
 class Experiment:
     """What to train: all settings that the weights follow from. The defaults are those of the CancerNet tutorial."""
 
-    model: str = option(
-        "cancernet",
-        help="Architecture, one of those below, or several joined by +",
-        group="model",
-        default="cancernet",
-        applies_to=IMAGES,
-        searchable=False,
+    model: str = _network_option(
+        "cancernet", "Architecture, one of those below, or several joined by +", searchable=False
     )
-    recipe: str = option(
+    recipe: str = _network_option(
         "tutorial",
-        help="All settings at once: tutorial, standard, joined, transfer, strong, or a JSON file of settings",
-        group="model",
+        "All settings at once: tutorial, standard, joined, transfer, strong, or a JSON file of settings",
         default="standard; transfer for a backbone",
-        applies_to=IMAGES,
         searchable=False,
     )
-    image_size: _Count = option(
+    image_size: _Count = _network_option(
         48,
-        help="Side of the network's input in pixels",
-        group="model",
+        "Side of the network's input in pixels",
         default="the architecture's own",
-        applies_to=IMAGES,
-        search=_choices("scratch", of=(32, 48, 64))
-        | _choices("frozen", of=(64, 96, 128))
-        | _choices("finetuned", of=(96, 160, 224)),
+        search={"scratch": _one_of(32, 48, 64), "frozen": _one_of(64, 96, 128), "finetuned": _one_of(96, 160, 224)},
     )
-    channels: _Count = option(
-        3, help="Colour channels of the input", group="model", on_command_line=False, searchable=False
+    channels: _Count = option(3, "Colour channels of the input", group="model", on_command_line=False, searchable=False)
+    weights: str = _network_option(
+        "none", "Pretrained weights of a backbone: imagenet, none, or a file", default="imagenet", searchable=False
     )
-    weights: str = option(
-        "none",
-        help="Pretrained weights of a backbone: imagenet, none, or a file",
-        group="model",
-        default="imagenet",
-        applies_to=IMAGES,
-        searchable=False,
-    )
-    strategy: Literal["all", "frozen", "finetune", "two-phase"] = option(
+    strategy: Literal["all", "frozen", "finetune", "two-phase"] = _network_option(
         "all",
-        help="How to train a backbone: a head on frozen features, all layers, or first the one and then the other",
-        group="model",
+        "How to train a backbone: a head on frozen features, all layers, or first the one and then the other",
         default="frozen",
-        applies_to=IMAGES,
         searchable=False,
     )
-    epochs: _Count = option(
-        40,
-        help="Passes over the training images",
-        group="training",
-        default=_RECIPE,
-        applies_to=EPOCHS,
-        search=dict.fromkeys(("scratch", "finetuned", "joined"), Range(12, 40)),
+    epochs: _Count = _epochs_option(40, "Passes over the training images", search=Range(12, 40))
+    batch_size: _Count = _epochs_option(32, "Images a step", search=_one_of(16, 32, 64))
+    optimizer: Literal["adagrad", "adam", "adamw"] = _recipe_setting(
+        "adagrad", "Keras optimizer", search=_one_of("adagrad", "adam", "adamw")
     )
-    batch_size: _Count = option(
-        32,
-        help="Images a step",
-        group="training",
-        default=_RECIPE,
-        applies_to=EPOCHS,
-        search=_choices("scratch", "finetuned", "joined", of=(16, 32, 64)),
-    )
-    optimizer: Literal["adagrad", "adam", "adamw"] = option(
-        "adagrad",
-        help="Keras optimizer",
-        group="training",
-        applies_to=EPOCHS,
-        on_command_line=False,
-        search=_choices("scratch", "finetuned", "joined", of=("adagrad", "adam", "adamw")),
-    )
-    learning_rate: Annotated[float, Gt(0)] = option(
+    learning_rate: Annotated[float, Gt(0)] = _epochs_option(
         0.01,
-        help="Optimizer learning rate",
-        group="training",
-        default=_RECIPE,
-        applies_to=EPOCHS,
-        search={
-            "scratch": Range(0.003, 0.3, log=True),
-            "finetuned": Range(1e-5, 1e-2, log=True),
-            "joined": Range(0.003, 0.3, log=True),
-        },
+        "Optimizer learning rate",
+        search=dict.fromkeys(("scratch", "joined"), Range(0.003, 0.3, log=True))
+        | {"finetuned": Range(1e-5, 1e-2, log=True)},
     )
-    schedule: Literal["inverse_time", "constant", "cosine", "plateau"] = option(
-        "inverse_time", help="Learning rate schedule", group="training", applies_to=EPOCHS, on_command_line=False
+    schedule: Literal["inverse_time", "constant", "cosine", "plateau"] = _recipe_setting(
+        "inverse_time", "Learning rate schedule"
     )
-    weight_decay: Annotated[float, Ge(0)] = option(
-        0.0, help="Weight decay of the optimizer", group="training", applies_to=EPOCHS, on_command_line=False
-    )
-    class_weight: Literal["ratio", "balanced", "none"] = option(
+    weight_decay: Annotated[float, Ge(0)] = _recipe_setting(0.0, "Weight decay of the optimizer")
+    class_weight: Literal["ratio", "balanced", "none"] = _training_option(
         "ratio",
-        help="Class weights in the loss: ratio (largest / own count), balanced (images / (classes x count)), none",
-        group="training",
-        default=_RECIPE,
-        search=_choices("scratch", "finetuned", "joined", of=("ratio", "none"))
-        | _choices("frozen", of=("balanced", "none")),
+        "Class weights in the loss: ratio (largest / own count), balanced (images / (classes x count)), none",
+        default="from the recipe",
+        search=dict.fromkeys(EPOCHS, _one_of("ratio", "none")) | {"frozen": _one_of("balanced", "none")},
     )
-    augmentation: Augmentation = option(
-        Augmentation,
-        help="Random changes of training images",
-        group="training",
-        applies_to=EPOCHS,
-        on_command_line=False,
-    )
-    dropout: _Share = option(
+    augmentation: Augmentation = _recipe_setting(Augmentation(), "Random changes of training images")
+    dropout: _Share = _recipe_setting(
         0.5,
-        help="Dropout before the last layer of cancernet (half of it within) and simple_cnn",
-        group="training",
+        "Dropout before the last layer of cancernet (half of it within) and simple_cnn",
         applies_to=frozenset(("scratch", "joined")),
-        on_command_line=False,
         search={"scratch": Range(0.2, 0.7)},
     )
-    statistics_momentum: _Share = option(
-        0.99,
-        help="Momentum of batch normalisation's moving statistics",
-        group="training",
-        applies_to=EPOCHS,
-        on_command_line=False,
-    )
-    views: Literal["one", "mirror", "eight"] = option(
+    statistics_momentum: _Share = _recipe_setting(0.99, "Momentum of batch normalisation's moving statistics")
+    views: Literal["one", "mirror", "eight"] = _network_option(
         "one",
-        help="Test-time augmentation: none (one), horizontal flip (mirror), or all eight flips and rotations",
-        group="model",
-        default=_RECIPE,
-        applies_to=IMAGES,
-        search=_choices("frozen", of=("one", "mirror")),
+        "Test-time augmentation: none (one), horizontal flip (mirror), or all eight flips and rotations",
+        default="from the recipe",
+        search={"frozen": _one_of("one", "mirror")},
     )
-    kept_weights: Literal["best", "mean"] = option(
+    kept_weights: Literal["best", "mean"] = _recipe_setting(
         "best",
-        help="Final weights: of the epoch with the lowest validation loss, or the mean of the last half of the epochs",
-        group="training",
-        applies_to=EPOCHS,
-        on_command_line=False,
+        "Final weights: of the epoch with the lowest validation loss, or the mean of the last half of the epochs",
     )
-    early_stopping_patience: Annotated[int, Ge(0)] = option(
-        0,
-        help="Epochs without a lower validation loss after which training stops; 0 never stops early",
-        group="training",
-        applies_to=EPOCHS,
-        on_command_line=False,
+    early_stopping_patience: Annotated[int, Ge(0)] = _recipe_setting(
+        0, "Epochs without a lower validation loss after which training stops; 0 never stops early"
     )
-    members: _Count = option(
+    members: _Count = _training_option(
         1,
-        help="Ensemble members, each trained without other patients; their mean logits are the output",
-        group="training",
+        "Ensemble members, each trained without other patients; their mean logits are the output",
         default="5 for a frozen backbone, otherwise 1",
         search={"frozen": Range(3, 10), "joined": Range(2, 5)},
     )
-    mixed_precision: bool = option(
-        False,
-        help="Train in bfloat16 if a measured step is faster that way",
-        group="training",
-        applies_to=IMAGES,
-        searchable=False,
+    mixed_precision: bool = _training_option(
+        False, "Train in bfloat16 if a measured step is faster that way", applies_to=IMAGES, searchable=False
     )
-    seed: Seed = option(
-        42,
-        help="Random seed; same command, same machine and versions: same numbers",
-        group="training",
-        searchable=False,
+    seed: Seed = _training_option(
+        42, "Random seed; same command, same machine and versions: same numbers", searchable=False
     )
     __pydantic_config__ = _CHECKED
 
@@ -323,8 +234,6 @@ class Experiment:
 TUTORIAL_AUGMENTATION = Augmentation(
     rotation_degrees=20, zoom=0.05, shift=0.1, shear_degrees=0.05, horizontal_flip=True, vertical_flip=True
 )
-STANDARD_AUGMENTATION = replace(TUTORIAL_AUGMENTATION, shear_degrees=0.0, quarter_turns=True)
-
 DEFAULT_RECIPE = "standard"
 
 # Transfer learning from a keras.applications backbone. The learning rate is for the head on fixed features: at 1e-4 it
@@ -350,7 +259,7 @@ STANDARD = Experiment(
     epochs=24,
     learning_rate=0.05,
     schedule="constant",
-    augmentation=replace(STANDARD_AUGMENTATION, stain_jitter=0.1),
+    augmentation=replace(TUTORIAL_AUGMENTATION, shear_degrees=0.0, quarter_turns=True, stain_jitter=0.1),
     statistics_momentum=0.9,  # at this rate weights change too fast for statistics over a hundred steps
     views="eight",
     kept_weights="mean",
@@ -363,12 +272,7 @@ RECIPES = {
     "standard": STANDARD,
     # CancerNet and a linear head on a frozen backbone, which err on different patients.
     "joined": replace(
-        STANDARD,
-        recipe="joined",
-        model="cancernet+densenet121",
-        image_size=96,
-        weights="imagenet",
-        strategy="frozen",
+        STANDARD, recipe="joined", model="cancernet+densenet121", image_size=96, weights="imagenet", strategy="frozen"
     ),
     "transfer": TRANSFER,
     # For patches of 4 micrometres a pixel: all eight flips and rotations of each, in four times the time.
@@ -409,52 +313,42 @@ def read_recipe(path: Path) -> dict[str, Any]:
 class TrainingOptions:
     """What a training is told: on which dataset, with which settings, and how the run decides and reports."""
 
-    dataset: Path = option(DATASET, help="Folder made by build_dataset.py", group="data")
+    dataset: Path = option(DATASET, "Folder made by build_dataset.py", group="data")
     settings: Mapping[str, Setting] = settings_of(Experiment)  # in place of the recipe's
-    encoder: str | None = option(
+    encoder: str | None = _network_option(
         None,
-        help="KerasHub encoder in place of a backbone: hf://..., kaggle://... or a folder (see docs/encoders.md)",
-        group="model",
+        "KerasHub encoder in place of a backbone: hf://..., kaggle://... or a folder (see docs/encoders.md)",
         metavar="PRESET",
-        applies_to=IMAGES,
     )
     features: Path | None = option(
-        None,
-        help="Features of all images in place of a network, .npy or HDF5 (see docs/encoders.md)",
-        group="model",
+        None, "Features of all images in place of a network, .npy or HDF5 (see docs/encoders.md)", group="model"
     )
     operating_point: str = option(
         "balanced",
-        help="How the threshold is chosen: balanced, sensitivity=0.95, specificity=0.95 or a number",
+        "How the threshold is chosen: balanced, sensitivity=0.95, specificity=0.95 or a number",
         group="decision",
     )
-    neighbours: bool = option(True, help="Do not smooth over neighbouring patches of a slide", group="decision")
+    neighbours: bool = option(True, "Do not smooth over neighbouring patches of a slide", group="decision")
     positive: str | None = option(
         None,
-        help="Positive class of two, which sensitivity refers to",
+        "Positive class of two, which sensitivity refers to",
         group="decision",
         default="the last by name",
         metavar="CLASS",
     )
-    prevalence: Prevalence | None = option(None, help="Also give PPV and NPV at this prevalence", group="decision")
-    cache_limit: Annotated[float, Gt(0)] | None = option(
-        None,
-        help="GB of decoded images to keep in memory",
-        group="training",
-        default="half of what is free",
-        applies_to=IMAGES,
+    prevalence: Prevalence | None = option(None, "Also give PPV and NPV at this prevalence", group="decision")
+    cache_limit: Annotated[float, Gt(0)] | None = _training_option(
+        None, "GB of decoded images to keep in memory", default="half of what is free", applies_to=IMAGES
     )
-    folds: Annotated[int, Ge(2)] | None = option(
-        None, help="Cross-validate by patient in so many folds, with one pooled report", group="training"
+    folds: Annotated[int, Ge(2)] | None = _training_option(
+        None, "Cross-validate by patient in so many folds, with one pooled report"
     )
-    only_folds: tuple[_Count, ...] | None = option(
-        None, help="Train only these folds, such as 1 2", group="training", default="all", metavar="N"
+    only_folds: tuple[_Count, ...] | None = _training_option(
+        None, "Train only these folds, such as 1 2", default="all", metavar="N"
     )
-    distributed: bool = option(
-        False,
-        help="Train on all GPUs, and in all processes that a launcher such as srun started (see docs/scale.md)",
-        group="training",
+    distributed: bool = _training_option(
+        False, "Train on all GPUs, and in all processes that a launcher such as srun started (see docs/scale.md)"
     )
-    output: Path | None = option(None, help="Folder of the run", default="runs/MODEL, then runs/MODEL-2 and so on")
-    force: bool = option(False, help="Replace a run that exists")
+    output: Path | None = option(None, "Folder of the run", default="runs/MODEL, then runs/MODEL-2 and so on")
+    force: bool = option(False, "Replace a run that exists")
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012

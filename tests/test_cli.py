@@ -1,6 +1,5 @@
 """Options generated from dataclasses, what a command may replace, one-line errors, exit statuses and signals."""
 
-import argparse
 import dataclasses
 import os
 import signal
@@ -18,7 +17,7 @@ from conftest import ROOT, write_slides
 from cancernet import CancerNetError, InputError
 from cancernet.__main__ import VERBS
 from cancernet.__main__ import main as run
-from cancernet.cli import number, parse_options, whole_number
+from cancernet.cli import parse_options
 from cancernet.config import TrainingOptions, option
 from cancernet.storage import lock_folder
 
@@ -119,10 +118,11 @@ def test_what_is_printed_ends_no_script():
 
 @pytest.mark.parametrize("text", ["１２", "²", "x", "", "9" * 5000])
 def test_numbers_are_of_plain_digits(text):
-    for kind in (whole_number(1), number(0)):
-        with pytest.raises(argparse.ArgumentTypeError):
-            kind(text)
-    assert (whole_number(-5)("-3"), whole_number(1)("12"), number(0)("1e-3")) == (-3, 12, 0.001)
+    for name in ("--epochs", "--learning-rate"):
+        with pytest.raises(InputError, match=f"argument {name}: takes a (whole )?number (of at least 1|above 0), not"):
+            parse_options(TrainingOptions, [name, text], prog="", about="")
+    given = parse_options(TrainingOptions, ["--epochs", "12", "--learning-rate", "1e-3"], prog="", about="").settings
+    assert given == {"epochs": 12, "learning_rate": 0.001}
 
 
 def run_shell(code, redirected):

@@ -17,7 +17,7 @@ from cancernet.training.experiments import check_values
 
 def choose_space(experiment: Experiment) -> dict[str, Range]:
     """Return the default ranges for an experiment's way of training; stains are left out of images of one channel."""
-    ranges = {name: describe_field(Experiment, name).search.get(experiment.way) for name in list_searchable()}
+    ranges = {name: describe_field(Experiment, name).choose_range(experiment.way) for name in list_searchable()}
     if experiment.channels == 1:
         ranges.pop("augmentation.stain_jitter")
     return {name: tried for name, tried in ranges.items() if tried}
