@@ -99,10 +99,8 @@ def _decide(patches: list[Patch], scores: np.ndarray, classes: tuple[str, ...]) 
     positive = classes[1] if len(classes) == 2 else None
     given = {"classes": classes, "positive": positive, "operating_point": "balanced"}
     plain = smoothing.fit_on_validation(Scores(patches, scores), neighbours=False, **given)
-    patients = [patch.patient for patch in patches]
     smoothed = smoothing.smooth_scores(scores, lay_out_patches(patches).slides, SIGMA)
-    labels = np.array([classes.index(patch.label) for patch in patches])
-    fitted = decision.fit_decision(smoothed, labels, patients, **given)
+    fitted = decision.fit_decision(Scores(patches, smoothed), **given)
     return dataclasses.replace(fitted, neighbour_sigma=SIGMA, without_neighbours=plain)
 
 

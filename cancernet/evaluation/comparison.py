@@ -62,14 +62,15 @@ def compare_figures(
     """
     metrics = list_metrics(two_classes=positive is not None)
     images = [EvaluatedImages.of(run, classes=classes, positive=positive) for run in runs]
-    first, *others = (measure(each, {metric.name: metric.compute for metric in metrics}) for each in images)
+    computations = {metric.name: metric.compute for metric in metrics}
+    (first, first_left_out), *others = (measure(each, computations) for each in images)
 
     def subtract(metric: Metric, values: dict[str, float], left_out: dict[str, np.ndarray]) -> Difference:
-        change = values[metric.name] - first.values[metric.name]
+        change = values[metric.name] - first[metric.name]
         if not np.isfinite(change):
             return Difference(None, None, None, UNDEFINED, verdict="unclear")
         with np.errstate(invalid="ignore"):  # between two infinite ratios
-            changes = left_out[metric.name] - first.left_out[metric.name]
+            changes = left_out[metric.name] - first_left_out[metric.name]
         bounds = _find_bounds(metric, change, changes, images[0])
         return Difference(change, *bounds, verdict=_give_verdict(metric, bounds))
 
@@ -89,18 +90,9 @@ def compare_patients(
     only_first, only_other = (
         np.bincount(images[0].groups, one & ~two).astype(int).tolist() for one, two in (right, right[::-1])
     )
-    rows = [
-        PatientDifference(
-            patient=one.patient,
-            images=one.images,
-            only_first=only_first[group],
-            only_other=only_other[group],
-            difference=(only_other[group] - only_first[group]) / one.images,
-            first=one,
-            other=two,
-        )
-        for group, (one, two) in enumerate(zip(*map(patient_table, images), strict=True))
-    ]
+    rows = []
+    for one, two, lost, gained in zip(*map(patient_table, images), only_first, only_other):  # groups may follow these
+        rows.append(PatientDifference(one.patient, one.images, lost, gained, (gained - lost) / one.images, one, two))
     return sorted(rows, key=lambda row: (-_mcnemar(row), -row.images, row.patient))
 
 

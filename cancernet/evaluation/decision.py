@@ -1,7 +1,4 @@
-"""The decision of a run: how scores become calibrated probabilities and a class, fitted on validation and then fixed.
-
-Scores are log-probabilities `[n, k]` float64, a row an image, a column a class, in the order of `classes`.
-"""
+"""The decision of a run: how scores become calibrated probabilities and a class, fitted on validation."""
 
 import json
 import math
@@ -14,6 +11,7 @@ import numpy as np
 
 from cancernet import InputError, StorageError, TrainingDiverged
 from cancernet.evaluation.calibration import apply_calibration, fit_calibration
+from cancernet.evaluation.predictions import Scores
 from cancernet.storage import read_json, write_files
 
 DEFAULT_OPERATING_POINT = "balanced"
@@ -98,18 +96,15 @@ def parse_operating_point(text: str) -> OperatingPoint:
 
 
 def fit_decision(
-    scores: np.ndarray,
-    labels: np.ndarray,
-    patients: Sequence[str],
+    scores: Scores,
     *,
     classes: Sequence[str],
     positive: str | None,
     operating_point: str = DEFAULT_OPERATING_POINT,
     log_class_weight: float = 0.0,
 ) -> Decision:
-    """Fit temperature, bias and threshold on the validation images.
+    """Fit temperature, bias (see `calibration.fit_calibration`) and threshold on the validation images.
 
-    - Temperature and bias: see `calibration.fit_calibration`.
     - `balanced`: the mean calibrated probability, which is the expected share of the positive class. A patch of
       probability p contributes p / share to the expected sensitivity if it is classified as positive, otherwise
       (1 - p) / (1 - share) to the specificity, and the first is larger where p exceeds the share: no threshold has a
@@ -120,52 +115,40 @@ def fit_decision(
       not on that of an image.
 
     Args:
-        scores: [n, k] log-probabilities.
-        labels: [n] class indices.
-        patients: [n], '' where unknown.
         positive: one of two classes; None where there are more. The most probable class is then decided on, and only
             `balanced` is allowed.
         operating_point: see `parse_operating_point`.
-        log_class_weight: of two classes, log of the weight of the positive class over that of the negative one in
-            training.
+        log_class_weight: of two classes, log of the weight of the positive over that of the negative one in training.
 
     Raises:
-        InputError: no images, shapes that do not match, one class only, or an operating point that cannot be used.
+        InputError: no images, one class only, or an operating point that cannot be used.
         TrainingDiverged: scores that are not finite.
     """
-    scores, labels, classes = np.asarray(scores, dtype=np.float64), np.asarray(labels), tuple(classes)
-    _check_images(scores, labels, patients, classes)
+    values, labels = np.asarray(scores.log_probabilities, dtype=np.float64), scores.index_labels(classes)
+    patients = [patch.patient for patch in scores.patches]
+    _check_images(values, labels, classes)
     point = _check_classes(classes, positive, operating_point)
     towards_last = log_class_weight if positive == classes[-1] else -log_class_weight
-    temperature, bias = fit_calibration(scores, labels, patients, towards_last)
+    temperature, bias = fit_calibration(values, labels, patients, towards_last)
     threshold = expected = curve = others = None
     if positive is not None:
         index = classes.index(positive)
-        probability, is_positive = apply_calibration(scores, temperature, bias)[:, index], labels == index
+        probability, is_positive = apply_calibration(values, temperature, bias)[:, index], labels == index
         threshold = _fit_threshold(probability, is_positive, point)
         others = {name: _fit_other(probability, is_positive, name) for name in OTHER_POINTS}
         curve = _trace_rates(probability, is_positive, [threshold, *others.values()])
         at = curve.threshold.index(threshold)
         expected = ValidationRates(curve.sensitivity[at], curve.specificity[at])
+    fitted_on = FittedOn(len(labels), len(set(patients) - {""}) or None)
     return Decision(
-        classes=classes,
-        positive=positive,
-        temperature=temperature,
-        bias=bias,
-        threshold=threshold,
-        operating_point=operating_point,
-        neighbour_sigma=0.0,
-        fitted_on=FittedOn(len(labels), len({patient for patient in patients if patient}) or None),
-        expected_on_validation=expected,
-        curve=curve,
-        other_points=others,
+        tuple(classes), positive, temperature, bias, threshold, operating_point, 0.0, fitted_on, expected, curve, others
     )
 
 
 def calibrate(decision: Decision, scores: np.ndarray) -> np.ndarray:
-    """Turn scores into probabilities, softmax(scores / temperature + bias): `[n, k]` float64, 0 to 1, rows sum to 1.
+    """Turn log-probabilities `[n, k]` into probabilities, softmax(scores / temperature + bias).
 
-    For two classes the order of any two images by log-odds is kept.
+    These are float64 `[n, k]`, 0 to 1, and rows sum to 1. Of two classes, images keep their order by log-odds.
 
     Raises:
         InputError: the number of columns is not that of the decision's classes.
@@ -180,10 +163,9 @@ def calibrate(decision: Decision, scores: np.ndarray) -> np.ndarray:
 
 
 def decide(decision: Decision, probabilities: np.ndarray, threshold: float | None = None) -> np.ndarray:
-    """Decide on class indices `[n]` from calibrated probabilities `[n, k]`.
+    """Decide on class indices `[n]` from calibrated probabilities `[n, k]`: the most probable class.
 
-    For two classes: the positive one where its probability is at least the threshold, by default the decision's own.
-    For more: the most probable one.
+    Of two classes the positive one where its probability is at least the threshold, by default the decision's own.
     """
     probabilities = np.asarray(probabilities)
     if decision.positive is None:
@@ -210,8 +192,9 @@ def expected_rates(decision: Decision, threshold: float) -> ValidationRates:
     """
     if decision.curve is None:
         raise InputError("A decision on more than two classes has no threshold to move.")
-    rates = (decision.curve.sensitivity, decision.curve.specificity)
-    return ValidationRates(*(float(np.interp(threshold, decision.curve.threshold, rate)) for rate in rates))
+    curve = decision.curve
+    rates = (np.interp(threshold, curve.threshold, rate) for rate in (curve.sensitivity, curve.specificity))
+    return ValidationRates(*map(float, rates))
 
 
 def save_decision(decision: Decision, path: Path) -> None:
@@ -236,28 +219,24 @@ def load_decision(path: Path) -> Decision:
 
 def _find_contradiction(decision: Decision) -> str:
     """Return which values of a decision, of the right types, contradict each other; "" for none."""
-    classes, positive, curve = decision.classes, decision.positive, decision.curve
-    if len(classes) < 2:
-        return f"classes is {list(classes)}"
-    if not _is_positive_of(positive, classes):
-        return f"positive is {positive!r} of classes {', '.join(classes)}"
-    if not decision.temperature > 0:
-        return f"temperature is {decision.temperature}"
-    if len(decision.bias) != len(classes):
-        return f"bias is {list(decision.bias)}"
-    if not decision.neighbour_sigma >= 0:
-        return f"neighbour_sigma is {decision.neighbour_sigma}"
-    if positive is not None:
-        if decision.threshold is None or not 0 <= decision.threshold <= ABOVE_ONE:
-            return f"threshold is {decision.threshold}"
-        if decision.expected_on_validation is None:
-            return "expected_on_validation is None"
-        if not all(0 <= threshold <= ABOVE_ONE for threshold in (decision.other_points or {}).values()):
-            return f"other_points is {decision.other_points}"
-        if curve is None or not len(curve.threshold) == len(curve.sensitivity) == len(curve.specificity) > 0:
-            return "its curve is not three lists of one length"
-    without = decision.without_neighbours
-    problem = _find_contradiction(without) if without else ""
+    classes, positive, threshold, curve = decision.classes, decision.positive, decision.threshold, decision.curve
+    of_two, others = positive is not None, decision.other_points or {}
+    contradictions = {
+        f"classes is {list(classes)}": len(classes) < 2,
+        f"positive is {positive!r} of classes {', '.join(classes)}": not _is_positive_of(positive, classes),
+        f"temperature is {decision.temperature}": not decision.temperature > 0,
+        f"bias is {list(decision.bias)}": len(decision.bias) != len(classes),
+        f"neighbour_sigma is {decision.neighbour_sigma}": not decision.neighbour_sigma >= 0,
+        f"threshold is {threshold}": of_two and (threshold is None or not 0 <= threshold <= ABOVE_ONE),
+        "expected_on_validation is None": of_two and decision.expected_on_validation is None,
+        f"other_points is {others}": of_two and not all(0 <= other <= ABOVE_ONE for other in others.values()),
+        "its curve is not three lists of one length": of_two
+        and (curve is None or not len(curve.threshold) == len(curve.sensitivity) == len(curve.specificity) > 0),
+    }
+    found = next((words for words, holds in contradictions.items() if holds), "")
+    if found or decision.without_neighbours is None:
+        return found
+    problem = _find_contradiction(decision.without_neighbours)
     return problem and f"without_neighbours: {problem}"
 
 
@@ -266,15 +245,10 @@ def _is_positive_of(positive: str | None, classes: Sequence[str]) -> bool:
     return positive in classes if len(classes) == 2 else positive is None
 
 
-def _check_images(scores: np.ndarray, labels: np.ndarray, patients: Sequence[str], classes: Sequence[str]) -> None:
+def _check_images(scores: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> None:
     if not len(labels):
         raise InputError(
             "No validation images to fit the decision on. Build the dataset again with a validation split."
-        )
-    if scores.shape != (len(labels), len(classes)) or len(patients) != len(labels):
-        raise InputError(
-            f"Validation scores of shape {list(scores.shape)} do not match {len(labels):,} labels, {len(patients):,} "
-            f"patients and {len(classes)} classes. They must be of the same images."
         )
     if not np.isfinite(scores).all():
         raise TrainingDiverged(
@@ -344,8 +318,5 @@ def _count_right(
 def _trace_rates(probability: np.ndarray, is_positive: np.ndarray, exact: Sequence[float]) -> RatesCurve:
     thresholds = np.unique(np.append(np.arange(CURVE_STEPS + 1) / CURVE_STEPS, exact))
     hits, rejections = _count_right(probability, is_positive, thresholds)
-    return RatesCurve(
-        threshold=thresholds.tolist(),
-        sensitivity=(hits / is_positive.sum()).tolist(),
-        specificity=(rejections / (~is_positive).sum()).tolist(),
-    )
+    sensitivity, specificity = hits / is_positive.sum(), rejections / (~is_positive).sum()
+    return RatesCurve(thresholds.tolist(), sensitivity.tolist(), specificity.tolist())

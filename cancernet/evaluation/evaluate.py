@@ -3,38 +3,18 @@
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
-from typing import Generic, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from cancernet import InputError
+from cancernet.evaluation import metrics, results
 from cancernet.evaluation.intervals import LEVEL, SHARE, Bounds, Key, Scale, jackknife, jackknife_interval
-from cancernet.evaluation.metrics import (
-    CLASS_METRICS,
-    METRICS,
-    Compute,
-    Metric,
-    adjusted_npv,
-    adjusted_ppv,
-    explain_undefined,
-    list_metrics,
-)
+from cancernet.evaluation.metrics import CLASS_METRICS, METRICS, Compute, Metric, explain_undefined
 from cancernet.evaluation.predictions import Predictions
 from cancernet.evaluation.ranking import rank_images, weighted_areas
 from cancernet.evaluation.rates import class_rates, confusion_matrix
-from cancernet.evaluation.results import (
-    AtPrevalence,
-    Calibration,
-    CalibrationBin,
-    ClassMetrics,
-    Estimate,
-    Evaluation,
-    Interval,
-    PatientRow,
-    PointRates,
-    Spread,
-    TwoClassPatientRow,
-)
+from cancernet.evaluation.results import Estimate, Evaluation, PatientRow, PointRates, TwoClassPatientRow
 from cancernet.evaluation.tables import EvaluatedImages, WeightedImages
 
 LEAST_UNBIASED_GROUPS = 50  # fewer give no bound of a metric that noise biases upward
@@ -47,13 +27,6 @@ class Figure(NamedTuple):
     undefined: str  # why it would be
     scale: Scale = SHARE
     biased_upward: bool = False
-
-
-class Measured(NamedTuple, Generic[Key]):
-    """Values of all images, and with each group left out."""
-
-    values: dict[Key, float]
-    left_out: dict[Key, np.ndarray]  # [groups] each
 
 
 def evaluate(
@@ -74,27 +47,24 @@ def evaluate(
     """
     _check(predictions, classes, positive, prevalence)
     images = EvaluatedImages.of(predictions, classes=classes, positive=positive)
-    figures: dict[Hashable, Figure] = {
-        **{metric.name: _figure(metric, images) for metric in list_metrics(two_classes=positive is not None)},
-        **_class_figures(images),
-        **(_prevalence_figures(images, prevalence) if prevalence is not None else {}),
-    }
-    found = _estimate(images, figures)
+    found = _estimate(images, _list_figures(images, prevalence))
     rows = patient_table(images)
+    rates = ("accuracy",) if positive is None else ("accuracy", "sensitivity", "specificity", "auroc")
+    at_prevalence = None
+    if prevalence is not None:
+        at_prevalence = results.AtPrevalence(prevalence, found["prevalence", "ppv"], found["prevalence", "npv"])
     return Evaluation(
         metrics={key: estimate for key, estimate in found.items() if isinstance(key, str)},
         per_class={
-            name: ClassMetrics(**{rate: found[index, rate] for rate in CLASS_METRICS}, images=int(row.sum()))
+            name: results.ClassMetrics(**{rate: found[index, rate] for rate in CLASS_METRICS}, images=int(row.sum()))
             for index, (name, row) in enumerate(zip(classes, images.matrix, strict=True))
         },
         confusion_matrix=images.matrix.tolist(),
         calibration=_describe_calibration(images),
-        interval=Interval(LEVEL, images.unit, images.n_groups),
-        prevalence=None
-        if prevalence is None
-        else AtPrevalence(prevalence, found["prevalence", "ppv"], found["prevalence", "npv"]),
+        interval=results.Interval(LEVEL, images.unit, images.n_groups),
+        prevalence=at_prevalence,
         patients=rows,
-        patient_spread={name: _spread([getattr(row, name) for row in rows]) for name in _list_rates(positive)},
+        patient_spread={rate: _spread([getattr(row, rate) for row in rows]) for rate in rates},
     )
 
 
@@ -114,19 +84,17 @@ def evaluate_points(
     return found
 
 
-def measure(images: EvaluatedImages, computations: Mapping[Key, Compute]) -> Measured[Key]:
-    """Compute figures of all images, and with each group left out.
-
-    Args:
-        computations: functions from weighted images to values [rows], by key.
-    """
+def measure(
+    images: EvaluatedImages, computations: Mapping[Key, Compute]
+) -> tuple[dict[Key, float], dict[Key, np.ndarray]]:
+    """Compute figures of all images, and `[groups]` of each figure with a group left out."""
 
     def compute(weights: np.ndarray) -> dict[Key, np.ndarray]:
         weighted = WeightedImages(images, weights)
         return {key: function(weighted) for key, function in computations.items()}
 
     values = {key: float(value[0]) for key, value in compute(np.ones((1, images.n_groups))).items()}
-    return Measured(values, jackknife(compute, images.n_groups, len(images.labels)))
+    return values, jackknife(compute, images.n_groups, len(images.labels))
 
 
 def patient_table(images: EvaluatedImages) -> list[TwoClassPatientRow] | list[PatientRow]:
@@ -134,36 +102,39 @@ def patient_table(images: EvaluatedImages) -> list[TwoClassPatientRow] | list[Pa
     names = images.patients
     order = np.argsort(images.groups, kind="stable")
     parts = np.split(order, np.cumsum(np.bincount(images.groups))[:-1])[: len(names)]
-    if images.positive is None:
-        right = images.labels == images.predicted
-        return [
-            PatientRow(name, len(part), int(right[part].sum()), float(right[part].mean()))
-            for name, part in zip(names, parts, strict=True)
-        ]
-    return [_evaluate_patient(images, name, part) for name, part in zip(names, parts, strict=True)]
+    of_names = list(zip(names, parts, strict=True))
+    if images.positive is not None:
+        return [_evaluate_patient(images, name, part) for name, part in of_names]
+    right = images.labels == images.predicted
+    return [PatientRow(name, len(part), int(right[part].sum()), float(right[part].mean())) for name, part in of_names]
 
 
 def _evaluate_patient(images: EvaluatedImages, name: str, rows: np.ndarray) -> TwoClassPatientRow:
     is_positive, predicted = images.labels[rows] == images.positive, images.predicted[rows] == images.positive
     matrix = confusion_matrix(is_positive.astype(int), predicted, 2)
-    ranking = rank_images(images.stated[rows], is_positive, np.zeros(len(rows), dtype=int))
+    (tn, fp), (fn, tp) = matrix.tolist()
     rates = class_rates(matrix)
-    return TwoClassPatientRow(
-        patient=name,
-        images=len(rows),
-        tp=int(matrix[1, 1]),
-        fp=int(matrix[0, 1]),
-        tn=int(matrix[0, 0]),
-        fn=int(matrix[1, 0]),
-        accuracy=float(np.trace(matrix) / len(rows)),
-        sensitivity=_number(rates.sensitivity[1]),
-        specificity=_number(rates.specificity[1]),
-        auroc=_number(weighted_areas(ranking, np.ones((1, 1))).roc[0]),
-    )
+    ranking = rank_images(images.stated[rows], is_positive, np.zeros(len(rows), dtype=int))
+    shares = (rates.sensitivity[1], rates.specificity[1], weighted_areas(ranking, np.ones((1, 1))).roc[0])
+    defined = (None if np.isnan(share) else float(share) for share in shares)
+    return TwoClassPatientRow(name, len(rows), tp, fp, tn, fn, float(np.trace(matrix) / len(rows)), *defined)
 
 
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+def _list_figures(images: EvaluatedImages, prevalence: float | None) -> dict[Hashable, Figure]:
+    """List the figures by the names of metrics, by (class index, name), and by ("prevalence", name)."""
+    of_two = images.positive is not None
+    figures: dict[Hashable, Figure] = {
+        metric.name: _figure(metric, images) for metric in metrics.list_metrics(two_classes=of_two)
+    }
+    for index in range(len(images.classes)):
+        for name, of_class in CLASS_METRICS.items():
+            compute = partial(WeightedImages.of_class, name=name, index=index)
+            figures[index, name] = Figure(compute, explain_undefined(images, of_class.undefined, index))
+    if prevalence is not None:
+        for name, adjusted in (("ppv", metrics.adjusted_ppv), ("npv", metrics.adjusted_npv)):
+            why = explain_undefined(images, METRICS[name].undefined, every_class=True)
+            figures["prevalence", name] = Figure(partial(adjusted, prevalence=prevalence), why)
+    return figures
 
 
 def _figure(metric: Metric, images: EvaluatedImages) -> Figure:
@@ -171,35 +142,13 @@ def _figure(metric: Metric, images: EvaluatedImages) -> Figure:
     return Figure(metric.compute, why, metric.scale, metric.biased_upward)
 
 
-def _class_figures(images: EvaluatedImages) -> dict[Hashable, Figure]:
-    return {
-        (index, name): Figure(
-            partial(WeightedImages.of_class, name=name, index=index), explain_undefined(images, metric.undefined, index)
-        )
-        for index in range(len(images.classes))
-        for name, metric in CLASS_METRICS.items()
-    }
-
-
-def _prevalence_figures(images: EvaluatedImages, prevalence: float) -> dict[Hashable, Figure]:
-    return {
-        ("prevalence", name): Figure(
-            partial(compute, prevalence=prevalence),
-            explain_undefined(images, METRICS[name].undefined, every_class=True),
-        )
-        for name, compute in (("ppv", adjusted_ppv), ("npv", adjusted_npv))
-    }
-
-
 def _estimate(images: EvaluatedImages, figures: Mapping[Key, Figure]) -> dict[Key, Estimate]:
     """Values with their intervals; an undefined value, or an interval that cannot be given, is None with a reason."""
-    found = measure(images, {key: figure.compute for key, figure in figures.items()})
+    values, left_out = measure(images, {key: figure.compute for key, figure in figures.items()})
     estimates = {}
     for key, figure in figures.items():
-        value = found.values[key]
-        if np.isfinite(value):
-            bounds = _find_bounds(figure, value, found.left_out[key], images)
-            estimates[key] = Estimate(value, *bounds)
+        if np.isfinite(values[key]):
+            estimates[key] = Estimate(values[key], *_find_bounds(figure, values[key], left_out[key], images))
         else:
             estimates[key] = Estimate(None, None, None, figure.undefined)
     return estimates
@@ -216,24 +165,19 @@ def _find_bounds(figure: Figure, value: float, left_out: np.ndarray, images: Eva
     return Bounds(None, bounds.high, "only an upper bound: noise makes it too large, never too small")
 
 
-def _describe_calibration(images: EvaluatedImages) -> Calibration:
+def _describe_calibration(images: EvaluatedImages) -> results.Calibration:
     sizes = np.bincount(images.bins)
     columns = (np.bincount(images.bins, weights=values) / sizes for values in (images.stated, images.outcome))
-    bins = [CalibrationBin(float(p), float(f), int(n)) for p, f, n in zip(*columns, sizes, strict=True)]
-    return Calibration(bins, len(bins), "equal mass")
+    bins = [results.CalibrationBin(float(p), float(f), int(n)) for p, f, n in zip(*columns, sizes, strict=True)]
+    return results.Calibration(bins, len(bins), "equal mass")
 
 
-def _spread(values: Iterable[float | None]) -> Spread:
+def _spread(values: Iterable[float | None]) -> results.Spread:
     known = [value for value in values if value is not None]
     if not known:
-        return Spread(None, None, None, None, None, 0)
+        return results.Spread(None, None, None, None, None, 0)
     median, q1, q3, least, most = np.quantile(known, [0.5, 0.25, 0.75, 0, 1]).tolist()
-    return Spread(median, q1, q3, least, most, len(known))
-
-
-def _list_rates(positive: str | None) -> tuple[str, ...]:
-    """The rates of a patient."""
-    return ("accuracy",) if positive is None else ("accuracy", "sensitivity", "specificity", "auroc")
+    return results.Spread(median, q1, q3, least, most, len(known))
 
 
 def _check(predictions: Predictions, classes: Sequence[str], positive: str | None, prevalence: float | None) -> None:

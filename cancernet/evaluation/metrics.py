@@ -14,6 +14,7 @@ Definitions that differ between books:
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from cancernet.evaluation.rates import matthews_correlation, ratio
 from cancernet.evaluation.tables import EvaluatedImages, WeightedImages
 
 Compute = Callable[[WeightedImages], np.ndarray]  # values [rows]; NaN or infinite where undefined
+ONE_EMPTY = "one class has no image"
 Place = Literal["two-class text", "many-class text", "folds", "comparison text", "comparison plot", "run summary"]
 
 
@@ -34,8 +36,8 @@ class Metric:
     label: str
     explanation: str  # one line
     compute: Compute
-    undefined: str = "one class has no image"  # why it would be, as `explain_undefined` takes it
-    needs_every_class: bool = False  # undefined where a class has no image
+    undefined: str = ONE_EMPTY  # why it would be, as `explain_undefined` takes it
+    needs_every_class: bool = True  # undefined where a class has no image, if it ever is
     classes: Literal["two", "many", "any"] = "any"  # that it is defined for
     scale: Scale = SHARE
     better: Literal["higher", "lower", "neither"] = "higher"
@@ -104,6 +106,12 @@ def negative_log_probability(images: EvaluatedImages) -> np.ndarray:
     return -np.log(np.maximum(stated, np.finfo(np.float64).eps))
 
 
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Divide elementwise; infinite where only the denominator is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return numerator / denominator
+
+
 def adjusted_ppv(weighted: WeightedImages, prevalence: float) -> np.ndarray:
     """Compute the PPV `[rows]` at another prevalence of the positive class (Bayes' theorem)."""
     true_positive = prevalence * weighted.of_positive("sensitivity")
@@ -114,16 +122,6 @@ def adjusted_npv(weighted: WeightedImages, prevalence: float) -> np.ndarray:
     """Compute the NPV `[rows]` at another prevalence of the positive class (Bayes' theorem)."""
     true_negative = (1 - prevalence) * weighted.of_positive("specificity")
     return ratio(true_negative, true_negative + prevalence * (1 - weighted.of_positive("sensitivity")))
-
-
-def _lr_positive(weighted: WeightedImages) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return weighted.of_positive("sensitivity") / (1 - weighted.of_positive("specificity"))
-
-
-def _lr_negative(weighted: WeightedImages) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (1 - weighted.of_positive("sensitivity")) / weighted.of_positive("specificity")
 
 
 def _macro_mean(rate: str) -> Compute:
@@ -144,25 +142,21 @@ def _of_positive(
     """Declare a metric of the positive class that any class has, or its NPV."""
     rate = rate or name
     undefined = CLASS_METRICS[rate].undefined if rate in CLASS_METRICS else "no image was classified as {others}"
-    compute: Compute = lambda weighted: weighted.of_positive(rate)  # noqa: E731
-    return Metric(name, label, explanation, compute, undefined, classes="two", same_as=same_as, shown_in=shown_in)
+    compute = methodcaller("of_positive", rate)
+    return Metric(name, label, explanation, compute, undefined, False, "two", same_as=same_as, shown_in=shown_in)
 
 
 def _over_classes(mean: str, rate: str, *, shown_in: tuple[Place, ...] = ()) -> Metric:
     """Declare the macro or the weighted mean of a rate over more than two classes."""
+    label, of_precision = f"{CLASS_METRICS[rate].label}, {mean} mean", rate == "precision"
     weighting = "unweighted" if mean == "macro" else "weighted by numbers of images"
-    return Metric(
-        f"{mean}_{rate}",
-        f"{CLASS_METRICS[rate].label}, {mean} mean",
-        f"mean over the classes, {weighting}",
-        _macro_mean(rate) if mean == "macro" else _weighted_mean(rate),
-        "no image was classified as {unused}" if rate == "precision" else "one class has no image",
-        needs_every_class=rate != "precision",
-        classes="many",
-        shown_in=shown_in,
-    )
+    compute = _macro_mean(rate) if mean == "macro" else _weighted_mean(rate)
+    undefined = "no image was classified as {unused}" if of_precision else ONE_EMPTY
+    explanation = f"mean over the classes, {weighting}"
+    return Metric(f"{mean}_{rate}", label, explanation, compute, undefined, not of_precision, "many", shown_in=shown_in)
 
 
+_RATE: tuple[Place, ...] = ("two-class text", "folds", "comparison plot", "run summary")
 _COMPARED: tuple[Place, ...] = ("comparison text", "comparison plot")
 _PREDICTIVE = "share of the images classified as {} that are {}; depends on prevalence"
 _ALL_METRICS = (
@@ -171,19 +165,16 @@ _ALL_METRICS = (
         "accuracy",
         "share of all images that are classified correctly",
         lambda weighted: ratio(np.trace(weighted.counts, axis1=1, axis2=2), weighted.total),
-        shown_in=("many-class text", "folds", "comparison plot", "run summary"),
+        shown_in=("many-class text", *_RATE[1:]),
     ),
     _of_positive(
-        "sensitivity",
-        "sensitivity (recall)",
-        "share of the positive images that are detected",
-        shown_in=("two-class text", "folds", "comparison plot", "run summary"),
+        "sensitivity", "sensitivity (recall)", "share of the positive images that are detected", shown_in=_RATE
     ),
     _of_positive(
         "specificity",
         "specificity",
         "share of the negative images that are correctly classified as negative",
-        shown_in=("two-class text", "folds", "comparison plot", "run summary"),
+        shown_in=_RATE,
     ),
     _of_positive("precision", "precision", _PREDICTIVE.format("positive", "positive"), same_as="ppv"),
     _of_positive(
@@ -198,9 +189,8 @@ _ALL_METRICS = (
         "lr_positive",
         "LR+",
         "how many times more often positive images are classified as positive than negative images are",
-        _lr_positive,
+        lambda weighted: _divide(weighted.of_positive("sensitivity"), 1 - weighted.of_positive("specificity")),
         "specificity is 1, so the ratio divides by zero",
-        needs_every_class=True,
         classes="two",
         scale=POSITIVE,
     ),
@@ -208,9 +198,8 @@ _ALL_METRICS = (
         "lr_negative",
         "LR-",
         "how many times as often positive images are classified as negative as negative images are",
-        _lr_negative,
+        lambda weighted: _divide(1 - weighted.of_positive("sensitivity"), weighted.of_positive("specificity")),
         "specificity is 0, so the ratio divides by zero",
-        needs_every_class=True,
         classes="two",
         scale=POSITIVE,
         better="lower",
@@ -221,23 +210,20 @@ _ALL_METRICS = (
         "balanced accuracy",
         "mean sensitivity over the classes",
         _macro_mean("sensitivity"),
-        needs_every_class=True,
         shown_in=("many-class text", *_COMPARED),
     ),
     _over_classes("macro", "precision"),
     _over_classes("macro", "sensitivity", shown_in=("folds",)),
     _over_classes("macro", "specificity"),
     _over_classes("macro", "f1", shown_in=("many-class text", "folds", *_COMPARED, "run summary")),
-    _over_classes("weighted", "precision"),
-    _over_classes("weighted", "sensitivity"),
-    _over_classes("weighted", "specificity"),
-    _over_classes("weighted", "f1"),
+    *(_over_classes("weighted", rate) for rate in ("precision", "sensitivity", "specificity", "f1")),
     Metric(
         "mcc",
         "MCC",
         "correlation of the true and the predicted class: 0 is chance, 1 is perfect",
         lambda weighted: matthews_correlation(weighted.counts),
         "all images {have} one class",
+        needs_every_class=False,
         scale=CORRELATION,
     ),
     Metric(
@@ -245,7 +231,6 @@ _ALL_METRICS = (
         "AUROC",
         "probability that an image of the class has a higher score than one of another class: 0.5 is chance",
         lambda weighted: np.mean([areas.roc for areas in weighted.areas], axis=0),
-        needs_every_class=True,
         shown_in=("two-class text", "many-class text", "folds", *_COMPARED, "run summary"),
     ),
     Metric(
@@ -253,7 +238,6 @@ _ALL_METRICS = (
         "AUPRC",
         "mean precision over all thresholds: chance gives the share of positive images",
         lambda weighted: weighted.areas[0].precision_recall,
-        needs_every_class=True,
         classes="two",
         shown_in=("comparison plot",),
     ),
@@ -282,7 +266,6 @@ _ALL_METRICS = (
         "1 is ideal; below 1 the probabilities are overconfident, above 1 underconfident",
         lambda weighted: weighted.line.slope,
         "the classes' probabilities do not overlap, so no finite slope fits",
-        needs_every_class=True,
         classes="two",
         scale=PLAIN,
         better="neither",
@@ -292,7 +275,6 @@ _ALL_METRICS = (
         "calibration intercept",
         "0 is ideal; below 0 the probabilities are too high on average, above 0 too low",
         lambda weighted: weighted.line.intercept,
-        needs_every_class=True,
         classes="two",
         scale=PLAIN,
         better="neither",

@@ -22,6 +22,10 @@ class Scores:
         if len(self.patches) != len(self.log_probabilities):
             raise ValueError(f"{len(self.patches)} patches but {len(self.log_probabilities)} scores")
 
+    def index_labels(self, classes: Sequence[str]) -> np.ndarray:
+        """Index `[n]` in `classes` of each patch's class."""
+        return np.array([classes.index(patch.label) for patch in self.patches], dtype=int)
+
     @cached_property
     def layout(self) -> Layout:
         """The slides among the patches; computed once."""

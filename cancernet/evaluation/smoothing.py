@@ -5,6 +5,7 @@ Patches without a position on a slide are not smoothed.
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -66,26 +67,20 @@ def choose_sigma(scores: np.ndarray, labels: np.ndarray, slides: Sequence[SlideG
         scores: [n, k] log-probabilities of validation patches.
         labels: [n] index of the true class.
         slides: the complete ones among them; fewer than two give SIGMA.
-
-    Returns:
-        The standard deviation in patches; 0 is no smoothing.
     """
     if len(slides) < 2:
         return SIGMA
-    losses = {sigma: _left_out_losses(smooth_scores(scores, slides, sigma), labels, slides) for sigma in SIGMAS}
-    gains = {sigma: losses[SIGMA] - of_slides for sigma, of_slides in losses.items()}
+    losses = {}
+    for sigma in SIGMAS:
+        smoothed, of_slides = smooth_scores(scores, slides, sigma), []
+        for left_out in slides:
+            rest = np.concatenate([slide.members for slide in slides if slide is not left_out])
+            calibration = minimise_log_loss(smoothed[rest], labels[rest])
+            of_slides.append(log_loss(calibration, smoothed[left_out.members], labels[left_out.members])[0])
+        losses[sigma] = np.array(of_slides)
+    gains = {sigma: losses[SIGMA] - loss for sigma, loss in losses.items()}
     clear = {s: g.mean() for s, g in gains.items() if g.mean() > g.std(ddof=1) / np.sqrt(len(slides))}
     return max(clear, key=lambda sigma: clear[sigma], default=SIGMA)
-
-
-def _left_out_losses(scores: np.ndarray, labels: np.ndarray, slides: Sequence[SlideGrid]) -> np.ndarray:
-    """Compute the mean log-loss of each slide [slides] under the calibration of the others."""
-    losses = []
-    for left_out in slides:
-        rest = np.concatenate([slide.members for slide in slides if slide is not left_out])
-        calibration = minimise_log_loss(scores[rest], labels[rest])
-        losses.append(log_loss(calibration, scores[left_out.members], labels[left_out.members])[0])
-    return np.array(losses)
 
 
 def fit_on_validation(
@@ -105,52 +100,36 @@ def fit_on_validation(
     without smoothing.
 
     Args:
-        scores: of the validation patches.
-        positive: one of two classes, to which the operating point refers; None where there are more.
-        operating_point: as `decision.parse_operating_point` takes it.
-        neighbours: whether smoothing over a slide's neighbours may be chosen.
-        log_class_weight: of two classes, as `decision.fit_decision` takes it.
+        neighbours: whether smoothing over a slide's neighbours may be chosen. For all others see `fit_decision`.
     """
-    patches, slides = scores.patches, scores.layout.slides
-    labels = np.array([classes.index(patch.label) for patch in patches], dtype=int)
-
-    def fit(rows: np.ndarray, smoothed: np.ndarray) -> Decision:
-        return fit_decision(
-            smoothed[rows],
-            labels[rows],
-            [patches[row].patient for row in rows],
-            classes=classes,
-            positive=positive,
-            operating_point=operating_point,
-            log_class_weight=log_class_weight,
-        )
-
-    alone = fit(np.arange(len(patches)), scores.log_probabilities)
-    if not (neighbours and slides):
+    fit = partial(
+        fit_decision,
+        classes=classes,
+        positive=positive,
+        operating_point=operating_point,
+        log_class_weight=log_class_weight,
+    )
+    alone = fit(scores)
+    if not (neighbours and scores.layout.slides):
         return alone
-    complete = [slide for slide in slides if slide.is_complete]
-    sigma = choose_sigma(scores.log_probabilities, labels, complete)
+    complete = [slide for slide in scores.layout.slides if slide.is_complete]
+    sigma = choose_sigma(scores.log_probabilities, scores.index_labels(classes), complete)
     if not sigma:
         return alone
     together = alone
     if len(complete) >= MIN_SLIDES:
+        rows = np.concatenate([slide.members for slide in complete])
         smoothed = smooth_scores(scores.log_probabilities, complete, sigma)
-        together = fit(np.concatenate([slide.members for slide in complete]), smoothed)
+        together = fit(Scores([scores.patches[row] for row in rows], smoothed[rows]))
     return dataclasses.replace(together, neighbour_sigma=sigma, without_neighbours=alone)
 
 
 def predict_scores(decision: Decision, scores: Scores, *, threshold: float | None = None) -> Predictions:
     """Calibrate and decide scored patches. Their true classes are unknown where a patch has no label.
 
-    Args:
-        threshold: on the positive class's probability, in place of the decision's own; 0 to 1.
-
-    Raises:
-        InputError: a threshold for more than two classes.
+    See `apply_decision` for the threshold and errors.
     """
-    labels = None
-    if all(patch.label for patch in scores.patches):
-        labels = np.array([decision.classes.index(patch.label) for patch in scores.patches], dtype=int)
+    labels = scores.index_labels(decision.classes) if all(patch.label for patch in scores.patches) else None
     decided = apply_decision(decision, scores.log_probabilities, scores.layout.slides, threshold=threshold)
     return Predictions(scores.patches, labels, *decided, scores.distances)
 
@@ -165,7 +144,6 @@ def apply_decision(
 
     Args:
         scores: log-probabilities [n, classes].
-        slides: those laid out among the n patches.
         threshold: on the positive class's probability, in place of the decision's own; 0 to 1.
 
     Raises:
@@ -176,9 +154,7 @@ def apply_decision(
     alone = decision.without_neighbours or decision
     probabilities = calibrate(alone, scores)
     predicted = decide(alone, probabilities, threshold)
-    if not decision.neighbour_sigma:
-        return probabilities, predicted
-    complete = [slide for slide in slides if slide.is_complete]
+    complete = [slide for slide in slides if slide.is_complete] if decision.neighbour_sigma else []
     smoothed = smooth_scores(scores, complete, decision.neighbour_sigma)
     for slide in complete:
         probabilities[slide.members] = calibrate(decision, smoothed[slide.members])

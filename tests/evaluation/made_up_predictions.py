@@ -3,7 +3,8 @@
 import numpy as np
 
 from cancernet.data.dataset import Patch
-from cancernet.evaluation.predictions import Predictions
+from cancernet.evaluation.decision import Decision, fit_decision
+from cancernet.evaluation.predictions import Predictions, Scores
 
 
 def predictions_of(labels, probabilities, predicted, patients) -> Predictions:
@@ -20,3 +21,10 @@ def two_class_predictions(labels, probability, patients, *, threshold=0.5) -> Pr
     probability = np.asarray(probability, float)
     predicted = (probability >= threshold).astype(int)
     return predictions_of(labels, np.stack([1 - probability, probability], axis=1), predicted, patients)
+
+
+def fit_arrays(scores, labels, patients, *, classes, **settings) -> Decision:
+    """Fit a decision to scores [n, k] of images with these class indices and patients."""
+    rows = enumerate(zip(labels, patients, strict=True))
+    patches = [Patch(f"{row}.png", classes[label], patient, None, None, "", "") for row, (label, patient) in rows]
+    return fit_decision(Scores(patches, np.asarray(scores, float)), classes=classes, **settings)

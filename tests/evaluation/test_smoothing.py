@@ -4,6 +4,7 @@ from time import perf_counter
 
 import numpy as np
 import pytest
+from made_up_predictions import fit_arrays
 from scipy.special import log_softmax
 
 from cancernet import InputError
@@ -289,7 +290,7 @@ def test_a_threshold_given_replaces_both_of_the_decisions():
 
 def test_a_threshold_for_several_classes_is_refused():
     scores = np.log([[0.6, 0.3, 0.1], [0.2, 0.6, 0.2], [0.1, 0.3, 0.6]])
-    fitted = decision.fit_decision(scores, [0, 1, 2], ["", "", ""], classes=("a", "b", "c"), positive=None)
+    fitted = fit_arrays(scores, [0, 1, 2], ["", "", ""], classes=("a", "b", "c"), positive=None)
     with pytest.raises(InputError, match="A threshold needs a run of two classes"):
         apply_decision(fitted, scores, (), threshold=0.5)
 

@@ -19,8 +19,10 @@ from streamlit.components.v2 import manifest_scanner
 from streamlit.runtime.scriptrunner import script_runner
 from streamlit.testing.v1 import AppTest
 
+from cancernet.data.dataset import Patch
 from cancernet.data.sample import make_slide
 from cancernet.evaluation.decision import fit_decision, load_decision, save_decision
+from cancernet.evaluation.predictions import Scores
 from cancernet.inference.prediction import decide_item
 from cancernet.reporting.schema import Report
 from cancernet.run import (
@@ -291,7 +293,8 @@ def make_three_classes(run, folder):
         ]
     ).save(folder / MODEL)
     scores = log_scores(np.array([[0.6, 0.3, 0.1], [0.3, 0.6, 0.1], [0.4, 0.1, 0.5], [0.2, 0.5, 0.3]]))
-    fitted = fit_decision(scores, np.array([0, 1, 2, 0]), ["1", "1", "2", "2"], classes=("a", "b", "c"), positive=None)
+    patches = [Patch("", label, patient, None, None, "", "") for label, patient in zip("abca", "1122")]
+    fitted = fit_decision(Scores(patches, scores), classes=("a", "b", "c"), positive=None)
     save_decision(fitted, folder / DECISION)
     (folder / OUT_OF_DISTRIBUTION).unlink()  # of the other network
     write_settings(folder, dataclasses.replace(read_settings(run), classes=("a", "b", "c"), positive=None))
