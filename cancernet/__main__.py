@@ -28,6 +28,7 @@ VERBS = {
     "predict": Verb("predict new images with a run", "cancernet.inference.predict", "PredictOptions", "predict"),
     "export": Verb("export a run for other programs", "cancernet.inference.export", "ExportOptions", "export"),
     "tune": Verb("search for better settings", "cancernet.workflow.search", "SearchOptions", "search"),
+    "check": Verb("check whether this machine can train", "cancernet.workflow.check", "CheckOptions", "check"),
     "app": Verb("show a run in the browser", "cancernet.web.launch", "AppOptions", "launch"),
 }
 
