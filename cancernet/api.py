@@ -57,10 +57,9 @@ def load(folder: str | Path) -> Run:
     Raises:
         InputError: a file is missing or damaged, or the files are not of one run.
     """
-    from cancernet.cli import quiet_import
+    from cancernet.models.backend import import_keras
 
-    with quiet_import():
-        import keras  # noqa: F401
+    import_keras()
     loaded = run.load_run(Path(folder))
     return Run(**{field.name: getattr(loaded, field.name) for field in dataclasses.fields(loaded)})
 

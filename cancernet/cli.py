@@ -181,6 +181,10 @@ def _open_stream(descriptor: int, before: TextIO | None) -> tuple[TextIO, _Strea
     return text, stream
 
 
+# Signals by which a batch system or a closed terminal ends a program; Windows has no SIGHUP.
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
 class Terminated(KeyboardInterrupt):
     """A signal by which others end a program, a batch system or a closed terminal: ends the work like Ctrl-C."""
 
@@ -197,7 +201,8 @@ def run_command(main: Callable[[Sequence[str]], object]) -> typing.NoReturn:
     """
     sys.stdout, output = _open_stream(1, sys.stdout)  # in this order: a closed stream takes the lowest number
     sys.stderr, errors = _open_stream(2, sys.stderr)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    os.environ["MPLBACKEND"] = "agg"  # Jupyter's, which a command started in a cell inherits, ends it
+    for number in ENDING:
         if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores the latter
             signal.signal(number, _terminate)
     status, message = _run(main)

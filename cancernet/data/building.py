@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from cancernet import CancerNetError, InputError
+from cancernet.cli import ENDING
 from cancernet.config import SPLITS
 from cancernet.data.dataset import (
     SUMMARY,
@@ -33,6 +35,7 @@ from cancernet.data.images import MOST_MEGAPIXELS, decode_image, read_file
 from cancernet.data.source import SourceFile
 
 ALMOST_BLACK = 16  # of 255; in 16 bits 4095, the largest value of a 12-bit image
+_MOST_WORKERS = 61 if sys.platform == "win32" else 1024  # more end in ValueError on Windows
 _CHUNK = 128  # files that a worker takes at a time
 _LONGEST_NAME = 255  # bytes of a file name, on nearly all file systems
 _BLOCK, _BYTES_PER_ROW = 4096, 300  # of a file system; of a manifest
@@ -220,7 +223,7 @@ def _run_workers(
 ) -> list[Check]:
     chunks = iter(lambda: list(itertools.islice(tasks, _CHUNK)), [])
     checks: list[Check] = []
-    pool = ProcessPoolExecutor(max_workers=os.cpu_count(), initializer=_start_worker)
+    pool = ProcessPoolExecutor(max_workers=min(os.cpu_count() or 1, _MOST_WORKERS), initializer=_start_worker)
     try:
         for chunk in pool.map(work, chunks):
             checks += chunk
@@ -236,7 +239,7 @@ def _run_workers(
 
 
 def _start_worker() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a batch system sends them to all processes
+    for number in (signal.SIGINT, *ENDING):  # a batch system sends them to all processes
         signal.signal(number, signal.SIG_IGN)  # the parent handles them
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders print about damaged files; rejected.csv lists them

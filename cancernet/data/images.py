@@ -32,6 +32,8 @@ _HEADERS: dict[bytes, Callable[[io.BytesIO], ImageFile.ImageFile]] = {  # by the
     b"P": PpmImageFile,
 }
 _NO_IMAGE = "cannot be decoded: not an image, damaged or cut off"
+# Do not wait for a writer of a pipe; Windows knows no pipes, and would change line ends.
+_HOW_TO_OPEN = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _BLOCK_ROWS = 1024  # that transparency is removed from at a time
 
 
@@ -46,7 +48,7 @@ def read_file(path: Path | str, *, megapixels: float | None = MOST_MEGAPIXELS) -
         InputError: it is not a regular file, or too large.
         OSError: it cannot be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # do not wait for a writer of a pipe
+    descriptor = os.open(path, os.O_RDONLY | _HOW_TO_OPEN)
     with open(descriptor, "rb", buffering=0) as opened:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):

@@ -16,6 +16,7 @@ import numpy as np
 from cancernet import InputError
 from cancernet.cli import quiet_import
 from cancernet.config import DATASET, option
+from cancernet.models.backend import import_keras
 from cancernet.storage import fresh_folder, lock_folder
 
 if TYPE_CHECKING:
@@ -76,8 +77,7 @@ def export(options: ExportOptions) -> ExportResult:
     runs.read_settings(options.run)
     patches, summary = read_manifest(options.dataset), read_summary(options.dataset)
     check_packages(options.format)
-    with quiet_import():
-        import keras  # noqa: F401
+    import_keras()
     from cancernet.training.pipeline import open_store
 
     run = runs.load_run(options.run)

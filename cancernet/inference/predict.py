@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, NoReturn
 from annotated_types import Gt, Interval
 
 from cancernet import InputError, storage
-from cancernet.cli import quiet_import
 from cancernet.config import option
+from cancernet.models.backend import import_keras
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -196,8 +196,7 @@ def _predict_here(
     options: PredictOptions, settings: "Settings", items: "Sequence[WorkItem]", missing: Sequence[tuple[str, str]]
 ) -> "list[ItemResult]":
     """Predict in this process and show a progress bar."""
-    with quiet_import():
-        import keras  # noqa: F401
+    import_keras()
     from tqdm import tqdm
 
     from cancernet.inference import prediction, results, work_list

@@ -23,6 +23,7 @@ from cancernet.evaluation.smoothing import apply_decision
 from cancernet.explain.out_of_distribution import add_detector
 from cancernet.inference.reading import OpenItem, Rejected, explain, open_item
 from cancernet.inference.work_list import WorkItem
+from cancernet.models.backend import without_xla
 from cancernet.run import Run
 from cancernet.training.scoring import BATCH, log_scores
 
@@ -83,7 +84,7 @@ def score_images(
         TrainingDiverged: an output of the network is not a number.
     """
     with _network_lock:
-        network = add_detector(run.model, run.detector, run.settings.experiment.views)
+        network = without_xla(add_detector(run.model, run.detector, run.settings.experiment.views))
     size, _, channels = network.input_shape[1:]
     images, scores, distances = iter(images), [np.empty((0, len(run.decision.classes)))], [np.empty(0)]
     while batch := [_fit(image, size, channels) for image in islice(images, BATCH)]:

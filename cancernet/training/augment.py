@@ -69,7 +69,8 @@ def augment_batch(
     if augmentation == Augmentation():
         return tf.cast(images, tf.float32)
     numbers = (seed, epoch, step, *(part or (0, tf.shape(images)[0])))
-    return _augmenter(augmentation)(images, *(tf.cast(number, tf.int64) for number in numbers))
+    with tf.device("CPU"):  # where the input pipeline runs; XLA for a GPU fails with some drivers
+        return _augmenter(augmentation)(images, *(tf.cast(number, tf.int64) for number in numbers))
 
 
 def inverse_matrices(

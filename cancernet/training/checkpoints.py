@@ -17,6 +17,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from cancernet import InputError, StorageError, TrainingDiverged
+from cancernet.cli import ENDING
 from cancernet.config import Experiment
 from cancernet.storage import fresh_folder, read_json
 from cancernet.training import distribution
@@ -217,7 +218,7 @@ def defer_signals(recorder: Recorder) -> Iterator[None]:
 
     # One of several processes ends at once: each would end at another step, and the others would wait for it.
     if threading.current_thread() is threading.main_thread() and not distribution.is_one_of_several():
-        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for each in (signal.SIGINT, *ENDING):
             if callable(handler := signal.getsignal(each)):  # otherwise the signal ends the process or is ignored
                 handlers[each] = handler
     for each in handlers:

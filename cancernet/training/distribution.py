@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 
 from cancernet import CancerNetError, InputError
-from cancernet.cli import quiet_import
+from cancernet.models.backend import import_keras
 
 if TYPE_CHECKING:  # workflows ask which process is the first before they need Keras
     import keras
@@ -50,8 +50,9 @@ def joined() -> Iterator[None]:
         CancerNetError: another process has ended.
     """
     global _all_devices
-    with quiet_import():
-        import keras
+    import_keras()
+    import keras
+
     if keras.backend.backend() != "jax":
         raise InputError(
             f"--distributed needs Keras on JAX, not on {keras.backend.backend()}. Run "

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from cancernet import InputError, StorageError
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
+from cancernet.models.backend import without_xla
 from cancernet.models.test_time_augmentation import extract_views
 from cancernet.storage import check_space, lock_folder, read_json, replace_folder
 from cancernet.training.pipeline import evaluation_batches, reraise_file_errors
@@ -145,7 +146,7 @@ def _compute(
     done, missing = _begin(work / FEATURES, (len(images), *network.output_shape[1:]))
     check_space(work, missing, advice="Make room there.")
     say(f"Computing the features of {len(images) - done:,} images once, in {folder} ...")
-    rest = images.select(np.arange(done, len(images)))
+    network, rest = without_xla(network), images.select(np.arange(done, len(images)))
     with (
         (work / FEATURES).open("ab") as file,
         tqdm(total=len(images), initial=done, unit=" images", disable=None) as bar,

@@ -5,6 +5,7 @@ import numpy as np
 
 from cancernet import TrainingDiverged
 from cancernet.data.images import ImageStore
+from cancernet.models.backend import without_xla
 from cancernet.models.test_time_augmentation import average_over_views
 from cancernet.training import distribution
 from cancernet.training.pipeline import evaluation_batches, reraise_file_errors
@@ -83,5 +84,5 @@ def predict(model: keras.Model, store: ImageStore) -> np.ndarray:
     """
     own = store.select(distribution.own_rows(len(store)))
     with reraise_file_errors(store):
-        outputs = model.predict(evaluation_batches(own, batch_size=BATCH), verbose=0)
+        outputs = without_xla(model).predict(evaluation_batches(own, batch_size=BATCH), verbose=0)
     return distribution.gather(outputs, len(store))

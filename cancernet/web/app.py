@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import streamlit as st
 
 from cancernet import CancerNetError, InputError
-from cancernet.cli import quiet_import
 from cancernet.config import RUNS
 from cancernet.data.dataset import label_class
 from cancernet.evaluation.metrics import METRICS
+from cancernet.models.backend import import_keras
 from cancernet.reporting import wording
 from cancernet.reporting.schema import Report
 from cancernet.run import MODEL, Run, Settings, find_runs, read_report, read_settings
@@ -75,9 +75,7 @@ def start_loading(folder: str, modified: int) -> Future[Run]:
 
 
 def load(folder: Path) -> Run:
-    if "keras" not in sys.modules:
-        with quiet_import():
-            import keras  # noqa: F401
+    import_keras()
     from cancernet.web import page
 
     return page.open_run(folder)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cancernet import InputError
-from cancernet.cli import quiet_import
 from cancernet.config import DATASET, Prevalence, option
+from cancernet.models.backend import import_keras
 
 if TYPE_CHECKING:
     from cancernet.reporting.schema import Report
@@ -50,8 +50,7 @@ def _evaluate(options: EvaluationOptions) -> "Report":
     if not patches:
         raise InputError(f"{options.dataset} has no {options.split} images. Choose another --split.")
 
-    with quiet_import():
-        import keras  # noqa: F401
+    import_keras()
     from cancernet import run, storage
     from cancernet.evaluation.predictions import Scores
     from cancernet.explain import out_of_distribution

@@ -18,6 +18,7 @@ from cancernet.data.dataset import Dataset, Patch, open_dataset
 from cancernet.evaluation import decision, smoothing
 from cancernet.evaluation.predictions import Scores
 from cancernet.models.architectures import split_by_architecture
+from cancernet.models.backend import import_keras
 from cancernet.training.experiments import fit_to_grey
 
 if TYPE_CHECKING:
@@ -107,8 +108,7 @@ def open_data(plan: Plan, work: Path) -> "TrainingData":
         work: folder of the unfinished run, for features that cannot be kept next to the dataset.
     """
     print("Loading TensorFlow ...", flush=True)
-    with quiet_import():
-        import keras  # noqa: F401
+    import_keras()
 
     from cancernet import run
     from cancernet.training import feature_cache, given_features, pipeline
