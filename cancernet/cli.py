@@ -232,6 +232,8 @@ def _run(main: Callable[[Sequence[str]], object]) -> tuple[int | str | None, str
         return 128 + error.args[0], f"ended by {signal.Signals(error.args[0]).name}."
     except KeyboardInterrupt:
         return 130, "interrupted."
+    except MemoryError:
+        return 2, "memory ran out. End other programs, or use a machine with more memory."
     except OSError as error:  # a folder that may not be written, say
         return 2, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
     return 0, ""

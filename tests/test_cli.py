@@ -151,6 +151,11 @@ def test_work_goes_on_where_nobody_reads_what_is_printed(tmp_path, redirected, w
     assert (tmp_path / "done").read_text() == "done\n"
 
 
+def test_too_little_memory_is_told_in_one_line():
+    said = "error: memory ran out. End other programs, or use a machine with more memory.\n"
+    assert run_shell("raise MemoryError", "") == (2, "", said)
+
+
 def test_an_error_is_told_on_standard_output_where_standard_error_is_closed():
     raises = "from cancernet import InputError; raise InputError('Mend it.')"
     assert run_shell(raises, "2>&-") == (2, "error: Mend it.\n", "")

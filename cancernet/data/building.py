@@ -1,11 +1,13 @@
 """Write a built dataset: check the images and copy them into class folders."""
 
+import errno
 import functools
 import gc
 import hashlib
 import itertools
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -38,6 +40,8 @@ ALMOST_BLACK = 16  # of 255; in 16 bits 4095, the largest value of a 12-bit imag
 _MOST_WORKERS = 61 if sys.platform == "win32" else 1024  # more end in ValueError on Windows
 _CHUNK = 128  # files that a worker takes at a time
 _LONGEST_NAME = 255  # bytes of a file name, on nearly all file systems
+_NO_FILE = (errno.ENOENT, errno.ELOOP, errno.ENXIO)  # links to nothing or to themselves; sockets
+_MORE_MEMORY = "Start the build again with more memory, or with a smaller --megapixels."
 _BLOCK, _BYTES_PER_ROW = 4096, 300  # of a file system; of a manifest
 
 
@@ -75,7 +79,7 @@ def check_apart(source: Path, output: Path) -> None:
     Raises:
         InputError: one is inside the other.
     """
-    one, other = source.resolve(), output.resolve()
+    one, other = (Path(os.path.realpath(folder)) for folder in (source, output))
     if one.is_relative_to(other) or other.is_relative_to(one):
         raise InputError(f"--source {source} and --output {output} must be two folders, neither inside the other.")
 
@@ -91,14 +95,13 @@ def fingerprint(files: Sequence[SourceFile]) -> str:
     return hashlib.sha256(os.fsencode(listing)).hexdigest()
 
 
-def find_current(output: Path, settings: BuildSettings, source_fingerprint: str, *, force: bool) -> Summary | None:
+def find_current(output: Path, settings: BuildSettings, source_fingerprint: str) -> Summary | None:
     """Return the summary of a dataset if it is what a build with these settings would make, else None.
 
     Args:
         output: a built dataset, or an empty or absent folder.
         settings: of the new build.
         source_fingerprint: of the source as it is now.
-        force: whether a dataset that is damaged, or was built with other settings, may be replaced.
 
     Raises:
         InputError: the dataset was built with other settings.
@@ -106,18 +109,12 @@ def find_current(output: Path, settings: BuildSettings, source_fingerprint: str,
     """
     if not (output / SUMMARY).is_file():
         return None
-    try:
-        summary = read_summary(output)
-    except CancerNetError:
-        if force:
-            return None
-        raise
+    summary = read_summary(output)
     names = [field.name for field in fields(settings)]
     changed = sorted(name for name in names if getattr(summary.settings, name) != getattr(settings, name))
-    if changed and not force:
+    if changed:
         raise InputError(f"{output} was built with other settings ({', '.join(changed)}). Use --force to replace it.")
-    is_current = not changed and summary.source_fingerprint == source_fingerprint and is_unchanged(output, summary)
-    return summary if is_current else None
+    return summary if summary.source_fingerprint == source_fingerprint and is_unchanged(output, summary) else None
 
 
 def estimate_size(files: Sequence[SourceFile], planned: Sequence[Patch], *, mode: str) -> int:
@@ -153,13 +150,12 @@ def place_images(
         progress: called with the number of files done since the last call.
 
     Raises:
-        OSError: a file cannot be written, because the disk is full, for example.
-        CancerNetError: a worker process was killed.
+        OSError: a file cannot be read, or not written, because the disk is full, for example.
+        CancerNetError: a worker process was killed, or memory ran out.
     """
     planned = [patch for patch in planned if patch.split]
     targets = _name_targets(planned)
-    for folder in {os.path.dirname(target) for target in targets}:
-        (output / folder).mkdir(parents=True, exist_ok=True)
+    _make_folders(output, targets)
     tasks = zip((patch.file for patch in planned), targets, strict=True)
     work = functools.partial(_check_and_copy, str(source.resolve()), str(output.resolve()), mode, megapixels)
     checks = _run_workers(work, tasks, progress)
@@ -169,8 +165,8 @@ def place_images(
     first_of: dict[tuple[str, ...], str] = {}
     for patch, target, check in zip(planned, targets, checks, strict=True):
         reason = check.reason
-        if not reason and patch.patient and check.sha256 in repeated:
-            key = (patch.patient, patch.label, _name(patch), check.sha256)
+        if not reason and check.sha256 in repeated:  # without a patient, also under another name
+            key = (patch.patient, patch.label, _name(patch) if patch.patient else "", check.sha256)
             original = first_of.setdefault(key, patch.file)
             if original != patch.file:
                 reason = f"a second copy of {original}"
@@ -179,8 +175,55 @@ def place_images(
             rejected.append((patch.file, reason))
         else:
             kept.append((patch._replace(file=target, sha256=check.sha256), check))
+    return _sort(kept, rejected)
+
+
+def _sort(kept: list[tuple[Patch, Check]], rejected: list[tuple[str, str]]) -> Built:
     kept.sort(key=lambda pair: (SPLITS.index(pair[0].split), pair[0].file))
     return Built([patch for patch, _ in kept], [check for _, check in kept], rejected)
+
+
+def separate_copies(output: Path, built: Built, plan: Plan, settings: BuildSettings) -> Built:
+    """Put images with the same bytes on one side of the split, see `splits.list_groups`.
+
+    A split that was not given is made again. In one that was given, the copies outside testing, then outside
+    validation, are rejected.
+
+    Raises:
+        InputError: see `splits.assign_splits`.
+    """
+    from cancernet.data.splits import assign_splits, list_groups  # scikit-learn is slow to load
+
+    patches, checks, rejected = built
+    groups = list_groups(patches, by_patient=settings.split_by == "patient")
+    if len(set(zip(groups, (patch.split for patch in patches), strict=True))) == len(set(groups)):
+        return built
+    kept, new = [], output / "new"
+    if plan.split in ("file", "given"):
+        last = {patch.sha256: patch for patch in patches}  # sorted by split
+        for patch, check in zip(patches, checks, strict=True):
+            if patch.split == last[patch.sha256].split:
+                kept.append((patch, check))
+            else:
+                rejected.append((patch.file, f"a copy of {last[patch.sha256].file}"))
+                (output / patch.file).unlink()
+        return _sort(kept, rejected)
+    splits = assign_splits([patch.label for patch in patches], groups, seed=settings.seed)
+    targets = _name_targets([patch._replace(split=split) for patch, split in zip(patches, splits, strict=True)])
+    _make_folders(new, targets)
+    for patch, check, split, target in zip(patches, checks, splits, targets, strict=True):
+        os.rename(output / patch.file, new / target)
+        kept.append((patch._replace(file=target, split=split), check))
+    for split in SPLITS:
+        shutil.rmtree(output / split, ignore_errors=True)
+        (new / split).rename(output / split)
+    new.rmdir()
+    return _sort(kept, rejected)
+
+
+def _make_folders(output: Path, targets: Iterable[str]) -> None:
+    for folder in {os.path.dirname(target) for target in targets}:
+        (output / folder).mkdir(parents=True, exist_ok=True)
 
 
 def _name(patch: Patch) -> str:
@@ -230,8 +273,7 @@ def _run_workers(
             progress(len(chunk))
     except BrokenProcessPool as error:
         raise CancerNetError(
-            "A worker process was killed, most likely because memory ran out. Start the build again with more memory, "
-            "or with a smaller --megapixels."
+            f"A worker process was killed, most likely because memory ran out. {_MORE_MEMORY}"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -262,9 +304,13 @@ def _check_and_copy(source: str, output: str, mode: str, megapixels: float, task
             data = read_file(origin, megapixels=megapixels)
             image = decode_image(data, channels=3, megapixels=megapixels)
         except (InputError, OSError) as error:
+            if isinstance(error, OSError) and not (error.errno in _NO_FILE and os.path.lexists(origin)):
+                raise  # another attempt may succeed
             reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
             checks.append(Check("", 0, 0, False, 0, reason))
             continue
+        except MemoryError as error:
+            raise CancerNetError(f"Memory ran out at {origin}. {_MORE_MEMORY}") from error
         _write_image(data, origin, f"{output}/{target}", mode)
         height, width, _ = image.shape
         sha256 = hashlib.sha256(data).hexdigest()

@@ -82,7 +82,7 @@ class Summary:
     nesting: str  # a warning about folders that may not be classes; "" for none
     source_fingerprint: str
     manifest_sha256: str = ""  # filled in when the manifest is written
-    files_sha256: str = ""
+    files_sha256: str = ""  # of names, sizes and modification times of the built images
 
     @property
     def are_grey(self) -> bool:
@@ -106,13 +106,18 @@ class Dataset:
 
 
 def open_dataset(folder: Path) -> Dataset:
-    """Open a built dataset and check that exactly the files of its manifest are there.
+    """Open a built dataset and check that its manifest is as it was built, and that exactly its files are there.
 
     Raises:
         InputError: the folder is not a built dataset.
         StorageError: its manifest or its summary is damaged, or the files do not match the manifest.
     """
-    return Dataset(folder, read_manifest(folder), read_summary(folder), hash_manifest(folder))
+    patches, summary, sha256 = read_manifest(folder), read_summary(folder), hash_manifest(folder)
+    if summary.manifest_sha256 not in ("", sha256):
+        raise StorageError(
+            f"{folder / MANIFEST} was changed after the build: {SUMMARY} has another hash. Run build_dataset.py again."
+        )
+    return Dataset(folder, patches, summary, sha256)
 
 
 def write_manifest(
@@ -125,8 +130,7 @@ def write_manifest(
     """
     _write_csv(folder / MANIFEST, Patch._fields, patches)
     _write_csv(folder / REJECTED, ("file", "reason"), rejected)
-    names = _hash_names(patch.file for patch in patches)
-    summary = replace(summary, manifest_sha256=hash_manifest(folder), files_sha256=names)
+    summary = replace(summary, manifest_sha256=hash_manifest(folder), files_sha256=_hash_files(folder))
     (folder / SUMMARY).write_text(json.dumps(asdict(summary), indent=1) + "\n", encoding="utf-8")
     return summary
 
@@ -155,7 +159,7 @@ def read_manifest(folder: Path) -> list[Patch]:
     listed = {patch.file for patch in patches}
     if len(listed) != len(patches):
         raise StorageError(f"{path} lists a file twice. {again}")
-    found = _find_images(folder)
+    found = _find_images(folder).keys()
     for difference, problem in (
         (listed - found, f"listed in {MANIFEST} but missing from"),
         (found - listed, f"not listed in {MANIFEST} but in"),
@@ -178,23 +182,26 @@ def _parse_rows(rows: Iterable[list[str]]) -> list[Patch]:
 
 
 def is_unchanged(folder: Path, summary: Summary) -> bool:
-    """Whether the manifest of a built dataset is as it was written, and exactly the files that it lists are there.
+    """Whether manifest and images of a built dataset are as they were written.
 
-    The check of `read_manifest` without reading a row, and that no row was edited.
+    Images are compared by name, size and modification time, so that none is read. Training compares their hashes.
     """
-    unchanged = summary.manifest_sha256 == hash_manifest(folder)
-    return unchanged and summary.files_sha256 == _hash_names(_find_images(folder))
+    return summary.manifest_sha256 == hash_manifest(folder) and summary.files_sha256 == _hash_files(folder)
 
 
-def _hash_names(files: Iterable[str]) -> str:
-    return hashlib.sha256(os.fsencode("\n".join(sorted(files)))).hexdigest()
+def _hash_files(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file, path in _find_images(folder).items():
+        status = os.stat(path)
+        digest.update(os.fsencode(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n"))
+    return digest.hexdigest()
 
 
-def _find_images(folder: Path) -> set[str]:
-    """List the images in the splits' folders, relative to the dataset; broken links are left out."""
+def _find_images(folder: Path) -> dict[str, str]:
+    """Return the path of each image in the splits' folders by its name in the manifest; broken links are left out."""
     splits = [split for split in SPLITS if (folder / split).is_dir()]
     found = (each for split in splits for each in walk(folder / split, EXTENSIONS, prefix=f"{split}/"))
-    return {file for file, entry in found if not entry.is_symlink() or os.path.exists(entry.path)}
+    return {file: entry.path for file, entry in found if not entry.is_symlink() or os.path.exists(entry.path)}
 
 
 def read_summary(folder: Path) -> Summary:

@@ -68,7 +68,9 @@ def _open_folder(folder: str | Path) -> tuple[_Identity, Iterator[_Entry]]:
 def _is_folder(entry: _Entry) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENAMETOOLONG):  # a link to itself, or to a name that cannot be
+            raise
         return False
 
 

@@ -101,6 +101,7 @@ def decode_image(data: bytes, channels: int, *, megapixels: float | None = MOST_
 
     Raises:
         InputError: the bytes are not a complete image, or it has too many pixels or floating point values.
+        MemoryError: there is too little memory.
     """
     width, height = read_size(data)
     if megapixels is not None and width * height > megapixels * 1e6:
@@ -108,8 +109,11 @@ def decode_image(data: bytes, channels: int, *, megapixels: float | None = MOST_
     try:
         image = cv2.imdecode(np.frombuffer(_check_chunks(data), np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError from error
         raise InputError(f"cannot be decoded ({error.err or 'damaged'})") from error
     if image is None:
+        np.empty(width * height * _MOST_BYTES_A_PIXEL, np.uint8)  # OpenCV does not say whether it had enough memory
         raise InputError(_NO_IMAGE)
     if image.dtype not in (np.uint8, np.uint16):
         raise InputError(f"holds {image.dtype} values; only 8 or 16 bits a channel are supported")
@@ -143,7 +147,7 @@ def read_image(path: Path | str, *, channels: int, sha256: str | None) -> np.nda
     try:
         data = read_file(path, megapixels=most)
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-            raise InputError("differs from the file that the manifest lists. Run build_dataset.py again.")
+            raise InputError("differs from the file that the manifest lists. Run build_dataset.py --force.")
         return decode_image(data, channels, megapixels=most)
     except (InputError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

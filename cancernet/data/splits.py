@@ -13,6 +13,8 @@ from cancernet import InputError
 from cancernet.config import SPLIT_NAMES, SPLITS, TESTING_SHARE, TRAINING_PARTS, VALIDATION_SHARE
 from cancernet.data.dataset import Patch
 
+MOST_COPIES = 4  # groups that a file with the same bytes joins; blank images are in many
+
 
 class Fold(NamedTuple):
     """Rows of a list of patches for training, and those left out for validation."""
@@ -92,8 +94,22 @@ def plan_splits(
 
 
 def list_groups(images: Sequence[Patch], *, by_patient: bool) -> list[str]:
-    """Return the group of each image that a split must not divide: its patient, or its file if that is unknown."""
-    return [image.patient or image.file if by_patient else image.file for image in images]
+    """Return the group of each image that a split must not divide: its patient, or its file if that is unknown.
+
+    Groups that share a file with the same bytes are one, unless more than MOST_COPIES groups do: it shows no tissue.
+    """
+    groups = [image.patient or image.file if by_patient else image.file for image in images]
+    repeated = {sha256 for sha256, number in Counter(image.sha256 for image in images).items() if number > 1}
+    sharing: dict[str, set[str]] = {}
+    for image, group in zip(images, groups, strict=True):
+        if image.sha256 and image.sha256 in repeated:
+            sharing.setdefault(image.sha256, set()).add(group)
+    joined: dict[str, set[str]] = {}
+    for found in sharing.values():
+        if 1 < len(found) <= MOST_COPIES:
+            whole = set().union(*(joined.get(group, {group}) for group in found))
+            joined |= dict.fromkeys(whole, whole)
+    return [min(joined[group]) if group in joined else group for group in groups]
 
 
 def assign_splits(labels: Sequence[str], groups: Sequence[str], *, seed: int) -> list[str]:

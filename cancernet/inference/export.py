@@ -72,18 +72,18 @@ def export(options: ExportOptions) -> ExportResult:
         InputError: a package is missing, the run or the dataset cannot be used, or the export predicts otherwise.
     """
     from cancernet import run as runs
-    from cancernet.data.dataset import read_manifest, read_summary
+    from cancernet.data.dataset import open_dataset
 
     runs.read_settings(options.run)
-    patches, summary = read_manifest(options.dataset), read_summary(options.dataset)
+    dataset = open_dataset(options.dataset)
     check_packages(options.format)
     import_keras()
     from cancernet.training.pipeline import open_store
 
     run = runs.load_run(options.run)
-    runs.check_same_kind(run.settings, patches, are_grey=summary.are_grey)
-    rows = np.unique(np.linspace(0, len(patches) - 1, MAX_CHECKED).astype(int))
-    images = open_store(options.dataset, [patches[row] for row in rows], run.settings.experiment)
+    runs.check_same_kind(run.settings, dataset.patches, are_grey=dataset.summary.are_grey)
+    rows = np.unique(np.linspace(0, len(dataset.patches) - 1, MAX_CHECKED).astype(int))
+    images = open_store(options.dataset, [dataset.patches[row] for row in rows], run.settings.experiment)
     print(f"Exporting {options.run} and comparing its predictions for {len(rows)} images ...", flush=True)
     with lock_folder(options.run / options.format), quiet_import():  # the converters print, too
         result = export_run(run, options.format, images)

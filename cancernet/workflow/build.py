@@ -49,7 +49,7 @@ class BuildOptions:
     seed: Seed = option(42, help="Random seed of the split and of synthetic slides", group="data")
     output: Path = option(DATASET, help="Folder for the dataset")
     mode: Literal["copy", "hardlink", "symlink"] = option("copy", help="Copy the images, or link to them")
-    force: bool = option(False, help="Replace a dataset that was built with other settings")
+    force: bool = option(False, help="Build anew, whatever the dataset in --output was built with")
 
 
 def build(options: BuildOptions) -> "Dataset":
@@ -63,7 +63,7 @@ def build(options: BuildOptions) -> "Dataset":
 def write_dataset(options: BuildOptions) -> "Summary":
     """Copy or link the images of a source into `{training,validation,testing}/<class>/`, with a manifest of them.
 
-    Prints a table of the dataset. Nothing is written if neither the source nor the settings have changed.
+    Prints a table of the dataset. Nothing is written if source, settings and dataset have not changed.
 
     Raises:
         InputError: an option, the source or the output cannot be used.
@@ -84,7 +84,7 @@ def write_dataset(options: BuildOptions) -> "Summary":
         if unsupported:
             print(describe_unsupported(unsupported))
         fingerprint = building.fingerprint(files)
-        current = building.find_current(output, settings, fingerprint, force=options.force)
+        current = None if options.force else building.find_current(output, settings, fingerprint)
         if current:
             print(f"{output} is up to date: neither {source} nor the settings have changed.\n{describe(current)}")
             warn(current.nesting)
@@ -98,6 +98,7 @@ def write_dataset(options: BuildOptions) -> "Summary":
             built = building.place_images(
                 source, folder, plan.patches, mode=settings.mode, megapixels=settings.megapixels, progress=bar.update
             )
+            built = building.separate_copies(folder, built, plan, settings)
             check_usable(built.patches, settings.split_by)
             summary = building.summarise(plan, built, settings, fingerprint)
             summary = write_manifest(folder, built.patches, sorted(plan.misplaced + built.rejected), summary)

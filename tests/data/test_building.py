@@ -1,8 +1,10 @@
 """Images are checked, copied and counted; what an adversary, or bad luck, put into the source costs itself only."""
 
 import csv
+import errno
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,12 +13,13 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, make_summary, write_image
+from conftest import ROOT, make_summary, write_image, write_slides
 
-from cancernet import InputError, StorageError
+from cancernet import CancerNetError, InputError, StorageError
+from cancernet.config import SPLITS
 from cancernet.data import building
 from cancernet.data.building import Built, Check, Plan, check_apart, find_current, fingerprint, place_images, summarise
-from cancernet.data.dataset import Counts, Patch, read_manifest, write_manifest
+from cancernet.data.dataset import Counts, Patch, open_dataset, read_manifest, write_manifest
 from cancernet.data.source import SourceFile
 from cancernet.workflow import build as workflow
 from cancernet.workflow.build import BuildOptions, write_dataset
@@ -75,33 +78,93 @@ def built(tmp_path):
 
 def test_a_dataset_is_current_where_nothing_has_changed(built):
     folder, summary = built
-    assert find_current(folder, summary.settings, "ab", force=False) == summary
-    assert find_current(folder, summary.settings, "ab", force=True) == summary
-    assert find_current(folder, summary.settings, "cd", force=False) is None
+    assert find_current(folder, summary.settings, "ab") == summary
+    assert find_current(folder, summary.settings, "cd") is None
     (folder / "training/0/a.png").unlink()
-    assert find_current(folder, summary.settings, "ab", force=False) is None
+    assert find_current(folder, summary.settings, "ab") is None
 
 
 def test_no_dataset_is_not_current(tmp_path):
     settings = make_summary().settings
-    assert find_current(tmp_path, settings, "ab", force=False) is None
-    assert find_current(tmp_path / "nowhere", settings, "ab", force=False) is None
+    assert find_current(tmp_path, settings, "ab") is None
+    assert find_current(tmp_path / "nowhere", settings, "ab") is None
 
 
 def test_other_settings_are_listed_and_need_force(built):
     folder, summary = built
     other = replace(summary.settings, seed=7, mode="symlink")
     with pytest.raises(InputError, match=r"was built with other settings \(mode, seed\)\. Use --force to replace it\."):
-        find_current(folder, other, "ab", force=False)
-    assert find_current(folder, other, "ab", force=True) is None
+        find_current(folder, other, "ab")
 
 
-def test_a_damaged_summary_needs_force(built):
+def test_a_damaged_summary_is_refused(built):
     folder, summary = built
     (folder / "dataset.json").write_text("{")
     with pytest.raises((InputError, StorageError), match=r"dataset\.json is damaged"):
-        find_current(folder, summary.settings, "ab", force=False)
-    assert find_current(folder, summary.settings, "ab", force=True) is None
+        find_current(folder, summary.settings, "ab")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ENOMEM])
+def test_an_image_that_cannot_be_read_now_ends_the_build(slides, tmp_path, monkeypatch, number):
+    build(slides, tmp_path / "built")
+    read_file = building.read_file
+
+    def fail(path, **options):
+        if path.endswith("101_idx5_x51_y101_class0.png"):
+            raise OSError(number, os.strerror(number), path)
+        return read_file(path, **options)
+
+    monkeypatch.setattr(building, "read_file", fail)
+    said = rf"{os.strerror(number)}: .*/101/0/101_idx5_x51_y101_class0.png\. .*built is unchanged"
+    with pytest.raises(StorageError, match=said):
+        build(slides, tmp_path / "built", force=True)
+    monkeypatch.undo()
+    assert build(slides, tmp_path / "built", force=True) == {}
+    assert len(read_manifest(tmp_path / "built")) == 60
+
+
+def test_too_little_memory_to_decode_an_image_ends_the_build(slides, tmp_path, monkeypatch):
+    def fail(*_):
+        error = cv2.error()
+        error.code = cv2.Error.StsNoMem
+        raise error
+
+    monkeypatch.setattr(cv2, "imdecode", fail)
+    with pytest.raises(CancerNetError, match="Memory ran out at .*png. Start the build again with more memory"):
+        build(slides, tmp_path / "built")
+
+
+@pytest.mark.parametrize("split_by", ["patient", "image"])
+def test_files_with_the_same_bytes_are_never_on_two_sides(tmp_path, split_by):
+    """Patient 100 is also called 200, and so on: one image of each is the same, under another name."""
+    source, splits = write_slides(tmp_path / "source", patients=12), {}
+    for patient in range(100, 106):
+        name = f"{patient + 100}_idx5_x51_y{51 + 50 * (patient % 2)}_class0.png"
+        (source / f"{patient + 100}/0").mkdir(parents=True)
+        shutil.copy(source / f"{patient}/0/{patient}{name[3:]}", source / f"{patient + 100}/0/{name}")
+    write_dataset(BuildOptions(source=source, output=tmp_path / "built", split_by=split_by))
+    dataset = open_dataset(tmp_path / "built")
+    for patch in dataset.patches:
+        splits.setdefault(patch.sha256, set()).add(patch.split)
+        assert hashlib.sha256((tmp_path / "built" / patch.file).read_bytes()).hexdigest() == patch.sha256
+    assert [len(found) for found in splits.values()] == [1] * 72
+    assert dataset.summary.duplicates_across_patients == 6
+    assert dataset.summary.duplicates_across_splits == 0
+    assert sorted(path.name for path in (tmp_path / "built").iterdir() if path.is_dir()) == sorted(SPLITS)
+
+
+def test_of_copies_in_a_split_that_was_given_those_for_training_are_rejected(tmp_path):
+    for number, name in enumerate(("train/0/a", "train/1/b", "val/0/c", "val/1/d", "test/0/e", "test/1/f")):
+        write_image(tmp_path / f"source/{name}.png", number)
+    for copy in ("train/0/copy", "val/0/copied"):
+        shutil.copy(tmp_path / "source/test/0/e.png", tmp_path / f"source/{copy}.png")
+    shutil.copy(tmp_path / "source/val/1/d.png", tmp_path / "source/train/1/again.png")
+    assert build(tmp_path / "source", tmp_path / "built", patient_pattern="^(.*)$") == {
+        "copy.png": "a copy of testing/0/e.png",
+        "copied.png": "a copy of testing/0/e.png",
+        "again.png": "a copy of validation/1/d.png",
+    }
+    assert len(open_dataset(tmp_path / "built").patches) == 6
 
 
 def test_images_are_placed_by_split_and_class_and_checked(tmp_path):
@@ -159,7 +222,8 @@ def test_a_second_copy_is_one_of_the_same_patient_class_name_and_bytes(tmp_path)
     assert len(built.patches) == 5
     assert not (tmp_path / "out/training/0/x-2.png").exists()
     unknown = [patch._replace(patient="") for patch in patches]
-    assert place(tmp_path, tmp_path / "unknown", unknown).rejected == []
+    rejected = [file for file, _ in place(tmp_path, tmp_path / "unknown", unknown).rejected]
+    assert rejected == ["two/x.png", "three/x.png", "one/y.png"]  # one is kept of each class
 
 
 @pytest.mark.parametrize(("mode", "links"), [("copy", 1), ("hardlink", 2), ("symlink", 1)])

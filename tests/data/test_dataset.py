@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from pathlib import Path
 
@@ -84,6 +85,8 @@ def edit_a_row(folder):
         lambda folder: (folder / "training/0/a.png").rename(folder / "training/0/b.png"),
         lambda folder: write_image(folder / "validation/0/b.png"),
         lambda folder: (folder / "link.png").rename(folder / "elsewhere.png"),
+        lambda folder: os.truncate(folder / "training/0/a.png", 0),
+        lambda folder: (folder / "training/0/a.png").write_bytes((folder / "training/0/a.png").read_bytes()),
     ],
 )
 def test_a_changed_dataset_is_detected(tmp_path, change):
@@ -95,6 +98,17 @@ def test_a_changed_dataset_is_detected(tmp_path, change):
     assert is_unchanged(tmp_path, summary)
     change(tmp_path)
     assert not is_unchanged(tmp_path, summary)
+
+
+def test_a_manifest_that_was_changed_after_the_build_is_refused(tmp_path):
+    patches = [patch(), patch("testing/1/b.png", "1", "2", "testing")]
+    for each in patches:
+        write_image(tmp_path / each.file)
+    write_manifest(tmp_path, patches, [], make_summary())
+    swapped = (tmp_path / "manifest.csv").read_text().replace("b.png,1,", "b.png,0,")
+    (tmp_path / "manifest.csv").write_text(swapped)
+    with pytest.raises(StorageError, match=r"manifest.csv was changed after the build: dataset.json has another hash"):
+        open_dataset(tmp_path)
 
 
 def test_most_images_decide_colour_and_size():

@@ -158,7 +158,7 @@ def test_a_file_is_read_if_it_has_the_hash(tmp_path):
     [
         (None, None, "No such file or directory"),
         (b"", None, "the file is empty"),
-        (b"x", "0" * 64, "differs from the file that the manifest lists. Run build_dataset.py again."),
+        (b"x", "0" * 64, "differs from the file that the manifest lists. Run build_dataset.py --force."),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(tmp_path, data, sha256, reason):

@@ -70,6 +70,18 @@ def test_a_group_is_the_patient_where_asked_for_and_known():
     assert list_groups(images, by_patient=False) == ["0/0.png", "1/0.png"]
 
 
+def test_groups_that_share_a_file_with_the_same_bytes_are_one():
+    images = [image._replace(sha256=image.file) for image in make_images(12, 2)]
+    for row, sha256 in ((0, "x"), (4, "x"), (5, "y"), (8, "y"), *((row, "blank") for row in range(11, 21, 2))):
+        images[row] = images[row]._replace(sha256=sha256)
+    joined = {"0": "0", "2": "0", "4": "0"}  # five patients share the blank image
+    assert list_groups(images, by_patient=True) == [joined.get(image.patient, image.patient) for image in images]
+    alone = [image.file for image in images]
+    alone[4], alone[8] = min(alone[0], alone[4]), min(alone[5], alone[8])
+    alone[0], alone[5] = alone[4], alone[8]
+    assert list_groups(images, by_patient=False) == alone
+
+
 def test_three_patients_fill_three_splits():
     assert len({image.split for image in plan(make_images(3, 20))}) == 3
 

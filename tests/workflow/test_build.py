@@ -153,6 +153,31 @@ def test_links_that_lead_nowhere_are_missing_files(slides, tmp_path):
         read_manifest(tmp_path / "built")
 
 
+def test_a_build_repairs_images_that_are_missing_or_differ(slides, tmp_path, capsys):
+    built = build(slides, tmp_path / "built")
+    os.truncate(tmp_path / "built" / built[0].file, 0)
+    (tmp_path / "built" / built[1].file).unlink()
+    write_image(tmp_path / "built" / built[2].file, 99)
+    whole = {patch.file: (tmp_path / "built" / patch.file).read_bytes() for patch in built[3:]}
+    assert build(slides, tmp_path / "built") == built
+    for patch in built:
+        data = (tmp_path / "built" / patch.file).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == patch.sha256
+        assert whole.get(patch.file, data) == data
+    capsys.readouterr()
+    build(slides, tmp_path / "built")
+    assert "is up to date" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("named", ["source", "output"])
+def test_a_link_to_itself_is_no_folder(slides, tmp_path, named):
+    (tmp_path / "loop").symlink_to("loop")
+    folders = {"source": slides, "output": tmp_path / "built"} | {named: tmp_path / "loop"}
+    said = {"source": "There is no folder .*loop", "output": "loop is a link"}
+    with pytest.raises(InputError, match=said[named]):
+        build(folders["source"], folders["output"])
+
+
 def test_a_second_build_loads_nothing_that_it_does_not_need(slides, tmp_path):
     build(slides, tmp_path / "built")
     code = (
