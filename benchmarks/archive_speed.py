@@ -62,7 +62,7 @@ def measure_steps(run_folder: Path, files: list[Path]) -> tuple[dict[str, float]
     for number, item in enumerate([items[0], *items]):  # the first compiles
         if number == 1:
             costs.clear()
-        with work_of_one_core(costs, "read"), reading.open_item(run.settings, item, mpp=4, rejected=[]) as opened:
+        with work_of_one_core(costs, "read"), reading.open_item(run.settings, item, mpp=4) as opened:
             opened = opened._replace(tiles=list(opened.tiles))
         with work_of_one_core(costs, "predict"):
             predictions = prediction.decide_item(run, prediction.score_tiles(run, opened))

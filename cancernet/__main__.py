@@ -64,11 +64,7 @@ def run_verb(name: str, argv: Sequence[str], *, prog: str) -> object:
     verb = VERBS[name]
     module = import_module(verb.module)
     options = parse_options(
-        getattr(module, verb.options),
-        argv,
-        prog=prog,
-        about=module.__doc__ or "",
-        epilog=getattr(module, "EPILOG", ""),
+        getattr(module, verb.options), argv, prog=prog, about=module.__doc__ or "", epilog=getattr(module, "EPILOG", "")
     )
     return getattr(module, verb.function)(options)
 

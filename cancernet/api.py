@@ -141,9 +141,10 @@ def predict_slides(
     Raises:
         InputError: the paths or an option cannot be used.
     """
-    from cancernet.inference.predict import predict_slides
+    from cancernet.inference.predict import PredictOptions, predict_slides
 
-    return predict_slides(loaded, paths, Path(output) if output else None, **options)
+    checked = make_options(PredictOptions, {"run": loaded.folder, "paths": (), **options})
+    return predict_slides(loaded, paths, Path(output) if output else None, checked)
 
 
 def compare(*runs: str | Path, **options: Any) -> "Comparison":

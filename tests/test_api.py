@@ -49,6 +49,16 @@ def test_unknown_and_impossible_options_are_named(tmp_path):
         cancernet.compare("one")
 
 
+def test_options_of_predict_slides_are_checked(tiny_run, tmp_path):
+    run = cancernet.load(tiny_run)
+    with pytest.raises(InputError, match="Unknown option scale. Choose from force, mpp"):
+        cancernet.predict_slides(run, [tmp_path], scale=2)
+    with pytest.raises(InputError, match="threshold cannot be 2: Input should be less than 1"):
+        cancernet.predict_slides(run, [tmp_path], threshold=2)
+    with pytest.raises(InputError, match="ray and shard divide the work of the command"):
+        cancernet.predict_slides(run, [tmp_path], ray="local")
+
+
 def test_the_defaults_are_those_of_the_commands(monkeypatch):
     from cancernet.workflow import train
 

@@ -21,27 +21,19 @@ FINISHED, OPTIONS = "finished.jsonl", "archive.json"
 ADVICE = "Choose another --output, or --force to delete what is there."
 SINGLE_STEM = "images"  # of the Parquet files of patches without a position
 
-_RESULT = TypeAdapter(ItemResult)
-
 
 class Archive:
     """The results of finished items. One process writes; an item is finished when finished.jsonl has its line."""
 
     def __init__(self, folder: Path):
-        """Read what is finished and delete the files of items that are not.
-
-        Args:
-            folder: see `open_folder`; the caller has its lock.
+        """Read what is finished and delete the files of items that are not; the caller has the lock of the folder.
 
         Raises:
             StorageError: finished.jsonl is damaged.
         """
         self.folder = folder
-        self.finished = [
-            result
-            for result in _read_finished(folder / FINISHED)
-            if (folder / PATCHES / f"{result.item.stem}.parquet").is_file()
-        ]
+        written = {path.stem for path in (folder / PATCHES).glob("*.parquet")}
+        self.finished = [result for result in _read_finished(folder / FINISHED) if result.item.stem in written]
         self._rewrite()
 
     def plan(self, items: Iterable[WorkItem]) -> list[WorkItem]:
@@ -81,7 +73,7 @@ def open_folder(folder: Path, options: Mapping[str, str | float | bool | None], 
     """Make the folder of an archive, or check that the one that exists has results of the same run and options.
 
     Args:
-        options: what the predictions depend on, as JSON takes it.
+        options: what the predictions depend on.
         force: delete what is there.
 
     Raises:
@@ -131,7 +123,8 @@ def _read_finished(path: Path) -> list[ItemResult]:
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
+    parse = TypeAdapter(ItemResult).validate_json
     try:
-        return [_RESULT.validate_json(line) for line in lines]
+        return [parse(line) for line in lines]
     except ValidationError as error:
         raise StorageError(f"{printable(str(path))} is damaged. Delete it to predict again what it lists.") from error

@@ -41,30 +41,23 @@ class ImagePredictions:
 def predict_images(
     run: Run, images: NDArray[Any] | Sequence[Image], *, threshold: float | None = None
 ) -> ImagePredictions:
-    """Predict images one by one; neighbours on a slide are not used.
-
-    Args:
-        images: uint8 array [n, height, width, 3] (RGB) or [n, height, width, 1] (grey); or a list of arrays
-            [height, width], [height, width, 1] or [height, width, 3] of any sizes, or of image files.
-        threshold: on the positive class's probability, 0 to 1, in place of the run's own.
+    """Predict single images; `api.Run.predict` describes them.
 
     Raises:
         InputError: an image cannot be used, or a threshold for more than two classes.
         TrainingDiverged: an output of the network is not a number.
     """
     if isinstance(images, np.ndarray) and images.ndim != 4:
-        raise InputError(
-            f"The array of images has the shape {images.shape}. Give [n, height, width, 3], or a list of images."
-        )
+        shape = images.shape
+        raise InputError(f"The array of images has the shape {shape}. Give [n, height, width, 3], or a list of images.")
     if isinstance(images, str | os.PathLike):
         raise InputError(f"Give a list of images, [{os.fspath(images)!r}], not a single path.")
     decision = choose_decision(run, neighbours=False)
     scores, distances = score_images(run, _read(images, run.settings.experiment.channels))
     probabilities, predicted = apply_decision(decision, scores, (), threshold=threshold)
     names = tuple(name_class(run.settings, name) for name in decision.classes)
-    return ImagePredictions(
-        names, probabilities, predicted, decision.threshold if threshold is None else threshold, distances
-    )
+    applied = decision.threshold if threshold is None else threshold
+    return ImagePredictions(names, probabilities, predicted, applied, distances)
 
 
 def _read(images: NDArray[Any] | Sequence[Image], channels: int) -> Iterator[np.ndarray]:
@@ -78,8 +71,6 @@ def _read(images: NDArray[Any] | Sequence[Image], channels: int) -> Iterator[np.
         if image.ndim == 2:
             image = image[..., None]
         if image.ndim != 3 or image.shape[2] not in (1, 3) or not image.size:
-            raise InputError(
-                f"Image {number} has the shape {image.shape}. Give [height, width], [height, width, 1] or "
-                "[height, width, 3]."
-            )
+            allowed = "[height, width], [height, width, 1] or [height, width, 3]"
+            raise InputError(f"Image {number} has the shape {image.shape}. Give {allowed}.")
         yield image

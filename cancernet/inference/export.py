@@ -5,7 +5,6 @@ over neighbouring patches needs the slide and stays with the run.
 """
 
 import importlib.util
-import json
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from cancernet import InputError
 from cancernet.cli import quiet_import
 from cancernet.config import DATASET, option
 from cancernet.models.backend import import_keras
-from cancernet.storage import fresh_folder, lock_folder
+from cancernet.storage import fresh_folder, lock_folder, write_json
 
 if TYPE_CHECKING:
     import keras
@@ -93,11 +92,7 @@ def export(options: ExportOptions) -> ExportResult:
 
 
 def check_packages(name: str) -> None:
-    """Check that the packages of a format are installed.
-
-    Raises:
-        InputError: one is not.
-    """
+    """Raise InputError if a package that a format needs is not installed."""
     for package in FORMATS[name].packages:
         if importlib.util.find_spec(package) is None:
             raise InputError(f'--format {name} needs {package}, which is not installed: pip install ".[export]"')
@@ -111,7 +106,7 @@ def export_run(run: "Run", name: str, images: "ImageStore") -> ExportResult:
         images: that the run and the export both predict.
 
     Raises:
-        InputError: a probability differs by more than TOLERANCE, an image cannot be used, or the disk is full.
+        InputError: a probability differs by more than TOLERANCE, or an image cannot be used.
     """
     from cancernet.evaluation.decision import calibrate
     from cancernet.inference.prediction import choose_decision
@@ -125,17 +120,28 @@ def export_run(run: "Run", name: str, images: "ImageStore") -> ExportResult:
         network(images.fetch(np.arange(1)))  # Keras exports to ONNX only a network that was called before
         network.export(work / wanted.file, format=wanted.keras_name, verbose=False)
         predict = OPEN[name](work / wanted.file)
-        starts = range(0, len(images), BATCH)
-        rows = np.arange(len(images))
-        found = [predict(images.fetch(rows[start : start + BATCH]).astype(np.float32)) for start in starts]
+        batches = np.split(np.arange(len(images)), range(BATCH, len(images), BATCH))
+        found = [predict(images.fetch(rows).astype(np.float32)) for rows in batches]
         difference = float(np.abs(np.concatenate(found) - expected).max())
         if not difference <= TOLERANCE:
             raise InputError(
                 f"The {name} export gives probabilities that differ by up to {difference:.2g} from the run's, more "
                 f"than {TOLERANCE:g}, and was deleted. Use model.keras, or another --format."
             )
-        description = describe_export(run, decision, len(images), difference)
-        (work / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        settings = run.settings
+        description = {
+            "image_size": settings.experiment.image_size,
+            "channels": settings.experiment.channels,
+            "values": "RGB (of one channel: grey), 0 to 255, float32",
+            "classes": list(settings.classes),
+            "class_names": settings.class_names,
+            "positive": decision.positive,
+            "threshold": decision.threshold,
+            "operating_point": decision.operating_point,
+            "checked": {"images": len(images), "largest_difference": difference},
+            "versions": settings.versions,
+        }
+        write_json(work / DESCRIPTION, description)
     return ExportResult(folder / wanted.file, len(images), difference)
 
 
@@ -147,7 +153,7 @@ def build_predictor(model: "keras.Model", decision: "Decision", views: str) -> "
     Args:
         model: raw images to probabilities.
         decision: provides temperature and bias; it must not smooth over neighbours.
-        views: as `test_time_augmentation.list_views`.
+        views: see `test_time_augmentation.list_views`.
 
     Returns:
         float32 [n, s, s, c] of 0 to 255 -> float32 [n, classes].
@@ -167,23 +173,6 @@ def build_predictor(model: "keras.Model", decision: "Decision", views: str) -> "
     network = keras.Model(image, calibration(scores))
     calibration.set_weights([np.eye(classes) / decision.temperature, np.array(decision.bias)])
     return network
-
-
-def describe_export(run: "Run", decision: "Decision", images: int, difference: float) -> dict[str, object]:
-    """Describe what a program needs in addition to the file, and how the file was verified."""
-    settings = run.settings
-    return {
-        "image_size": settings.experiment.image_size,
-        "channels": settings.experiment.channels,
-        "values": "RGB (of one channel: grey), 0 to 255, float32",
-        "classes": list(settings.classes),
-        "class_names": settings.class_names,
-        "positive": decision.positive,
-        "threshold": decision.threshold,
-        "operating_point": decision.operating_point,
-        "checked": {"images": images, "largest_difference": difference},
-        "versions": settings.versions,
-    }
 
 
 def _replace_tensors(model: "keras.Model") -> None:

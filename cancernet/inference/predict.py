@@ -5,10 +5,10 @@ import functools
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from annotated_types import Gt, Interval
 
@@ -17,9 +17,7 @@ from cancernet.config import option
 from cancernet.models.backend import import_keras
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
-    from cancernet.inference.prediction import ItemPredictions, PredictedItem
+    from cancernet.inference.prediction import ItemPredictions
     from cancernet.inference.summary import ItemResult
     from cancernet.inference.work_list import WorkItem
     from cancernet.run import Run, Settings
@@ -84,14 +82,6 @@ class PredictOptions:
     force: bool = option(False, help="Replace predictions that exist")
 
 
-class PredictResult(NamedTuple):
-    """What came of a work list."""
-
-    output: Path
-    items: "list[ItemResult]"  # in the order of the work list
-    rejected: list[tuple[str, str]]  # file and reason
-
-
 class SlidePredictions(NamedTuple):
     """The predictions of all slides, large images and single patches among some files."""
 
@@ -99,7 +89,7 @@ class SlidePredictions(NamedTuple):
     rejected: list[tuple[str, str]]  # file and reason
 
 
-def predict(options: PredictOptions) -> PredictResult:
+def predict(options: PredictOptions) -> None:
     """Predict new images, write the results into a folder, and print a summary.
 
     Raises:
@@ -108,13 +98,19 @@ def predict(options: PredictOptions) -> PredictResult:
     if options.ray and options.shard:
         raise InputError("--shard divides the work between jobs, and --ray divides it itself. Give one of them.")
     if options.ray:
-        _check_ray()
+        try:
+            from cancernet.inference import ray  # noqa: F401
+        except ImportError as error:
+            raise InputError(f'--ray needs Ray and PyArrow ({error}): pip install ".[cluster]"') from error
     from cancernet.data.files import describe_unsupported
     from cancernet.inference import work_list
     from cancernet.inference.summary import FURTHEST_PICTURE, REJECTED, SUMMARY, describe_results
     from cancernet.run import read_settings
 
-    output = _name_output(options)
+    output = options.output
+    if options.shard:
+        number, total = options.shard
+        output /= f"shard_{number:0{len(str(total))}d}_of_{total}"
     paths = [os.path.abspath(path) for path in options.paths] if options.ray else options.paths
     found = work_list.find_files(paths)
     kind = storage.FolderKind.ARCHIVE if options.ray else storage.FolderKind.PREDICTIONS
@@ -130,7 +126,7 @@ def predict(options: PredictOptions) -> PredictResult:
             items = work_list.take_shard(items, *options.shard)
             print(f"Of these, part {options.shard[0]} of {options.shard[1]}: {work_list.describe_work(items)}")
         work = _predict_on_cluster if options.ray else _predict_here
-        results = work(options, settings, items, found.rejected)
+        results = work(dataclasses.replace(options, output=output), settings, items, found.rejected)
     print(f"\n{describe_results(settings, results)}\nAll results: {output}, by slide in {output / SUMMARY}")
     if (output / FURTHEST_PICTURE).is_file():
         print(f"Images out of distribution: {output / FURTHEST_PICTURE}")
@@ -139,57 +135,35 @@ def predict(options: PredictOptions) -> PredictResult:
         print(f"{len(rejected):,} file(s) could not be used, see {output / REJECTED}")
     if rejected and not options.shard and not any(result.patches for result in results):
         raise InputError(f"No image could be used, first {work_list.printable(': '.join(rejected[0]))}")
-    return PredictResult(output, results, rejected)
 
 
 def predict_slides(
-    run: "Run",
-    paths: Sequence[str | os.PathLike[str]],
-    output: Path | None = None,
-    *,
-    mpp: float | None = None,
-    tile: str = "auto",
-    neighbours: bool = True,
-    threshold: float | None = None,
-    force: bool = False,
+    run: "Run", paths: Sequence[str | os.PathLike[str]], output: Path | None, options: PredictOptions
 ) -> SlidePredictions:
     """Predict slides, large images and patches with a loaded run; memory holds a thumbnail of each patch.
 
     Args:
-        paths, mpp, tile, neighbours, threshold, force: as the fields of PredictOptions.
         output: folder for the files that `predict` writes; None writes none.
+        options: whose own run, paths and output are not used.
 
     Raises:
-        InputError: the paths cannot be used, or a threshold for more than two classes.
+        InputError: the paths or an option cannot be used.
     """
+    if options.ray or options.shard:
+        raise InputError("ray and shard divide the work of the command `cancernet predict`. Leave them out.")
     from cancernet.inference import prediction, results, work_list
 
     found = work_list.find_files(paths)
-    items = work_list.plan_work(found.files, mpp=run.settings.mpp, tile=tile)
-    predicted = list(prediction.predict_items(run, items, mpp=mpp, neighbours=neighbours, threshold=threshold))
+    items = work_list.plan_work(found.files, mpp=run.settings.mpp, tile=options.tile)
+    predicted = list(prediction.predict_items(run, items, options))
     if output is not None:
         with (
-            storage.claim_folder(output, storage.FolderKind.PREDICTIONS, force=force),
+            storage.claim_folder(output, storage.FolderKind.PREDICTIONS, force=options.force),
             storage.fresh_folder(output) as folder,
         ):
             results.write_results(run, predicted, folder, missing=found.rejected)
     rejected = [*found.rejected, *(row for each in predicted for row in each.rejected)]
     return SlidePredictions([each.predictions for each in predicted if each.predictions], rejected)
-
-
-def _check_ray() -> None:
-    try:
-        from cancernet.inference import ray  # noqa: F401
-    except ImportError as error:
-        raise InputError(f'--ray needs Ray and PyArrow ({error}): pip install ".[cluster]"') from error
-
-
-def _name_output(options: PredictOptions) -> Path:
-    """Name the folder for the results; a shard has its own within `options.output`."""
-    if not options.shard:
-        return options.output
-    number, total = options.shard
-    return options.output / f"shard_{number:0{len(str(total))}d}_of_{total}"
 
 
 def _predict_here(
@@ -207,34 +181,21 @@ def _predict_here(
     total = sum(len(item.files) for item in items) if is_known else None
     started = time.monotonic()
     with (
-        storage.fresh_folder(_name_output(options)) as folder,
+        storage.fresh_folder(options.output) as folder,
         tqdm(total=total, unit=" images", disable=None, smoothing=0.1) as bar,
     ):
-        predicted = prediction.predict_items(
-            run,
-            items,
-            mpp=options.mpp,
-            neighbours=options.neighbours,
-            threshold=options.threshold,
-            progress=bar.update,
-        )
-        done = results.write_results(
-            run, _report_rejected(predicted, bar), folder, missing=missing, print_line=bar.write
-        )
+
+        def report_rejected(item: prediction.PredictedItem) -> prediction.PredictedItem:
+            bar.update(len(item.rejected))
+            for files, reason in work_list.group_rejected(item.rejected):
+                bar.write(work_list.printable(f"not used: {files}: {reason}"))
+            return item
+
+        predicted = map(report_rejected, prediction.predict_items(run, items, options, progress=bar.update))
+        done = results.write_results(run, predicted, folder, missing=missing, print_line=bar.write)
     seconds, count = time.monotonic() - started, sum(result.patches for result in done)
     print(f"{count:,} images in {seconds:.1f} s, {count / max(seconds, 1e-9):,.0f} images per second.")
     return done
-
-
-def _report_rejected(predicted: "Iterable[PredictedItem]", bar: "tqdm[NoReturn]") -> "Iterator[PredictedItem]":
-    """Print the files of each item that could not be used."""
-    from cancernet.inference.work_list import group_rejected, printable
-
-    for each in predicted:
-        bar.update(len(each.rejected))
-        for files, reason in group_rejected(each.rejected):
-            bar.write(printable(f"not used: {files}: {reason}"))
-        yield each
 
 
 def _predict_on_cluster(

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -27,6 +27,9 @@ from cancernet.models.backend import without_xla
 from cancernet.run import Run
 from cancernet.training.scoring import BATCH, log_scores
 
+if TYPE_CHECKING:
+    from cancernet.inference.predict import PredictOptions
+
 _network_lock = threading.Lock()  # visitors of the page share the network; only reading runs in parallel
 
 Progress = Callable[[int], object]  # gets the number of images done since its last call, like tqdm.update
@@ -41,6 +44,7 @@ class ItemScores(Scores):
     thumbnail_pixels: int  # side of the thumbnail of a whole patch
     file_scale: float = 1.0  # pixels of the file (at level 0) for one pixel of x and y
     images: Sequence[np.ndarray] = ()  # [n] where they are kept, at most of the network's size
+    rejected: Sequence[Rejected] = ()  # files of the item that could not be read
 
     @property
     def slide(self) -> str:
@@ -66,7 +70,7 @@ class PredictedItem(NamedTuple):
 
     item: WorkItem
     predictions: ItemPredictions | None  # None where no patch could be used
-    rejected: list[Rejected]
+    rejected: Sequence[Rejected]
 
 
 def score_images(
@@ -100,18 +104,12 @@ def score_images(
 def score_tiles(
     run: Run, opened: OpenItem, *, progress: Progress | None = None, keep_images: bool = False
 ) -> ItemScores:
-    """Score the patches of one open work item; memory holds one batch and all thumbnails.
-
-    Args:
-        keep_images: whether the result has `images`.
+    """Score the patches of one open work item; memory holds one batch, all thumbnails, and `images` if they are kept.
 
     Raises:
-        InputError: a patch cannot be read, see `reading.open_item`.
-        TrainingDiverged: an output of the network is not a number.
+        InputError: the item cannot be read, see `reading.open_item`.
     """
-    patches: list[Patch] = []
-    thumbnails: list[np.ndarray] = []
-    images: list[np.ndarray] = []
+    patches, thumbnails, images = list[Patch](), list[np.ndarray](), list[np.ndarray]()
     size, _, channels = run.model.input_shape[1:]
 
     def read() -> Iterator[np.ndarray]:
@@ -131,6 +129,7 @@ def score_tiles(
         thumbnail_pixels=opened.thumbnail_pixels,
         file_scale=opened.file_scale,
         images=images,
+        rejected=opened.rejected,
     )
 
 
@@ -139,21 +138,19 @@ def score_item(
     item: WorkItem,
     *,
     mpp: float | None,
-    rejected: list[Rejected],
     progress: Progress | None = None,
     contents: Mapping[str, bytes] | None = None,
 ) -> ItemScores:
     """Read and score the files of one work item.
 
     Args:
-        mpp, rejected: as `reading.open_item`.
+        mpp: micrometres per pixel at level 0, for a large image that does not state it.
         contents: the bytes of each file, where they are in memory and not on disk; the images are then kept too.
 
     Raises:
         InputError: the whole item cannot be used, see `reading.open_item`.
-        TrainingDiverged: an output of the network is not a number.
     """
-    with open_item(run.settings, item, mpp=mpp, rejected=rejected, contents=contents) as opened:
+    with open_item(run.settings, item, mpp=mpp, contents=contents) as opened:
         return score_tiles(run, opened, progress=progress, keep_images=contents is not None)
 
 
@@ -174,51 +171,27 @@ def decide_item(
 
     Args:
         neighbours: False decides each patch on its own, by the decision that the run has for that. Patches without a
-            slide, and slides with many gaps or overlapping patches, are always decided like this.
+            slide, and slides with many gaps, are always decided like this.
         threshold: on the positive class's probability, in place of the run's own; 0 to 1.
 
     Raises:
         InputError: a threshold for more than two classes.
     """
     decision = choose_decision(run, neighbours=neighbours and can_be_smoothed(run, scores))
-    probabilities, predicted = apply_decision(
-        decision, scores.log_probabilities, scores.layout.slides, threshold=threshold
-    )
-    return ItemPredictions(
-        scores.patches,
-        None,
-        probabilities,
-        predicted,
-        scores.distances,
-        scores=scores,
-        threshold=decision.threshold if threshold is None else threshold,
-    )
+    decided = apply_decision(decision, scores.log_probabilities, scores.layout.slides, threshold=threshold)
+    applied = decision.threshold if threshold is None else threshold
+    return ItemPredictions(scores.patches, None, *decided, scores.distances, scores=scores, threshold=applied)
 
 
 def predict_items(
-    run: Run,
-    items: Iterable[WorkItem],
-    *,
-    mpp: float | None = None,
-    neighbours: bool = True,
-    threshold: float | None = None,
-    progress: Progress | None = None,
+    run: Run, items: Iterable[WorkItem], options: "PredictOptions", *, progress: Progress | None = None
 ) -> Iterator[PredictedItem]:
-    """Read, score and decide one item after the other.
-
-    Args:
-        mpp: as `reading.open_item`.
-        neighbours, threshold: as `decide_item`.
-
-    Raises:
-        TrainingDiverged: an output of the network is not a number.
-    """
+    """Read, score and decide one item after the other."""
     for item in items:
-        rejected: list[Rejected] = []
         try:
-            scores = score_item(run, item, mpp=mpp, rejected=rejected, progress=progress)
-            predictions = decide_item(run, scores, neighbours=neighbours, threshold=threshold)
-            yield PredictedItem(item, predictions if scores.patches else None, rejected)
+            scores = score_item(run, item, mpp=options.mpp, progress=progress)
+            predictions = decide_item(run, scores, neighbours=options.neighbours, threshold=options.threshold)
+            yield PredictedItem(item, predictions if scores.patches else None, scores.rejected)
         except InputError as error:
             yield PredictedItem(item, None, explain(item.files, error))
 

@@ -23,7 +23,7 @@ from ray.exceptions import RayError, RayTaskError
 from cancernet import InputError
 from cancernet.inference.archive import PATCHES, SLIDES, Archive, describe_progress
 from cancernet.inference.predict import PredictOptions
-from cancernet.inference.reading import OpenItem, Rejected, explain, open_item
+from cancernet.inference.reading import OpenItem, explain, open_item
 from cancernet.inference.summary import ItemResult, summarise_item
 from cancernet.inference.work_list import WorkItem, printable
 from cancernet.run import Settings, name_class
@@ -44,14 +44,6 @@ class Job(NamedTuple):
 
     settings: Settings  # of the run
     options: PredictOptions
-
-
-class ReadItem(NamedTuple):
-    """A work item whose patches were read."""
-
-    item: WorkItem
-    opened: OpenItem
-    rejected: tuple[Rejected, ...]
 
 
 def connect(address: str) -> None:
@@ -79,11 +71,11 @@ def predict_items(
     """Predict items on the cluster at `options.ray`; yield the results as they come, recorded in the archive.
 
     Args:
-        items: see `Archive.plan`.
+        items: those that `Archive.plan` returned.
         print_line: gets a line about the progress every LINE_SECONDS.
 
     Raises:
-        InputError: as `connect`, or the run cannot be loaded.
+        InputError: the cluster cannot be joined, or the run cannot be loaded.
         OSError: the results cannot be written.
     """
     connect(job.options.ray or LOCAL)
@@ -121,19 +113,11 @@ class Scheduler:
 
     def describe_memory(self) -> str:
         """Name the number of actors, and the memory of the largest actor and reader."""
-        largest = max(self._actor_bytes.values(), default=0) / 1e9
-        return f"{self._actors()} actors of {largest:.2f} GB, readers of {self._reader_bytes / 1e9:.2f} GB"
-
-    def _actors(self) -> int:
-        return len(self._busy) + len(self._idle)
+        actors, largest = len(self._busy) + len(self._idle), max(self._actor_bytes.values(), default=0) / 1e9
+        return f"{actors} actors of {largest:.2f} GB, readers of {self._reader_bytes / 1e9:.2f} GB"
 
     def __iter__(self) -> Iterator[ItemResult | None]:
-        """Yield the result of each item, and None when nothing happened for a while.
-
-        Raises:
-            InputError: the run cannot be loaded.
-            OSError: the results cannot be written.
-        """
+        """Yield the result of each item, and None when nothing happened for a while."""
         while self._unfinished:
             self._assign()
             promised = [*self._reading, *self._busy]
@@ -152,7 +136,7 @@ class Scheduler:
         cores, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
         wanted = min(gpus or cores or 1, self._unfinished)
         needs = {"num_cpus": 1, "num_gpus": 1} if gpus else {"num_cpus": 1 - READER_SHARE}
-        while self._actors() < wanted:
+        while len(self._busy) + len(self._idle) < wanted:
             actor = cast("ray.actor.ActorHandle", RemotePredictor.options(**needs).remote())
             self._busy[actor.load.remote(self._job)] = (actor, None)
         reader = read_item.options(num_cpus=1 if gpus else READER_SHARE)
@@ -162,7 +146,7 @@ class Scheduler:
             self._reading[used] = (item, pixels)
         while self._idle and self._read:
             actor, (item, pixels) = self._idle.pop(), self._read.popleft()
-            self._busy[actor.predict.remote(pixels)] = (actor, item)
+            self._busy[actor.predict.remote(item, pixels)] = (actor, item)
 
     def _take_read(self, used: ray.ObjectRef) -> ItemResult | None:
         item, pixels = self._reading.pop(used)
@@ -202,7 +186,7 @@ class Scheduler:
         self._actor_bytes.pop(actor, None)
 
     def _try_again(self, actor: ray.actor.ActorHandle, item: WorkItem | None, error: RayError) -> ItemResult | None:
-        """Handle an actor that died, or an item that was lost with a machine."""
+        """Plan an item again whose actor died, or that was lost with a machine; after TRIES it has failed."""
         self._forget(actor)
         if item is None:
             self._deaths += 1
@@ -217,7 +201,7 @@ class Scheduler:
 
 
 @ray.remote(num_returns=2, max_calls=ITEMS_PER_READER, max_retries=TRIES - 1)
-def read_item(item: WorkItem, job: Job) -> tuple[int, ReadItem]:
+def read_item(item: WorkItem, job: Job) -> tuple[int, OpenItem]:
     """Read the patches of an item.
 
     Returns:
@@ -230,21 +214,15 @@ def read_item(item: WorkItem, job: Job) -> tuple[int, ReadItem]:
     cv2.setNumThreads(1)  # there are as many readers as cores
     if any(file != printable(file) for file in item.files):
         raise InputError("the names of its files are not UTF-8, which Parquet requires. Rename them.")
-    rejected: list[Rejected] = []
-    with open_item(job.settings, item, mpp=job.options.mpp, rejected=rejected) as opened:
-        opened = opened._replace(tiles=list(opened.tiles))
-    return _measure(), ReadItem(item, opened, tuple(rejected))
+    with open_item(job.settings, item, mpp=job.options.mpp) as opened:
+        return _measure(), opened._replace(tiles=list(opened.tiles))
 
 
 class Predictor:
     """A loaded run, one item at a time."""
 
     def load(self, job: Job) -> tuple[None, int]:
-        """Load the run.
-
-        Raises:
-            InputError: as `run.load_run`.
-        """
+        """Load the run; return the memory of this process."""
         if not ray.get_gpu_ids():  # one core each: threads of many actors would compete
             os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
         from cancernet.run import load_run
@@ -252,27 +230,20 @@ class Predictor:
         self.run, self.job = load_run(job.options.run), job
         return None, _measure()
 
-    def predict(self, read: ReadItem) -> tuple[ItemResult, int]:
-        """Score and decide an item and write its files.
-
-        Raises:
-            TrainingDiverged: an output of the network is not a number.
-        """
+    def predict(self, item: WorkItem, opened: OpenItem) -> tuple[ItemResult, int]:
+        """Score and decide an item and write its files; return the memory of this process too."""
         from cancernet.inference import prediction, results
 
-        item, options = read.item, self.job.options
-        scores = prediction.score_tiles(self.run, read.opened)
+        run, options = self.run, self.job.options
+        scores = prediction.score_tiles(run, opened)
         if not scores.patches:
-            return ItemResult(item, read.rejected), _measure()
-        predictions = prediction.decide_item(
-            self.run, scores, neighbours=options.neighbours, threshold=options.threshold
-        )
-        line = results.write_slide(self.run, item, predictions, options.output / SLIDES)
-        names = [name_class(self.run.settings, name) for name in self.run.decision.classes]
+            return ItemResult(item, tuple(opened.rejected)), _measure()
+        predictions = prediction.decide_item(run, scores, neighbours=options.neighbours, threshold=options.threshold)
+        line = results.write_slide(run, item, predictions, options.output / SLIDES)
+        names = [name_class(run.settings, name) for name in run.decision.classes]
         path = options.output / PATCHES / f"{item.stem}.parquet"
         _write_parquet(results.list_columns(names), results.list_rows(predictions, names), path)
-        result = summarise_item(self.run.settings, item, predictions, read.rejected, has_map=bool(line))
-        return result, _measure()
+        return summarise_item(run.settings, item, predictions, has_map=bool(line)), _measure()
 
 
 RemotePredictor = ray.remote(max_restarts=0)(Predictor)

@@ -26,25 +26,18 @@ class OpenItem(NamedTuple):
     tiles: Iterable[Tile]  # read while they are iterated over
     thumbnail_pixels: int  # side of the thumbnail of a whole patch
     file_scale: float = 1.0  # pixels of the file (at level 0) for one pixel of x and y
+    rejected: Sequence[Rejected] = ()  # grows while the tiles are read; reading continues without these files
 
 
 @contextmanager
 def open_item(
-    settings: Settings,
-    item: WorkItem,
-    *,
-    mpp: float | None,
-    rejected: list[Rejected],
-    contents: Mapping[str, bytes] | None = None,
+    settings: Settings, item: WorkItem, *, mpp: float | None, contents: Mapping[str, bytes] | None = None
 ) -> Iterator[OpenItem]:
-    """Open the files of one work item for reading.
-
-    Memory holds one patch, of a large image one block (see cancernet.data.tiles).
+    """Open the files of one work item. Memory holds one patch, of a large image one block (see cancernet.data.tiles).
 
     Args:
         settings: of the run that is to score the patches.
         mpp: micrometres per pixel at level 0, for a large image that does not state it.
-        rejected: gets each patch that cannot be read, and why; reading continues without it.
         contents: the bytes of each file, where they are in memory and not on disk.
 
     Raises:
@@ -59,7 +52,7 @@ def open_item(
         return
     places = [find_place(file) if item.kind == SLIDE else ("", None, None) for file in item.files]
     patches = [Patch(file, "", *place, "", "") for file, place in zip(item.files, places, strict=True)]
-    layout = lay_out_patches(patches)
+    layout, rejected = lay_out_patches(patches), list[Rejected]()
     for reason in layout.unplaceable.values():
         raise InputError(reason)
 
@@ -75,7 +68,8 @@ def open_item(
             except InputError as error:
                 rejected.extend(explain([file], error))
 
-    yield OpenItem(read(), min((thumbnail_side(slide.shape) for slide in layout.slides), default=PATCH_STEP))
+    thumbnail_pixels = min((thumbnail_side(slide.shape) for slide in layout.slides), default=PATCH_STEP)
+    yield OpenItem(read(), thumbnail_pixels, rejected=rejected)
 
 
 def explain(files: Sequence[str], error: InputError | str) -> list[Rejected]:
@@ -92,14 +86,13 @@ def _open_slide(settings: Settings, slide: SlideImage, file: str, *, in_memory: 
         raise InputError(
             f"{file}: has {np.prod(shape):,} patches, more than {MAX_PLACES_IN_MEMORY:,}. Use `cancernet predict`."
         )
-    tiles = iterate_tiles(slide, file=file, patch_pixels=PATCH_STEP, target_mpp=settings.mpp)
-    return OpenItem(_expect_tissue(tiles, file), thumbnail_side(shape), settings.mpp / slide.mpp)
 
+    def read(target_mpp: float) -> Iterator[Tile]:
+        empty = True
+        for tile in iterate_tiles(slide, file=file, patch_pixels=PATCH_STEP, target_mpp=target_mpp):
+            empty = False
+            yield tile
+        if empty:
+            raise InputError(f"{file}: shows no stained tissue, only background. Check that it is the right image.")
 
-def _expect_tissue(tiles: Iterator[Tile], file: str) -> Iterator[Tile]:
-    empty = True
-    for tile in tiles:
-        empty = False
-        yield tile
-    if empty:
-        raise InputError(f"{file}: shows no stained tissue, only background. Check that it is the right image.")
+    return OpenItem(read(settings.mpp), thumbnail_side(shape), settings.mpp / slide.mpp)

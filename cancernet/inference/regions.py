@@ -1,19 +1,10 @@
 """Regions of a probability map as GeoJSON that QuPath opens: one polygon a connected region."""
 
-from typing import TypedDict
-
 import numpy as np
 import shapely
 from scipy.ndimage import label
 
-COLOUR = (200, 0, 0)  # red, as QuPath's own class "Tumor"
-
-
-class FeatureCollection(TypedDict):
-    """GeoJSON as `json.dump` takes it."""
-
-    type: str
-    features: list[dict[str, object]]
+Feature = dict[str, object]  # of GeoJSON, as `json.dump` takes it
 
 
 def outline_regions(
@@ -22,9 +13,9 @@ def outline_regions(
     patch_pixels: float,
     origin: tuple[float, float] = (0.0, 0.0),
     name: str,
-    colour: tuple[int, int, int] = COLOUR,
+    colour: tuple[int, int, int],
     mpp: float | None = None,
-) -> FeatureCollection:
+) -> list[Feature]:
     """Outline the cells of a map that have a probability.
 
     Cells that share a side are one region, cells that only touch at a corner are two; holes are kept. A polygon follows
@@ -50,10 +41,9 @@ def outline_regions(
     labels, regions = label(~np.isnan(grid))  # by default cells that share a side are connected
     counts = np.bincount(labels.ravel(), minlength=regions + 1)
     cells = np.argsort(labels, axis=None, kind="stable")
-    rows, columns = (
-        np.split(indices, np.cumsum(counts)[:-1]) for indices in np.unravel_index(cells, labels.shape)
-    )  # of each region; region 0 is the background
-    features: list[dict[str, object]] = []
+    places = np.unravel_index(cells, labels.shape)
+    rows, columns = (np.split(each, np.cumsum(counts)[:-1]) for each in places)  # of each region; 0 is the background
+    features: list[Feature] = []
     for region in np.argsort(-counts[1:], kind="stable") + 1:
         probabilities = grid[rows[region], columns[region]]
         measurements = {
@@ -63,10 +53,9 @@ def outline_regions(
         }
         if mpp is not None:
             measurements["Area mm^2"] = len(probabilities) * (patch_pixels * mpp / 1000) ** 2
-        outline = shapely.transform(
-            _trace(rows[region], columns[region]), lambda corners: corners * patch_pixels + np.asarray(origin, float)
-        )
-        rings = [shapely.get_coordinates(ring).tolist() for ring in (outline.exterior, *outline.interiors)]
+        outline = _trace(rows[region], columns[region])
+        corners = [shapely.get_coordinates(ring) for ring in (outline.exterior, *outline.interiors)]
+        rings = [(each * patch_pixels + np.asarray(origin, float)).tolist() for each in corners]
         properties = {
             "objectType": "annotation",
             "classification": {"name": name, "color": list(colour)},
@@ -75,7 +64,7 @@ def outline_regions(
         }
         geometry = {"type": "Polygon", "coordinates": rings}
         features.append({"type": "Feature", "geometry": geometry, "properties": properties})
-    return {"type": "FeatureCollection", "features": features}
+    return features
 
 
 def _trace(rows: np.ndarray, columns: np.ndarray) -> shapely.Polygon:

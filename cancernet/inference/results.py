@@ -9,16 +9,16 @@ from matplotlib.figure import Figure
 
 from cancernet import storage
 from cancernet.data.grid import PATCH_STEP, paint_grid
-from cancernet.evaluation.predictions import Predictions
 from cancernet.explain.distances import MOST_NAMED
 from cancernet.inference.prediction import ItemPredictions, PredictedItem
-from cancernet.inference.regions import COLOUR, FeatureCollection, outline_regions
+from cancernet.inference.regions import Feature, outline_regions
 from cancernet.inference.summary import FURTHEST_PICTURE, PREDICTIONS, ItemResult, summarise_item, write_tables
 from cancernet.inference.work_list import LARGE, WorkItem, printable
 from cancernet.reporting import illustration, montages
 from cancernet.run import Run, name_class
 
-REGION_COLOURS = (COLOUR, (0, 114, 178), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
+RED = (200, 0, 0)  # as QuPath's own class "Tumor"
+REGION_COLOURS = (RED, (0, 114, 178), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
 
 
 def write_results(
@@ -32,7 +32,7 @@ def write_results(
     """Write predictions.csv, summary.csv, rejected.csv, furthest.jpg and the files of each slide.
 
     Args:
-        predicted: the items in the order of the work list, predicted while they are iterated over.
+        predicted: in the order of the work list; predicted while they are iterated over.
         missing: paths that led to no image, and why.
         print_line: gets a line for each slide that has a map.
     """
@@ -49,7 +49,7 @@ def write_results(
             line = write_slide(run, item, predictions, folder)
             if line:
                 print_line(line)
-            result = summarise_item(run.settings, item, predictions, rejected, has_map=bool(line))
+            result = summarise_item(run.settings, item, predictions, has_map=bool(line))
             thumbnails = predictions.scores.thumbnails
             furthest += [(distance, name, thumbnails[row]) for distance, name, row in result.outliers]
             furthest = sorted(furthest, key=lambda each: -each[0])[:MOST_NAMED]
@@ -98,11 +98,9 @@ def describe_slide(run: Run, predictions: ItemPredictions) -> str:
 
 def draw_map(run: Run, predictions: ItemPredictions) -> Figure:
     """Draw the probability of the positive class over a slide, for a run of two classes."""
-    scores = predictions.scores
-    (grid,) = scores.layout.slides
-    shown = Predictions([], None, predictions.probabilities, predictions.predicted)
-    title, threshold = describe_slide(run, predictions), predictions.threshold
-    return illustration.draw_slide(run, grid, scores.thumbnails, shown, title=title, threshold=threshold)
+    (grid,), title = predictions.scores.layout.slides, describe_slide(run, predictions)
+    thumbnails, threshold = predictions.scores.thumbnails, predictions.threshold
+    return illustration.draw_slide(run, grid, thumbnails, predictions, title=title, threshold=threshold)
 
 
 def write_slide(run: Run, item: WorkItem, predictions: ItemPredictions, folder: Path) -> str:
@@ -124,26 +122,24 @@ def write_slide(run: Run, item: WorkItem, predictions: ItemPredictions, folder: 
     return f"{describe_slide(run, predictions)}{unlike}; {', '.join(names)}"
 
 
-def find_regions(run: Run, predictions: ItemPredictions) -> FeatureCollection:
+def find_regions(run: Run, predictions: ItemPredictions) -> dict[str, object]:
     """Outline the patches of one slide that were classified as positive; of several classes, those of each class.
 
     Returns:
-        Regions in the file's own pixels (level 0); see cancernet.inference.regions.
+        A GeoJSON FeatureCollection in the file's own pixels (level 0); see `regions.outline_regions`.
     """
-    classes, positive, scores = run.decision.classes, run.decision.positive, predictions.scores
-    mpp = run.settings.mpp
-    features: list[dict[str, object]] = []
-    (grid,) = scores.layout.slides
-    left, top = grid.origin
+    classes, positive = run.decision.classes, run.decision.positive
+    (grid,), scale, mpp = predictions.scores.layout.slides, predictions.scores.file_scale, run.settings.mpp
+    features: list[Feature] = []
     for number, name in enumerate(classes if positive is None else [positive]):
         index = classes.index(name)
         values = np.where(predictions.predicted == index, predictions.probabilities[:, index], np.nan)
         features += outline_regions(
             paint_grid(values, grid),
-            patch_pixels=PATCH_STEP * scores.file_scale,
-            origin=(left * scores.file_scale, top * scores.file_scale),
+            patch_pixels=PATCH_STEP * scale,
+            origin=(grid.origin[0] * scale, grid.origin[1] * scale),
             name=name_class(run.settings, name),
             colour=REGION_COLOURS[number % len(REGION_COLOURS)],
-            mpp=mpp and mpp / scores.file_scale,
-        )["features"]
+            mpp=mpp and mpp / scale,
+        )
     return {"type": "FeatureCollection", "features": features}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PREDICTIONS, SUMMARY, REJECTED, FURTHEST_PICTURE = "predictions.csv", "summary.csv", "rejected.csv", "furthest.jpg"
 MAX_LISTED = 10  # images that are listed with their predictions
-SUMMARY_COLUMNS = ("slide", "class", "patches", "predicted", "share", "mm2", "mean_probability")
+SUMMARY_COLUMNS = ["slide", "class", "patches", "predicted", "share", "mm2", "mean_probability"]
 
 
 class Outlier(NamedTuple):
@@ -45,37 +45,26 @@ class ItemResult:
     outliers: tuple[Outlier, ...] = ()  # the furthest of them, at most MOST_NAMED
 
 
-def summarise_item(
-    settings: Settings,
-    item: WorkItem,
-    predictions: "ItemPredictions",
-    rejected: Sequence[tuple[str, str]],
-    *,
-    has_map: bool,
-) -> ItemResult:
+def summarise_item(settings: Settings, item: WorkItem, predictions: "ItemPredictions", *, has_map: bool) -> ItemResult:
     """Reduce the predictions of one item to its ItemResult."""
-    patches, distances = predictions.scores.patches, predictions.scores.distances
-    classes = settings.classes
-    names = [
-        printable(Path(patch.file).name + (f" at {patch.x}, {patch.y}" if item.kind == LARGE else ""))
-        for patch in patches
-    ]
+    patches, distances, classes = predictions.patches, predictions.scores.distances, settings.classes
+    names = [printable(Path(patch.file).name) for patch in patches]
     listed = []
-    for row in range(0 if has_map else min(len(patches), MAX_LISTED)):
-        index = predictions.predicted[row]
+    for name, index, probabilities in zip(names[:MAX_LISTED], predictions.predicted, predictions.probabilities):
         shown = index if settings.positive is None else classes.index(settings.positive)
-        name = printable(Path(patches[row].file).name)
-        listed.append((name, name_class(settings, classes[index]), f"{predictions.probabilities[row, shown]:.3f}"))
+        listed.append((name, name_class(settings, classes[index]), f"{probabilities[shown]:.3f}"))
     outside = np.flatnonzero(distances > 1)
     furthest = outside[np.argsort(-distances[outside])][:MOST_NAMED]
+    if item.kind == LARGE:
+        names = [f"{name} at {patch.x}, {patch.y}" for name, patch in zip(names, patches)]
     return ItemResult(
         item,
-        tuple(rejected),
+        tuple(predictions.scores.rejected),
         len(patches),
         tuple(np.bincount(predictions.predicted, minlength=len(classes)).tolist()),
         tuple(predictions.probabilities.sum(axis=0).tolist()),
         has_map,
-        tuple(listed),
+        () if has_map else tuple(listed),
         None if np.isnan(distances).any() else len(outside),
         tuple(Outlier(float(distances[row]), names[row], int(row)) for row in furthest),
     )
@@ -84,20 +73,18 @@ def summarise_item(
 def write_tables(
     folder: Path, settings: Settings, results: Sequence[ItemResult], missing: Sequence[tuple[str, str]]
 ) -> None:
-    """Write summary.csv and rejected.csv.
-
-    Args:
-        results: in the order of the work list.
-        missing: paths that led to no image, and why.
-    """
-    rejected = [*missing, *(row for result in results for row in result.rejected)]
-    slides: list[Sequence[object]] = [SUMMARY_COLUMNS, *list_slides(settings, results)]
-    for name, rows in ((SUMMARY, slides), (REJECTED, [("file", "reason"), *rejected])):
+    """Write summary.csv and rejected.csv; `missing` are paths that led to no image, and why."""
+    rejected = [("file", "reason"), *missing, *(row for result in results for row in result.rejected)]
+    tables: dict[str, Sequence[Sequence[object]]] = {
+        SUMMARY: [SUMMARY_COLUMNS, *list_slides(settings, results)],
+        REJECTED: rejected,
+    }
+    for name, rows in tables.items():
         with (folder / name).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             storage.write_rows(file, rows)
 
 
-def list_slides(settings: Settings, results: Iterable[ItemResult]) -> list[list[str | int | float]]:
+def list_slides(settings: Settings, results: Iterable[ItemResult]) -> list[list[object]]:
     """Make the rows of summary.csv: of two classes one for a slide, of more one for a slide and class.
 
     All patches without a slide are one row, whose slide is "".
@@ -107,7 +94,7 @@ def list_slides(settings: Settings, results: Iterable[ItemResult]) -> list[list[
         if result.patches:
             by_slide.setdefault(result.item.slide, []).append(result)
     mm2 = settings.mpp and (settings.mpp * PATCH_STEP / 1000) ** 2
-    rows: list[list[str | int | float]] = []
+    rows: list[list[object]] = []
     for slide, parts in by_slide.items():
         patches, counts, sums = _add_up(parts)
         for index, name in enumerate(settings.classes):

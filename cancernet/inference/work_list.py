@@ -55,24 +55,22 @@ def find_files(paths: Iterable[str | os.PathLike[str]]) -> FoundFiles:
     Raises:
         InputError: a given path does not exist, a folder has no image, or a table has no path.
     """
-    found: dict[str, str] = {}
+    files: list[str] = []
     skipped: Counter[str] = Counter()
     rejected: list[tuple[str, str]] = []
-
-    def add(path: str) -> None:
-        for file in _list_images(path, skipped):
-            found.setdefault(os.path.abspath(file), Path(file).as_posix())
-
     for given in paths:
         path = os.fspath(given)
         if not path.lower().endswith(".csv"):
-            add(path)
+            files += _list_images(path, skipped)
             continue
         for row in _read_table(Path(path)):
             try:
-                add(row)
+                files += _list_images(row, skipped)
             except InputError as error:
                 rejected.append((row, str(error)))
+    found: dict[str, str] = {}
+    for file in files:
+        found.setdefault(os.path.abspath(file), Path(file).as_posix())
     return FoundFiles(list(found.values()), skipped, rejected)
 
 
@@ -120,35 +118,25 @@ def plan_work(
         contents: the bytes of each file, where they are in memory and not on disk.
     """
     items: list[WorkItem] = []
-    slides: dict[str, WorkItem] = {}
+    open_items: dict[str, WorkItem] = {}  # by slide; "" has the patches without a position
     stems: set[str] = set()
-    single = WorkItem(SINGLE, "", "", [])
     for file in files:
         patient, x, _ = find_place(file)
-        is_placed = bool(patient) and x is not None
+        slide = patient if x is not None else ""
         data = None if contents is None else contents[file]
-        if tile == "always" or (tile == "auto" and not is_placed and is_tiled(file, mpp, data)):
+        if tile == "always" or (tile == "auto" and not slide and is_tiled(file, mpp, data)):
             items.append(WorkItem(LARGE, file, file_stem(Path(file).stem, stems), [file]))
-        elif is_placed:
-            if patient not in slides:
-                slides[patient] = WorkItem(SLIDE, patient, file_stem(patient, stems), [])
-                items.append(slides[patient])
-            slides[patient].files.append(file)
-        else:
-            if len(single.files) in (0, SINGLE_FILES):
-                single = WorkItem(SINGLE, "", "", [])
-                items.append(single)
-            single.files.append(file)
+            continue
+        if slide not in open_items or (not slide and len(open_items[slide].files) == SINGLE_FILES):
+            kind, stem = (SLIDE, file_stem(slide, stems)) if slide else (SINGLE, "")
+            open_items[slide] = WorkItem(kind, slide, stem, [])
+            items.append(open_items[slide])
+        open_items[slide].files.append(file)
     return items
 
 
 def is_tiled(file: str, mpp: float | None, data: bytes | None = None) -> bool:
-    """Return whether an image without a position is tiled: a whole slide, or a large image if the run has a scale.
-
-    Args:
-        mpp: the run's scale, micrometres per pixel; None where it has none.
-        data: the bytes of the file, where they are in memory and not on disk.
-    """
+    """Return whether an image without a position is tiled: a whole slide, or a large image if the run has a scale."""
     if file.lower().endswith(SLIDE_EXTENSIONS):
         return True
     if mpp is None or (data is None and not os.path.isfile(file)):  # reading a pipe would never end
@@ -176,15 +164,14 @@ def take_shard(items: Sequence[WorkItem], number: int, count: int) -> list[WorkI
 
 def describe_work(items: Sequence[WorkItem]) -> str:
     """Say how many files are patches of a slide, single patches, and large images."""
-    files = {kind: sum(len(item.files) for item in items if item.kind == kind) for kind in (SLIDE, SINGLE, LARGE)}
     slides = sum(item.kind == SLIDE for item in items)
-    parts = []
-    if slides:
-        parts.append(f"{files[SLIDE]:,} patches of {slides:,} slide(s)")
-    if files[SINGLE]:
-        parts.append(f"{files[SINGLE]:,} image(s) that are one patch each")
-    if files[LARGE]:
-        parts.append(f"{files[LARGE]:,} large image(s) to be tiled into patches (see --help)")
+    meanings = {
+        SLIDE: f"patches of {slides:,} slide(s)",
+        SINGLE: "image(s) that are one patch each",
+        LARGE: "large image(s) to be tiled into patches (see --help)",
+    }
+    files = {kind: sum(len(item.files) for item in items if item.kind == kind) for kind in meanings}
+    parts = [f"{files[kind]:,} {meaning}" for kind, meaning in meanings.items() if files[kind]]
     return (", ".join(parts) or "no images") + "."
 
 

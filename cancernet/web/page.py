@@ -100,11 +100,9 @@ def answer_uploads(
         report_progress(min(done / len(contents), 1.0), f"Classifying images: {done:,} done")
 
     for item in items:
-        rejected: list[reading.Rejected] = []
         try:
-            scores.append(
-                prediction.score_item(run, item, mpp=mpp, rejected=rejected, progress=count, contents=contents)
-            )
+            scores.append(prediction.score_item(run, item, mpp=mpp, progress=count, contents=contents))
+            rejected = scores[-1].rejected
         except InputError as error:
             rejected = reading.explain(item.files, error)
         for name, reason in work_list.group_rejected(rejected):

@@ -31,10 +31,7 @@ class BuildOptions:
         "patient", help="What is never divided between splits; by image, results are over-optimistic", group="data"
     )
     split_file: Path | None = option(
-        None,
-        help="CSV with the columns patient,split: a published split",
-        group="data",
-        default="a random split",
+        None, help="CSV with the columns patient,split: a published split", group="data", default="a random split"
     )
     patient_pattern: str | None = option(
         None,

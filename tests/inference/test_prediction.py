@@ -115,11 +115,12 @@ def test_a_part_is_scored_without_its_broken_files(run, tmp_path):
     for number, file in enumerate(files):
         cv2.imwrite(file, patch(140 + 10 * number)[..., ::-1])
     (tmp_path / "s_1.png").write_bytes(b"no image")
-    rejected = []
-    scored = prediction.score_item(run, WorkItem(SINGLE, "", "", files), mpp=None, rejected=rejected)
+    scored = prediction.score_item(run, WorkItem(SINGLE, "", "", files), mpp=None)
     assert files_of(scored) == [files[0], files[2]]
     np.testing.assert_allclose(log_odds(scored.log_probabilities), [1, -1], atol=1e-4)
-    assert rejected == [(files[1], "cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)")]
+    assert scored.rejected == [
+        (files[1], "cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)")
+    ]
 
 
 def test_what_is_no_file_no_image_or_too_large_costs_itself_only(run, tmp_path):
@@ -130,11 +131,10 @@ def test_what_is_no_file_no_image_or_too_large_costs_itself_only(run, tmp_path):
     (tmp_path / "webp.png").write_bytes(cv2.imencode(".webp", patch(150))[1].tobytes())
     cv2.imwrite(bomb, np.zeros((7200, 7200), np.uint8))
     cv2.imwrite(good, patch(150)[..., ::-1])
-    rejected = []
     part = WorkItem(SINGLE, "", "", files)
-    scored = prediction.score_item(run, part, mpp=None, rejected=rejected)
+    scored = prediction.score_item(run, part, mpp=None)
     assert files_of(scored) == [good]
-    assert dict(rejected) == {
+    assert dict(scored.rejected) == {
         pipe: "is not a regular file but a pipe or a device",
         endless: "is not a regular file but a pipe or a device",
         webp: "cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)",
@@ -148,11 +148,11 @@ def test_what_is_no_file_no_image_or_too_large_costs_itself_only(run, tmp_path):
 def test_patches_that_overlap_are_rejected_before_they_are_read(run):
     files = ["7_idx5_x1_y1_class0.png", "7_idx5_x21_y1_class0.png"]
     with pytest.raises(InputError, match=rf"Two patches of slide 7 overlap: {files[0]} .* and {files[1]}"):
-        prediction.score_item(run, WorkItem(SLIDE, "7", "7", files), mpp=None, rejected=())
+        prediction.score_item(run, WorkItem(SLIDE, "7", "7", files), mpp=None)
 
 
 def score_large(run, path, mpp=None):
-    return prediction.score_item(run, WorkItem(LARGE, path, "large", [path]), mpp=mpp, rejected=())
+    return prediction.score_item(run, WorkItem(LARGE, path, "large", [path]), mpp=mpp)
 
 
 def test_a_large_image_is_cut_at_the_scale_of_the_run_without_its_background(run, tmp_path):
@@ -182,8 +182,7 @@ def test_what_is_in_memory_is_scored_as_what_is_on_disk_and_its_patches_are_kept
     files = [path, str(tmp_path / "s.png")]
     contents = {file: Path(file).read_bytes() for file in files}
     for part in (WorkItem(LARGE, path, "large", files[:1]), WorkItem(SINGLE, "", "", files[1:])):
-        given = {"mpp": 2.0, "rejected": ()}
-        on_disk, in_memory = (prediction.score_item(run, part, **given, contents=each) for each in (None, contents))
+        on_disk, in_memory = (prediction.score_item(run, part, mpp=2.0, contents=each) for each in (None, contents))
         np.testing.assert_array_equal(in_memory.log_probabilities, on_disk.log_probabilities)
         assert in_memory.patches == on_disk.patches
         assert on_disk.images == []
@@ -195,7 +194,7 @@ def test_a_slide_with_more_places_than_memory_has_room_for_is_rejected(run, tmp_
     data = write_picture(tmp_path / "large.png").read_bytes()
     part = WorkItem(LARGE, "x.png", "x", ["x.png"])
     with pytest.raises(InputError, match="has 12 patches, more than 11. Use `cancernet predict`"):
-        prediction.score_item(run, part, mpp=2.0, rejected=(), contents={"x.png": data})
+        prediction.score_item(run, part, mpp=2.0, contents={"x.png": data})
 
 
 def test_patches_keep_their_places_and_get_thumbnails_of_one_scale(run, tmp_path):
@@ -203,10 +202,10 @@ def test_patches_keep_their_places_and_get_thumbnails_of_one_scale(run, tmp_path
     for file, image in zip(files, (patch(140), patch(160, 50, 25)), strict=True):
         cv2.imwrite(file, image[..., ::-1])
     item = WorkItem(SLIDE, "7", "7", files)
-    scored = prediction.score_item(run, item, mpp=None, rejected=())
+    scored = prediction.score_item(run, item, mpp=None)
     assert [patch[:5] for patch in scored.patches] == [(files[0], "", "7", 1, 1), (files[1], "", "7", 3951, 1)]
     assert scored.thumbnail_pixels == 20  # 1600 / 80
     assert [each.shape for each in scored.thumbnails] == [(20, 20, 3), (20, 10, 3)]
     assert (scored.slide, scored.grid.shape) == ("7", (1, 80))
-    single = prediction.score_item(run, WorkItem(SINGLE, "", "", files), mpp=None, rejected=())
+    single = prediction.score_item(run, WorkItem(SINGLE, "", "", files), mpp=None)
     assert (single.slide, single.thumbnail_pixels) == ("", 50)

@@ -7,9 +7,14 @@ import pytest
 import shapely
 from scipy.ndimage import label
 
-from cancernet.inference.regions import outline_regions
+from cancernet.inference import regions
 
 NAN = np.nan
+
+
+def outline(grid, **given):
+    """The regions as the GeoJSON file has them."""
+    return {"type": "FeatureCollection", "features": regions.outline_regions(grid, colour=(200, 0, 0), **given)}
 
 
 def as_map(mask):
@@ -53,7 +58,7 @@ def check_schema(collection):
 
 def test_one_region_in_slide_pixels():
     grid = np.array([[NAN, 0.9, 0.8], [NAN, 0.7, NAN]])
-    collection = outline_regions(grid, patch_pixels=800, origin=(1600, 400), name="IDC", mpp=0.25)
+    collection = outline(grid, patch_pixels=800, origin=(1600, 400), name="IDC", mpp=0.25)
     check_schema(collection)
     (feature,) = collection["features"]
     (ring,) = feature["geometry"]["coordinates"]
@@ -70,7 +75,7 @@ def test_a_hole_is_kept_and_an_island_in_it_is_a_region():
     mask = np.ones((5, 5), bool)
     mask[1:4, 1:4] = False
     mask[2, 2] = True
-    collection = outline_regions(as_map(mask), patch_pixels=10, name="1")
+    collection = outline(as_map(mask), patch_pixels=10, name="1")
     check_schema(collection)
     ring, island = collection["features"]  # largest first
     assert [len(feature["geometry"]["coordinates"]) for feature in (ring, island)] == [2, 1]
@@ -80,16 +85,13 @@ def test_a_hole_is_kept_and_an_island_in_it_is_a_region():
 
 
 def test_cells_that_touch_at_a_corner_are_two_regions():
-    collection = outline_regions(as_map(np.eye(3, dtype=bool)), patch_pixels=50, name="1")
+    collection = outline(as_map(np.eye(3, dtype=bool)), patch_pixels=50, name="1")
     check_schema(collection)
     assert [polygon_area(feature) for feature in collection["features"]] == [2500] * 3
 
 
 def test_no_region_is_an_empty_collection():
-    assert outline_regions([[NAN, NAN]], patch_pixels=50, name="1") == {
-        "type": "FeatureCollection",
-        "features": [],
-    }
+    assert outline([[NAN, NAN]], patch_pixels=50, name="1")["features"] == []
 
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
@@ -98,11 +100,11 @@ def test_areas_equal_the_masks(share):
     rng = np.random.default_rng(4)
     for patch_pixels in (50, 792.0792):
         mask = rng.random((30, 40)) < share
-        collection = outline_regions(as_map(mask), patch_pixels=patch_pixels, origin=(3, 7), name="1")
+        collection = outline(as_map(mask), patch_pixels=patch_pixels, origin=(3, 7), name="1")
         check_schema(json.loads(json.dumps(collection)))
-        labels, regions = label(mask)
+        labels, expected = label(mask)
         sizes = sorted(np.bincount(labels.ravel())[1:], reverse=True)
-        assert len(collection["features"]) == regions
+        assert len(collection["features"]) == expected
         areas = [polygon_area(feature) for feature in collection["features"]]
         np.testing.assert_allclose(areas, np.array(sizes) * patch_pixels**2, rtol=1e-9)
         assert all(shapely.geometry.shape(feature["geometry"]).is_valid for feature in collection["features"])
@@ -110,5 +112,5 @@ def test_areas_equal_the_masks(share):
 
 def test_whole_pixels_give_whole_areas():
     mask = np.random.default_rng(5).random((20, 20)) < 0.6
-    collection = outline_regions(as_map(mask), patch_pixels=50, name="1")
+    collection = outline(as_map(mask), patch_pixels=50, name="1")
     assert sum(polygon_area(feature) for feature in collection["features"]) == mask.sum() * 2500

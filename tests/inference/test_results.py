@@ -48,7 +48,7 @@ def test_the_table_has_four_decimals_names_threshold_slide_and_unknown_values():
 
 def test_the_regions_and_the_table_of_a_large_image_are_in_its_own_pixels(run, tmp_path):
     path = str(write_picture(tmp_path / "large.png"))
-    scored = prediction.score_item(run, WorkItem(LARGE, path, "large", [path]), mpp=2.0, rejected=())
+    scored = prediction.score_item(run, WorkItem(LARGE, path, "large", [path]), mpp=2.0)
     decided = prediction.decide_item(run, scored)
     (feature,) = results.find_regions(run, decided)["features"]
     corners = np.array(feature["geometry"]["coordinates"][0])

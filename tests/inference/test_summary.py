@@ -28,11 +28,12 @@ MORE_SINGLES = make_result(SINGLE, "", (0, 1), (0.1, 0.9), outside=0)
 
 def test_an_item_is_reduced_to_counts_sums_and_its_first_images(settings):
     distances = np.array([0.5, 1.5, 3.0, 1.0])
-    scores = as_scored(np.zeros((4, 2)), "", [None] * 4, [None] * 4, distances=distances)
+    rejected = [("4.png", "cannot be decoded")]
+    scores = as_scored(np.zeros((4, 2)), "", [None] * 4, [None] * 4, distances=distances, rejected=rejected)
     probabilities = np.array([[0.9, 0.1], [0.25, 0.75], [0.5, 0.5], [0.3, 0.7]])
     predictions = as_predictions(scores, probabilities, np.array([0, 1, 0, 1]), 0.6)
     item = WorkItem(SINGLE, "", "", ["0.png", "1.png", "2.png", "3.png", "4.png"])
-    result = summarise_item(settings, item, predictions, [("4.png", "cannot be decoded")], has_map=False)
+    result = summarise_item(settings, item, predictions, has_map=False)
     assert (result.item, result.rejected, result.patches) == (item, (("4.png", "cannot be decoded"),), 4)
     assert result.class_counts == (2, 2)
     assert result.probability_sums == pytest.approx((1.95, 2.05))
@@ -44,17 +45,17 @@ def test_an_item_is_reduced_to_counts_sums_and_its_first_images(settings):
     )
     assert result.outside == 2  # a distance of exactly 1 is inside
     assert result.outliers == (Outlier(3.0, "2.png", 2), Outlier(1.5, "1.png", 1))
-    with_map = summarise_item(settings, item, predictions, [], has_map=True)
+    with_map = summarise_item(settings, item, predictions, has_map=True)
     assert (with_map.has_map, with_map.listed) == (True, ())
     unknown = replace(predictions, scores=replace(scores, distances=np.full(4, np.nan)))
-    assert summarise_item(settings, item, unknown, [], has_map=False).outside is None
+    assert summarise_item(settings, item, unknown, has_map=False).outside is None
 
 
 def test_of_many_patches_ten_are_listed_and_twelve_outliers_kept_with_their_place(settings):
     distances = np.arange(20.0)
     scores = as_scored(np.zeros((20, 2)), "s", list(range(0, 1000, 50)), [1] * 20, distances=distances)
     predictions = as_predictions(scores, np.tile([0.5, 0.5], (20, 1)), np.zeros(20, int), 0.6)
-    result = summarise_item(settings, WorkItem(LARGE, "s", "s", ["s"]), predictions, [], has_map=False)
+    result = summarise_item(settings, WorkItem(LARGE, "s", "s", ["s"]), predictions, has_map=False)
     assert [name for name, *_ in result.listed] == [f"{number}.png" for number in range(10)]
     assert [outlier.row for outlier in result.outliers] == list(range(19, 7, -1))
     assert result.outliers[0].name == "19.png at 950, 1"
@@ -65,7 +66,7 @@ def test_of_several_classes_the_probability_of_the_predicted_class_is_listed():
     settings = replace(run.settings, classes=("a", "b", "c"), positive=None)
     scores = as_scored(np.zeros((1, 3)), "", [None], [None])
     predictions = as_predictions(scores, np.array([[0.2, 0.3, 0.5]]), np.array([2]), None)
-    result = summarise_item(settings, WorkItem(SINGLE, "", "", ["0.png"]), predictions, [], has_map=False)
+    result = summarise_item(settings, WorkItem(SINGLE, "", "", ["0.png"]), predictions, has_map=False)
     assert result.listed == (("0.png", "c", "0.500"),)
     assert [row[1:5] for row in summary.list_slides(settings, [result])] == [
         ["a", 1, 0, 0.0],
