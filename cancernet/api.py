@@ -170,12 +170,12 @@ def make_options(kind: type[Options], given: Mapping[str, object]) -> Options:
     """
     from pydantic import TypeAdapter, ValidationError
 
+    names = sorted(kind.__dataclass_fields__)  # type: ignore[attr-defined]
+    for name in given:
+        if name not in names:
+            raise InputError(f"Unknown option {name}. Choose from {', '.join(names)}.")
     try:
         return TypeAdapter(kind).validate_python(dict(given))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = ".".join(map(str, first["loc"]))
-        if first["type"] == "unexpected_keyword_argument":
-            fields = sorted(kind.__dataclass_fields__)  # type: ignore[attr-defined]
-            raise InputError(f"Unknown option {name}. Choose from {', '.join(fields)}.") from None
-        raise InputError(f"{name} cannot be {first['input']!r}: {first['msg']}.") from None
+        raise InputError(f"{'.'.join(map(str, first['loc']))} cannot be {first['input']!r}: {first['msg']}.") from None

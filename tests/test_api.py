@@ -45,6 +45,8 @@ def test_unknown_and_impossible_options_are_named(tmp_path):
         cancernet.train("nowhere", epochs=0)
     with pytest.raises(InputError, match=r"--model takes cancernet, .*, not 'vgg'"):
         cancernet.train("nowhere", model="vgg")
+    with pytest.raises(InputError, match="Unknown option slit. Choose from allow_seen_patients, dataset"):
+        cancernet.evaluate("nowhere", slit="testing")
     with pytest.raises(InputError, match="One run alone"):
         cancernet.compare("one")
 
