@@ -4,7 +4,7 @@ A slide is all patches of one patient. x and y are the left and top pixel of a p
 patch without a patient, or without x and y, belongs to no slide.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -84,11 +84,15 @@ def lay_out(
         patients: [n] the slide of each patch; "" is unknown.
         x, y: [n] left and top pixel; None or NaN is unknown.
         files: [n] names for the reasons.
-        step: pixels from one patch to the next.
     """
     places = np.array([[np.nan if each is None else each for each in axis] for axis in (x, y)], float)
+    members_of: dict[str, list[int]] = {}
+    for index in np.flatnonzero(~np.isnan(places).any(axis=0)).tolist():
+        if patients[index]:
+            members_of.setdefault(patients[index], []).append(index)
     slides, unplaceable = [], {}
-    for slide, members in _group_by_slide(patients, places):
+    for slide in sorted(members_of):
+        members = np.array(members_of[slide])
         left, top = places[:, members]
         try:
             rows, columns = _find_cells(slide, left, top, step, [files[i] for i in members])
@@ -101,25 +105,16 @@ def lay_out(
 
 def lay_out_patches(patches: Sequence[Patch]) -> Layout:
     """Place the rows of a manifest on the grids of their slides; see `lay_out`."""
-    return lay_out(
-        [patch.patient for patch in patches],
-        [patch.x for patch in patches],
-        [patch.y for patch in patches],
-        [patch.file for patch in patches],
-    )
+    names, places = [patch.patient for patch in patches], [(patch.x, patch.y) for patch in patches]
+    return lay_out(names, [x for x, _ in places], [y for _, y in places], [patch.file for patch in patches])
 
 
-def stitch_slide(
-    tiles: Iterable[np.ndarray], grid: SlideGrid, *, tile_pixels: int | None = None, background: int = 255
-) -> np.ndarray:
-    """Draw the patches of one slide at their positions.
+def stitch_slide(tiles: Sequence[np.ndarray], grid: SlideGrid, *, tile_pixels: int) -> np.ndarray:
+    """Draw the patches of one slide at their positions, on white.
 
     Args:
         tiles: m uint8 images [h, w, channels], one per patch of the grid; edge tiles may be smaller than the others.
-        grid: of the slide.
-        tile_pixels: side of a whole tile in `tiles` if it was resized; the picture is drawn at its scale. None: the
-            grid's step.
-        background: grey level where there is no patch.
+        tile_pixels: side of a whole tile in `tiles`; the picture is drawn at its scale.
 
     Returns:
         uint8 [height, width, channels]. Pixel [row, column] is at `grid.origin` + (column, row) * step / tile_pixels.
@@ -127,8 +122,6 @@ def stitch_slide(
     Raises:
         InputError: a tile is larger than tile_pixels.
     """
-    tiles = list(tiles)
-    tile_pixels = int(grid.step) if tile_pixels is None else tile_pixels
     large = [i for i, tile in enumerate(tiles) if max(tile.shape[:2]) > tile_pixels]
     if large:
         side = max(tiles[large[0]].shape[:2])
@@ -136,22 +129,16 @@ def stitch_slide(
     lefts = np.floor((grid.x - grid.origin[0]) * tile_pixels / grid.step + 0.5).astype(int)
     tops = np.floor((grid.y - grid.origin[1]) * tile_pixels / grid.step + 0.5).astype(int)
     shape = (tops.max() + tile_pixels, lefts.max() + tile_pixels, tiles[0].shape[2])
-    picture = np.full(shape, background, np.uint8)
+    picture = np.full(shape, 255, np.uint8)
     for tile, left, top in zip(tiles, lefts, tops, strict=True):
         picture[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
     return picture
 
 
 def paint_grid(values: np.ndarray, grid: SlideGrid) -> np.ndarray:
-    """Return a map of one slide with one cell per patch: of probabilities, true classes, or decisions.
+    """Return a map of values [m], one per patch of a slide: float64 [rows, columns], NaN where there is no patch.
 
-    Args:
-        values: [m] one per patch of the grid.
-        grid: of the slide.
-
-    Returns:
-        float64 [rows, columns], NaN where there is no patch. Cell [row, column] begins at `grid.origin` +
-        (column, row) * step.
+    Cell [row, column] begins at `grid.origin` + (column, row) * step.
     """
     painted = np.full(grid.shape, np.nan)
     painted[grid.rows, grid.columns] = np.asarray(values, float)
@@ -159,25 +146,15 @@ def paint_grid(values: np.ndarray, grid: SlideGrid) -> np.ndarray:
 
 
 def find_edges(mask: np.ndarray) -> np.ndarray:
-    """Return the sides of cells on the boundary of a mask: int [n, 2 ends, x and y], each of length 1.
-
-    Args:
-        mask: bool [rows, columns].
-    """
+    """Return the sides of cells on the boundary of a mask [rows, columns]: int [n, 2 ends, x and y], of length 1."""
     padded = np.pad(mask, 1)
-    rows, columns = np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1])
-    across = np.stack([np.stack([columns, rows], axis=1), np.stack([columns + 1, rows], axis=1)], axis=1)
-    rows, columns = np.nonzero(padded[1:-1, 1:] != padded[1:-1, :-1])
-    down = np.stack([np.stack([columns, rows], axis=1), np.stack([columns, rows + 1], axis=1)], axis=1)
-    return np.concatenate([across, down])
+    across = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])[:, ::-1]  # x and y of one end
+    down = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])[:, ::-1]
+    return np.concatenate([np.stack([ends, ends + step], axis=1) for ends, step in ((across, (1, 0)), (down, (0, 1)))])
 
 
 def thumbnail_side(shape: tuple[int, int]) -> int:
-    """Return the pixels of a patch in a slide's picture whose longest side is about PICTURE_PIXELS.
-
-    Args:
-        shape: rows and columns of the slide.
-    """
+    """Return the pixels of a patch in the picture of a slide of `shape` rows and columns; see PICTURE_PIXELS."""
     return int(np.clip(PICTURE_PIXELS // max(shape), LEAST_THUMBNAIL, PATCH_STEP))
 
 
@@ -187,15 +164,6 @@ def make_thumbnail(image: np.ndarray, side: int) -> np.ndarray:
     share = min(1.0, PATCH_STEP / max(rgb.shape[:2])) * side / PATCH_STEP
     height, width = (max(1, round(pixels * share)) for pixels in rgb.shape[:2])
     return resize_image(rgb, height, width)
-
-
-def _group_by_slide(patients: Sequence[str], places: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """Return each slide and the indices of its patches, in order of patient; `places` is x and y [2, n]."""
-    members: dict[str, list[int]] = {}
-    for index in np.flatnonzero(~np.isnan(places).any(axis=0)).tolist():
-        if patients[index]:
-            members.setdefault(patients[index], []).append(index)
-    return [(slide, np.array(members[slide])) for slide in sorted(members)]
 
 
 def _find_cells(

@@ -41,7 +41,6 @@ def read_file(path: Path | str, *, megapixels: float | None = MOST_MEGAPIXELS) -
     """Read an image file.
 
     Args:
-        path: anything, even a named pipe, a device or a link to itself.
         megapixels: of the largest image accepted; a file with more bytes than it can have is not read. None: no limit.
 
     Raises:
@@ -92,7 +91,6 @@ def decode_image(data: bytes, channels: int, *, megapixels: float | None = MOST_
     formats define white by the whole range.) Only the first page of a file is read.
 
     Args:
-        data: the bytes of a file.
         channels: 3 for RGB, 1 for grey (ITU-R BT.601 weights).
         megapixels: the most that the header may declare; None for a file that was checked before.
 
@@ -130,15 +128,7 @@ def decode_image(data: bytes, channels: int, *, megapixels: float | None = MOST_
 
 
 def read_image(path: Path | str, *, channels: int, sha256: str | None) -> np.ndarray:
-    """Read and decode one image file.
-
-    Args:
-        path: the file.
-        channels: 3 for RGB, 1 for grey.
-        sha256: hash that the file must have, in hexadecimal; None if it is not known.
-
-    Returns:
-        uint8 array [height, width, channels], values 0 to 255.
+    """Read and decode one image file, as `decode_image`; `sha256` is the hash that it must have, None if unknown.
 
     Raises:
         InputError: the file, which it names, is missing, damaged, or has another hash.
@@ -231,10 +221,8 @@ class ImageStore:
         sha256: Sequence[str] | None = None,
         cache: bool = True,
     ):
-        self.image_size = image_size
-        self.channels = channels
-        self._files = files
-        self._sha256 = sha256
+        self.image_size, self.channels = image_size, channels
+        self._files, self._sha256 = files, sha256
         self._rows = np.arange(len(files))
         self._images = np.empty((len(files), *self.shape), np.uint8) if cache else None
         self._ready = np.zeros(len(files), bool)

@@ -99,10 +99,7 @@ def cut_patches(slide: Slide) -> Iterator[tuple[np.ndarray, str, int, int]]:
 
 
 def write_sample(folder: Path, *, seed: int, patients: int = 30, side: int = SIDE_PIXELS) -> int:
-    """Write the patches of synthetic patients as `<patient>/<0|1>/<patient>_idx5_x<X>_y<Y>_class<C>.png`.
-
-    Returns:
-        The number of files.
+    """Write synthetic patients as `<patient>/<0|1>/<patient>_idx5_x<X>_y<Y>_class<C>.png`; return the number of files.
 
     Raises:
         InputError: the folder is not empty, or there are no patients to write.

@@ -76,16 +76,12 @@ def find_images(files: Sequence[SourceFile], patient_pattern: str = IDC_PATIENT)
     The class of an image is the folder it is in. Folders above class folders that are named train, val or test (or the
     longer names) are the split.
 
-    Args:
-        files: as `list_files` returns them, such as `<patient>/<class>/x.png` or `<split>/<class>/x.png`.
-        patient_pattern: see `compile_pattern`.
-
     Returns:
         A patch for each file, in the same order. The label is "" for a file that is in no class folder, the split is
         "" if the source is not split, and sha256 is "".
 
     Raises:
-        InputError: `patient_pattern` is not a regular expression with a group.
+        InputError: see `compile_pattern`.
     """
     find_patient = compile_pattern(patient_pattern)
     folders = _read_folders({each.file.rpartition("/")[0] for each in files})
@@ -100,15 +96,14 @@ def find_images(files: Sequence[SourceFile], patient_pattern: str = IDC_PATIENT)
 
 def _read_folders(folders: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Return class and split of each folder. In a source that is split, the folder of a split is not a class."""
-    splits = {}
+    found = {}
     for folder in folders:
-        above = folder.lower().split("/")[:-1]
-        splits[folder] = next((SPLIT_NAMES[name] for name in above if name in SPLIT_NAMES), "")
-    no_class = set(SPLIT_NAMES) if any(splits.values()) else set()
-    labels = {folder: folder.rpartition("/")[2] for folder in splits}
+        *above, label = folder.split("/")
+        found[folder] = label, next((SPLIT_NAMES[name.lower()] for name in above if name.lower() in SPLIT_NAMES), "")
+    no_class = set(SPLIT_NAMES) if any(split for _, split in found.values()) else set()
     return {
-        folder: (labels[folder] if split or labels[folder].lower() not in no_class else "", split)
-        for folder, split in splits.items()
+        folder: ("" if not split and label.lower() in no_class else label, split)
+        for folder, (label, split) in found.items()
     }
 
 
@@ -133,21 +128,14 @@ def describe_nesting(images: Iterable[Patch]) -> str:
 
 
 def check_pattern(images: Sequence[Patch], patient_pattern: str) -> None:
-    """Check that the user's pattern finds a patient in at least one name.
-
-    Raises:
-        InputError: it finds none.
-    """
+    """Raise InputError if the user's pattern finds a patient in no name."""
     if not any(image.patient for image in images):
         names = ", ".join(image.file.rpartition("/")[2] for image in images[:3])
         raise InputError(f"--patient-pattern {patient_pattern!r} finds no patient in any name, such as {names}.")
 
 
 def separate_misplaced(images: Sequence[Patch]) -> tuple[list[Patch], list[tuple[str, str]]]:
-    """Separate the images whose class is clear from the others.
-
-    Returns:
-        The images whose class is clear, and file and reason of the others.
+    """Separate the images whose class is clear from the others, of which file and reason are returned.
 
     Raises:
         InputError: no image has a clear class.

@@ -59,10 +59,8 @@ def plan_splits(
     validation images, a tenth of training becomes validation.
 
     Args:
-        images: as `find_images` returns them.
         split_by: "patient", or "image" to split each image on its own.
         split_file: patient -> split, or None.
-        seed: of the shuffling.
 
     Returns:
         The images with their splits; "" for an image whose patient is not in the split file.
@@ -120,11 +118,7 @@ def assign_splits(labels: Sequence[str], groups: Sequence[str], *, seed: int) ->
 
     Args:
         labels: class of each image [n].
-        groups: patient of each image [n]; images of one group stay together.
-        seed: of the shuffling.
-
-    Returns:
-        Split of each image [n].
+        groups: patient of each image [n].
 
     Raises:
         InputError: there are fewer groups than splits, or too few images of a class.
@@ -140,10 +134,6 @@ def assign_folds(labels: Sequence[str], groups: Sequence[str], *, folds: int, se
     """Put each image in a split for each fold of a cross-validation. Every image is for testing in exactly one fold.
 
     Of the images that a fold does not test on, a tenth is for validation, as in `assign_splits`.
-
-    Args:
-        labels, groups, seed: as in `assign_splits`.
-        folds: how many.
 
     Returns:
         For each fold, the split of each image [n].

@@ -77,7 +77,6 @@ def open_slide_image(path: Path | str, mpp: float | None = None, data: bytes | N
     PLAIN_PIXELS.
 
     Args:
-        path: the file.
         mpp: micrometres per pixel, for a file that does not give its scale within SCALES.
         data: the bytes of the file if they are in memory; `path` is then only its name.
 
@@ -131,8 +130,7 @@ def iterate_tiles(
     beyond the right and lower edge, and where nothing was scanned (pure black).
 
     Args:
-        slide: an open slide.
-        file: its name; it becomes the file and the patient of every tile.
+        file: name of the slide; it becomes the file and the patient of every tile.
         patch_pixels: side of a patch.
         target_mpp: micrometres per pixel of the model.
         least_tissue: tiles with a smaller `tissue_share` are skipped; 0 keeps all. The default would skip 1.4% of 8,650
@@ -146,7 +144,9 @@ def iterate_tiles(
     """
     rows, columns = tile_grid(slide, patch_pixels=patch_pixels, target_mpp=target_mpp)
     scale = target_mpp / slide.mpp
-    level = _best_level(slide, scale)
+    # The coarsest level that is not coarser than the target, within 1%, for sizes of levels are rounded.
+    fine = [i for i, each in enumerate(slide.levels) if slide.width / each.width <= scale * 1.01]
+    level = max(fine, key=lambda i: slide.width / slide.levels[i].width, default=0)
     side = patch_pixels * scale * slide.levels[level].width / slide.width  # of a patch, in the level's pixels
     block_width = max(BLOCK_SIDE, slide.levels[level].chunk_width)
     block_columns = max(1, int(block_width / side))
@@ -168,12 +168,6 @@ def tissue_share(image: np.ndarray) -> float:
     return float(((image.max(axis=2) - image.min(axis=2)) >= CHROMA).mean())
 
 
-def _best_level(slide: SlideImage, scale: float) -> int:
-    """Find the coarsest level that is not coarser than the target, within 1%, for sizes of levels are rounded."""
-    fine = [i for i, level in enumerate(slide.levels) if slide.width / level.width <= scale * 1.01]
-    return max(fine, key=lambda i: slide.width / slide.levels[i].width, default=0)
-
-
 def _read_block(
     slide: SlideImage, level: int, side: float, patch_pixels: int, start: tuple[int, int], shape: tuple[int, int]
 ) -> np.ndarray:
@@ -190,11 +184,7 @@ def _read_block(
 
 
 def is_pyramid(path: Path, data: bytes | None = None) -> bool:
-    """Whether a TIFF must be read chunk by chunk.
-
-    Args:
-        path: the file, or its name if `data` is given.
-        data: its bytes, if they are in memory.
+    """Return whether a TIFF must be read chunk by chunk; `data` are its bytes, if they are in memory.
 
     Raises:
         InputError: it is cut off, or not a TIFF.
@@ -307,7 +297,7 @@ def _open_picture(path: Path, data: bytes | None, mpp: float | None) -> SlideIma
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with _open_file(path, data) as file, Image.open(file) as header:
                 width, height = header.size
-                resolution = header.info.get("dpi", ())
+                resolution = header.info.get("dpi", ())  # dots per inch
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise too_large from error
     except (UnidentifiedImageError, OSError, ValueError) as error:
@@ -319,11 +309,6 @@ def _open_picture(path: Path, data: bytes | None, mpp: float | None) -> SlideIma
     except InputError as error:
         named = error if data is None else f"{path}: {error}"
         raise InputError(f"{named}. Copy it again.") from error
-    return _picture_as_slide(path, picture, resolution, mpp)
-
-
-def _picture_as_slide(path: Path, picture: np.ndarray, resolution: Sequence[float], mpp: float | None) -> SlideImage:
-    """Return a decoded picture, uint8 [height, width, 3], as a slide of one level; `resolution` is in dots per inch."""
     scale = _choose_mpp(path, [25_400 / float(dots) if dots else None for dots in resolution], mpp)
 
     def read_region(level: int, left: int, top: int, width: int, height: int) -> np.ndarray:

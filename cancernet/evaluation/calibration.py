@@ -49,14 +49,10 @@ def fit_calibration(
         labels: [n] class indices, of two classes at least.
         patients: [n], '' where unknown; an image of an unknown patient counts as a patient.
         log_class_weight: of two classes, log of the weight of class 1 over that of class 0 in training.
-
-    Returns:
-        Temperature and biases [k].
     """
     if scores.shape[1] > 2:
         return _fit_if_it_generalises(scores, labels)
-    known = {patient for patient in patients if patient}
-    n_patients = len(known) + sum(not patient for patient in patients)
+    n_patients = len(set(patients) - {""}) + sum(not patient for patient in patients)
     weight = min(1.0, IMAGES_PER_PATIENT * n_patients / len(labels))
     log_odds = scores[:, 1] - scores[:, 0] - log_class_weight
     start = [math.log(PRIOR_INVERSE), 0.0]

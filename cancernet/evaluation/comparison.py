@@ -58,7 +58,6 @@ def compare_figures(
 
     Args:
         runs: two or more, of the same images in the same order, from `align_predictions`.
-        positive: one of two classes, None where there are more.
     """
     metrics = list_metrics(two_classes=positive is not None)
     images = [EvaluatedImages.of(run, classes=classes, positive=positive) for run in runs]

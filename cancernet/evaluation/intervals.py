@@ -78,7 +78,7 @@ def jackknife_interval(
     Args:
         left_out: the metric with each group left out, from `jackknife`.
         unit: what a group is, for the reason: `patients` or `images`.
-        why_undefined: in words, where the metric is NaN or infinite without one of the groups.
+        why_undefined: in words, for the reason, where the metric is not finite without one of the groups.
     """
     if n_groups < LEAST_GROUPS:
         return Bounds(None, None, f"too few {unit} for an interval")

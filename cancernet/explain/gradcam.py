@@ -14,13 +14,7 @@ from cancernet import InputError
 
 CONVOLUTIONS = (layers.Conv2D, layers.SeparableConv2D, layers.DepthwiseConv2D)
 # Layers that only pool, shift or scale feature maps.
-NOT_MAPS = (
-    layers.MaxPooling2D,
-    layers.AveragePooling2D,
-    layers.BatchNormalization,
-    layers.Dropout,
-    layers.SpatialDropout2D,
-)
+NOT_MAPS = (layers.MaxPooling2D, layers.AveragePooling2D, layers.BatchNormalization, layers.Dropout)
 MIN_PLACES = 20  # least rows and columns of the maps, unless a network averages maps into features
 OPACITY = 0.7  # of the overlay where the heat is 1
 _BATCH = 32  # images at a time
@@ -31,15 +25,13 @@ def grad_cam(model: keras.Model, images: np.ndarray, class_index: int | np.ndarr
     """Locate the evidence for a class in each image (Selvaraju et al. 2017, "Grad-CAM", equations 1 and 2).
 
     The feature maps are the output of the last convolution, or of its activation, with at least MIN_PLACES a side:
-    24x24 for CancerNet at 48 pixels, 28x28 for the small CNN at 128. CancerNet's last maps, 12x12, highlight the same
-    square in every image (docs/gradcam.md). If no maps are large enough, the last are used. A transfer model averages
-    maps of four sizes into its features, 56x56 to 7x7 at 224 pixels; all are weighted and added on the finest grid. The
-    gradient is that of the score before the softmax. Dropout is off, and batch normalization uses its stored
-    statistics.
+    24x24 for CancerNet at 48 pixels, whose last maps, 12x12, highlight the same square in every image
+    (docs/gradcam.md). If no maps are large enough, the last are used. A transfer model averages maps of four sizes into
+    its features, 56x56 to 7x7 at 224 pixels; all are weighted and added on the finest grid. The gradient is that of the
+    score before the softmax. Dropout is off, and batch normalization uses its stored statistics.
 
     Args:
-        model: a graph of Keras layers (sequential or functional, with or without nested models) that takes images with
-            values from 0 to 255 and ends in a softmax.
+        model: a sequential or functional model, with or without nested ones, that ends in a softmax.
         images: [n, height, width, channels], 0 to 255, of the model's size.
         class_index: the class to explain, one for all images or [n].
 
@@ -151,32 +143,33 @@ def _weight_maps(model: keras.Model, images: np.ndarray, classes: np.ndarray) ->
     def score(offsets: list[np.ndarray]) -> tuple:
         """Sum the scores of the images' classes with `offsets` added to the outputs of the layers; also return maps."""
         maps: dict[keras.Layer, np.ndarray] = {}
-        logits = []
+        before_softmax = []
 
         def add(layer, offset, inputs, outputs):
             maps[layer] = outputs if _has_places(outputs.shape) else inputs
             return outputs + ops.cast(offset, outputs.dtype)
 
-        def keep_logits(features, probabilities):
-            logits.append(_logits(last_layer, features))
+        def keep_input(features, probabilities):
+            before_softmax.append(features)
             return probabilities
 
         hooks = {layer: partial(add, layer, offset) for layer, offset in zip(maps_layers, offsets, strict=True)}
-        with _hooked({**hooks, last_layer: keep_logits}):
+        with _hooked({**hooks, last_layer: keep_input}):
             model(images, training=False)
-        return ops.sum(ops.cast(logits[0], "float32") * chosen), [maps[layer] for layer in maps_layers]
+        (logits,) = before_softmax
+        if isinstance(last_layer, layers.Dense):
+            logits = ops.matmul(logits, ops.cast(last_layer.kernel, logits.dtype))
+            logits = logits if last_layer.bias is None else logits + ops.cast(last_layer.bias, logits.dtype)
+        return ops.sum(ops.cast(logits, "float32") * chosen), [maps[layer] for layer in maps_layers]
 
     zeros = [np.zeros((len(images), *layer.output.shape[1:]), np.float32) for layer in maps_layers]
     with _hooks_lock:
         gradients, maps = _differentiate(score, zeros)
-    return [_weight(*(_to_numpy(side) for side in sides)) for sides in zip(maps, gradients, strict=True)]
+    return [_weight(*map(_to_numpy, sides)) for sides in zip(maps, gradients, strict=True)]
 
 
 def _differentiate(function: Callable[[list], tuple], points: list[np.ndarray]) -> tuple[list, list]:
-    """Compute gradients of the first value of `function` by each of `points`, and its second value.
-
-    Keras has no such function.
-    """
+    """Compute gradients of the first value of `function` by each of `points`, and its second value; Keras cannot."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -199,24 +192,15 @@ def _to_numpy(tensor) -> np.ndarray:
 
 
 def _weight(maps: np.ndarray, gradients: np.ndarray) -> np.ndarray:
-    """Sum maps [n, rows, columns, channels], weighted by their mean gradients, over the channels: [n, rows, columns].
+    """Sum maps [n, rows, columns, channels] over the channels, weighted by mean gradients: [n, rows, columns].
 
-    Args:
-        gradients: by the maps, or by their averages [n, channels].
+    The gradients are by the maps, or by their averages [n, channels].
     """
     if gradients.ndim == 2:  # the gradient by an average, evenly distributed over the places
         weights = gradients[:, None, None] / np.prod(maps.shape[1:3])
     else:
         weights = gradients.mean(axis=(1, 2), keepdims=True)
     return (weights * maps).sum(axis=-1)
-
-
-def _logits(layer: keras.Layer, features):
-    """Compute the input of the last layer's softmax."""
-    if not isinstance(layer, layers.Dense):
-        return features
-    logits = ops.matmul(features, ops.cast(layer.kernel, features.dtype))
-    return logits if layer.bias is None else logits + ops.cast(layer.bias, features.dtype)
 
 
 @contextmanager

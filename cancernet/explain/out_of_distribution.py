@@ -1,7 +1,6 @@
 """Out-of-distribution detection: whether images are like the validation images, by colour and by features.
 
-A network returns probabilities for any image, also for one of another organ, stain or kind. A run therefore keeps the
-distribution of its validation images, and images that are farther from it than nearly all of these are reported.
+A run keeps the distribution of its validation images; images farther from it than nearly all of these are reported.
 """
 
 from collections.abc import Sequence
@@ -84,8 +83,6 @@ def add_detector(model: keras.Model, detector: OutOfDistributionDetector | None,
     """Build a network that returns probabilities, averaged over views of an image, and a distance.
 
     Args:
-        model: raw images to probabilities.
-        detector: of the same model; None in runs that have none.
         views: as for `test_time_augmentation.average_over_views`.
 
     Returns:

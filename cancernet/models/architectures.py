@@ -1,9 +1,7 @@
 """The table of architectures, with what each can do, and the function that builds a network from it.
 
 Every network takes raw images (0 to 255) and returns softmax probabilities. Its preprocessing consists of Keras' own
-layers inside it, so that a saved model file classifies images without this package.
-
-Importing this module does not import Keras; building a network does.
+layers, so that a saved model file needs nothing of ours. Only building a network imports Keras.
 """
 
 import dataclasses
@@ -36,24 +34,24 @@ def _build_simple_cnn(experiment: Experiment, classes: int) -> "keras.Model":
 
 
 def _build_backbone(experiment: Experiment, classes: int) -> "keras.Model":
-    from cancernet.models.transfer import build_transfer_model
+    from cancernet.models.structure import add_head
+    from cancernet.models.transfer import build_extractor
 
     architecture = find_architecture(experiment.model)
-    return build_transfer_model(architecture, experiment.image_size, classes, experiment.weights)
+    extractor = build_extractor(architecture, experiment.image_size, experiment.weights)
+    return add_head(extractor, classes, architecture.constructor.lower())
 
 
 def _build_encoder(experiment: Experiment, classes: int) -> "keras.Model":
-    from cancernet.models.encoder import build_encoder_model
+    from cancernet.models.encoder import build_encoder
+    from cancernet.models.structure import add_head
 
-    return build_encoder_model(experiment.weights, experiment.image_size, classes)
+    return add_head(build_encoder(experiment.weights, experiment.image_size), classes, "encoder")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What an architecture takes, what it can do, and how it is built. The defaults suit a keras.applications backbone.
-
-    A new backbone is one entry of `ARCHITECTURES` with `constructor`, `stages` and `preprocessing`.
-    """
+    """What an architecture takes, can do, and how it is built. The defaults suit a backbone of keras.applications."""
 
     build: Callable[[Experiment, int], "keras.Model"] | None = _build_backbone  # experiment, number of classes
     image_size: int = 224  # default, in pixels; images are square
@@ -67,8 +65,12 @@ class Architecture:
     package: str = ""  # optional Python package that its layers come from
     # Of a backbone in keras.applications:
     constructor: str = ""
-    stages: tuple[str, ...] = ()  # last layers at 1/4, 1/8 and 1/16 of the side; pooled together with the very last
     preprocessing: str = ""  # caffe: BGR minus the mean | torch: scaled and standardised | included in the backbone
+    stages: tuple[str, ...] = ()  # last layers at 1/4, 1/8 and 1/16 of the side; pooled together with the very last
+
+
+def _in_keras(constructor: str, preprocessing: str, stages: tuple[str, ...]) -> Architecture:
+    return Architecture(constructor=constructor, preprocessing=preprocessing, stages=stages)
 
 
 ARCHITECTURES = {
@@ -78,26 +80,14 @@ ARCHITECTURES = {
     "simple_cnn": Architecture(
         _build_simple_cnn, image_size=128, smallest_image_size=22, channels=1, strategies=("all",), is_backbone=False
     ),
-    "resnet50": Architecture(
-        constructor="ResNet50",
-        stages=("conv2_block3_out", "conv3_block4_out", "conv4_block6_out"),
-        preprocessing="caffe",
+    "resnet50": _in_keras("ResNet50", "caffe", ("conv2_block3_out", "conv3_block4_out", "conv4_block6_out")),
+    "densenet121": _in_keras("DenseNet121", "torch", ("pool2_relu", "pool3_relu", "pool4_relu")),
+    "densenet201": _in_keras("DenseNet201", "torch", ("pool2_relu", "pool3_relu", "pool4_relu")),
+    "efficientnetv2b0": _in_keras(
+        "EfficientNetV2B0", "included", ("block2b_add", "block4a_expand_activation", "block6a_expand_activation")
     ),
-    "densenet121": Architecture(
-        constructor="DenseNet121", stages=("pool2_relu", "pool3_relu", "pool4_relu"), preprocessing="torch"
-    ),
-    "densenet201": Architecture(
-        constructor="DenseNet201", stages=("pool2_relu", "pool3_relu", "pool4_relu"), preprocessing="torch"
-    ),
-    "efficientnetv2b0": Architecture(
-        constructor="EfficientNetV2B0",
-        stages=("block2b_add", "block4a_expand_activation", "block6a_expand_activation"),
-        preprocessing="included",
-    ),
-    "mobilenetv3small": Architecture(
-        constructor="MobileNetV3Small",
-        stages=("expanded_conv_project_bn", "expanded_conv_2_add", "expanded_conv_7_add"),
-        preprocessing="included",
+    "mobilenetv3small": _in_keras(
+        "MobileNetV3Small", "included", ("expanded_conv_project_bn", "expanded_conv_2_add", "expanded_conv_7_add")
     ),
     ENCODER: Architecture(
         _build_encoder,
@@ -205,11 +195,8 @@ def check_architecture(experiment: Experiment) -> Architecture:
             f"{name} takes images of {architecture.channels} channels; got {experiment.channels}. "
             f"Grey images work with {architecture.channels} channels too; they are read as equal channels."
         )
-    elif (
-        architecture.constructor
-        and experiment.weights not in ("none", "imagenet")
-        and not Path(experiment.weights).is_file()
-    ):
+    needs_file = architecture.constructor and experiment.weights not in ("none", "imagenet")
+    if needs_file and not Path(experiment.weights).is_file():
         raise InputError(
             f"No weights file {experiment.weights}. --weights takes imagenet, none, or an HDF5 file of weights of "
             f"keras.applications.{architecture.constructor} without its top."

@@ -1,38 +1,23 @@
-"""A vision transformer of KerasHub as a backbone: a preset from Hugging Face, from Kaggle or in a folder."""
+"""A vision transformer of KerasHub as a feature extractor: a preset from Hugging Face, from Kaggle or in a folder."""
 
 import keras
 from keras import layers
 
 from cancernet import InputError
-from cancernet.models.structure import attach_head, build_head
 
 
-def build_encoder_model(preset: str, image_size: int, classes: int) -> keras.Model:
-    """Build an encoder with a new head, in the parts that `cancernet.models.structure` describes.
+def build_encoder(preset: str, image_size: int) -> keras.Model:
+    """Build the network from raw images [n, image_size, image_size, 3], 0 to 255, to features [n, 2 * width].
+
+    It resizes them to the encoder's own size and normalises them in Keras' own layers. The features are the class token
+    and the mean of the patch tokens, as recommended for Virchow (Vorontsov et al. 2024), without register tokens.
 
     Args:
         preset: `hf://owner/name`, `kaggle://...`, a name that KerasHub knows, or a folder.
-        image_size: side of the square images in pixels; the model resizes them to the encoder's own size.
-        classes: number of outputs.
-
-    Returns:
-        An uncompiled network: [n, image_size, image_size, 3] of 0 to 255 -> [n, classes] softmax.
 
     Raises:
         InputError: the preset does not exist, cannot be downloaded, or is not a vision transformer with its
             preprocessing.
-    """
-    extractor = build_encoder(preset, image_size)
-    return attach_head(extractor, build_head(extractor.output_shape[-1], classes), "encoder")
-
-
-def build_encoder(preset: str, image_size: int) -> keras.Model:
-    """Build the network from raw images [n, image_size, image_size, 3] to features [n, 2 * width].
-
-    The features are the class token and the mean of the patch tokens, as recommended for Virchow (Vorontsov et al.
-    2024), without register tokens. The encoder's normalisation of pixels comes first, in Keras' own layers.
-
-    Args and errors: see `build_encoder_model`.
     """
     import keras_hub
 
@@ -54,8 +39,7 @@ def build_encoder(preset: str, image_size: int) -> keras.Model:
         pixels = layers.Resizing(side, side, name="resize", **how)(pixels)
     scale = 1.0 if converter.scale is None else converter.scale
     pixels = layers.Rescaling(scale, 0.0 if converter.offset is None else converter.offset, name="preprocess")(pixels)
-    inputs = backbone.input
-    tokens = backbone({next(iter(inputs)): pixels} if isinstance(inputs, dict) else pixels)
+    tokens = backbone({next(iter(backbone.input)): pixels} if isinstance(backbone.input, dict) else pixels)
     patch = backbone.patch_size if isinstance(backbone.patch_size, int) else backbone.patch_size[0]
     patches = (side // patch) ** 2
     of_patches = layers.Cropping1D((tokens.shape[1] - patches, 0))(tokens)

@@ -30,8 +30,7 @@ def add_image_features(model: keras.Model) -> keras.Model:
 def build_colour_statistics(shape: tuple[int, int, int]) -> keras.Model:
     """Return a network without weights from raw images to colour statistics [n, 3 * channels], each 0 to 1.
 
-    They are the mean and the standard deviation of each channel, and its mean absolute difference from the mean of all
-    channels.
+    They are of each channel the mean, the standard deviation, and the mean absolute difference from all channels' mean.
     """
     image = keras.Input(shape)
     return keras.Model(image, _compute_colour_statistics(image))

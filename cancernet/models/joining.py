@@ -31,12 +31,10 @@ def join_members(networks: Sequence[keras.Model], temperatures: Sequence[float] 
     if len(networks) == 1:
         return networks[0]
     image = keras.Input(networks[0].input_shape[1:], name="image")
-    divisors = temperatures or [1.0] * len(networks)
-    members = [
-        _output_logits(network, f"member_{number}", temperature)
-        for number, (network, temperature) in enumerate(zip(networks, divisors, strict=True), 1)
-    ]
-    logits = layers.Average(name="mean_logits")([member(image) for member in members])
+    outputs = []
+    for number, (network, divisor) in enumerate(zip(networks, temperatures or [1.0] * len(networks), strict=True), 1):
+        outputs.append(_output_logits(network, f"member_{number}", divisor)(image))
+    logits = layers.Average(name="mean_logits")(outputs)
     return keras.Model(image, layers.Softmax(name="probabilities")(logits), name=networks[0].name)
 
 

@@ -11,8 +11,6 @@ def build_simple_cnn(size: int, channels: int, classes: int, dropout: float = 0.
 
     Args:
         size: side of the square images in pixels, at least 22.
-        channels: number of colour channels.
-        classes: number of outputs.
         dropout: rate after the last pooling.
 
     Returns:

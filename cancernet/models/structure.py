@@ -16,8 +16,7 @@ from keras import layers
 def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     """Return the extractor and the head of a transfer model; they share their weights with `model`.
 
-    The extractor maps raw images to features [n, f] float32, the head maps features to probabilities. So the features
-    of a frozen backbone can be computed once, and training the head on them trains `model`.
+    So the features [n, f] of a frozen backbone can be computed once, and training the head on them trains `model`.
 
     Raises:
         ValueError: the model is not a transfer model.
@@ -34,15 +33,13 @@ def has_backbone(model: keras.Model) -> bool:
 
 def build_head(features: int, classes: int) -> keras.Sequential:
     """Build a head from features [n, features] to probabilities [n, classes], with random weights."""
-    return keras.Sequential(
-        [
-            keras.Input((features,), name="features"),
-            layers.Dropout(0.5),
-            layers.BatchNormalization(),
-            layers.Dense(classes, activation="softmax"),
-        ],
-        name="head",
-    )
+    normalised = [keras.Input((features,), name="features"), layers.Dropout(0.5), layers.BatchNormalization()]
+    return keras.Sequential([*normalised, layers.Dense(classes, activation="softmax")], name="head")
+
+
+def add_head(extractor: keras.Model, classes: int, name: str) -> keras.Model:
+    """Add a new head to an extractor: [n, size, size, channels] of 0 to 255 -> [n, classes] softmax."""
+    return attach_head(extractor, build_head(extractor.output_shape[-1], classes), name)
 
 
 def attach_head(extractor: keras.Model, head: keras.Model, name: str) -> keras.Model:

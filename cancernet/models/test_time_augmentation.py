@@ -18,12 +18,7 @@ def average_over_views(model: keras.Model, views: str) -> keras.Model:
 
 
 def extract_views(extractor: keras.Model, views: str) -> keras.Model:
-    """Return a network that outputs the features of every view of an image, [n, views, f].
-
-    Args:
-        extractor: raw images to features [n, f].
-        views: see `average_over_views`.
-    """
+    """Return a network that outputs the features [n, views, f] of every view of an image (see `average_over_views`)."""
     network = _apply_to_views(extractor, views)
     return keras.Model(network.inputs[0], keras.ops.transpose(network.outputs[0], (1, 0, 2)))
 

@@ -1,13 +1,15 @@
-"""Transfer learning: a backbone of `keras.applications` with its preprocessing, below a small new head."""
+"""Transfer learning: a backbone of `keras.applications` with its preprocessing and weights, as a feature extractor."""
 
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
+import h5py
 import keras
 from keras import KerasTensor, layers
 
+from cancernet import InputError
 from cancernet.models.architectures import Architecture
-from cancernet.models.structure import attach_head, build_head
-from cancernet.models.weights import build_with_imagenet_weights, load_backbone_weights
 
 # Means and standard deviations of the ImageNet training set, as in preprocess_input of keras.applications: CAFFE for
 # pixels of 0 to 255, TORCH for pixels of 0 to 1.
@@ -16,65 +18,52 @@ TORCH_MEAN_RGB = (0.485, 0.456, 0.406)
 TORCH_DEVIATION_RGB = (0.229, 0.224, 0.225)
 
 
-def build_transfer_model(architecture: Architecture, image_size: int, classes: int, weights: str) -> keras.Model:
-    """Build a backbone with a new head, in the parts that `cancernet.models.structure` describes.
-
-    All layers are trainable except the backbone's batch normalisation, which therefore stays in inference mode, with
-    its stored mean and variance, whatever is trained; the saved model keeps that. Calling the extractor with
-    training=False would not do it: Keras 3 overrides it by the training=True of the call around it.
-
-    Args:
-        architecture: one of a backbone in keras.applications.
-        image_size: side of the square images in pixels.
-        classes: number of outputs.
-        weights: `imagenet`, `none`, or a file of weights of that backbone without its top.
-
-    Returns:
-        An uncompiled network: [n, image_size, image_size, 3] of 0 to 255 -> [n, classes] softmax.
-
-    Raises:
-        InputError: the weights are missing, unreadable or belong to another network.
-    """
-    extractor = build_extractor(architecture, image_size, weights)
-    for layer in extractor.layers:
-        layer.trainable = not isinstance(layer, layers.BatchNormalization)
-    head = build_head(extractor.output_shape[-1], classes)
-    return attach_head(extractor, head, architecture.constructor.lower())
-
-
 def build_extractor(architecture: Architecture, image_size: int, weights: str) -> keras.Model:
-    """Build the network from raw images [n, image_size, image_size, 3] to features [n, f].
+    """Build the network from raw images [n, image_size, image_size, 3], 0 to 255, to features [n, f].
 
     The features are global averages of the feature maps at 1/4, 1/8, 1/16 and 1/32 of the image's side. The finer maps
     respond less to objects and more to texture, by which tissue differs (measurements: docs/recipes.md).
 
-    Args and errors: see `build_transfer_model`.
+    All layers are trainable except batch normalisation, which therefore stays in inference mode, with its stored mean
+    and variance, whatever is trained; the saved model keeps that. Calling the extractor with training=False would not
+    do it: Keras 3 overrides it by the training=True of the call around it.
+
+    Args:
+        architecture: one of a backbone in keras.applications.
+        weights: `imagenet`, `none`, or a file of weights of that backbone without its top.
+
+    Raises:
+        InputError: the weights are missing, unreadable or belong to another network.
     """
     image = keras.Input((image_size, image_size, architecture.channels), name="image")
     pixels = preprocess(image, architecture.preprocessing)
+    construct = partial(getattr(keras.applications, architecture.constructor), include_top=False, input_tensor=pixels)
     if weights == "imagenet":
-        backbone = build_with_imagenet_weights(architecture.constructor, pixels)
+        try:  # Keras downloads them once into its cache folder and checks the file's hash
+            backbone = construct(weights="imagenet")
+        except Exception as error:  # Keras raises a plain Exception, and sockets raise many kinds
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise InputError(
+                f"Cannot download the ImageNet weights of {architecture.constructor} ({reason}). Download them on a "
+                "machine with internet access, and give the file with --weights FILE."
+            ) from error
     else:
-        construct = getattr(keras.applications, architecture.constructor)
-        backbone = construct(include_top=False, weights=None, input_tensor=pixels)
+        backbone = construct(weights=None)
         if weights != "none":
             load_backbone_weights(backbone, architecture.constructor, Path(weights))
     stages = {name: backbone.get_layer(name).output for name in architecture.stages} | {"last": backbone.output}
     pooled = [layers.GlobalAveragePooling2D(name=f"{name}_features")(maps) for name, maps in stages.items()]
-    features = layers.Concatenate(name="features")(pooled)
-    return keras.Model(image, features, name="extractor")
+    extractor = keras.Model(image, layers.Concatenate(name="features")(pooled), name="extractor")
+    for layer in extractor.layers:
+        layer.trainable = not isinstance(layer, layers.BatchNormalization)
+    return extractor
 
 
 def preprocess(image: KerasTensor, preprocessing: str) -> KerasTensor:
-    """Preprocess raw images as for the backbone's pretraining, in layers without trainable weights.
+    """Preprocess raw RGB images, 0 to 255, as for the backbone's pretraining, in layers without trainable weights.
 
-    Args:
-        image: [n, size, size, 3] RGB, 0 to 255.
-        preprocessing: `caffe` (BGR minus the mean), `torch` (scaled to 0 to 1, then standardised), or `included` (the
-            backbone contains it).
-
-    Raises:
-        ValueError: another preprocessing.
+    It is `caffe` (BGR minus the mean), `torch` (scaled to 0 to 1, then standardised), or `included` (the backbone
+    contains it).
     """
     if preprocessing == "caffe":
         image = reverse_channels(image)
@@ -99,3 +88,52 @@ def reverse_channels(image: KerasTensor) -> KerasTensor:
         for name, cropped in (("blue", (2, 0)), ("green", (1, 1)), ("red", (0, 2)))
     ]
     return layers.Concatenate(name="rgb_to_bgr")(planes)
+
+
+def load_backbone_weights(backbone: keras.Model, name: str, file: Path) -> None:
+    """Load a file of weights into a backbone.
+
+    Keras also reads a file of a wider network, or of one with more layers, as far as the names go. So the shapes of all
+    arrays are compared first.
+
+    Args:
+        name: of the backbone in keras.applications, for error messages.
+        file: HDF5, written by Keras 3 (`.weights.h5`) or Keras 2 (`.h5`, such as the published ImageNet weights).
+
+    Raises:
+        InputError: the file is missing, unreadable or belongs to another network.
+    """
+    expected = f"the weights of keras.applications.{name} without its top (include_top=False)"
+    try:
+        shapes, is_keras_2 = _count_shapes(file)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read as HDF5 ({error}). Give a file of {expected}.") from error
+    wanted = Counter(tuple(weight.shape) for weight in backbone.weights)
+    if shapes != wanted:
+        raise InputError(
+            f"{file} belongs to another network: its {shapes.total()} arrays do not have the shapes of the network's "
+            f"{wanted.total()}. Give a file of {expected}, or choose the --model of this file."
+        )
+    # Keras chooses the reader by the file's name, not by its content.
+    if file.name.endswith(".weights.h5") == is_keras_2 or file.suffix not in (".h5", ".hdf5"):
+        ending = ".h5 (and not .weights.h5)" if is_keras_2 else ".weights.h5"
+        raise InputError(f"Keras does not read {file} under this name. Rename it to end in {ending}.")
+    try:
+        backbone.load_weights(file)
+    except (ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"{file} does not fit the network: {reason} Give a file of {expected}.") from error
+
+
+def _count_shapes(file: Path) -> tuple[Counter[tuple[int, ...]], bool]:
+    """Count the arrays of each shape in a file, without an optimizer's; return also whether Keras 2 wrote it."""
+    shapes: Counter[tuple[int, ...]] = Counter()
+
+    def count(path: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset) and not path.startswith("optimizer") and "seed_generator" not in path:
+            shapes[item.shape] += 1
+
+    with h5py.File(file, "r") as content:
+        group = content.get("model_weights", content)
+        group.visititems(count)
+        return shapes, "layer_names" in group.attrs

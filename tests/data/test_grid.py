@@ -91,7 +91,7 @@ def test_a_thumbnail_is_as_large_as_the_longest_side_of_the_slide_allows():
 def test_stitching_puts_patches_at_their_coordinates():
     tiles = [np.full((50, 50, 3), level, np.uint8) for level in (10, 20)] + [np.full((50, 13, 3), 30, np.uint8)]
     tiles[0][0, 49] = 11  # its upper right corner
-    picture = stitch_slide(tiles, one_slide([101, 151, 201], [51, 101, 51]))
+    picture = stitch_slide(tiles, one_slide([101, 151, 201], [51, 101, 51]), tile_pixels=50)
     assert picture.shape == (100, 150, 3)
     assert picture.dtype == np.uint8
     assert (picture[0, 49] == 11).all()
@@ -109,7 +109,7 @@ def test_stitching_resized_tiles_draws_at_their_scale():
 
 def test_stitching_refuses_what_does_not_fit():
     with pytest.raises(InputError, match="Tile 1 has 64 pixels a side, more than 50. Give tile_pixels=64"):
-        stitch_slide([np.zeros((50, 50, 3)), np.zeros((64, 50, 3))], one_slide([1, 51], [1, 1]))
+        stitch_slide([np.zeros((50, 50, 3)), np.zeros((64, 50, 3))], one_slide([1, 51], [1, 1]), tile_pixels=50)
 
 
 def test_maps_hold_each_value_at_its_place_and_nan_elsewhere():
@@ -124,7 +124,7 @@ def test_a_real_slide_is_complete(shared):
     x, y = ([int(re.search(rf"_{axis}(\d+)", file.name)[1]) for file in files] for axis in "xy")
     tiles = [cv2.imread(str(file)) for file in files]
     grid = one_slide(x, y)
-    picture = stitch_slide(tiles, grid)
+    picture = stitch_slide(tiles, grid, tile_pixels=50)
     assert len(files) == 805 + 328
     assert grid.neighbours.mean() == pytest.approx(5.54, abs=0.01)
     for tile, across, down in zip(tiles, x, y):
