@@ -9,7 +9,9 @@ from cancernet.config import DATASET, Prevalence, option
 from cancernet.models.backend import import_keras
 
 if TYPE_CHECKING:
+    from cancernet.reporting.content import EvaluatedSplit
     from cancernet.reporting.schema import Report
+    from cancernet.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +53,10 @@ def _evaluate(options: EvaluationOptions) -> "Report":
         raise InputError(f"{options.dataset} has no {options.split} images. Choose another --split.")
 
     import_keras()
-    from cancernet import run, storage
+    from cancernet import run
     from cancernet.evaluation.predictions import Scores
     from cancernet.explain import out_of_distribution
-    from cancernet.reporting import content, illustration, printed, report
+    from cancernet.reporting import content, printed
     from cancernet.training import pipeline, scoring
 
     evaluated = run.load_run(options.run)
@@ -85,18 +87,26 @@ def _evaluate(options: EvaluationOptions) -> "Report":
     probabilities, distances = scoring.predict(network, store)
     scores = Scores(patches, scoring.log_scores(probabilities), distances)
     result = content.evaluate_split(scores, evaluated.decision, context)
-    described, predictions, _ = result
-    if options.output:
-        errors, furthest = (
-            content.read_images([each.file for each in listed], predictions, options.dataset)
-            for listed in (described.worst_errors, described.outside.furthest if described.outside else [])
-        )
-        figures = report.draw_figures(described, predictions, error_images=errors, furthest_images=furthest)
-        with storage.fresh_folder(options.output) as folder:
-            run.write_predictions(folder, predictions, evaluated.decision.classes)
-            described = illustration.illustrate(evaluated, result, options.dataset, folder)
-            report.write_report(folder, described, figures)
+    described = _write(options.output, evaluated, result, options.dataset) if options.output else result.report
     print(printed.report_text(described))
     if options.output:
         print(f"The report with its pictures: {options.output / run.REPORT_PAGE}")
+    return described
+
+
+def _write(output: Path, evaluated: "Run", result: "EvaluatedSplit", dataset: Path) -> "Report":
+    """Write the predictions and the report, and return it with its pictures."""
+    from cancernet import run, storage
+    from cancernet.reporting import content, illustration, report
+
+    described, predictions, _ = result
+    errors, furthest = (
+        content.read_images([each.file for each in listed], predictions, dataset)
+        for listed in (described.worst_errors, described.outside.furthest if described.outside else [])
+    )
+    figures = report.draw_figures(described, predictions, error_images=errors, furthest_images=furthest)
+    with storage.fresh_folder(output) as folder:
+        run.write_predictions(folder, predictions, evaluated.decision.classes)
+        described = illustration.illustrate(evaluated, result, dataset, folder)
+        report.write_report(folder, described, figures)
     return described
