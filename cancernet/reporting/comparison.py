@@ -9,7 +9,6 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from cancernet import InputError
-from cancernet.data.dataset import label_class
 from cancernet.evaluation.comparison import align_predictions, compare_figures, compare_patients
 from cancernet.evaluation.evaluate import evaluate
 from cancernet.evaluation.metrics import METRICS
@@ -17,8 +16,8 @@ from cancernet.evaluation.predictions import Predictions
 from cancernet.evaluation.results import Calibration, Difference, Estimate, Evaluation, Interval, PatientDifference
 from cancernet.reporting import wording
 from cancernet.reporting.printed import table, wrap
-from cancernet.reporting.report import draw_pictures, embed, format_json, open_template, write_pages
-from cancernet.reporting.schema import Heading, SplitCounts
+from cancernet.reporting.report import draw_pictures, format_json, render_page, write_pages
+from cancernet.reporting.schema import Heading, count_split
 from cancernet.reporting.wording import describe_counts, list_shown, number, plural, shown_names, signed
 from cancernet.run import PREDICTIONS, read_predictions, read_report
 
@@ -99,7 +98,7 @@ def compare_runs(folders: Sequence[Path]) -> tuple[Comparison, dict[str, Predict
     )
     evaluations = {name: evaluate(each, classes=classes, positive=positive) for name, each in runs.items()}
     baseline, *others = runs.values()
-    differences = compare_figures(list(runs.values()), classes=classes, positive=positive)
+    differences = compare_figures([baseline, *others], classes=classes, positive=positive)
     patients = [compare_patients(baseline, other, classes=classes, positive=positive) for other in others]
     comparison = Comparison(
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -136,12 +135,12 @@ def _read_report(folder: Path) -> Heading:
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}. Make one with `cancernet train` or `cancernet evaluate`.")
     report = read_report(folder, Heading)
-    if report is None or not (folder / PREDICTIONS).is_file():
-        raise InputError(
-            f"{folder} has no report.json with a predictions.csv. Give the output folders of `cancernet train` or "
-            "`cancernet evaluate`."
-        )
-    return report
+    if report and (folder / PREDICTIONS).is_file():
+        return report
+    raise InputError(
+        f"{folder} has no report.json with a predictions.csv. Give the output folders of `cancernet train` or "
+        "`cancernet evaluate`."
+    )
 
 
 def _check_classes(reports: Mapping[str, Heading]) -> None:
@@ -160,9 +159,8 @@ def _check_classes(reports: Mapping[str, Heading]) -> None:
 
 
 def _describe_images(predictions: Predictions, n_runs: int) -> str:
-    patients, runs = predictions.patients, "Both runs" if n_runs == 2 else f"All {n_runs} runs"
-    images = describe_counts(SplitCounts(len(patients), len({*patients} - {""}), {}, patients.count("")))
-    return f"{runs} were evaluated on the same {images}."
+    runs = "Both runs" if n_runs == 2 else f"All {n_runs} runs"
+    return f"{runs} were evaluated on the same {describe_counts(count_split(predictions.patches))}."
 
 
 def _gather_warnings(reports: Mapping[str, Heading]) -> list[str]:
@@ -191,14 +189,15 @@ def key_differences(comparison: Comparison) -> list[KeyDifferences]:
     first, *others = comparison.runs
     found = []
     for run, pair in zip(others, comparison.differences, strict=True):
-        lines = [
-            _describe_difference(first, run, name, pair.metrics[name])
-            for name in list_shown("comparison text", pair.metrics)
-        ]
+        shown = list_shown("comparison text", pair.metrics)
+        lines = [_describe_difference(first, run, name, pair.metrics[name]) for name in shown]
         ends = [end for line in lines if line.difference for end in (line.difference.low, line.difference.high)]
         reach = max((abs(end) for end in ends if end is not None), default=1.0)
         if pair.patients:
-            lines.append(Line(_count_patients(pair)))
+            better, worse = (sum(sign * row.difference > 0 for row in pair.patients) for sign in (1, -1))
+            equal = len(pair.patients) - better - worse
+            better_for = f"{pair.run} is more accurate for {plural(better, 'patient')}"
+            lines.append(Line(f"{better_for}, less for {worse:,}, equal for {equal:,}."))
         found.append(KeyDifferences(run.name, lines, reach))
     return found
 
@@ -222,19 +221,12 @@ def turn(name: str, difference: Difference) -> Difference:
     return replace(difference, value=value, low=high, high=low)
 
 
-def _count_patients(pair: Pair) -> str:
-    better, worse = (sum(sign * row.difference > 0 for row in pair.patients) for sign in (1, -1))
-    equal = len(pair.patients) - better - worse
-    return f"{pair.run} is more accurate for {plural(better, 'patient')}, less for {worse:,}, equal for {equal:,}."
-
-
 def comparison_text(comparison: Comparison) -> str:
     """Write comparison.txt, which is also what is printed."""
     parts = [wrap(comparison.statement), *(wrap(f"WARNING: {warning}") for warning in comparison.warnings)]
     for result in key_differences(comparison):
         verdicts = [f"{VERDICTS[line.difference.verdict]}. " if line.difference else "" for line in result.lines]
-        lines = [wrap(verdict + line.text) for verdict, line in zip(verdicts, result.lines, strict=True)]
-        parts.append("\n".join(lines))
+        parts.append("\n".join(wrap(verdict + line.text) for verdict, line in zip(verdicts, result.lines)))
     first, *others = comparison.runs
     for run, pair in zip(others, comparison.differences, strict=True):
         parts += [_metrics_table(first, run, pair), _patients_table(pair)]
@@ -276,13 +268,14 @@ def _patients_table(pair: Pair) -> str:
 def write_comparison(folder: Path, comparison: Comparison, figures: Mapping[str, Figure]) -> None:
     """Write comparison.json, comparison.txt, comparison.html and the figures into an existing folder."""
     drawn = draw_pictures(figures)
-    html = open_template("comparison.html").render(
+    html = render_page(
+        "comparison.html",
+        drawn,
+        comparison.class_names,
         comparison=comparison,
         results=key_differences(comparison),
         explanation=explain(comparison),
         verdicts=VERDICTS,
-        label=lambda name: label_class(comparison.class_names, name),
-        pictures={name.removesuffix(".png"): embed(content) for name, content in drawn.items()},
     )
     texts = {COMPARISON_TEXT: comparison_text(comparison), COMPARISON_PAGE: html, COMPARISON: format_json(comparison)}
     write_pages(folder, drawn, texts)

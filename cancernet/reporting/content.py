@@ -9,31 +9,19 @@ from typing import NamedTuple
 import numpy as np
 
 from cancernet.config import SPLITS
-from cancernet.data.dataset import Patch, Summary, count_patches, name_classes
+from cancernet.data.dataset import Patch, Summary, name_classes
 from cancernet.data.grid import Layout, lay_out_patches
 from cancernet.data.images import read_image
 from cancernet.evaluation.comparison import compare_figures
 from cancernet.evaluation.decision import Decision, decide_otherwise, expected_rates
 from cancernet.evaluation.evaluate import evaluate, evaluate_points
 from cancernet.evaluation.predictions import Predictions, Scores, pool_predictions
-from cancernet.evaluation.results import Estimate, Evaluation
+from cancernet.evaluation.results import Estimate
 from cancernet.evaluation.smoothing import predict_scores
 from cancernet.explain.distances import find_outliers
+from cancernet.reporting import schema
 from cancernet.reporting.montages import FALSE_ALARM, MISSED, WRONG
-from cancernet.reporting.schema import (
-    ConfidentError,
-    CrossValidation,
-    DataSummary,
-    DecisionSummary,
-    DistantImage,
-    Fold,
-    OperatingPoint,
-    OutOfDistribution,
-    Report,
-    SettingValue,
-    SplitCounts,
-    TrainingSummary,
-)
+from cancernet.reporting.schema import DataSummary, Report, count_split
 from cancernet.reporting.wording import describe_counts, plural, warn_of_change
 from cancernet.run import read_predictions, read_report
 
@@ -53,8 +41,8 @@ class ReportContext:
     prevalence: float | None = None  # at which to give PPV and NPV
     dataset: str = ""  # name of the dataset in the evaluation of a finished run
     class_weights: dict[str, float] | None = None
-    training: TrainingSummary | None = None
-    settings: dict[str, SettingValue] | None = None
+    training: schema.TrainingSummary | None = None
+    settings: dict[str, schema.SettingValue] | None = None
 
 
 class EvaluatedSplit(NamedTuple):
@@ -67,25 +55,29 @@ class EvaluatedSplit(NamedTuple):
 
 def evaluate_split(scores: Scores, decision: Decision, context: ReportContext) -> EvaluatedSplit:
     """Evaluate the scores of one split with a frozen decision."""
-    predictions = predict_scores(decision, scores)
+    predictions, classes, positive = predict_scores(decision, scores), decision.classes, decision.positive
+    report = _start_report(predictions, scores.layout, context, classes, positive, _describe_test(context))
     neighbours: Mapping[str, Mapping[str, Estimate]] | None = None
     if decision.without_neighbours:
         alone = predict_scores(decision.without_neighbours, scores)
-        (difference,) = compare_figures([alone, predictions], classes=decision.classes, positive=decision.positive)
-        neighbours = {
-            "with": _evaluate(predictions, decision.classes, decision.positive, context).metrics,
-            "without": _evaluate(alone, decision.classes, decision.positive, context).metrics,
-            "difference": difference,
-        }
-    report = _start_report(
-        predictions, scores.layout, context, decision.classes, decision.positive, _describe_test(context)
-    )
+        (difference,) = compare_figures([alone, predictions], classes=classes, positive=positive)
+        without = evaluate(alone, classes=classes, positive=positive).metrics
+        neighbours = {"with": report.metrics, "without": without, "difference": difference}
     changed = warn_of_change(report.metrics, decision.expected_on_validation) if context.dataset else []
     report = dataclasses.replace(
         report,
         title=f"Evaluation of {context.name} on {context.dataset}" if context.dataset else None,
         warnings=[*changed, *context.warnings, *report.warnings],
-        decision=_describe_decision(decision),
+        decision=schema.DecisionSummary(
+            temperature=decision.temperature,
+            threshold=decision.threshold,
+            operating_point=decision.operating_point,
+            fitted_on=decision.fitted_on,
+            classes=list(classes),
+            positive=positive,
+            bias=list(decision.bias),
+            neighbour_sigma=decision.neighbour_sigma,
+        ),
         expected_on_validation=decision.expected_on_validation,
         neighbours=neighbours,
         operating_points=_evaluate_points(decision, predictions, scores),
@@ -97,15 +89,12 @@ def evaluate_split(scores: Scores, decision: Decision, context: ReportContext) -
 def pool_folds(folders: Sequence[Path], patches: Sequence[Patch], context: ReportContext) -> EvaluatedSplit:
     """Evaluate the test images of all folds together, each predicted by the model of its fold.
 
-    Args:
-        folders: of the folds' runs, `fold_1` and so on.
-        patches: all rows of the manifest.
+    The folders of the folds' runs are `fold_1` and so on; `patches` are all rows of the manifest.
     """
     reports = [report for folder in folders if (report := read_report(folder, Report))]
     classes, positive = reports[0].classes, reports[0].positive
-    parts = [read_predictions(folder, classes) for folder in folders]
     row_of = {patch.file: patch for patch in patches}
-    pooled = pool_predictions(parts)
+    pooled = pool_predictions([read_predictions(folder, classes) for folder in folders])
     pooled = dataclasses.replace(pooled, patches=[row_of[patch.file] for patch in pooled.patches])
     layout = lay_out_patches(pooled.patches)
     where = f"in {len(folders)} folds" if context.evaluated_on == "all folds" else f"on {context.evaluated_on}"
@@ -129,9 +118,8 @@ def _start_report(
     statement: str,
 ) -> Report:
     """Everything that follows from the predictions and the context; no decision yet."""
-    evaluation = _evaluate(predictions, classes, positive, context)
     return Report(
-        **vars(evaluation),
+        **vars(evaluate(predictions, classes=classes, positive=positive, prevalence=context.prevalence)),
         name=context.name,
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
         statement=statement,
@@ -150,13 +138,9 @@ def _start_report(
     )
 
 
-def _evaluate(
-    predictions: Predictions, classes: Sequence[str], positive: str | None, context: ReportContext
-) -> Evaluation:
-    return evaluate(predictions, classes=classes, positive=positive, prevalence=context.prevalence)
-
-
-def _evaluate_points(decision: Decision, predictions: Predictions, scores: Scores) -> list[OperatingPoint] | None:
+def _evaluate_points(
+    decision: Decision, predictions: Predictions, scores: Scores
+) -> list[schema.OperatingPoint] | None:
     """Evaluate the threshold in use and the decision's other thresholds; None if it has no others."""
     if not decision.other_points or decision.positive is None or decision.threshold is None:
         return None
@@ -166,24 +150,23 @@ def _evaluate_points(decision: Decision, predictions: Predictions, scores: Score
     decided |= {name: predict_scores(decide_otherwise(decision, name), scores).predicted for name in others}
     rates = evaluate_points(predictions, decided, classes=decision.classes, positive=decision.positive)
     return [
-        OperatingPoint(
-            **vars(rates[name]),
-            name=name,
-            threshold=threshold,
-            on_validation=expected_rates(decision, threshold),
+        schema.OperatingPoint(
+            **vars(rates[name]), name=name, threshold=threshold, on_validation=expected_rates(decision, threshold)
         )
         for name, threshold in thresholds.items()
     ]
 
 
-def _summarise_folds(folders: Sequence[Path], reports: Sequence[Report], names: Iterable[str]) -> CrossValidation:
+def _summarise_folds(
+    folders: Sequence[Path], reports: Sequence[Report], names: Iterable[str]
+) -> schema.CrossValidation:
     folds = [
-        Fold(int(folder.name.rpartition("_")[2]), {key: metric.value for key, metric in report.metrics.items()})
+        schema.Fold(int(folder.name.rpartition("_")[2]), {key: metric.value for key, metric in report.metrics.items()})
         for folder, report in zip(folders, reports, strict=True)
     ]
     columns = {name: [value for fold in folds if (value := fold.metrics[name]) is not None] for name in names}
     known = {name: values for name, values in columns.items() if len(values) > 1}
-    return CrossValidation(
+    return schema.CrossValidation(
         folds,
         mean={name: float(np.mean(values)) for name, values in known.items()},
         spread={name: float(np.std(values, ddof=1)) for name, values in known.items()},
@@ -192,22 +175,17 @@ def _summarise_folds(folders: Sequence[Path], reports: Sequence[Report], names: 
 
 def describe_data(patches: Sequence[Patch], summary: Summary) -> DataSummary:
     """Describe where the source images went, and count those in each split."""
-    splits = {}
-    for split in SPLITS:
-        members = [patch for patch in patches if patch.split == split]
-        counts = count_patches(members)
-        unknown = sum(not patch.patient for patch in members)
-        splits[split] = SplitCounts(counts.images, counts.patients, counts.classes, unknown)
+    every = count_split(patches)
     return DataSummary(
         source_images=summary.source_images,
         rejected=summary.rejected,
         left_out=summary.left_out_images,
         split_by=summary.split,
-        patients_known=any(patch.patient for patch in patches),
-        splits=splits,
+        patients_known=every.patients > 0,
+        splits={split: count_split([patch for patch in patches if patch.split == split]) for split in SPLITS},
         duplicates_across_patients=summary.duplicates_across_patients,
         duplicates_across_splits=summary.duplicates_across_splits,
-        images_without_patient=sum(not patch.patient for patch in patches),
+        images_without_patient=every.images_without_patient,
     )
 
 
@@ -233,15 +211,13 @@ def _describe_test(context: ReportContext) -> str:
 
 def _describe_folds(data: DataSummary, patches: Sequence[Patch]) -> str:
     """Say what the model that predicted an image had not been trained on."""
-    images = plural(len(patches), "image")
+    counts = count_split(patches)
+    images, trained = describe_counts(counts), "not trained on its patient"
     if data.split_by == "image" or not data.patients_known:
-        return f"each of the {images} was predicted by a model that was not trained on it."
-    unknown = sum(not patch.patient for patch in patches)
-    patients = len({patch.patient for patch in patches if patch.patient})
-    images = describe_counts(SplitCounts(len(patches), patients, {}, unknown))
-    if unknown:
-        return f"each of the {images} was predicted by a model that was trained neither on it nor on its known patient."
-    return f"each of the {images} was predicted by a model that was not trained on its patient."
+        images, trained = plural(counts.images, "image"), "not trained on it"
+    elif counts.images_without_patient:
+        trained = "trained neither on it nor on its known patient"
+    return f"each of the {images} was predicted by a model that was {trained}."
 
 
 def _warn(data: DataSummary, layout: Layout) -> list[str]:
@@ -264,46 +240,31 @@ def _warn(data: DataSummary, layout: Layout) -> list[str]:
     return warnings
 
 
-def flatten(settings: Mapping, prefix: str = "") -> dict[str, SettingValue]:
+def flatten(settings: Mapping, prefix: str = "") -> dict[str, schema.SettingValue]:
     """Flatten nested settings to one level of `part.name`."""
-    flat: dict[str, SettingValue] = {}
+    flat: dict[str, schema.SettingValue] = {}
     for key, value in settings.items():
         flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
     return flat
 
 
-def _describe_decision(decision: Decision) -> DecisionSummary:
-    return DecisionSummary(
-        temperature=decision.temperature,
-        threshold=decision.threshold,
-        operating_point=decision.operating_point,
-        fitted_on=decision.fitted_on,
-        classes=list(decision.classes),
-        positive=decision.positive,
-        bias=list(decision.bias),
-        neighbour_sigma=decision.neighbour_sigma,
-    )
-
-
 def find_confident_errors(
     predictions: Predictions, classes: Sequence[str], positive: str | None
-) -> list[ConfidentError]:
+) -> list[schema.ConfidentError]:
     """Find the most confident errors: six missed images, then six false alarms; of more than two classes twelve."""
     labels, probabilities, predicted = predictions.labels, predictions.probabilities, predictions.predicted
     confidence = probabilities[np.arange(len(labels)), predicted]
     order = np.argsort(-confidence, kind="stable")
-    wrong = order[(predicted != labels)[order]]
+    wrong = order[predicted[order] != labels[order]]
     if positive is None:
         kinds, shown = {WRONG: wrong[: 2 * _ERRORS_SHOWN]}, confidence
     else:
         index = list(classes).index(positive)
-        kinds = {
-            MISSED: wrong[labels[wrong] == index][:_ERRORS_SHOWN],
-            FALSE_ALARM: wrong[labels[wrong] != index][:_ERRORS_SHOWN],
-        }
+        missed = labels[wrong] == index
+        kinds = {MISSED: wrong[missed][:_ERRORS_SHOWN], FALSE_ALARM: wrong[~missed][:_ERRORS_SHOWN]}
         shown = probabilities[:, index]
     return [
-        ConfidentError(
+        schema.ConfidentError(
             file=predictions.patches[row].file,
             kind=kind,
             label=classes[labels[row]],
@@ -315,13 +276,13 @@ def find_confident_errors(
     ]
 
 
-def summarise_distances(scores: Scores) -> OutOfDistribution | None:
+def summarise_distances(scores: Scores) -> schema.OutOfDistribution | None:
     """Count the out-of-distribution images and list the most distant; None if the run cannot measure it."""
     found = None if scores.distances is None else find_outliers(scores.distances)
     if found is None:
         return None
-    furthest = [DistantImage(scores.patches[row].file, distance) for row, distance in found.furthest]
-    return OutOfDistribution(found.images, found.outside, furthest)
+    furthest = [schema.DistantImage(scores.patches[row].file, distance) for row, distance in found.furthest]
+    return schema.OutOfDistribution(found.images, found.outside, furthest)
 
 
 def read_images(files: Iterable[str], predictions: Predictions, dataset: Path) -> list[np.ndarray]:

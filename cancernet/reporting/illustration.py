@@ -17,11 +17,11 @@ from cancernet.data.images import fit_image, read_image
 from cancernet.evaluation.predictions import Predictions
 from cancernet.explain.gradcam import grad_cam, overlay
 from cancernet.models.architectures import list_architectures
-from cancernet.reporting.captions import cut
 from cancernet.reporting.content import EvaluatedSplit
 from cancernet.reporting.montages import plot_augmentation
 from cancernet.reporting.schema import Picture, Report
 from cancernet.reporting.slide_plots import Explained, SlideMaps, plot_explained, plot_slide
+from cancernet.reporting.wording import cut
 from cancernet.run import SAMPLES, Run, name_class
 from cancernet.storage import file_stem
 from cancernet.training.augment import augment_batch
@@ -36,14 +36,9 @@ PICTURE_DPI, JPEG_QUALITY = 120, 88
 
 
 def illustrate(run: Run, evaluated: EvaluatedSplit, dataset: Path, folder: Path) -> Report:
-    """Draw slides and, if the network has feature maps, Grad-CAM into the folder of a report.
+    """Draw slides/<slide>.jpg and, if the network has feature maps, gradcam.jpg into the folder of a report.
 
-    A slide is drawn if the run has two classes and the slide at least LEAST_PATCHES patches with few gaps
-    (`SlideGrid.is_complete`).
-
-    Args:
-        evaluated: its files are relative to `dataset`.
-        folder: gets slides/<slide>.jpg for every slide that is drawn, and gradcam.jpg.
+    A slide is drawn if the run has two classes and `is_worth_drawing`.
 
     Returns:
         The report with `slides` (at most MOST_SLIDES, evenly spaced from the lowest accuracy to the highest) and
@@ -53,16 +48,18 @@ def illustrate(run: Run, evaluated: EvaluatedSplit, dataset: Path, folder: Path)
         InputError: a file has changed since it was evaluated.
     """
     report = replace(evaluated.report, slides=_draw_slides(run, evaluated, dataset, folder))
-    if all(architecture.has_maps for architecture in list_architectures(run.settings.experiment.model)):
+    if has_grad_cam(run):
         return replace(report, gradcam=[_draw_explained(run, evaluated.predictions, dataset, folder)])
     return report
 
 
+def has_grad_cam(run: Run) -> bool:
+    """Whether Grad-CAM can explain the model: transformers have no convolutional feature maps."""
+    return all(architecture.has_maps for architecture in list_architectures(run.settings.experiment.model))
+
+
 def draw_augmentation(patches: Sequence[Patch], dataset: Path, experiment: Experiment) -> dict[str, Figure]:
     """Draw some training images as they are, and as the network sees them in the first epochs.
-
-    Args:
-        patches: of all splits.
 
     Returns:
         The report's figure `augmented`; none if the training does not augment.
@@ -74,23 +71,16 @@ def draw_augmentation(patches: Sequence[Patch], dataset: Path, experiment: Exper
         return {}
     training = [patch for patch in patches if patch.split == "training"]
     shown = training[:: -(-len(training) // AUGMENTED_IMAGES)]
-    read = [read_image(dataset / each.file, channels=experiment.channels, sha256=each.sha256) for each in shown]
-    images = np.stack([fit_image(image, experiment.image_size) for image in read])
-    augmented = [
-        np.asarray(
-            augment_batch(images, augmentation=experiment.augmentation, seed=experiment.seed, epoch=epoch, step=0)
-        )
-        for epoch in range(AUGMENTATIONS)
-    ]
-    return {"augmented": plot_augmentation([images, *(np.rint(each).astype(np.uint8) for each in augmented)])}
+    images = np.stack([fit_image(_read(each, dataset, experiment.channels), experiment.image_size) for each in shown])
+    columns = [images]
+    for epoch in range(AUGMENTATIONS):
+        augmented = augment_batch(images, experiment.augmentation, seed=experiment.seed, epoch=epoch, step=0)
+        columns.append(np.rint(np.asarray(augmented)).astype(np.uint8))
+    return {"augmented": plot_augmentation(columns)}
 
 
 def copy_samples(predictions: Predictions, dataset: Path, folder: Path) -> None:
-    """Copy tested images, equally many of every class, to samples/<class>/ in the folder of a run, to try it on.
-
-    Args:
-        predictions: of the evaluated split; its files are relative to `dataset`.
-    """
+    """Copy tested images, equally many of every class, to samples/<class>/ in the folder of a run, to try it on."""
     labels = [patch.label for patch in predictions.patches]
     for label in sorted(set(labels)):
         files = [dataset / patch.file for patch in predictions.patches if patch.label == label]
@@ -119,7 +109,6 @@ def draw_slide(
 
     Args:
         thumbnails: m of `grid.make_thumbnail`, of one side. The largest has the side of a whole patch.
-        predictions: of the m patches.
         threshold: in place of the run's own.
 
     Raises:
@@ -178,11 +167,10 @@ def _read(patch: Patch, dataset: Path, channels: int) -> np.ndarray:
 
 
 def _draw_explained(run: Run, predictions: Predictions, dataset: Path, folder: Path) -> Picture:
-    groups = _find_most_confident(run, predictions)
-    explained = iter(_explain(run, predictions.take(np.concatenate(list(groups.values()))), dataset))
-    figure = plot_explained(
-        groups={heading: list(islice(explained, len(rows))) for heading, rows in groups.items()}, columns=EXPLAINED
-    )
+    rows_of = _find_most_confident(run, predictions)
+    explained = iter(_explain(run, predictions.take(np.concatenate(list(rows_of.values()))), dataset))
+    groups = {heading: list(islice(explained, len(rows))) for heading, rows in rows_of.items()}
+    figure = plot_explained(groups=groups, columns=EXPLAINED)
     save_picture(figure, folder / GRADCAM)
     return Picture("Most confident predictions, correct and wrong: each image and its Grad-CAM map", GRADCAM)
 

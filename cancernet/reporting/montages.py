@@ -10,11 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cancernet.reporting.captions import break_lines, cut
-from cancernet.reporting.plots import AMBER, BLUE, GREEN, GREY, NOTE_SIZE, SKY, TEXT_SIZE, TITLE_SIZE, new_figure
+from cancernet.reporting import plots
+from cancernet.reporting.plots import NOTE_SIZE, TITLE_SIZE, break_lines
 from cancernet.reporting.schema import ConfidentError
+from cancernet.reporting.wording import cut
 
-SPLIT_COLOURS = {"training": BLUE, "validation": AMBER, "testing": GREEN}
+SPLIT_COLOURS = {"training": plots.BLUE, "validation": plots.AMBER, "testing": plots.GREEN}
 TILE_PIXELS = 200  # side of one picture of a montage
 IMAGE_INCHES, IMAGES_ACROSS = 1.6, 6  # size of one error or out-of-distribution image, and how many are in a row
 MISSED, FALSE_ALARM, WRONG = "missed", "false alarm", "wrong"  # kinds of errors; the last of more than two classes
@@ -26,15 +27,11 @@ def plot_errors(
 ) -> Figure:
     """Show misclassified images, a group for each kind of error, each with its file and probability.
 
-    Args:
-        images: uint8 [h, w, 3] RGB, or grey [h, w] or [h, w, 1], of any sizes, in the order of `errors`.
-        errors: the most confident of each kind first.
-        classes: names of the positive class, whose probability is given, and the other; None of more than two classes.
+    Images are uint8 [h, w, 3] RGB, or grey [h, w] or [h, w, 1], of any sizes, in the order of `errors`. `classes` are
+    the names of the positive class, whose probability is given, and the other; None of more than two classes.
     """
-    if len(images) != len(errors):
-        raise ValueError(f"plot_errors: {len(images)} images for {len(errors)} errors; the numbers must be equal.")
     if not errors:
-        figure, (axes,) = new_figure(5.2, 1.6)
+        figure, (axes,) = plots.new_figure(5.2, 1.6)
         axes.axis("off")
         axes.text(0.5, 0.5, "Every image was classified correctly.", ha="center", va="center", fontsize=TITLE_SIZE)
         return figure
@@ -45,31 +42,28 @@ def plot_errors(
             MISSED: f"Missed: {positive} classified as {negative}; lowest probability of {positive} first",
             FALSE_ALARM: f"False alarms: {negative} classified as {positive}; highest probability of {positive} first",
         }
-    groups = [[i for i, error in enumerate(errors) if error.kind == kind] for kind in titles]
-    captions = [[_error_caption(errors[i]) for i in group] for group in groups]
-    headings = [
-        break_lines(title if group else f"{title.partition(';')[0]}: none", HEADING)
-        for title, group in zip(titles.values(), groups, strict=True)
-    ]
-    heads = [0.2 + 0.2 * (heading.count("\n") + 1) for heading in headings]  # inches
-    heights = [head + _group_height(texts) for head, texts in zip(heads, captions, strict=True)]
-    figure = Figure(figsize=(IMAGES_ACROSS * IMAGE_INCHES, sum(heights)))
-    top = sum(heights)
-    for heading, head, group, below, height in zip(headings, heads, groups, captions, heights, strict=True):
-        figure.text(0.01, (top - 0.1) / sum(heights), heading, fontsize=TITLE_SIZE, va="top")
-        top -= height
-        if group:
-            axes = figure.add_axes((0, top / sum(heights), 1, (height - head) / sum(heights)))
-            _draw_group(axes, [images[i] for i in group], below)
+    shown = list(zip(errors, images, strict=True))
+    groups = []
+    for kind, title in titles.items():
+        captions = [_error_caption(error) for error in errors if error.kind == kind]
+        heading = break_lines(title if captions else f"{title.partition(';')[0]}: none", HEADING)
+        head = 0.2 + 0.2 * (heading.count("\n") + 1)  # inches
+        groups.append((heading, head, captions, [image for error, image in shown if error.kind == kind]))
+    total = top = sum(head + _group_height(captions) for _, head, captions, _ in groups)
+    figure = Figure(figsize=(IMAGES_ACROSS * IMAGE_INCHES, total))
+    for heading, head, captions, pictures in groups:
+        figure.text(0.01, (top - 0.1) / total, heading, fontsize=TITLE_SIZE, va="top")
+        height = _group_height(captions)
+        top -= head + height
+        if pictures:
+            _draw_group(figure.add_axes((0, top / total, 1, height / total)), pictures, captions)
     return figure
 
 
 def plot_furthest(*, images: Sequence[np.ndarray], captions: Sequence[str]) -> Figure:
-    """Show the most distant out-of-distribution images, the most distant first.
+    """Show out-of-distribution images, as for `plot_errors`, in the order given.
 
-    Args:
-        images: as for `plot_errors`, one at least.
-        captions: of each image, a line for its name and one for its distance.
+    Each caption has a line for the image's name and one for its distance.
     """
     broken = ["\n".join(break_lines(line, 18, limit=54) for line in caption.split("\n")) for caption in captions]
     figure = Figure(figsize=(IMAGES_ACROSS * IMAGE_INCHES, _group_height(broken)))
@@ -78,11 +72,7 @@ def plot_furthest(*, images: Sequence[np.ndarray], captions: Sequence[str]) -> F
 
 
 def plot_augmentation(columns: Sequence[np.ndarray]) -> Figure:
-    """Show training images in the first column and random augmentations of them in the others.
-
-    Args:
-        columns: each uint8 [n, h, w, 3] RGB or [n, h, w, 1] grey.
-    """
+    """Show training images, uint8 [n, h, w, 3] RGB or [n, h, w, 1] grey, in the first column, then augmentations."""
     rows, width = len(columns[0]), len(columns)
     figure = Figure(figsize=(width * 1.2, rows * 1.2 + 0.35))
     axes = figure.add_axes((0, 0, 1, rows * 1.2 / (rows * 1.2 + 0.35)))
@@ -111,15 +101,13 @@ def plot_dataset(
     figure = Figure(figsize=(9.6, sum(heights)), layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=heights, width_ratios=(3, 2))
     _draw_counts(figure.add_subplot(grid[0, 0]), counts, classes)
-    figure.legend(loc="outside upper left", ncols=len(counts), fontsize=TEXT_SIZE, frameon=False)
+    figure.legend(loc="outside upper left", ncols=len(counts), fontsize=plots.TEXT_SIZE, frameon=False)
     _draw_sizes(figure.add_subplot(grid[0, 1]), np.asarray(sizes))
     axes = figure.add_subplot(grid[1, :])
     blank = np.full((1, 1), 255, np.uint8)
     padded = [image for name in classes for image in [*samples[name][:columns], *[blank] * columns][:columns]]
     axes.imshow(_montage(padded, columns=columns, rows=len(classes)))
-    axes.set_yticks(
-        (np.arange(len(classes)) + 0.5) * TILE_PIXELS, [break_lines(name, 16, limit=32) for name in classes]
-    )
+    axes.set_yticks((np.arange(len(classes)) + 0.5) * TILE_PIXELS, _class_labels(classes))
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -132,20 +120,24 @@ def _draw_counts(axes: Axes, counts: Mapping[str, Mapping[str, int]], classes: S
     for index, (split, by_class) in enumerate(counts.items()):
         values = [by_class.get(name, 0) for name in classes]
         places = np.arange(len(classes)) + (index - (len(counts) - 1) / 2) * height
-        bars = axes.barh(places, values, height, label=split, color=SPLIT_COLOURS.get(split, GREY))
+        bars = axes.barh(places, values, height, label=split, color=SPLIT_COLOURS[split])
         axes.bar_label(bars, [f"{value:,}" for value in values], padding=3, fontsize=NOTE_SIZE)
-    axes.set_yticks(range(len(classes)), [break_lines(name, 16, limit=32) for name in classes])
+    axes.set_yticks(range(len(classes)), _class_labels(classes))
     axes.invert_yaxis()
     axes.margins(x=0.18)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.set_title("Images per class and split", fontsize=TITLE_SIZE)
 
 
+def _class_labels(classes: Sequence[str]) -> list[str]:
+    return [break_lines(name, 16, limit=32) for name in classes]
+
+
 def _draw_sizes(axes: Axes, sizes: np.ndarray) -> None:
     pairs, images = np.unique(sizes, axis=0, return_counts=True)
     (width, height), share = pairs[images.argmax()], images.max() / len(sizes)
     edges = np.linspace(0, 1.1 * sizes.max(), 25).tolist()
-    axes.hist(sizes[:, 0], bins=edges, color=SKY, label="width")
+    axes.hist(sizes[:, 0], bins=edges, color=plots.SKY, label="width")
     axes.hist(sizes[:, 1], bins=edges, histtype="step", color="black", linewidth=1.5, linestyle="--", label="height")
     rare = share > 0.5  # then a logarithmic scale shows the few other sizes
     axes.set_yscale("symlog" if rare else "linear", **({"linthresh": 1} if rare else {}))
@@ -158,19 +150,18 @@ def _draw_sizes(axes: Axes, sizes: np.ndarray) -> None:
 def _montage(images: Sequence[np.ndarray], *, columns: int, rows: int, strip: int = 0) -> np.ndarray:
     """uint8 RGB [rows*(TILE_PIXELS+strip), columns*TILE_PIXELS, 3]; imutils copies channels, so RGB stays RGB."""
     blank = np.full((TILE_PIXELS + strip, TILE_PIXELS, 3), 255, np.uint8)
-    tiles = [_tile(image, strip) for image in images]
+    tiles = [_tile(image, blank) for image in images]
     tiles += [blank] * (columns * rows - len(tiles))
     return build_montages(tiles, (TILE_PIXELS, TILE_PIXELS + strip), (columns, rows))[0]
 
 
-def _tile(image: np.ndarray, strip: int) -> np.ndarray:
-    """The image as RGB, its proportions kept, in the middle of a white square with `strip` white rows below."""
+def _tile(image: np.ndarray, blank: np.ndarray) -> np.ndarray:
+    """The image as RGB, its proportions kept, in the middle of the square at the top of a copy of `blank`."""
     rgb = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2) if image.ndim == 2 or image.shape[2] == 1 else image
     scale = (TILE_PIXELS - 8) / max(rgb.shape[:2])
     height, width = (max(1, round(side * scale)) for side in rgb.shape[:2])
     rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    tile = np.full((TILE_PIXELS + strip, TILE_PIXELS, 3), 255, np.uint8)
-    top, left = (TILE_PIXELS - height) // 2, (TILE_PIXELS - width) // 2
+    tile, top, left = blank.copy(), (TILE_PIXELS - height) // 2, (TILE_PIXELS - width) // 2
     tile[top : top + height, left : left + width] = rgb
     return tile
 

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from cancernet.evaluation.results import CalibrationBin, Estimate, PatientRow, TwoClassPatientRow
-from cancernet.reporting.captions import break_lines, shorten
-from cancernet.reporting.wording import plural
+from cancernet.reporting.wording import cut, plural
 
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY, AMBER, GREY = "#56B4E9", "#E69F00", "#6B6B6B"
@@ -30,20 +30,16 @@ class Curve(NamedTuple):
 
     positive: np.ndarray  # bool [n]: whether the image is of the class
     probabilities: np.ndarray  # of the class, float [n], 0 to 1
-    area: Estimate | None  # under the curve; None if not computed
+    auroc: Estimate
+    auprc: Estimate | None = None  # of two classes
 
 
 def plot_history(*, history: Mapping[str, Sequence[float | None]], kept_epochs: tuple[int, int]) -> Figure:
-    """Plot loss and accuracy by epoch.
+    """Plot loss and accuracy by epoch, and mark the first and the last epoch that the final model averages, from 1.
 
-    Single very high losses are cut off and marked, so that they do not flatten the rest of the curve.
-
-    Args:
-        history: Keras' names (`loss`, `val_loss`, `accuracy`, `val_accuracy`) -> one value an epoch. Without `accuracy`
-            there is one panel.
-        kept_epochs: first and last epoch, from 1, whose weights the final model averages; marked in every panel.
+    `history` has one value an epoch under Keras' names; without `accuracy` there is one panel. Single very high losses
+    are cut off and marked, so that they do not flatten the rest of the curve.
     """
-    first, last = kept_epochs
     names = [name for name in ("loss", "accuracy") if name in history]
     figure, panels = new_figure(5.2, 0.8 + 2.2 * len(names), rows=len(names))
     for name, axes in zip(names, panels, strict=True):
@@ -56,6 +52,7 @@ def plot_history(*, history: Mapping[str, Sequence[float | None]], kept_epochs: 
             axes.plot(epochs, values, dash, color=colour, label=label, marker="o", markersize=3)
             if ceiling is not None:
                 _mark_cut(axes, epochs, values, ceiling, colour)
+        first, last = kept_epochs
         if first == last:
             axes.axvline(first, color=GREY, linestyle=":", label=f"final model: epoch {first}")
         else:
@@ -65,7 +62,7 @@ def plot_history(*, history: Mapping[str, Sequence[float | None]], kept_epochs: 
         axes.grid(alpha=0.3)
     panels[0].set_title("Training and validation by epoch", fontsize=TITLE_SIZE)
     panels[-1].set_xlabel("epoch")
-    return _legend_below(figure, panels[0], columns=3)
+    return _finish(figure, panels[0], columns=3)
 
 
 def _robust_ceiling(values: np.ndarray) -> float | None:
@@ -98,11 +95,7 @@ def _mark_cut(axes: Axes, epochs: np.ndarray, values: np.ndarray, ceiling: float
 
 
 def plot_confusion_matrix(*, matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
-    """Plot counts and row percentages.
-
-    Args:
-        matrix: rows are the true class, columns the predicted class, in the order of `classes`.
-    """
+    """Plot counts and row percentages; rows are the true class, columns the predicted class."""
     counts = np.asarray(matrix)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
@@ -121,8 +114,7 @@ def plot_confusion_matrix(*, matrix: Sequence[Sequence[int]], classes: Sequence[
     axes.set_yticks(range(len(labels)), named, fontsize=NOTE_SIZE)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class (images)")
+    axes.set(xlabel="predicted class", ylabel="true class (images)")
     axes.set_title("Confusion matrix: images, % of the true class", fontsize=TITLE_SIZE)
     return figure
 
@@ -130,16 +122,14 @@ def plot_confusion_matrix(*, matrix: Sequence[Sequence[int]], classes: Sequence[
 def plot_roc(*, curves: Mapping[str, Curve], operating_point: tuple[float, float] | None = None) -> Figure:
     """Plot the ROC curve of each class; a class whose AUROC is undefined has a legend entry only.
 
-    Args:
-        operating_point: sensitivity and specificity at the decision threshold, to be marked.
+    `operating_point` is sensitivity and specificity at the decision threshold.
     """
     figure, (axes,) = new_figure(5.2, 5.4 + 0.18 * len(curves))
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (2, 3)), label="chance: 0.5")
     for (name, curve), (colour, dash) in zip(curves.items(), STYLES):
         defined = 0 < curve.positive.sum() < len(curve.positive)
         fpr, tpr = roc_curve(curve.positive, curve.probabilities)[:2] if defined else ([], [])
-        area = f"AUROC {format_estimate(curve.area)}" if curve.area else ""
-        label = break_lines(f"{name}: {area}", 62)
+        label = break_lines(f"{name}: AUROC {format_estimate(curve.auroc)}", 62)
         axes.plot(fpr, tpr, dash, color=colour, linewidth=2, label=label)
     if operating_point:
         sensitivity, specificity = operating_point
@@ -147,20 +137,19 @@ def plot_roc(*, curves: Mapping[str, Curve], operating_point: tuple[float, float
         axes.plot(1 - specificity, sensitivity, "o", markersize=9, color="black", label=label)
     title = "ROC curve" if len(curves) == 1 else "ROC curves, each class against the rest"
     frame_shares(axes, title, "false positive rate (1 - specificity)", "sensitivity (true positive rate)")
-    return _legend_below(figure, axes)
+    return _finish(figure, axes)
 
 
 def plot_precision_recall(*, curves: Mapping[str, Curve], operating_point: tuple[float, float] | None = None) -> Figure:
     """Plot precision against recall of each class, with its prevalence as a dotted line.
 
-    Args:
-        operating_point: recall and precision at the decision threshold, to be marked.
+    `operating_point` is recall and precision at the decision threshold.
     """
     figure, (axes,) = new_figure(5.2, 5.2 + 0.18 * len(curves))
     for (name, curve), (colour, dash) in zip(curves.items(), STYLES):
         prevalence = float(curve.positive.mean())
         points = precision_recall_curve(curve.positive, curve.probabilities)[:2] if prevalence > 0 else ([], [])
-        area = f"AUPRC {format_estimate(curve.area)}, " if curve.area else ""
+        area = f"AUPRC {format_estimate(curve.auprc)}, " if curve.auprc else ""
         label = break_lines(f"{name}: {area}prevalence {prevalence:.1%}", 62)
         axes.plot(*points[::-1], dash, color=colour, linewidth=2, label=label)
         axes.axhline(prevalence, color=colour, linestyle=":", linewidth=1.2)
@@ -169,7 +158,7 @@ def plot_precision_recall(*, curves: Mapping[str, Curve], operating_point: tuple
         axes.plot(*operating_point, "o", markersize=9, color="black", label=label)
     title = "Precision-recall curve" if len(curves) == 1 else "Precision-recall curves, each class against the rest"
     frame_shares(axes, f"{title}\n(dotted: prevalence)", "recall (sensitivity)", "precision (PPV)")
-    return _legend_below(figure, axes)
+    return _finish(figure, axes)
 
 
 def plot_reliability(
@@ -177,10 +166,8 @@ def plot_reliability(
 ) -> Figure:
     """Plot the observed share of images against the predicted probability, above a histogram of the probabilities.
 
-    Args:
-        bins: of the report.
-        probabilities: [n] of the positive class, 0 to 1; of more than two classes those of the predicted class.
-        positive: name of the positive class; None of more than two classes.
+    `probabilities`, [n] from 0 to 1, are of the positive class; of more than two classes (`positive` is None) they are
+    of the predicted class.
     """
     figure, (axes, counts) = new_figure(5.2, 5.6, rows=2, height_ratios=(3, 1), sharex=True)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (2, 3)), label="perfect calibration")
@@ -192,16 +179,14 @@ def plot_reliability(
     of_class = "the predicted class" if positive is None else shorten(positive, 24)
     counts.set(xlabel=f"predicted probability of {of_class}", ylabel="images")
     counts.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
-    return _legend_below(figure, axes, columns=2)
+    return _finish(figure, axes, columns=2)
 
 
 def plot_threshold(*, positive: np.ndarray, probabilities: np.ndarray, threshold: float, name: str) -> Figure:
     """Plot sensitivity and specificity against the threshold, with the decision threshold marked.
 
-    Args:
-        positive: bool [n]: whether the image is of the positive class.
-        probabilities: [n] of that class, 0 to 1; an image is positive if its probability is at least the threshold.
-        name: of the positive class.
+    `positive`, bool [n], says whether an image is of the positive class, `name`. It is classified as that class if its
+    probability, 0 to 1, is at least the threshold.
     """
     figure, (axes,) = new_figure(5.2, 4.8)
     grid = np.unique(np.append(np.linspace(0, 1, 1001), threshold))
@@ -220,15 +205,11 @@ def plot_threshold(*, positive: np.ndarray, probabilities: np.ndarray, threshold
     axes.axvline(threshold, color="black", linestyle=":", label=f"decision threshold: {threshold:.3f}")
     xlabel = f"threshold on the probability of {shorten(name, 26)}"
     frame_shares(axes, "Sensitivity and specificity by threshold", xlabel, "share of images")
-    return _legend_below(figure, axes)
+    return _finish(figure, axes)
 
 
 def plot_patients(*, patients: Sequence[PatientRow | TwoClassPatientRow]) -> Figure:
-    """Plot one dot a patient, in ascending order, for accuracy and, of two classes, sensitivity and specificity.
-
-    Raises:
-        ValueError: no patient has any of the three.
-    """
+    """Plot one dot a patient, in ascending order, for accuracy and, of two classes, sensitivity and specificity."""
     two_classes = [each for each in patients if isinstance(each, TwoClassPatientRow)]
     rates: dict[str, list[tuple[float | None, int, str]]] = {
         "accuracy": [(each.accuracy, each.images, each.patient) for each in patients],
@@ -237,8 +218,6 @@ def plot_patients(*, patients: Sequence[PatientRow | TwoClassPatientRow]) -> Fig
     }
     defined = {rate: sorted((v, n, name) for v, n, name in dots if v is not None) for rate, dots in rates.items()}
     known = {rate: dots for rate, dots in defined.items() if dots}
-    if not known:
-        raise ValueError("plot_patients: no patient has an accuracy, sensitivity or specificity.")
     figure, panels = new_figure(8.7, 4.0, columns=len(known), sharey=True)
     for axes, (rate, dots) in zip(panels, known.items(), strict=True):
         values, images, names = zip(*dots, strict=True)
@@ -269,10 +248,24 @@ def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1, 
     return figure, panels
 
 
-def _legend_below(figure: Figure, axes: Axes, columns: int = 1) -> Figure:
+def legend_below(axes: Axes, drop: float, **options) -> Legend:
+    """Put a legend below the panel, a share `drop` of its height lower."""
+    place = (0.5, -drop)
+    return axes.legend(loc="upper center", bbox_to_anchor=place, fontsize=NOTE_SIZE, frameon=False, **options)
+
+
+def _finish(figure: Figure, axes: Axes, columns: int = 1) -> Figure:
     keys = axes.get_legend_handles_labels()
     figure.legend(*keys, loc="outside lower center", ncols=columns, fontsize=NOTE_SIZE, frameon=False)
     return figure
+
+
+def frame_rows(axes: Axes, labels: Sequence[str], title: str, **text) -> None:
+    """Name the rows of a plot, the first at the top."""
+    axes.set_yticks(range(len(labels)), labels, **text)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_title(title, fontsize=TITLE_SIZE)
+    axes.grid(axis="x", alpha=0.3)
 
 
 def frame_shares(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
@@ -288,3 +281,20 @@ def format_estimate(estimate: Estimate) -> str:
         return f"n/a ({estimate.reason})"
     low, high = estimate.low, estimate.high
     return f"{estimate.value:.3f}" + (f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else "")
+
+
+def shorten(text: str, limit: int) -> str:
+    """Cut to `limit` characters, with `$` escaped: Matplotlib reads a pair of them as a formula."""
+    return cut(text, limit).replace("$", r"\$")
+
+
+def break_lines(text: str, width: int, *, limit: int = 999) -> str:
+    """Shorten to `limit` characters, in lines of at most `width`; `$` is escaped.
+
+    Lines end after a blank, `_` or `-`, which may exceed `width` by one; words that are longer are cut.
+    """
+    lines = [""]
+    for part in re.findall(rf"[^ _-]{{1,{width}}}[ _-]?|[ _-]", cut(text, limit)):
+        lines += [""] if lines[-1] and len(lines[-1]) + len(part.rstrip(" _-")) > width else []
+        lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines).replace("$", r"\$")

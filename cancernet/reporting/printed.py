@@ -1,27 +1,14 @@
 """The printed report: the key results first, and no more than fits on a screen. The rest is in report.html."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cancernet.data.dataset import label_class
 from cancernet.evaluation.metrics import METRICS, Place
 from cancernet.evaluation.results import Estimate
-from cancernet.reporting.captions import cut
+from cancernet.reporting import wording
 from cancernet.reporting.schema import Report
-from cancernet.reporting.wording import (
-    count,
-    describe_decision,
-    describe_intervals,
-    describe_source,
-    describe_training,
-    explain_intervals,
-    interval,
-    key_results,
-    list_shown,
-    list_warnings,
-    number,
-    warn_of_distribution,
-)
+from cancernet.reporting.wording import count, cut, list_shown, number
 
 COLUMNS = 100  # of the printed text
 
@@ -31,18 +18,13 @@ def report_text(report: Report) -> str:
 
     The key results, the confusion matrix and the main metrics come first, then how they were obtained.
     """
-    warnings = [warn_of_distribution(report)]
-    parts = [wrap(f"WARNING: {warning}") for warning in warnings if warning]
-    parts += [wrap(report.title or ""), wrap(report.statement)]
-    parts += [wrap(f"WARNING: {warning}") for warning in list_warnings(report)]
-    parts.append("\n".join(wrap(result.text) for result in key_results(report)))
+    unlike = wording.warn_of_distribution(report)
+    parts = [wrap(unlike and f"WARNING: {unlike}"), wrap(report.title or ""), wrap(report.statement)]
+    parts += [wrap(f"WARNING: {warning}") for warning in wording.list_warnings(report)]
+    parts.append("\n".join(wrap(result.text) for result in wording.key_results(report)))
     parts += [_confusion_matrix(report), _metrics(report), _classes(report), _folds(report)]
-    origin = [
-        describe_decision(report),
-        describe_training(report),
-        describe_source(report.data),
-        explain_intervals(report),
-    ]
+    origin = [wording.describe_decision(report), wording.describe_training(report)]
+    origin += [wording.describe_source(report.data), wording.explain_intervals(report)]
     parts.append("\n".join(wrap(line) for line in origin if line))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -53,12 +35,10 @@ def _confusion_matrix(report: Report) -> str:
     across = max(1, (COLUMNS - width - 7) // (max(width, 6) + 2))  # columns that fit beside the rows' names
     blocks = []
     for start in range(0, len(labels), across):
-        rows = [["true", *labels[start : start + across]]]
-        rows += [
-            [label, *map(count, row[start : start + across])]
-            for label, row in zip(labels, report.confusion_matrix, strict=True)
-        ]
-        blocks.append(table(rows))
+        shown = slice(start, start + across)
+        counts = zip(labels, report.confusion_matrix, strict=True)
+        rows = [[label, *map(count, row[shown])] for label, row in counts]
+        blocks.append(table([["true", *labels[shown]], *rows]))
     return "CONFUSION MATRIX (rows: true class, columns: predicted class)\n" + "\n\n".join(blocks)
 
 
@@ -68,10 +48,12 @@ def _metrics(report: Report) -> str:
     if report.prevalence:
         at = f"at prevalence {report.prevalence.value:g}"
         shown += [(f"PPV {at}", report.prevalence.ppv), (f"NPV {at}", report.prevalence.npv)]
-    lines = [f"{'METRICS':<28}{'value':>8}  {describe_intervals(report.interval)}"]
+    lines = [f"{'METRICS':<28}{'value':>8}  {wording.describe_intervals(report.interval)}"]
     for label, metric in shown:
         head = f"{label:<28}{number(metric.value):>8}  "
-        lines += textwrap.wrap(head + interval(metric), COLUMNS, subsequent_indent=" " * 38, drop_whitespace=True)
+        lines += textwrap.wrap(
+            head + wording.interval(metric), COLUMNS, subsequent_indent=" " * 38, drop_whitespace=True
+        )
     return "\n".join(lines)
 
 
@@ -98,19 +80,14 @@ def _folds(report: Report) -> str:
     if not folds:
         return ""
     names = list_shown("folds", folds.mean)
-    rows = [["CROSS-VALIDATION", *(METRICS[name].label for name in names)]]
-    rows += [[f"fold {each.fold}", *(number(each.metrics[name]) for name in names)] for each in folds.folds]
-    rows.append(["mean", *(number(folds.mean[name]) for name in names)])
-    rows.append(["standard deviation", *(number(folds.spread[name]) for name in names)])
-    return table(rows)
+    rows: list[tuple[str, Mapping[str, float | None]]] = [(f"fold {each.fold}", each.metrics) for each in folds.folds]
+    rows += [("mean", folds.mean), ("standard deviation", folds.spread)]
+    cells = [[first, *(number(values[name]) for name in names)] for first, values in rows]
+    return table([["CROSS-VALIDATION", *(METRICS[name].label for name in names)], *cells])
 
 
 def suggest_next(run: str) -> str:
-    """Suggest what to do after a training.
-
-    Args:
-        run: its folder.
-    """
+    """Suggest what to do after a training into the folder `run`."""
     return (
         f"Compare it with another run: cancernet compare {run} OTHER_RUN\n"
         f"Test it on another dataset: cancernet evaluate {run} --dataset OTHER_DATASET\n"
@@ -120,13 +97,11 @@ def suggest_next(run: str) -> str:
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Align the first column, at most 32 characters, to the left and the others to the right."""
-    rows = [[cut(first, 32), *others] for first, *others in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
-    return "\n".join(lines)
+    first, *others = zip(*rows, strict=True)
+    names = [cut(cell, 32) for cell in first]
+    columns = [[name.ljust(max(map(len, names))) for name in names]]
+    columns += [[cell.rjust(max(map(len, column))) for cell in column] for column in others]
+    return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
 
 
 def wrap(text: str) -> str:

@@ -4,9 +4,10 @@ Reading ignores unknown fields. Fields with a default are missing in some runs o
 `as_json` leaves out the ones whose default is None, and writes the others as null.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cancernet.data.dataset import Patch, count_patches
 from cancernet.evaluation.decision import FittedOn, ValidationRates
 from cancernet.evaluation.results import Difference, Estimate, Evaluation, PointRates
 from cancernet.training.results import TrainingSummary
@@ -16,8 +17,6 @@ SettingValue = bool | int | float | str | list | None
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """Number of images in a split."""
-
     images: int
     patients: int  # known ones
     classes: dict[str, int]  # images of each class
@@ -81,8 +80,6 @@ class CrossValidation:
 
 @dataclass(frozen=True)
 class ConfidentError:
-    """A misclassified image."""
-
     file: str
     kind: str  # missed | false alarm; of more than two classes: wrong
     label: str  # the true class
@@ -92,16 +89,12 @@ class ConfidentError:
 
 @dataclass(frozen=True)
 class DistantImage:
-    """An out-of-distribution image."""
-
     file: str
     distance: float  # 1 is the limit
 
 
 @dataclass(frozen=True)
 class OutOfDistribution:
-    """How many images are out of distribution."""
-
     images: int  # that were measured
     outside: int  # of these: out of distribution
     furthest: list[DistantImage]  # the most distant first
@@ -109,10 +102,8 @@ class OutOfDistribution:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture in the folder of the report."""
-
     title: str
-    picture: str  # name of the file
+    picture: str  # name of the file in the folder of the report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,3 +140,8 @@ class Report(Evaluation, Heading):
     cross_validation: CrossValidation | None = None
     slides: list[Picture] | None = None
     gradcam: list[Picture] | None = None
+
+
+def count_split(patches: Sequence[Patch]) -> SplitCounts:
+    """Count the images of a split, its patients, and the images of each class and without a known patient."""
+    return SplitCounts(**vars(count_patches(patches)), images_without_patient=sum(not each.patient for each in patches))

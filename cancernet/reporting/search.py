@@ -63,19 +63,15 @@ def search_text(result: SearchResult) -> str:
     if result.running:
         lines.append(f"Still running in other processes: {plural(result.running, 'trial')}.")
     finished = sorted(result.finished(), key=lambda each: each[0])
-    default_loss = next(loss for loss, row in finished if row.number == result.default.number)
-    cells = [
-        [
-            f"{row.number}{' (default)' if row.number == result.default.number else ''}",
-            *(f"{loss:.4f}", f"{loss - default_loss:+.4f}", f"{row.seconds:.0f}"),
-        ]
-        for loss, row in finished
-    ]
-    shown = [*cells[:SHOWN], *(cell for cell in cells[SHOWN:] if "default" in cell[0])]
-    table = printed.table([["best trials", "log-loss", "vs default", "seconds"], *shown])
-    lines += ["", table, "", printed.wrap(_describe_verdict(result))]
-    changes = describe_changes(result)
-    return "\n".join([*lines, *([printed.wrap(changes)] if changes else [])])
+    default = result.default.number
+    default_loss = next(loss for loss, row in finished if row.number == default)
+    rows = [["best trials", "log-loss", "vs default", "seconds"]]
+    for place, (loss, row) in enumerate(finished):
+        name = f"{row.number}{' (default)' * (row.number == default)}"
+        if place < SHOWN or row.number == default:
+            rows.append([name, f"{loss:.4f}", f"{loss - default_loss:+.4f}", f"{row.seconds:.0f}"])
+    texts = [_describe_verdict(result), describe_changes(result)]
+    return "\n".join([*lines, "", printed.table(rows), "", *(printed.wrap(text) for text in texts if text)])
 
 
 def _describe_verdict(result: SearchResult) -> str:

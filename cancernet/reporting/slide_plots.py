@@ -18,8 +18,8 @@ from matplotlib.patches import Patch as Swatch
 from matplotlib.transforms import ScaledTranslation
 
 from cancernet.data.grid import find_edges
-from cancernet.reporting.captions import break_lines, shorten
-from cancernet.reporting.plots import BLUE, GREY, NOTE_SIZE, ORANGE, TEXT_SIZE, TITLE_SIZE
+from cancernet.reporting import plots
+from cancernet.reporting.plots import BLUE, GREY, NOTE_SIZE, ORANGE, TEXT_SIZE, TITLE_SIZE, break_lines, shorten
 from cancernet.reporting.wording import plural
 
 PALE, YELLOW, DARK = "#D9D9D9", "#F0E442", "#111111"
@@ -33,8 +33,6 @@ HEADING, LEGEND = 104, 50  # characters that fit across the figure in a title, a
 UNDER_MAP = 0.17  # inches below the map of probabilities around its legend
 CAPTION, LINE = 11.5, 0.17  # of text of NOTE_SIZE: characters an inch, and inches a line
 PROPORTIONS = (0.45, 1.6)  # height by width of a panel; a slide beyond them gets white margins
-TRUE_POSITIVE, FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_NEGATIVE = range(4)
-OUTCOME_COLOURS = (BLUE, ORANGE, YELLOW, PALE)
 
 
 class Explained(NamedTuple):
@@ -67,10 +65,7 @@ def plot_slide(
     """Draw one slide: its tissue, and over it the probabilities and the outline of the positive patches; if the truth
     is known also that and the errors.
 
-    Args:
-        threshold: of the positive class; marked in the colour bar.
-        positive, negative: names of the classes.
-        patch_micrometres: side of a patch, for the scale bar; without it the bar is in patches.
+    The threshold is marked in the colour bar. Without the side of a patch in micrometres the scale bar is in patches.
     """
     _, _, probabilities, predicted, truth = maps
     names = ["tissue", f"probability of {positive}"] + (["truth", "errors"] if truth is not None else [])
@@ -78,34 +73,32 @@ def plot_slide(
     panel_rows = len(names) // 2
     width, height = max(columns, rows / PROPORTIONS[1]), max(rows, columns * PROPORTIONS[0])  # of a panel, in patches
     left, top = (columns - width) / 2, (rows - height) / 2
-    figure = Figure(
-        figsize=(WIDTH, 0.4 + 2 * UNDER_MAP + panel_rows * (WIDTH / 2 * height / width + 1.0)), layout="constrained"
-    )
+    inches = 0.4 + 2 * UNDER_MAP + panel_rows * (WIDTH / 2 * height / width + 1.0)
+    figure = Figure(figsize=(WIDTH, inches), layout="constrained")
     figure.suptitle(break_lines(title, HEADING), fontsize=TITLE_SIZE + 1)
     panels = dict(zip(names, figure.subplots(panel_rows, 2, squeeze=False).flat, strict=True))
     for name, axes in panels.items():
         axes.set_title(shorten(name, HEADING // 2), fontsize=TITLE_SIZE)
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color(PALE)
     first, second = list(panels.values())[:2]
+    tissue_height, tissue_width = (side / maps.tile_pixels for side in maps.tissue.shape[:2])
     for axes in (first, second):
-        _draw_tissue(axes, maps)
+        axes.imshow(maps.tissue, extent=(0, tissue_width, tissue_height, 0))
     _draw_scale_bar(first, left, width, patch_micrometres)
     lines = _outline_positive(second, predicted == 1, f"classified as {positive}", points=72 * WIDTH / 2 / width)
     _draw_probabilities(second, probabilities, threshold, drop=UNDER_MAP + LINE * lines)
     if truth is not None:
         _draw_kinds(panels["truth"], truth, [(negative, PALE), (positive, BLUE)])
-        kinds = [
-            f"true positive: {positive} classified as {positive}",
-            f"missed: {positive} classified as {negative}",
-            f"false alarm: {negative} classified as {positive}",
-            f"true negative: {negative} classified as {negative}",
+        outcomes = [
+            (f"true positive: {positive} classified as {positive}", BLUE),
+            (f"missed: {positive} classified as {negative}", ORANGE),
+            (f"false alarm: {negative} classified as {positive}", YELLOW),
+            (f"true negative: {negative} classified as {negative}", PALE),
         ]
-        of_positive = np.where(predicted == 1, TRUE_POSITIVE, FALSE_NEGATIVE)
-        outcome = np.where(truth == 1, of_positive, np.where(predicted == 1, FALSE_POSITIVE, TRUE_NEGATIVE))
-        outcome = np.where(np.isnan(truth), np.nan, outcome)
-        _draw_kinds(panels["errors"], outcome, list(zip(kinds, OUTCOME_COLOURS, strict=True)))
+        # Rows of `outcomes`: patches that are positive come first, and of these the detected ones.
+        outcome = np.where(np.isnan(truth), np.nan, 2 * (truth != 1) + (predicted != 1))
+        _draw_kinds(panels["errors"], outcome, outcomes)
         more = sum(text.get_text().count("\n") for text in panels["errors"].get_legend().get_texts())
         figure.set_figheight(figure.get_figheight() + LINE * more)
     for axes in panels.values():
@@ -114,11 +107,7 @@ def plot_slide(
 
 
 def plot_explained(*, groups: dict[str, list[Explained]], columns: int = 4) -> Figure:
-    """Show pairs of an image and the same with its Grad-CAM map, one row a group, at most `columns` in each.
-
-    Args:
-        groups: heading -> its images; a group without images says `none`.
-    """
+    """Show pairs of an image and the same with its Grad-CAM map, at most `columns` in a row, under its heading."""
     across = int(WIDTH / columns * CAPTION)
     headings = [break_lines(heading, HEADING) for heading in groups]
     captions = [
@@ -141,9 +130,8 @@ def plot_explained(*, groups: dict[str, list[Explained]], columns: int = 4) -> F
             axes.axvline(each.image.shape[1] - 0.5, color="white", linewidth=2)
             text = axes.text(0.5, -0.04, caption, transform=axes.transAxes, fontsize=NOTE_SIZE, ha="center", va="top")
             text.set_in_layout(False)  # its room is in the row's height; the images stay as large as they can
-    bar = foot.colorbar(
-        ScalarMappable(cmap="viridis"), cax=foot.add_axes((0.3, 0.65, 0.4, 0.2)), orientation="horizontal"
-    )
+    below = foot.add_axes((0.3, 0.65, 0.4, 0.2))
+    bar = foot.colorbar(ScalarMappable(cmap="viridis"), cax=below, orientation="horizontal")
     bar.set_ticks([0, 1], labels=["no contribution", "largest contribution to the predicted class"], fontsize=NOTE_SIZE)
     return figure
 
@@ -165,11 +153,6 @@ def _row_height(heading: str, captions: list[str], image: float) -> float:
     return 0.25 + 0.2 * (heading.count("\n") + 1) + (image if captions else 0.2) + LINE * lines
 
 
-def _draw_tissue(axes: Axes, maps: SlideMaps) -> None:
-    height, width = (side / maps.tile_pixels for side in maps.tissue.shape[:2])
-    axes.imshow(maps.tissue, extent=(0, width, height, 0))
-
-
 def _draw_probabilities(axes: Axes, probabilities: np.ndarray, threshold: float, *, drop: float) -> None:
     """Draw from transparent to orange over the tissue, with a colour bar `drop` inches below it."""
     rows, columns = probabilities.shape
@@ -189,47 +172,28 @@ def _draw_probabilities(axes: Axes, probabilities: np.ndarray, threshold: float,
 def _outline_positive(axes: Axes, positive: np.ndarray, name: str, *, points: float) -> int:
     """Draw a dark line around the positive patches and give their number in the legend; return the legend's lines.
 
-    Args:
-        positive: bool [rows, columns].
-        points: width of a patch on paper.
+    `positive` is bool [rows, columns]; a patch is `points` wide on paper.
     """
     lines = list(find_edges(positive))
     thin = float(np.clip(0.2 * points, 0.5, 1.3))
     for colour, width in (("white", 2.2 * thin), (DARK, thin)):
-        axes.add_collection(
-            LineCollection(lines, colors=colour, linewidths=width, capstyle="projecting"), autolim=False
-        )
+        outline = LineCollection(lines, colors=colour, linewidths=width, capstyle="projecting")
+        axes.add_collection(outline, autolim=False)
     label = break_lines(f"{name}: {plural(int(positive.sum()), 'patch')}", LEGEND)
-    axes.legend(
-        handles=[Line2D([], [], color=DARK, linewidth=1.3, label=label)],
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0),
-        fontsize=NOTE_SIZE,
-        frameon=False,
-    )
+    plots.legend_below(axes, 0, handles=[Line2D([], [], color=DARK, linewidth=1.3, label=label)])
     return label.count("\n") + 1
 
 
 def _draw_kinds(axes: Axes, kinds: np.ndarray, names: list[tuple[str, str]]) -> None:
     """Draw a map of indices into `names`, pairs of name and colour, with the count of each in the legend."""
     rows, columns = kinds.shape
-    colours = ListedColormap([colour for _, colour in names])
-    axes.imshow(
-        kinds, cmap=colours, vmin=-0.5, vmax=len(names) - 0.5, extent=(0, columns, rows, 0), interpolation="none"
-    )
-    counts = [int((kinds == index).sum()) for index in range(len(names))]
+    colours, extent = ListedColormap([colour for _, colour in names]), (0, columns, rows, 0)
+    axes.imshow(kinds, cmap=colours, vmin=-0.5, vmax=len(names) - 0.5, extent=extent, interpolation="none")
     swatches = [
-        Swatch(facecolor=colour, edgecolor=GREY, label=break_lines(f"{name}: {count:,}", LEGEND))
-        for (name, colour), count in zip(names, counts, strict=True)
+        Swatch(facecolor=colour, edgecolor=GREY, label=break_lines(f"{name}: {(kinds == index).sum():,}", LEGEND))
+        for index, (name, colour) in enumerate(names)
     ]
-    axes.legend(
-        handles=swatches,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.01),
-        fontsize=NOTE_SIZE,
-        frameon=False,
-        ncols=1 if max(len(name) for name, _ in names) > 18 else 2,
-    )
+    plots.legend_below(axes, 0.01, handles=swatches, ncols=1 if max(len(name) for name, _ in names) > 18 else 2)
 
 
 def _draw_scale_bar(axes: Axes, left: float, width: float, patch_micrometres: float | None) -> None:

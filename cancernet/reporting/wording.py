@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from cancernet.config import INSIDE_SHARE
+from cancernet.evaluation.decision import FittedOn, ValidationRates
 from cancernet.evaluation.intervals import FEW_GROUPS, LEAST_GROUPS
 from cancernet.evaluation.metrics import METRICS, Place
 from cancernet.evaluation.results import Estimate, Interval
-from cancernet.reporting.schema import DataSummary, Report, SplitCounts, ValidationRates
+from cancernet.reporting.schema import DataSummary, Report, SplitCounts
 
 FIXED_MODEL = (
     "The intervals are for this model and threshold. They do not include variation from retraining or from a different "
@@ -45,8 +46,13 @@ def list_warnings(report: Report) -> list[str]:
             "The patients are unknown: images of one patient may be in several splits, and the intervals are over "
             "images and may be too narrow. Give --patient-pattern if the file names contain the patient."
         )
-    if report.interval.groups < FEW_GROUPS:
-        found.append(_warn_of_few(report.interval))
+    groups, over = report.interval.groups, report.interval.over
+    if groups < FEW_GROUPS:
+        meaning = f"the intervals are rough, and results on other {over} may be quite different."
+        if groups < LEAST_GROUPS:
+            meaning = f"too few to estimate how the results vary between {over}."
+        verb = "was" if groups == 1 else "were"
+        found.append(f"Only {plural(groups, over.removesuffix('s'))} {verb} evaluated: {meaning}")
     if data.duplicates_across_patients:
         found.append(
             f"{plural(data.duplicates_across_patients, 'group')} of identical image files under different patients."
@@ -54,20 +60,8 @@ def list_warnings(report: Report) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _warn_of_few(interval: Interval) -> str:
-    verb = "was" if interval.groups == 1 else "were"
-    evaluated = f"Only {plural(interval.groups, interval.over.removesuffix('s'))} {verb} evaluated: "
-    if interval.groups < LEAST_GROUPS:
-        return evaluated + f"too few to estimate how the results vary between {interval.over}."
-    return evaluated + f"the intervals are rough, and results on other {interval.over} may be quite different."
-
-
 def warn_of_change(metrics: Mapping[str, Estimate], expected: ValidationRates | None) -> list[str]:
-    """Warn where the interval of a rate or of the calibration excludes the value expected from validation.
-
-    Args:
-        expected: None of more than two classes.
-    """
+    """Warn where the interval of a rate or of the calibration excludes the value expected from validation."""
     due = {"calibration_slope": 1.0, "calibration_intercept": 0.0} | (vars(expected) if expected else {})
     meanings = {  # of a value that is too low, and of one that is too high
         "sensitivity": ("The threshold misses more positive images here.", "The threshold misses fewer."),
@@ -106,26 +100,18 @@ def key_results(report: Report) -> list[KeyResult]:
     ill, well = class_word(report.class_names, positive), class_word(report.class_names, negative)
     images = {name: each.images for name, each in report.per_class.items()}
     here = percent(images[positive] / sum(images.values()))
+    detects = f"The model detects {{}} of {ill} images (sensitivity{{}})."
+    classifies = f"It correctly classifies {{}} of {well} images as {well} (specificity{{}})."
     of_those = f"{{}} of the images classified as {ill} are {ill} (PPV{{}})."
     found = [
-        _key_result(
-            f"Sensitivity for {ill}",
-            f"The model detects {{}} of {ill} images (sensitivity{{}}).",
-            metrics["sensitivity"],
-            level,
-        ),
-        _key_result(
-            f"Specificity for {ill}",
-            f"It correctly classifies {{}} of {well} images as {well} (specificity{{}}).",
-            metrics["specificity"],
-            level,
-        ),
-        _key_result(f"PPV for {ill}", f"At this prevalence ({here}), {of_those}", metrics["ppv"], level),
+        (f"Sensitivity for {ill}", detects, metrics["sensitivity"]),
+        (f"Specificity for {ill}", classifies, metrics["specificity"]),
+        (f"PPV for {ill}", f"At this prevalence ({here}), {of_those}", metrics["ppv"]),
     ]
     if report.prevalence:
         at = f"a prevalence of {percent(report.prevalence.value)}"
-        found.append(_key_result(f"PPV at {at}", f"At {at}, {of_those}", report.prevalence.ppv, level))
-    return found
+        found.append((f"PPV at {at}", f"At {at}, {of_those}", report.prevalence.ppv))
+    return [_key_result(*each, level) for each in found]
 
 
 def _key_result(name: str, sentence: str, estimate: Estimate, level: str) -> KeyResult:
@@ -143,21 +129,18 @@ def _lowest_and_highest(report: Report, level: str) -> list[KeyResult]:
     values = {name: rate.value for name, rate in rates.items() if rate.value is not None}
     if len(set(values.values())) < 2:
         return []
-    ends = {"lowest": min(values, key=values.__getitem__), "highest": max(values, key=values.__getitem__)}
-    return [
-        _key_result(
-            "", f"Sensitivity is {end} for {class_word(report.class_names, name)} ({{}}{{}}).", rates[name], level
-        )
-        for end, name in ends.items()
-    ]
+    found = []
+    for end, choose in (("lowest", min), ("highest", max)):
+        name = choose(values, key=values.__getitem__)
+        sentence = f"Sensitivity is {end} for {class_word(report.class_names, name)} ({{}}{{}})."
+        found.append(_key_result("", sentence, rates[name], level))
+    return found
 
 
 def describe_out_of_distribution(counts: tuple[int, int] | None, noun: str) -> str:
     """Say how many images are out of distribution; "" if none is.
 
-    Args:
-        counts: out-of-distribution images and all images; None if the run cannot measure it.
-        noun: `image` or `patch`.
+    `counts` are of these and of all images; None if the run cannot measure it. `noun` is `image` or `patch`.
     """
     if counts is None:
         return (
@@ -196,10 +179,9 @@ def describe_decision(report: Report) -> str:
     decision = report.decision
     if not decision:
         return "Each fold has its own calibration and threshold, fitted on its own validation images."
-    images = describe_counts(SplitCounts(decision.fitted_on.images, decision.fitted_on.patients or 0, {}))
-    said = (
-        f"Probabilities were calibrated (temperature {number(decision.temperature)}) on the validation set: {images}."
-    )
+    images = describe_fit(decision.fitted_on)
+    temperature, point = number(decision.temperature), decision.operating_point
+    said = f"Probabilities were calibrated (temperature {temperature}) on the validation set: {images}."
     if decision.temperature == 1:
         said = (
             f"Probabilities are the network's own: calibration on the validation set ({images}) did not improve them."
@@ -207,7 +189,6 @@ def describe_decision(report: Report) -> str:
     if report.positive is None:
         said += " Each image is assigned its most probable class."
     else:
-        point = decision.operating_point
         said += (
             f" An image is classified as {class_word(report.class_names, report.positive)} if its probability is at "
             f"least {number(decision.threshold)} (operating point: {OPERATING_POINTS.get(point, point)})."
@@ -216,6 +197,11 @@ def describe_decision(report: Report) -> str:
         width = plural(decision.neighbour_sigma, "patch")
         said += f" Scores of neighbouring patches on a slide are averaged (Gaussian, standard deviation {width})."
     return said
+
+
+def describe_fit(validation: FittedOn) -> str:
+    """Say how many validation images and patients a decision was fitted on."""
+    return describe_counts(SplitCounts(validation.images, validation.patients or 0, {}))
 
 
 def describe_training(report: Report) -> str:
@@ -269,11 +255,6 @@ def name_artefacts(report: Report) -> str:
     return "blur, image borders, markers or text" if grey else "blurred, torn or folded tissue"
 
 
-def shown_metrics(metrics: Mapping[str, Estimate]) -> list[tuple[str, str, Estimate]]:
-    """List label, explanation and estimate in the order of METRICS, without metrics that equal another one."""
-    return [(METRICS[name].label, METRICS[name].explanation, metrics[name]) for name in shown_names(metrics)]
-
-
 def shown_names(metrics: Iterable[str]) -> list[str]:
     """List the names of these metrics in the order of METRICS, without metrics that equal another one."""
     return [name for name, metric in METRICS.items() if name in metrics and not metric.same_as]
@@ -322,22 +303,18 @@ def count(value: int | None) -> str:
     return "n/a" if value is None else f"{value:,}"
 
 
-def interval(estimate: Estimate) -> str:
+def interval(estimate: Estimate, spell: Callable[[float | None], str] = number) -> str:
     """`0.790 to 0.880`, `at most 0.050`, or the reason why there is none."""
-    if estimate.low is None and estimate.high is not None:
-        return f"at most {number(estimate.high)}"
-    return _spell_interval(estimate, number)
+    if estimate.high is None:
+        return estimate.reason or ""
+    if estimate.low is None:
+        return f"at most {spell(estimate.high)}"
+    return f"{spell(estimate.low)} to {spell(estimate.high)}"
 
 
 def signed_interval(difference: Estimate) -> str:
     """`+0.004 to +0.027`, or the reason why there is none."""
-    return _spell_interval(difference, signed)
-
-
-def _spell_interval(estimate: Estimate, spell: Callable[[float | None], str]) -> str:
-    if estimate.low is None or estimate.high is None:
-        return estimate.reason or ""
-    return f"{spell(estimate.low)} to {spell(estimate.high)}"
+    return interval(difference, signed)
 
 
 def missing_reasons(estimates: Iterable[Estimate]) -> list[str]:
@@ -349,6 +326,12 @@ def plural(number: float, noun: str) -> str:
     """`1 image`, `2,000 images`, `0.5 patches`."""
     ending = "" if number == 1 else "es" if noun.endswith("tch") else "s"
     return f"{number:{',' if isinstance(number, int) else 'g'}} {noun}{ending}"
+
+
+def cut(text: str, limit: int) -> str:
+    """At most `limit` characters: the middle is left out."""
+    half = (limit - 1) // 2
+    return text if len(text) <= limit else f"{text[: limit - 1 - half]}…{text[-half:]}"
 
 
 def describe_counts(split: SplitCounts) -> str:

@@ -15,7 +15,7 @@ from cancernet.evaluation.metrics import METRICS
 from cancernet.models.backend import import_keras
 from cancernet.reporting import wording
 from cancernet.reporting.schema import Report
-from cancernet.run import MODEL, Run, Settings, find_runs, read_report, read_settings
+from cancernet.run import MODEL, SAMPLES, Run, Settings, find_runs, read_report, read_settings
 from cancernet.web import run_summary, uploads
 from cancernet.web.answer_cache import AnswerCache
 from cancernet.web.run_summary import escape
@@ -118,8 +118,8 @@ def show_summary(settings: Settings, report: Report | None) -> None:
 
 def choose_images(folder: Path, settings: Settings) -> Images | None:
     """Let the visitor upload images or take a sample; None until there are any."""
-    state, limits, of_patches = st.session_state, uploads.Limits(), run_summary.is_of_patches(settings)
-    samples = run_summary.find_samples(folder)
+    state, limits, of_patches = st.session_state, uploads.Limits(), settings.mpp is not None
+    samples = sorted(path for path in (folder / SAMPLES).glob("*/*") if path.is_file())
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     limit = f"Up to {limits.files:,} images and {limits.bytes // 2**20} MB at a time, after unpacking."
     names = " Names such as 10253_idx5_x1351_y1101_class0.png give the position of a patch on its slide."

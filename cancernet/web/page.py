@@ -20,7 +20,6 @@ from cancernet.explain import gradcam
 from cancernet.explain.distances import Outliers
 from cancernet.inference import prediction, reading, results, work_list
 from cancernet.inference.prediction import ItemPredictions, ItemScores
-from cancernet.models.architectures import list_architectures
 from cancernet.reporting import illustration
 from cancernet.reporting.plots import COLOURS, GREY, ORANGE
 from cancernet.run import Run, load_run, name_class
@@ -67,14 +66,9 @@ def open_run(folder: Path) -> Run:
     shape = run.model.input_shape[1:]
     for count in (1, 2):  # the second call compiles the model for any number of images
         prediction.score_images(run, np.zeros((count, *shape), np.uint8))
-    if has_grad_cam(run):
+    if illustration.has_grad_cam(run):
         gradcam.grad_cam(run.model, np.zeros((1, *shape), np.uint8), 0)
     return run
-
-
-def has_grad_cam(run: Run) -> bool:
-    """Return whether Grad-CAM can explain the model: transformers have no convolutional feature maps."""
-    return all(architecture.has_maps for architecture in list_architectures(run.settings.experiment.model))
 
 
 def answer_uploads(
@@ -168,23 +162,20 @@ def list_patches(run: Run, predictions: Sequence[ItemPredictions], order: str) -
     patches = [Shown(each, row) for each in predictions for row in range(len(each.predicted))]
     index = run.classes.index(run.positive) if run.positive else None
 
-    def probability(patch: Shown) -> float:
-        return float(patch.probabilities.max() if index is None else patch.probabilities[index])
-
-    def distance(patch: Shown) -> float:
+    def rank(patch: Shown) -> float:
+        probability = float(patch.probabilities.max() if index is None else patch.probabilities[index])
+        if order == ORDERS[0]:
+            return -probability
         threshold = patch.predictions.threshold
-        return abs(probability(patch) - (0.5 if threshold is None else threshold))
+        return abs(probability - (0.5 if threshold is None else threshold))
 
-    if order == ORDERS[0]:
-        return sorted(patches, key=probability, reverse=True)
-    return sorted(patches, key=distance) if order == ORDERS[1] else patches
+    return patches if order == ORDERS[2] else sorted(patches, key=rank)
 
 
 def show_distant(scores: Sequence[ItemScores], outside: Outliers) -> list[tuple[np.ndarray, str]]:
     """Return picture, uint8 [SHOWN_PIXELS, SHOWN_PIXELS, 3], and caption of the most distant images, largest first.
 
-    Args:
-        outside: computed from the distances of all patches of `scores`, in their order.
+    `outside` numbers the patches of `scores` in their order.
     """
     patches = [(each, row) for each in scores for row in range(len(each.patches))]
     shown = []
@@ -203,21 +194,20 @@ def name_patch(scores: ItemScores, row: int) -> str:
 def explain_patches(run: Run, patches: Sequence[Shown], pictures: LRUCache[Hashable, np.ndarray]) -> list[np.ndarray]:
     """Draw each patch and, next to it, Grad-CAM of its predicted class: uint8 [SHOWN_PIXELS, width, 3].
 
-    Args:
-        pictures: drawn before, and room for those of all patches; new ones are added.
+    `pictures` are those drawn before, with room for all patches; new ones are added.
     """
     keys = [(id(patch.predictions.scores.images), patch.row, patch.predicted) for patch in patches]
-    new = [(key, patch) for key, patch in zip(keys, patches, strict=True) if key not in pictures]
+    new = {key: patch for key, patch in zip(keys, patches, strict=True) if key not in pictures}
     if new:
-        images = [patch.predictions.scores.images[patch.row] for _, patch in new]
+        images = [patch.predictions.scores.images[patch.row] for patch in new.values()]
         fitted = np.stack([fit_image(image, run.model.input_shape[1]) for image in images])
-        if has_grad_cam(run):
-            heat = gradcam.grad_cam(run.model, fitted, np.array([patch.predicted for _, patch in new]))
+        if illustration.has_grad_cam(run):
+            heat = gradcam.grad_cam(run.model, fitted, np.array([patch.predicted for patch in new.values()]))
             right = [gradcam.overlay(small, warm) for small, warm in zip(fitted, heat, strict=True)]
         else:
             right = [np.full((*fitted.shape[1:3], 3), 255, np.uint8)] * len(new)
         gap = np.full((SHOWN_PIXELS, GAP, 3), 255, np.uint8)
-        for (key, _), image, overlaid in zip(new, images, right, strict=True):
+        for key, image, overlaid in zip(new, images, right, strict=True):
             left = fit_image(_as_rgb(image), SHOWN_PIXELS)
             pictures[key] = np.hstack([left, gap, fit_image(overlaid, SHOWN_PIXELS)])
     return [pictures[key] for key in keys]
@@ -246,8 +236,7 @@ def draw_picture(run: Run, slide: ItemPredictions) -> bytes:
 
 def pack_regions(run: Run, slides: Sequence[ItemPredictions]) -> bytes:
     """Return a zip with one GeoJSON file per slide, in the pixels of the slide."""
-    packed = io.BytesIO()
-    taken: set[str] = set()
+    packed, taken = io.BytesIO(), set[str]()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for slide in slides:
             name = file_stem(Path(slide.scores.slide).stem, taken)

@@ -3,12 +3,11 @@
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 from cancernet.evaluation.decision import ABOVE_ONE, Decision
 from cancernet.evaluation.results import Estimate
 from cancernet.reporting.schema import Report
-from cancernet.run import SAMPLES, Settings, name_class
+from cancernet.run import Settings, name_class
 
 BUTTONS = {  # operating points of Decision.other_points that have a button, and its label
     "specificity=0.95": "Fewer false positives",
@@ -16,26 +15,16 @@ BUTTONS = {  # operating points of Decision.other_points that have a button, and
 }
 
 
-def is_of_patches(settings: Settings) -> bool:
-    """Return whether a run classifies patches of slides of breast tissue, and not images of another kind."""
-    return settings.mpp is not None
-
-
 def noun(settings: Settings, number: int = 2) -> str:
-    """Return `patch` or `image`, in the plural unless the number is 1."""
-    one, many = ("patch", "patches") if is_of_patches(settings) else ("image", "images")
+    """Return `patch` for a run on patches of slides, else `image`, in the plural unless the number is 1."""
+    one, many = ("image", "images") if settings.mpp is None else ("patch", "patches")
     return one if number == 1 else many
-
-
-def count_images(settings: Settings, number: int) -> str:
-    """Return `1 patch`, `85 patches` or, of other runs, `85 images`."""
-    return f"{number:,} {noun(settings, number)}"
 
 
 def welcome(settings: Settings) -> str:
     """Say what to upload and what comes back."""
     sidebar = "The sidebar shows how well the run performs (» opens it)."
-    if is_of_patches(settings):
+    if settings.mpp is not None:
         return (
             "Upload H&E-stained breast tissue: patches, a zip of a patient's patches, a large image or a whole slide. "
             "Or try the sample. You get the probabilities and the predicted class of each patch, and a map of each "
@@ -47,11 +36,6 @@ def welcome(settings: Settings) -> str:
         f"Upload images like those the run was trained on: {kind}, usually {settings.usual_size} pixels, of the "
         f"classes {classes}. You get the probabilities and the predicted class of each image. {sidebar}"
     )
-
-
-def find_samples(folder: Path) -> list[Path]:
-    """List the test images stored with a run, `<class>/<file>`; older runs have none."""
-    return sorted(path for path in (folder / SAMPLES).glob("*/*") if path.is_file())
 
 
 def list_thresholds(decision: Decision) -> dict[str, float]:
@@ -81,12 +65,6 @@ def find_test_rates(report: Report, decision: Decision, threshold: float, *, uns
         if value is not None and math.isclose(value, threshold, rel_tol=1e-12):
             return {name: metrics[name] for name in ("sensitivity", "specificity")}
     return {}
-
-
-def describe_fit(decision: Decision) -> str:
-    """Return the number of validation images and patients that a decision was fitted on."""
-    images, patients = decision.fitted_on.images, decision.fitted_on.patients
-    return f"{images:,} images" + (f" from {patients:,} patient{'s' * (patients != 1)}" if patients else "")
 
 
 def escape(text: str) -> str:

@@ -12,7 +12,7 @@ from cancernet.evaluation.decision import Decision, expected_rates
 from cancernet.explain.distances import find_outliers
 from cancernet.inference import prediction
 from cancernet.inference.prediction import ItemPredictions, ItemScores
-from cancernet.reporting import wording
+from cancernet.reporting import illustration, wording
 from cancernet.reporting.schema import Report
 from cancernet.run import REPORT_PAGE, Run, name_class
 from cancernet.web import page, run_summary
@@ -80,7 +80,7 @@ def choose_decision(run: Run, report: Report | None, scores: list[ItemScores]) -
     default = threshold == decision.threshold
     if smooth and single:
         own = f", from a probability of {prediction.choose_decision(run, neighbours=False).threshold:.1%}"
-        count = run_summary.count_images(run.settings, sum(len(each.patches) for each in single))
+        count = wording.plural(sum(len(each.patches) for each in single), run_summary.noun(run.settings, 1))
         right.caption(f"These rates apply to smoothed slides. Not smoothed{own * default}: {count}.")
     return (None if default else threshold), smooth
 
@@ -95,8 +95,7 @@ def show_buttons(place: DeltaGenerator, decision: Decision, threshold: float, ke
                 on_click=lambda value=value: st.session_state.update({key: value}),
             )
     if threshold == decision.threshold:
-        balanced = decision.operating_point == "balanced"
-        aim = "highest expected balanced accuracy" if balanced else decision.operating_point
+        aim = wording.OPERATING_POINTS.get(decision.operating_point, decision.operating_point)
         place.caption(f"The default was chosen on the validation set: {escape(aim)}.")
 
 
@@ -113,13 +112,13 @@ def show_rates(run: Run, report: Report | None, decision: Decision, threshold: f
         if not rates:
             st.caption("The report has test results for the thresholds of the buttons only.")
     expected = ", ".join(f"{name} {value:.1%}" for name, value in vars(expected_rates(decision, threshold)).items())
-    st.caption(f"Expected from the validation set ({run_summary.describe_fit(decision)}): {expected}.")
+    st.caption(f"Expected from the validation set ({wording.describe_fit(decision.fitted_on)}): {expected}.")
 
 
 def show_counts(run: Run, predictions: list[ItemPredictions]) -> None:
     """Say how many images there are, and how many of each class."""
     labels, predicted = page.list_labels(run), np.concatenate([each.predicted for each in predictions])
-    number = run_summary.count_images(run.settings, len(predicted))
+    number = wording.plural(len(predicted), run_summary.noun(run.settings, 1))
     if len(predicted) == 1:
         st.markdown(f"**{number}**, classified as **{escape(labels[predicted[0]])}**")
         return
@@ -174,7 +173,7 @@ def show_patches(run: Run, predictions: list[ItemPredictions], clicked: page.Sho
     number = st.pagination(pages, key=f"page of {pages}") if pages > 1 else 1
     shown = patches[(number - 1) * CARDS_A_PAGE : number * CARDS_A_PAGE]
     pictures = page.explain_patches(run, shown, answer.pictures)
-    if page.has_grad_cam(run):
+    if illustration.has_grad_cam(run):
         st.caption(page.EXPLANATION)
     for start in range(0, len(shown), CARDS_A_ROW):
         for place, patch, picture in zip(st.columns(CARDS_A_ROW), shown[start:], pictures[start:], strict=False):
@@ -191,13 +190,11 @@ def offer_downloads(
     st.subheader("Download the results")
     predictions = [page.without_images(each) for each in predictions]
     slides = [page.without_images(each) for each in slides]
-    positive, report = run.positive, run.folder / REPORT_PAGE
+    report = run.folder / REPORT_PAGE
     with st.container(horizontal=True):
-        noun = run_summary.noun(run.settings)
-        _offer(
-            f"All {noun} (CSV)", lambda: page.predictions_csv(run, predictions), "predictions.csv", "text/csv", "table"
-        )
-        if slide and positive is not None:
+        label, table = f"All {run_summary.noun(run.settings)} (CSV)", lambda: page.predictions_csv(run, predictions)
+        _offer(label, table, "predictions.csv", "text/csv", "table")
+        if slide and run.positive is not None:
             light, name = page.without_images(slide), Path(slide.scores.slide)
             draw, label = lambda: page.draw_picture(run, light), f"Map of {escape(name.name)} (JPEG)"
             _offer(label, draw, f"{name.stem}.jpg", "image/jpeg", "image")

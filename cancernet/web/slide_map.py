@@ -3,7 +3,6 @@
 It matches the static figures of cancernet.reporting.slide_plots.
 """
 
-import base64
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from matplotlib.colors import to_rgb
 
 from cancernet.data.grid import SlideGrid, find_edges, paint_grid
 from cancernet.reporting.plots import ORANGE
+from cancernet.reporting.report import embed
 from cancernet.reporting.slide_plots import DARK, MAX_OPACITY, format_length, round_length
 
 HEIGHT = 460  # pixels on the screen
@@ -36,12 +36,9 @@ class Frame(NamedTuple):
 def map_rows(
     grid: SlideGrid, *, files: Sequence[str], probability: Sequence[float] | np.ndarray, decision: Sequence[str]
 ) -> Table:
-    """List the m patches of a slide; column `patch` numbers them from 0.
+    """List the m patches of a slide with the probability of the displayed class, 0 to 1, and the predicted class.
 
-    Args:
-        files: [m].
-        probability: [m] in 0 to 1, of the displayed class.
-        decision: [m] labels of the predicted classes.
+    Column `patch` numbers them from 0.
     """
     return {
         "patch": list(range(len(grid.x))),
@@ -73,7 +70,7 @@ def map_specification(
 
     Args:
         picture: uint8 [height, width, 3] of the slide.
-        event: label of the displayed class, for the legend.
+        event: label of the displayed class.
         mpp: micrometres per pixel of the patch coordinates, for the scale bar; None draws no bar.
     """
     left, top, right, bottom = frame
@@ -81,7 +78,9 @@ def map_specification(
     zoom = f"max({right - left} / width, {height} / height)"  # slide pixels per screen pixel
     x = alt.X("left:Q", axis=None, scale=_scale((left + right) / 2, f"{zoom} * width / 2", reverse=False))
     y = alt.Y("top:Q", axis=None, scale=_scale(top + height / 2, f"{zoom} * height / 2", reverse=True))
-    data = alt.Data(values=[{**frame._asdict(), "url": _encode(picture)}])
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    url = embed(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())
+    data = alt.Data(values=[{**frame._asdict(), "url": url}])
     tissue = alt.Chart(data).mark_image(aspect=False, clip=True).encode(x, y, x2="right", y2="bottom", url="url:N")
     # Dark lines over wider white ones stand out on any tissue.
     outline = [
@@ -97,10 +96,8 @@ def map_specification(
         bar = alt.Data(values=[{"left": left, "right": end, "top": middle, "bottom": middle}])
         words = alt.Data(values=[{"left": end, "top": middle, "words": format_length(length)}])
         text = alt.Chart(words).mark_text(align="left", baseline="middle", dx=6, clip=True, fontSize=12)
-        layers.append(
-            alt.Chart(bar).mark_rule(clip=True, color=DARK, strokeWidth=3).encode(x, y, x2="right", y2="bottom")
-        )
-        layers.append(text.encode(x, y, text="words:N"))
+        rule = alt.Chart(bar).mark_rule(clip=True, color=DARK, strokeWidth=3)
+        layers += [rule.encode(x, y, x2="right", y2="bottom"), text.encode(x, y, text="words:N")]
     return alt.layer(*layers, height=HEIGHT).configure_view(stroke="#d5dadd", fill="#ffffff").to_dict()
 
 
@@ -136,8 +133,3 @@ def _patches(event: str, show_probability: bool) -> alt.Chart:
 def _scale(middle: float, half: str, *, reverse: bool) -> alt.Scale:
     low, high = (alt.ExprRef(f"{middle} {sign} {half}") for sign in "-+")
     return alt.Scale(domainMin=low, domainMax=high, nice=False, zero=False, reverse=reverse)
-
-
-def _encode(picture: np.ndarray) -> str:
-    data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-    return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"

@@ -32,7 +32,7 @@ def patient(name: str, tp: int, fn: int, tn: int, fp: int) -> TwoClassPatientRow
 
 
 def every_figure() -> dict[str, Figure]:
-    curve = plots.Curve(TRUTH, SCORES, DEFINED)
+    curve = plots.Curve(TRUTH, SCORES, DEFINED, DEFINED)
     return {
         "history": plots.plot_history(history={"loss": [2, 1], "accuracy": [0, 1]}, kept_epochs=(2, 2)),
         "confusion": plots.plot_confusion_matrix(matrix=[[2, 1], [0, 3]], classes=["a", "b"]),
@@ -143,7 +143,7 @@ def test_roc_of_many_classes_says_why_a_curve_is_missing_and_tells_all_lines_apa
 def test_precision_recall_has_the_prevalence_as_its_floor():
     truth, scores = np.array([False, True, False, False]), np.array([0.9, 0.8, 0.1, 0.2])
     figure = plots.plot_precision_recall(
-        curves={"IDC": plots.Curve(truth, scores, DEFINED)}, operating_point=(1.0, 0.5)
+        curves={"IDC": plots.Curve(truth, scores, DEFINED, DEFINED)}, operating_point=(1.0, 0.5)
     )
     (axes,) = figure.axes
     curve = line(axes, "IDC")
@@ -204,11 +204,30 @@ def test_many_patients_are_dots_without_names_and_many_classes_have_accuracy_onl
     (axes,) = figure.axes
     assert len(axes.collections[0].get_offsets()) == 150
     assert not axes.get_xticklabels()
-    with pytest.raises(ValueError, match="no patient has an accuracy"):
-        plots.plot_patients(patients=[])
 
 
 def test_a_long_word_is_not_broken_in_the_confusion_matrix():
     classes = ["fibroadenoma_2", "adenocarcinoma", "ok"]
     (axes,) = plots.plot_confusion_matrix(matrix=np.eye(3, dtype=int), classes=classes).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["fibroadenoma_2", "adenocarcinoma", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("10253_idx5_x1351_y1101.png", ["10253_idx5_", "x1351_", "y1101.png"]),
+        ("fibroadenoma_2", ["fibroadenoma_", "2"]),  # a word as long as the line is left whole
+        ("of no-special type", ["of no-", "special type"]),
+        ("a" * 30, ["a" * 12, "a" * 12, "a" * 6]),
+        ("$5 $" * 3, [r"\$5 \$\$5 \$\$5 \$"]),  # no formula; the strokes are not counted
+        ("", [""]),
+    ],
+)
+def test_lines_are_broken_between_words_first(text, lines):
+    assert plots.break_lines(text, 12).split("\n") == lines
+
+
+def test_long_names_lose_their_middle():
+    assert plots.shorten("abcdefghij", 5) == "ab…ij"
+    assert plots.break_lines("abcdefghij", 3, limit=5) == "ab…\nij"
+    assert plots.shorten("a$b", 5) == r"a\$b"

@@ -5,12 +5,14 @@ from dataclasses import replace
 import pytest
 from made_reports import make_report, make_report_of_three, undefined, without_interval
 
+from cancernet.evaluation.decision import FittedOn
 from cancernet.evaluation.results import AtPrevalence, Estimate, Interval
 from cancernet.reporting.printed import report_text
 from cancernet.reporting.schema import SplitCounts, ValidationRates
 from cancernet.reporting.wording import (
     class_word,
     describe_counts,
+    describe_fit,
     describe_out_of_distribution,
     describe_split,
     interval,
@@ -185,3 +187,8 @@ def test_numbers_and_words():
     assert describe_counts(SplitCounts(1, 1, {})) == "1 image from 1 patient"
     assert describe_counts(SplitCounts(60, 16, {}, 31)) == "60 images (29 from 16 known patients)"
     assert describe_counts(SplitCounts(60, 0, {}, 60)) == "60 images"
+
+
+def test_the_size_of_the_validation_set_is_described():
+    assert describe_fit(FittedOn(456, 14)) == "456 images from 14 patients"
+    assert describe_fit(FittedOn(1456)) == "1,456 images"

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from red_run import make_decision, make_red_run
 
-from cancernet.evaluation.decision import ABOVE_ONE, FittedOn
+from cancernet.evaluation.decision import ABOVE_ONE
 from cancernet.evaluation.results import Estimate
 from cancernet.web import run_summary
 
@@ -19,8 +19,8 @@ def rates(sensitivity, specificity):
 
 
 def test_the_nouns_depend_on_the_run():
-    assert [run_summary.count_images(PATCHES, number) for number in (1, 1133)] == ["1 patch", "1,133 patches"]
-    assert [run_summary.count_images(IMAGES, number) for number in (1, 1133)] == ["1 image", "1,133 images"]
+    assert [run_summary.noun(PATCHES, number) for number in (1, 1133)] == ["patch", "patches"]
+    assert [run_summary.noun(IMAGES, number) for number in (1, 1133)] == ["image", "images"]
     assert "breast tissue" in run_summary.welcome(PATCHES)
     said = run_summary.welcome(IMAGES)
     assert "grey, usually 50x50 pixels, of the classes covid, normal." in said
@@ -51,8 +51,3 @@ def test_rates_are_those_of_the_report_and_no_others(threshold, unsmoothed, expe
     )
     found = run_summary.find_test_rates(report, make_decision(), threshold, unsmoothed=unsmoothed)
     assert tuple(metric.value for metric in found.values()) == expected
-
-
-def test_the_size_of_the_validation_set_is_described():
-    assert run_summary.describe_fit(make_decision(fitted_on=FittedOn(456, 14))) == "456 images from 14 patients"
-    assert run_summary.describe_fit(make_decision(fitted_on=FittedOn(1456))) == "1,456 images"
