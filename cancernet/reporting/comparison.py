@@ -41,9 +41,7 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class Pair:
-    """A run compared with the first."""
-
-    run: str
+    run: str  # that is compared with the first
     metrics: dict[str, Difference]
     patients: list[PatientDifference]  # the most significant difference first
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.legend import Legend
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import precision_recall_curve, roc_curve
 
@@ -62,7 +61,7 @@ def plot_history(*, history: Mapping[str, Sequence[float | None]], kept_epochs: 
         axes.grid(alpha=0.3)
     panels[0].set_title("Training and validation by epoch", fontsize=TITLE_SIZE)
     panels[-1].set_xlabel("epoch")
-    return _finish(figure, panels[0], columns=3)
+    return _add_legend(figure, panels[0], columns=3)
 
 
 def _robust_ceiling(values: np.ndarray) -> float | None:
@@ -137,7 +136,7 @@ def plot_roc(*, curves: Mapping[str, Curve], operating_point: tuple[float, float
         axes.plot(1 - specificity, sensitivity, "o", markersize=9, color="black", label=label)
     title = "ROC curve" if len(curves) == 1 else "ROC curves, each class against the rest"
     frame_shares(axes, title, "false positive rate (1 - specificity)", "sensitivity (true positive rate)")
-    return _finish(figure, axes)
+    return _add_legend(figure, axes)
 
 
 def plot_precision_recall(*, curves: Mapping[str, Curve], operating_point: tuple[float, float] | None = None) -> Figure:
@@ -158,7 +157,7 @@ def plot_precision_recall(*, curves: Mapping[str, Curve], operating_point: tuple
         axes.plot(*operating_point, "o", markersize=9, color="black", label=label)
     title = "Precision-recall curve" if len(curves) == 1 else "Precision-recall curves, each class against the rest"
     frame_shares(axes, f"{title}\n(dotted: prevalence)", "recall (sensitivity)", "precision (PPV)")
-    return _finish(figure, axes)
+    return _add_legend(figure, axes)
 
 
 def plot_reliability(
@@ -179,7 +178,7 @@ def plot_reliability(
     of_class = "the predicted class" if positive is None else shorten(positive, 24)
     counts.set(xlabel=f"predicted probability of {of_class}", ylabel="images")
     counts.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
-    return _finish(figure, axes, columns=2)
+    return _add_legend(figure, axes, columns=2)
 
 
 def plot_threshold(*, positive: np.ndarray, probabilities: np.ndarray, threshold: float, name: str) -> Figure:
@@ -205,7 +204,7 @@ def plot_threshold(*, positive: np.ndarray, probabilities: np.ndarray, threshold
     axes.axvline(threshold, color="black", linestyle=":", label=f"decision threshold: {threshold:.3f}")
     xlabel = f"threshold on the probability of {shorten(name, 26)}"
     frame_shares(axes, "Sensitivity and specificity by threshold", xlabel, "share of images")
-    return _finish(figure, axes)
+    return _add_legend(figure, axes)
 
 
 def plot_patients(*, patients: Sequence[PatientRow | TwoClassPatientRow]) -> Figure:
@@ -248,13 +247,12 @@ def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1, 
     return figure, panels
 
 
-def legend_below(axes: Axes, drop: float, **options) -> Legend:
+def legend_below(axes: Axes, drop: float, **options) -> None:
     """Put a legend below the panel, a share `drop` of its height lower."""
-    place = (0.5, -drop)
-    return axes.legend(loc="upper center", bbox_to_anchor=place, fontsize=NOTE_SIZE, frameon=False, **options)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -drop), fontsize=NOTE_SIZE, frameon=False, **options)
 
 
-def _finish(figure: Figure, axes: Axes, columns: int = 1) -> Figure:
+def _add_legend(figure: Figure, axes: Axes, columns: int = 1) -> Figure:
     keys = axes.get_legend_handles_labels()
     figure.legend(*keys, loc="outside lower center", ncols=columns, fontsize=NOTE_SIZE, frameon=False)
     return figure

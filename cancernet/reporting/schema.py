@@ -54,8 +54,6 @@ class DecisionSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class OperatingPoint(PointRates):
-    """Results at one threshold."""
-
     name: str
     threshold: float
     on_validation: ValidationRates
@@ -63,10 +61,8 @@ class OperatingPoint(PointRates):
 
 @dataclass(frozen=True)
 class Fold:
-    """Metrics of one fold, without intervals."""
-
     fold: int  # from 1
-    metrics: dict[str, float | None]
+    metrics: dict[str, float | None]  # without intervals
 
 
 @dataclass(frozen=True)

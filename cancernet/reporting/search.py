@@ -92,11 +92,8 @@ def _describe_verdict(result: SearchResult) -> str:
 def describe_changes(result: SearchResult) -> str:
     """Name the settings in which the best trial differs from the default; "" for none."""
     usual = result.default.settings
-    changed = [
-        f"{name} {_format(value)} ({_format(usual[name])})"
-        for name, value in result.best.settings.items()
-        if value != usual[name]
-    ]
+    best = {name: value for name, value in result.best.settings.items() if value != usual[name]}
+    changed = [f"{name} {_format(value)} ({_format(usual[name])})" for name, value in best.items()]
     return f"Changed settings, with the default in parentheses: {', '.join(changed)}." if changed else ""
 
 
@@ -122,10 +119,9 @@ def plot_search(result: SearchResult) -> Figure:
 
 
 def _draw_history(axes: Axes, result: SearchResult) -> None:
-    finished = result.finished()
-    numbers, losses = [row.number for _, row in finished], np.array([loss for loss, _ in finished])
+    loss_of = {row.number: loss for loss, row in result.finished()}
+    numbers, losses = list(loss_of), np.array(list(loss_of.values()))
     pruned = [(row.number, row.log_loss) for row in result.rows if row.state == "pruned" and row.log_loss is not None]
-    loss_of = dict(zip(numbers, losses, strict=True))
     axes.plot(numbers, losses, "o", color=BLUE, markersize=5, label="finished")
     axes.plot(numbers, np.minimum.accumulate(losses), color=BLUE, drawstyle="steps-post", label="best so far")
     if pruned:

@@ -130,8 +130,8 @@ def plot_explained(*, groups: dict[str, list[Explained]], columns: int = 4) -> F
             axes.axvline(each.image.shape[1] - 0.5, color="white", linewidth=2)
             text = axes.text(0.5, -0.04, caption, transform=axes.transAxes, fontsize=NOTE_SIZE, ha="center", va="top")
             text.set_in_layout(False)  # its room is in the row's height; the images stay as large as they can
-    below = foot.add_axes((0.3, 0.65, 0.4, 0.2))
-    bar = foot.colorbar(ScalarMappable(cmap="viridis"), cax=below, orientation="horizontal")
+    place = foot.add_axes((0.3, 0.65, 0.4, 0.2))
+    bar = foot.colorbar(ScalarMappable(cmap="viridis"), cax=place, orientation="horizontal")
     bar.set_ticks([0, 1], labels=["no contribution", "largest contribution to the predicted class"], fontsize=NOTE_SIZE)
     return figure
 

@@ -131,13 +131,12 @@ def choose_images(folder: Path, settings: Settings) -> Images | None:
         on_change=lambda: state.update(sample=False),
         help=limit + names * of_patches,
     )
-    if of_patches:
-        label, help_text = "Try a sample slide", "Synthetic breast tissue, not from a patient."
-    else:
-        label, help_text = "Try some test images", "Images from the test set, which are stored with the run."
     if of_patches or samples:
+        label, use = "Try some test images", "Images from the test set, which are stored with the run."
+        if of_patches:
+            label, use = "Try a sample slide", "Synthetic breast tissue, not from a patient."
         icon = ":material/image_search:"
-        right.button(label, icon=icon, width="stretch", help=help_text, on_click=lambda: state.update(sample=True))
+        right.button(label, icon=icon, width="stretch", help=use, on_click=lambda: state.update(sample=True))
     if state.get("sample") and of_patches:
         st.caption(
             "**Sample:** synthetic tissue, not from a patient. It shows how the page works, not how well the run does."
