@@ -51,9 +51,7 @@ def _metrics(report: Report) -> str:
     lines = [f"{'METRICS':<28}{'value':>8}  {wording.describe_intervals(report.interval)}"]
     for label, metric in shown:
         head = f"{label:<28}{number(metric.value):>8}  "
-        lines += textwrap.wrap(
-            head + wording.interval(metric), COLUMNS, subsequent_indent=" " * 38, drop_whitespace=True
-        )
+        lines += textwrap.wrap(head + wording.interval(metric), COLUMNS, subsequent_indent=" " * 38)
     return "\n".join(lines)
 
 
