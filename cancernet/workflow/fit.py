@@ -197,7 +197,7 @@ def report_run(plan: Plan, finished: FittedRun, data: "TrainingData", patches: S
         training=summarize(fitted.training, str(run.settings.hardware["device"])),
         settings=content.flatten(describe_training(run.settings)),
         chose_model=scores is None,
-        warnings=[*warn_of_features(plan), *warn_of_few(left_out)],
+        warnings=list_warnings(plan.options.features, left_out),
         prevalence=plan.options.prevalence,
     )
     if scores is not None:
@@ -273,23 +273,18 @@ def describe_training(settings: "Settings") -> dict[str, object]:
     return {name: value for name, value in dataclasses.asdict(settings).items() if name not in left_out}
 
 
-def warn_of_few(validation: Sequence[Patch]) -> list[str]:
-    """Warn where so few patients determined the decision that others would have led to another."""
-    patients = {patch.patient for patch in validation if patch.patient}
-    if not 0 < len(patients) < LEAST_VALIDATION_PATIENTS:
-        return []
-    return [
-        f"Calibration and threshold were fitted on {len(patients)} validation patient{'s' * (len(patients) > 1)}; "
-        "other patients would have led to others. Train with --members 5 to use all patients of training and "
-        "validation for it."
-    ]
-
-
-def warn_of_features(plan: Plan) -> list[str]:
-    """Say what a run on given features cannot do."""
-    if not plan.options.features:
-        return []
-    return [
-        f"This run takes features like those in {plan.options.features.name}, not images: it cannot predict or "
-        "evaluate images. Its test is valid only if the encoder was not trained on these patients."
-    ]
+def list_warnings(features: Path | None, validation: Sequence[Patch]) -> list[str]:
+    """Say what a run on given features cannot do, and if few patients determined the decision."""
+    warnings, patients = [], len({patch.patient for patch in validation if patch.patient})
+    if features:
+        warnings.append(
+            f"This run takes features like those in {features.name}, not images: it cannot predict or "
+            "evaluate images. Its test is valid only if the encoder was not trained on these patients."
+        )
+    if 0 < patients < LEAST_VALIDATION_PATIENTS:
+        warnings.append(
+            f"Calibration and threshold were fitted on {patients} validation patient{'s' * (patients > 1)}; "
+            "other patients would have led to others. Train with --members 5 to use all patients of training and "
+            "validation for it."
+        )
+    return warnings

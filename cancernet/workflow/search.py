@@ -178,10 +178,8 @@ class Trainer:
     def describe(self) -> str:
         """What trials are evaluated on."""
         patients = len({patch.patient for patch in self.patches} - {""})
-        return (
-            f"cross-validated in {len(self.folds)} folds over {len(self.patches):,} images of {patients} patients of "
-            "training and validation"
-        )
+        over = f"{len(self.patches):,} images of {patients} patients of training and validation"
+        return f"cross-validated in {len(self.folds)} folds over {over}"
 
     def evaluate_folds(self, trial: "optuna.trial.BaseTrial", scratch: Path) -> Iterator[tuple[float, int]]:
         """Train a trial's folds one by one; keep its predictions after the last.

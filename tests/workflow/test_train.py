@@ -459,10 +459,10 @@ def test_grey_images_are_never_turned_or_upside_down():
 
 def test_few_validation_patients_are_warned_of():
     patches = [Patch(f"{n}.png", "0", f"p{n}", None, None, "validation", "") for n in range(10)]
-    assert fit.warn_of_few(patches) == []
-    (warning,) = fit.warn_of_few(patches[:9])
+    assert fit.list_warnings(None, patches) == []
+    (warning,) = fit.list_warnings(None, patches[:9])
     assert warning.startswith("Calibration and threshold were fitted on 9 validation patients;")
-    assert fit.warn_of_few([patch._replace(patient="") for patch in patches]) == []
+    assert fit.list_warnings(None, [patch._replace(patient="") for patch in patches]) == []
 
 
 def test_a_patient_in_two_splits_is_refused(folder, tmp_path):
