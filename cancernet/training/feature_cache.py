@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -23,7 +24,7 @@ from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
 from cancernet.models.backend import without_xla
 from cancernet.models.test_time_augmentation import extract_views
-from cancernet.storage import check_space, lock_folder, read_json, replace_folder
+from cancernet.storage import check_space, lock_folder, read_json, replace_folder, write_json
 from cancernet.training.pipeline import evaluation_batches, reraise_file_errors
 from cancernet.training.scoring import BATCH
 
@@ -51,6 +52,7 @@ class FeatureManifest:
     image_size: int
     views: str
     manifest_sha256: str
+    blocks: tuple[str, ...] = ()  # SHA-256 of each BATCH rows of features.npy; empty in files of earlier versions
 
 
 def name_cache_folder(dataset: Path) -> Path:
@@ -155,6 +157,8 @@ def _compute(
         for batch in evaluation_batches(rest, batch_size=BATCH).as_numpy_iterator():
             file.write(np.ascontiguousarray(network.predict_on_batch(batch), _DTYPE).data)
             bar.update(len(batch))
+    blocks = _hash_blocks(work / FEATURES, (work / FEATURES).stat().st_mtime_ns)
+    write_json(found, dataclasses.asdict(manifest) | {"blocks": blocks})
     replace_folder(work, folder)
 
 
@@ -178,7 +182,7 @@ def _begin(path: Path, shape: tuple[int, int, int]) -> tuple[int, int]:
 def _open(folder: Path, manifest: FeatureManifest, rows: int) -> np.ndarray:
     found = read_json(folder / MANIFEST, FeatureManifest, advice=_ADVICE)
     for name, wanted in dataclasses.asdict(manifest).items():
-        if getattr(found, name) != wanted:
+        if name != "blocks" and getattr(found, name) != wanted:
             raise InputError(
                 f"{folder} does not fit: its {name} is {getattr(found, name)}, that of this training is {wanted}. "
                 f"{_ADVICE}"
@@ -192,4 +196,19 @@ def _open(folder: Path, manifest: FeatureManifest, rows: int) -> np.ndarray:
             f"{folder / FEATURES} contains {features.dtype} {list(features.shape)}; the dataset has {rows:,} images. "
             f"{_ADVICE}"
         )
+    blocks = _hash_blocks(folder / FEATURES, (folder / FEATURES).stat().st_mtime_ns)
+    if found.blocks and found.blocks != blocks:
+        raise StorageError(f"{folder / FEATURES} was changed after it was computed. {_ADVICE}")
     return features
+
+
+@functools.cache
+def _hash_blocks(path: Path, modified: int) -> tuple[str, ...]:
+    """Check that features are finite, and return the hash of each block; `modified` tells later states apart."""
+    features, hashes = np.load(path, mmap_mode="r"), []
+    for start in range(0, len(features), BATCH):
+        block = np.ascontiguousarray(features[start : start + BATCH])
+        if not np.isfinite(block).all():
+            raise StorageError(f"{path} has a value that is not a finite number, in rows from {start}. {_ADVICE}")
+        hashes.append(hashlib.sha256(block.data).hexdigest())
+    return tuple(hashes)

@@ -42,6 +42,11 @@ def import_features(path: Path, patches: Sequence[Patch], folder: Path) -> np.nd
         raise InputError(f"--features takes a file .npy, .h5 or .hdf5, not {path}.")
     try:
         with h5py.File(path, "r") as content:
+            for name in ("features", "file"):
+                link = content.get(name, getlink=True)
+                is_here = isinstance(link, h5py.HardLink)
+                if (link and not is_here) or (is_here and (content[name].external or content[name].is_virtual)):
+                    raise InputError(f"{path}: the dataset {name} is in another file. Write all values into one file.")
             array, names = content["features"], content["file"].asstr()[:].tolist()
             return _write_in_order(array, names, path, patches, folder)
     except (OSError, KeyError, TypeError, AttributeError) as error:
@@ -72,8 +77,9 @@ def _write_in_order(
     for start in range(0, len(order), _ROWS_IN_MEMORY):
         ascending, inverse = np.unique(order[start : start + _ROWS_IN_MEMORY], return_inverse=True)
         rows = np.asarray(array[ascending])[inverse]  # HDF5 reads rows in ascending order only
-        ordered[start : start + len(rows)] = rows.reshape(len(rows), *shape[1:])
-        broken = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))
+        with np.errstate(over="ignore"):  # infinity is refused below
+            ordered[start : start + len(rows)] = rows.reshape(len(rows), *shape[1:])
+        broken = np.flatnonzero(~np.isfinite(ordered[start : start + len(rows)]).all(axis=(1, 2)))
         if len(broken):
             raise InputError(f"{path} has a value that is not a finite number for {patches[start + broken[0]].file}.")
     ordered.flush()

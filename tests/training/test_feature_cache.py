@@ -1,5 +1,6 @@
 """Features on disk: computed once, in the manifest's order, gone on with after a kill, refused if they do not fit."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -79,11 +80,12 @@ def test_rows_are_the_images_in_order_in_every_view(place):
 def test_they_lie_beside_the_dataset_with_what_made_them(finished, tmp_path):
     assert name_cache_folder(tmp_path / "idc") == tmp_path / "idc.features"
     (folder,) = finished.iterdir()
-    weights = hash_extractor(make_extractor())
+    weights, found = hash_extractor(make_extractor()), np.load(folder / "features.npy")
     assert folder.name == f"densenet121-4-mirror-{weights[:8]}"
     assert json.loads((folder / "features.json").read_text()) == {
         **{"form": 1, "encoder": "densenet121", "sha256": weights},
         **{"image_size": SIDE, "views": "mirror", "manifest_sha256": "ab" * 32},
+        "blocks": [hashlib.sha256(rows.tobytes()).hexdigest() for rows in np.split(found, [64, 128])],
     }
 
 
@@ -156,6 +158,12 @@ def test_an_unfinished_one_of_another_dataset_is_begun_anew(place):
         (lambda folder: (folder / "features.json").unlink(), "There is no .*features.json"),
         (lambda folder: (folder / "features.npy").unlink(), "features.npy is missing or damaged"),
         (lambda folder: os.truncate(folder / "features.npy", 1000), "features.npy is missing or damaged"),
+        (lambda folder: edit(folder, lambda rows: rows[::-1]), "features.npy was changed after it was computed"),
+        (lambda folder: edit(folder, np.zeros_like), "features.npy was changed after it was computed"),
+        (
+            lambda folder: edit(folder, lambda rows: rows * np.nan),
+            "has a value that is not a finite number, in rows",
+        ),
         (lambda folder: np.save(folder / "features.npy", np.zeros((9, 2, 5), "f4")), r"\[9, 2, 5\]; .* has 150 images"),
     ],
 )
@@ -164,6 +172,18 @@ def test_what_does_not_fit_is_refused(finished, place, breakage, message):
     breakage(only_folder(place))
     with pytest.raises(CancerNetError, match=f"{message}.*Remove this folder; the next training computes the features"):
         find_features(make_extractor(), EXPERIMENT, CountedStore(), place)
+
+
+def edit(folder, function):
+    np.save(folder / "features.npy", function(np.load(folder / "features.npy")))
+
+
+def test_features_of_an_earlier_version_have_no_hashes_and_are_used(finished, place):
+    shutil.copytree(finished, place.folder)
+    change(only_folder(place), blocks=[])
+    store = CountedStore()
+    find_features(make_extractor(), EXPERIMENT, store, place)
+    assert store.fetched == []
 
 
 def change(folder, **values):

@@ -52,6 +52,7 @@ def test_a_files_own_name_is_enough_where_no_two_have_the_same(tmp_path):
 
 BROKEN = VALUES.copy()
 BROKEN[2, 1] = np.nan
+LARGE = np.where(np.isnan(BROKEN), 1e300, BROKEN)  # infinite in float32
 
 
 @pytest.mark.parametrize(
@@ -66,12 +67,37 @@ BROKEN[2, 1] = np.nan
         (np.ones((5, 0)), FILES, r"contains float64 \[5, 0\]"),
         (np.ones((5, 2), complex), FILES, "contains complex128"),
         (BROKEN, FILES, "has a value that is not a finite number for training/0/c.png"),
+        (LARGE, FILES, "has a value that is not a finite number for training/0/c.png"),
     ],
 )
 @pytest.mark.parametrize("name", ["a.npy", "a.h5"])
 def test_what_does_not_fit_is_refused(tmp_path, name, values, names, message):
     with pytest.raises(InputError, match=message):
         import_features(write(tmp_path / name, values, names), PATCHES, tmp_path / "run")
+
+
+def link(file, other):
+    file["features"] = h5py.ExternalLink(other.name, "features")
+
+
+def store_outside(file, other):
+    file.create_dataset("features", (5, 2), "f8", external=[(str(other), 0, 80)])
+
+
+def map_outside(file, other):
+    layout = h5py.VirtualLayout((5, 2), "f8")
+    layout[:] = h5py.VirtualSource(str(other), "features", (5, 2))
+    file.create_virtual_dataset("features", layout)
+
+
+@pytest.mark.parametrize("refer", [link, store_outside, map_outside])
+def test_values_in_another_file_are_not_read(tmp_path, refer):
+    other = write(tmp_path / "other.h5")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        refer(file, other)
+        file["file"] = FILES
+    with pytest.raises(InputError, match="a.h5: the dataset features is in another file. Write all values into one"):
+        import_features(tmp_path / "a.h5", PATCHES, tmp_path / "run")
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
