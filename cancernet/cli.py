@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import tempfile
+import time
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal, TextIO, TypeVar, Union, get_args, get_origin
@@ -19,6 +20,7 @@ from cancernet import CancerNetError, InputError, __version__
 from cancernet.config import Group, Option
 
 Options = TypeVar("Options")
+_FIRST_DATE = 315_619_200  # 1980-01-02: zip archives, such as model.keras, have no earlier dates
 
 
 class Parser(argparse.ArgumentParser):
@@ -223,6 +225,8 @@ def _run(main: Callable[[Sequence[str]], object]) -> tuple[int | str | None, str
     try:
         if sys.getfilesystemencoding() != "utf-8":  # it would change what the names of files are
             raise InputError("Python reads file names in another encoding than UTF-8. Set PYTHONUTF8=1 and try again.")
+        if time.time() < _FIRST_DATE:
+            raise InputError(f"The clock of this machine says {time.strftime('%Y-%m-%d')}. Set it, and try again.")
         main(sys.argv[1:])
     except SystemExit as end:  # --help
         return end.code, ""

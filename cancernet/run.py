@@ -2,13 +2,16 @@
 
 import contextlib
 import csv
+import io
 import itertools
 import json
+import math
 import os
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,6 +69,7 @@ class Settings:
     hardware: dict[str, str | int | None]
     class_names: dict[str, str] | None  # what the folder of a class means, such as 1: IDC
     seen: Seen
+    model_sha256: str = ""  # of model.keras; empty in runs of earlier versions
     __pydantic_config__ = {"allow_inf_nan": False}  # noqa: RUF012
 
 
@@ -124,23 +128,71 @@ def load_run(folder: Path) -> Run:
         except ImportError as error:
             raise InputError(describe_missing_package(str(folder / MODEL), architecture)) from error
     decision = load_decision(folder / DECISION)
-    model = _load_model(folder / MODEL)
+    model = _load_model(folder / MODEL, settings.model_sha256)
     difference = _find_difference(model, decision, settings)
     if difference:
         raise StorageError(f"The files in {folder} are of different runs: {difference}. Copy the whole run folder.")
     return Run(model, decision, settings, folder, _load_detector(folder, model))
 
 
-def _load_model(path: Path) -> "keras.Model":
+def _load_model(path: Path, sha256: str) -> "keras.Model":
     import keras
 
     try:
-        model = keras.models.load_model(path, compile=False)
+        if sha256 not in ("", storage.hash_file(path)):
+            raise StorageError(f"{path} is missing or damaged: it is not the file that {CONFIG} describes. {_ADVICE}")
+        with _limit_weights(_count_bytes(path)):
+            model = keras.models.load_model(path, compile=False)
+    except StorageError:
+        raise
     except Exception as error:  # a damaged file can make Keras raise anything
         raise StorageError(f"{path} is missing or damaged. {_ADVICE}") from error
     if not isinstance(model, keras.Model):
         raise StorageError(f"{path} is missing or damaged: it does not contain a network. {_ADVICE}")
+    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+        raise StorageError(f"{path} is missing or damaged: it has weights that are not finite numbers. {_ADVICE}")
     return model
+
+
+def _count_bytes(path: Path) -> int:
+    """Return the size of the weights in a model file, after checking that it declares no more than it contains.
+
+    Raises:
+        ValueError: its parts or its arrays would be larger than the file. Keras stores both uncompressed.
+    """
+    import h5py
+
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > 2 * path.stat().st_size:
+            raise ValueError("its parts are larger than the file")
+        weights = archive.read("model.weights.h5")
+    sizes: list[int] = []
+    with h5py.File(io.BytesIO(weights), "r") as content:
+        content.visititems(lambda _, item: sizes.append(item.nbytes) if isinstance(item, h5py.Dataset) else None)
+    if sum(sizes) > len(weights):
+        raise ValueError("its arrays are larger than the file")
+    return len(weights)
+
+
+@contextlib.contextmanager
+def _limit_weights(most: int) -> Iterator[None]:
+    """Refuse layers that declare more weights than there are bytes to fill them, before memory is allocated."""
+    import keras
+
+    add_weight, total = keras.layers.Layer.add_weight, 0
+
+    def add(layer: object, shape: Sequence[int] | None = None, *rest: object, **options: object) -> object:
+        nonlocal total
+        total += math.prod(shape or ())
+        if total > most:
+            raise ValueError("its layers need more weights than it contains")
+        return add_weight(layer, shape, *rest, **options)
+
+    keras.layers.Layer.add_weight = add
+    try:
+        yield
+    finally:
+        keras.layers.Layer.add_weight = add_weight
 
 
 def _load_detector(folder: Path, model: "keras.Model") -> "OutOfDistributionDetector | None":
@@ -170,6 +222,8 @@ def _find_difference(model: "keras.Model", decision: Decision, settings: Setting
         return f"{MODEL} takes images of shape {list(model.input_shape[1:])}, {CONFIG} says {shape}"
     if model.output_shape[-1] != len(classes):
         return f"{MODEL} has {model.output_shape[-1]} classes, {CONFIG} has {len(classes)}"
+    if list(classes) != sorted(classes):
+        return f"{CONFIG} has the classes {', '.join(classes)}, {MODEL} their names in order"
     if decision.classes != classes:
         return f"{DECISION} has the classes {', '.join(decision.classes)}, {CONFIG} {', '.join(classes)}"
     if decision.positive != settings.positive:
@@ -221,7 +275,7 @@ def save_run(run: Run, history: Mapping[str, Sequence[float]], predictions: Pred
     """Write the files of a run except its report: network, decision, settings, history of the epochs, predictions."""
     run.model.save(run.folder / MODEL)
     save_decision(run.decision, run.folder / DECISION)
-    write_settings(run.folder, run.settings)
+    write_settings(run.folder, replace(run.settings, model_sha256=storage.hash_file(run.folder / MODEL)))
     if run.detector:
         parts = [each._asdict() for each in run.detector.references]
         arrays = {f"{network}_{name}": part for network, each in enumerate(parts) for name, part in each.items()}

@@ -8,6 +8,7 @@ import csv
 import ctypes
 import enum
 import errno
+import hashlib
 import json
 import os
 import platform
@@ -61,7 +62,7 @@ def check_replaceable(folder: Path, kind: FolderKind, *, force: bool) -> None:
     """
     if folder.is_symlink():
         raise InputError(f"{folder} is a link. Give the folder that it points to, {os.path.realpath(folder)}.")
-    if Path.cwd().is_relative_to(folder.resolve()):
+    if Path.cwd().is_relative_to(_resolve(folder)):
         raise InputError(f"{folder} is the current folder or one of its parents. Choose another output folder.")
     if _is_mount_point(folder):
         raise InputError(f"{folder} is a mount point and cannot be renamed. Choose a folder in it: {folder / 'NAME'}.")
@@ -89,12 +90,16 @@ def _identify_folder(folder: Path) -> FolderKind | None:
     return None
 
 
+def _resolve(folder: Path) -> Path:
+    return Path(os.path.realpath(folder))  # unlike `resolve`, it takes a link to itself
+
+
 def _is_mount_point(folder: Path) -> bool:
     import psutil
 
     # Unlike os.path.ismount, the list includes bind mounts, such as a container's volumes.
     mounted = {partition.mountpoint for partition in psutil.disk_partitions(all=True)}
-    return os.path.ismount(folder) or str(folder.resolve()) in mounted
+    return os.path.ismount(folder) or str(_resolve(folder)) in mounted
 
 
 @contextlib.contextmanager
@@ -134,7 +139,7 @@ def lock_folder(folder: Path, *, announce: Callable[[str], None] | None = None) 
     """
     import filelock
 
-    folder = folder.resolve()
+    folder = _resolve(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     path = _provisional(folder, "lock")
     lock: filelock.BaseFileLock = filelock.FileLock(path)
@@ -182,7 +187,7 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
     Raises:
         StorageError: the system refused to write (a full disk, for example); `folder` is unchanged.
     """
-    folder = folder.resolve()
+    folder = _resolve(folder)
     recover_folder(folder)
     partial = _provisional(folder, "new")
     try:
@@ -318,6 +323,12 @@ def _describe_failure(error: OSError, partial: Path, folder: Path) -> str:
     return message + (f" {folder} is unchanged." if folder.exists() else "")
 
 
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def check_space(folder: Path, needed: int, *, advice: str = "Choose another output folder.") -> None:
     """Check that the file system has room for a folder to be written.
 
@@ -327,7 +338,7 @@ def check_space(folder: Path, needed: int, *, advice: str = "Choose another outp
     Raises:
         StorageError: there is too little space.
     """
-    folder = folder.resolve()
+    folder = _resolve(folder)
     existing = next(above for above in (folder, *folder.parents) if above.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:

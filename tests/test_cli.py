@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -149,6 +150,13 @@ def test_work_goes_on_where_nobody_reads_what_is_printed(tmp_path, redirected, w
     code, printed, error = run_shell(WORKS.format(tmp_path / "done"), redirected)
     assert (code, printed, error) == (2, "", LOST.format(why))
     assert (tmp_path / "done").read_text() == "done\n"
+
+
+def test_a_clock_that_was_not_set_is_told():
+    code = "import time; time.time = lambda: 5; from cancernet.cli import run_command; run_command(print)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: The clock of this machine says .*\. Set it, and try again\.\n", done.stderr)
 
 
 def test_too_little_memory_is_told_in_one_line():

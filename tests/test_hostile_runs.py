@@ -1,11 +1,16 @@
 """Run folders that were tampered with: one line that says what is wrong, never a traceback."""
 
 import contextlib
+import io
 import json
 import pickle
+import resource
 import shutil
+import time
 import zipfile
 
+import h5py
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -77,18 +82,108 @@ def test_unknown_views_are_refused(run):
         read_settings(run)
 
 
-def test_a_model_that_is_a_wrapper_of_another_library_is_refused(run):
+def forget_hash(run):
+    """As a run of an earlier version, or one that was tampered with."""
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"model_sha256": ""}))
+
+
+def rewrite(run, method=zipfile.ZIP_STORED, **parts):
     with zipfile.ZipFile(run / "model.keras") as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
+        parts = {name: archive.read(name) for name in archive.namelist()} | parts
+    with zipfile.ZipFile(run / "model.keras", "w", method) as archive:
+        for part, data in parts.items():
+            archive.writestr(part, data)
+
+
+def edit_weights(run, change):
+    with zipfile.ZipFile(run / "model.keras") as archive:
+        content = io.BytesIO(archive.read("model.weights.h5"))
+    with h5py.File(content, "r+") as file:
+        change(file)
+    rewrite(run, **{"model.weights.h5": content.getvalue()})
+
+
+def find_arrays(file):
+    arrays = []
+    file.visititems(lambda name, item: arrays.append(name) if isinstance(item, h5py.Dataset) and item.ndim else None)
+    return arrays
+
+
+def spoil(value):
+    def change(file):
+        file[find_arrays(file)[0]][...] = value
+
+    return change
+
+
+def test_a_run_of_an_earlier_version_has_no_hash_and_loads(run):
+    forget_hash(run)
+    load_run(run)
+
+
+def test_a_model_that_was_changed_is_refused(run):
+    edit_weights(run, spoil(0))
+    with pytest.raises(StorageError, match=r"model\.keras is .*: it is not the file that config.json describes"):
+        load_run(run)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused(run, value):
+    forget_hash(run)
+    edit_weights(run, spoil(value))
+    with pytest.raises(StorageError, match=r"model\.keras is .*: it has weights that are not finite numbers"):
+        load_run(run)
+
+
+def declare(file):
+    file.create_dataset("large", (10**9,), "f4", chunks=(10**6,), compression="gzip")
+
+
+def widen(run):
+    with zipfile.ZipFile(run / "model.keras") as archive:
+        config = json.loads(archive.read("config.json"))
+    config["config"]["layers"][-1]["config"]["units"] = 40_000_000
+    rewrite(run, **{"config.json": json.dumps(config)})
+
+
+@pytest.mark.parametrize(
+    ("inflate", "reason"),
+    [
+        (lambda run: rewrite(run, zipfile.ZIP_DEFLATED, more=bytes(10**8)), "its parts are larger than the file"),
+        (lambda run: edit_weights(run, declare), "its arrays are larger than the file"),
+        (widen, "its layers need more weights than it contains"),
+    ],
+)
+def test_what_is_larger_than_the_file_is_not_allocated(run, inflate, reason):
+    forget_hash(run)
+    inflate(run)
+    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(StorageError, match=r"model\.keras is missing or damaged") as caught:
+        load_run(run)
+    assert reason in str(caught.value.__cause__)
+    assert time.monotonic() - started < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_classes_in_another_order_are_refused(run):
+    """They are reversed in all files that name them; the network is the same."""
+    for name in ("config.json", "decision.json"):
+        text = json.loads((run / name).read_text())
+        (run / name).write_text(json.dumps(text | {"classes": text["classes"][::-1]}))
+    with pytest.raises(StorageError, match="config.json has the classes 1, 0, model.keras their names in order"):
+        load_run(run)
+
+
+def test_a_model_that_is_a_wrapper_of_another_library_is_refused(run):
+    forget_hash(run)
     for module, name in (
         ("torch.nn", "Module"),
         ("keras.src.utils.torch_utils", "TorchModuleWrapper"),
         ("os", "system"),
     ):
         config = {"module": module, "class_name": name, "config": {"module": pickle.dumps(1).hex()}}
-        with zipfile.ZipFile(run / "model.keras", "w") as archive:
-            for part, data in (parts | {"config.json": json.dumps(config)}).items():
-                archive.writestr(part, data)
+        rewrite(run, **{"config.json": json.dumps(config)})
         with pytest.raises(StorageError, match=r"model\.keras is missing or damaged"):
             load_run(run)
 

@@ -1,6 +1,7 @@
 """A run folder: written, loaded, or refused with what is wrong."""
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -302,7 +303,10 @@ def test_what_is_saved_is_loaded(tiny_run, tmp_path):
     saved.folder.mkdir()
     save_run(saved, {"loss": [2.0, 1.5], "val_loss": [2.5, 1.0]}, predictions)
     assert (saved.folder / "history.csv").read_bytes() == b"epoch,loss,val_loss\n1,2.0,2.5\n2,1.5,1.0\n"
-    for name in ("config.json", "decision.json", "predictions.csv"):
+    assert read_settings(saved.folder) == dataclasses.replace(
+        run.settings, model_sha256=hashlib.sha256((saved.folder / "model.keras").read_bytes()).hexdigest()
+    )
+    for name in ("decision.json", "predictions.csv"):
         assert (saved.folder / name).read_bytes() == (tiny_run / name).read_bytes()
     assert (tiny_run / "config.json").read_text().startswith('{\n "experiment": {\n  "model": "tiny",')
     again = load_run(saved.folder)
@@ -321,6 +325,7 @@ def test_a_model_that_is_no_network_is_refused(tiny_run, tmp_path):
     layer = keras.layers.Rescaling(2)
     layer.build((None, 1))
     keras.saving.save_model(layer, run / "model.keras")
+    write_settings(run, dataclasses.replace(read_settings(run), model_sha256=""))
     with pytest.raises(StorageError, match=r"model\.keras is missing or damaged: it does not contain a network. Train"):
         load_run(run)
 

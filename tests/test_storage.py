@@ -306,6 +306,14 @@ def test_a_folder_whose_new_name_is_not_stored_gets_its_old_one(tmp_path, monkey
     assert sorted(os.listdir(tmp_path)) == ["new", "old"]
 
 
+@pytest.mark.parametrize("name", ["loop", "loop/out"])
+def test_a_link_to_itself_is_refused(tmp_path, name):
+    (tmp_path / "loop").symlink_to("loop")
+    claim = claim_folder(tmp_path / name, FolderKind.RUN, force=True)
+    with pytest.raises((InputError, OSError), match="loop is a link|File exists: .*loop"), claim:
+        pass
+
+
 def fill_the_disk(folder):
     with fresh_folder(folder) as partial:
         (partial / "text").write_bytes(bytes(2_000_000))

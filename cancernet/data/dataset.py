@@ -212,7 +212,7 @@ def read_summary(folder: Path) -> Summary:
 
 def hash_manifest(folder: Path) -> str:
     """Return the SHA-256 of the manifest, in hexadecimal."""
-    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    return storage.hash_file(folder / MANIFEST)
 
 
 def check_patients(patches: Iterable[Patch]) -> None:

@@ -1,6 +1,7 @@
 """Compare runs on the same images with the first of them, and write the comparison as text, JSON and page."""
 
 import datetime
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,7 +120,7 @@ def name_runs(folders: Sequence[Path]) -> list[str]:
     Raises:
         InputError: a folder is given twice.
     """
-    parts = [folder.resolve().parts for folder in folders]
+    parts = [Path(os.path.realpath(folder)).parts for folder in folders]
     for path, folder in zip(parts, folders, strict=True):
         if parts.count(path) > 1:
             raise InputError(f"{folder} is given twice. Give two or more different runs.")

@@ -94,34 +94,35 @@ def key_results(report: Report) -> list[KeyResult]:
     metrics, positive = report.metrics, report.positive
     level = f"{report.interval.level:.0%} interval"
     if positive is None:
-        text = "The model classifies {} of images correctly (accuracy{})."
+        text = ("The model classifies ", " of images correctly (accuracy", ").")
         return [_key_result("Accuracy", text, metrics["accuracy"], level), *_lowest_and_highest(report, level)]
     (negative,) = (name for name in report.classes if name != positive)
     ill, well = class_word(report.class_names, positive), class_word(report.class_names, negative)
     images = {name: each.images for name, each in report.per_class.items()}
     here = percent(images[positive] / sum(images.values()))
-    detects = f"The model detects {{}} of {ill} images (sensitivity{{}})."
-    classifies = f"It correctly classifies {{}} of {well} images as {well} (specificity{{}})."
-    of_those = f"{{}} of the images classified as {ill} are {ill} (PPV{{}})."
+    detects = ("The model detects ", f" of {ill} images (sensitivity", ").")
+    classifies = ("It correctly classifies ", f" of {well} images as {well} (specificity", ").")
+    of_those = (f" of the images classified as {ill} are {ill} (PPV", ").")
     found = [
         (f"Sensitivity for {ill}", detects, metrics["sensitivity"]),
         (f"Specificity for {ill}", classifies, metrics["specificity"]),
-        (f"PPV for {ill}", f"At this prevalence ({here}), {of_those}", metrics["ppv"]),
+        (f"PPV for {ill}", (f"At this prevalence ({here}), ", *of_those), metrics["ppv"]),
     ]
     if report.prevalence:
         at = f"a prevalence of {percent(report.prevalence.value)}"
-        found.append((f"PPV at {at}", f"At {at}, {of_those}", report.prevalence.ppv))
+        found.append((f"PPV at {at}", (f"At {at}, ", *of_those), report.prevalence.ppv))
     return [_key_result(*each, level) for each in found]
 
 
-def _key_result(name: str, sentence: str, estimate: Estimate, level: str) -> KeyResult:
-    """Fill in the two places of the sentence: the value and its interval."""
+def _key_result(name: str, sentence: tuple[str, str, str], estimate: Estimate, level: str) -> KeyResult:
+    """Join the three parts of the sentence; between them are the value and its interval."""
     if estimate.value is None:
         return KeyResult(f"{name} is undefined: {estimate.reason}.", None)
     bounds = ""
     if estimate.low is not None and estimate.high is not None:
         bounds = f", {level} {percent(estimate.low)} to {percent(estimate.high)}"
-    return KeyResult(sentence.format(percent(estimate.value), bounds), estimate)
+    before, between, after = sentence
+    return KeyResult(f"{before}{percent(estimate.value)}{between}{bounds}{after}", estimate)
 
 
 def _lowest_and_highest(report: Report, level: str) -> list[KeyResult]:
@@ -132,7 +133,7 @@ def _lowest_and_highest(report: Report, level: str) -> list[KeyResult]:
     found = []
     for end, choose in (("lowest", min), ("highest", max)):
         name = choose(values, key=values.__getitem__)
-        sentence = f"Sensitivity is {end} for {class_word(report.class_names, name)} ({{}}{{}})."
+        sentence = (f"Sensitivity is {end} for {class_word(report.class_names, name)} (", "", ").")
         found.append(_key_result("", sentence, rates[name], level))
     return found
 

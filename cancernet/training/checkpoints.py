@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import math
+import shutil
 import signal
 import threading
 import time
@@ -16,10 +17,10 @@ import keras
 import numpy as np
 from typing_extensions import TypedDict
 
-from cancernet import InputError, StorageError, TrainingDiverged
+from cancernet import CancerNetError, InputError, StorageError, TrainingDiverged
 from cancernet.cli import ENDING
 from cancernet.config import Experiment
-from cancernet.storage import fresh_folder, read_json
+from cancernet.storage import fresh_folder, hash_file, read_json
 from cancernet.training import distribution
 
 DIVERGED = 20  # times the loss of a network that predicts by chance; healthy first epochs stay below four times
@@ -27,6 +28,7 @@ _LAST, _KEPT, _EPOCH, _STATE = "last.keras", "kept.npz", "epoch.npz", "state.jso
 _SECONDS_BETWEEN_CHECKPOINTS = 60
 _MAX_SECONDS_BETWEEN = 120  # where writing a checkpoint takes more than _SHARE_OF_TIME of the training
 _SHARE_OF_TIME = 0.02
+_ADVICE = "Repeat the command with --force: it trains this network from the beginning."
 
 
 class Workspace(NamedTuple):
@@ -35,6 +37,7 @@ class Workspace(NamedTuple):
     folder: Path  # of checkpoints and large temporary files
     fingerprint: str  # text that identifies settings, versions and hardware: a checkpoint with another is not resumed
     say: Callable[[str], None]  # receives progress messages, one line each
+    force: bool = False  # begin anew where the checkpoint is damaged
 
 
 class _State(TypedDict):
@@ -46,6 +49,7 @@ class _State(TypedDict):
     epochs: list[dict[str, float]]
     step: int  # finished steps of the epoch after those
     seconds: float  # of these steps
+    sha256: dict[str, str]  # of the other files
 
 
 class Recorder(keras.callbacks.Callback):
@@ -135,18 +139,19 @@ class Recorder(keras.callbacks.Callback):
             total, count = map(keras.ops.convert_to_numpy, self.model.metrics[0].variables)  # of the loss
             loss = float(total / count)
             self._refuse_divergence(len(self.epochs), f"loss after {step:,} of {self.steps_per_epoch:,} steps", loss)
-        state: _State = {
-            "fingerprint": self.workspace.fingerprint,
-            "precision": self.precision,
-            "kept_epochs": self.kept_epochs,
-            "epochs": self.epochs,
-            "step": step,
-            "seconds": seconds,
-        }
         with distribution.alone(), fresh_folder(self.workspace.folder) as folder:
             self.model.save(folder / _LAST)
             np.savez(folder / _KEPT, *self.kept)
             np.savez(folder / _EPOCH, *(map(keras.ops.convert_to_numpy, self._list_variables()) if step else ()))
+            state: _State = {
+                "fingerprint": self.workspace.fingerprint,
+                "precision": self.precision,
+                "kept_epochs": self.kept_epochs,
+                "epochs": self.epochs,
+                "step": step,
+                "seconds": seconds,
+                "sha256": {name: hash_file(folder / name) for name in (_LAST, _KEPT, _EPOCH)},
+            }
             (folder / _STATE).write_text(json.dumps(state), encoding="utf-8")
         self._saved = time.monotonic()
         affordable = (self._saved - started) / _SHARE_OF_TIME
@@ -156,20 +161,17 @@ class Recorder(keras.callbacks.Callback):
         """Put the checkpoint's state into a compiled model and its optimizer.
 
         Raises:
-            InputError: the checkpoint has another fingerprint.
             StorageError: the checkpoint is missing or damaged.
         """
         folder = self.workspace.folder
         state = _read_state(folder)
-        if state["fingerprint"] != self.workspace.fingerprint:
-            raise InputError(f"{folder} was made with other settings, versions or hardware. Delete it and start again.")
         try:
             last = keras.models.load_model(folder / _LAST)
             self.kept, self._resumed = (_read_arrays(folder / name) for name in (_KEPT, _EPOCH))
             self.kept_epochs, self.epochs = state["kept_epochs"], state["epochs"]
             self.first_step, self._seconds_before = state["step"], state["seconds"]
         except Exception as error:  # for a damaged file, zip, NumPy and Keras raise many kinds
-            raise StorageError(f"The checkpoint {folder} is damaged. Delete it and start again.") from error
+            raise StorageError(f"The checkpoint {folder} is damaged. {_ADVICE}") from error
         model.set_weights(last.get_weights())
         model.optimizer.build(model.trainable_variables)
         for mine, saved in zip(model.optimizer.variables, last.optimizer.variables, strict=True):
@@ -232,6 +234,32 @@ def defer_signals(recorder: Recorder) -> Iterator[None]:
         recorder.interrupt()
 
 
+def check_checkpoint(workspace: Workspace) -> None:
+    """Check that a checkpoint, if there is one, is of this training and as it was written.
+
+    With `force`, one that is not is deleted.
+
+    Raises:
+        InputError: it has another fingerprint.
+        StorageError: it is damaged.
+    """
+    folder = workspace.folder
+    if not folder.exists():
+        return
+    try:
+        state = _read_state(folder)
+        if state["fingerprint"] != workspace.fingerprint:
+            raise InputError(f"{folder} was made with other settings, versions or hardware. {_ADVICE}")
+        for name, sha256 in state["sha256"].items():
+            if not (folder / name).is_file() or hash_file(folder / name) != sha256:
+                raise StorageError(f"The checkpoint {folder} is damaged: {name} has changed. {_ADVICE}")
+    except CancerNetError:
+        if not workspace.force:
+            raise
+        workspace.say(f"The checkpoint {folder} cannot be used: this network is trained from the beginning.")
+        shutil.rmtree(folder)
+
+
 def read_precision(checkpoint: Path) -> str | None:
     """Return the dtype policy of an unfinished training; None if there is no checkpoint.
 
@@ -242,7 +270,7 @@ def read_precision(checkpoint: Path) -> str | None:
 
 
 def _read_state(checkpoint: Path) -> _State:
-    return read_json(checkpoint / _STATE, _State, advice=f"Delete {checkpoint} and start again.")
+    return read_json(checkpoint / _STATE, _State, advice=_ADVICE)
 
 
 def _read_arrays(path: Path) -> list[np.ndarray]:

@@ -15,7 +15,7 @@ from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
 from cancernet.storage import check_space, recover_folder
 from cancernet.training import distribution, fused, moving_statistics, pipeline, precision
-from cancernet.training.checkpoints import Recorder, Workspace, defer_signals, read_precision
+from cancernet.training.checkpoints import Recorder, Workspace, check_checkpoint, defer_signals, read_precision
 from cancernet.training.results import TrainingResult
 
 _STATISTICS_BATCHES = 50  # for the final batch normalisation: 1,600 images at a batch size of 32
@@ -66,6 +66,7 @@ def fit_network(
     if distribution.is_first():
         check_space(workspace.folder, estimate_size(model, experiment))
         recover_folder(workspace.folder)
+        check_checkpoint(workspace)
     distribution.wait()
     moving_statistics.set_momentum(model, experiment.statistics_momentum)
     fused.fuse_batch_normalization(model)

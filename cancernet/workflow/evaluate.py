@@ -72,7 +72,7 @@ def _evaluate(options: EvaluationOptions) -> "Report":
         )
     store = pipeline.open_store(options.dataset, patches, settings.experiment)
     name = options.run.resolve().name
-    shown = {key: value for key, value in dataclasses.asdict(settings).items() if key != "seen"}
+    shown = {key: value for key, value in dataclasses.asdict(settings).items() if key not in ("seen", "model_sha256")}
     context = content.ReportContext(
         name,
         options.split,

@@ -151,7 +151,7 @@ def fit_run(plan: Plan, data: "TrainingData", patches: Sequence[Patch], folder: 
     weights = compute_class_weights(data.labels[trained_on], len(classes), experiment.class_weight)
     announce(plan, settings, len(trained_on))
     fingerprint = json.dumps(describe_training(settings), sort_keys=True)
-    workspace = Workspace(folder, fingerprint, functools.partial(print, flush=True))
+    workspace = Workspace(folder, fingerprint, functools.partial(print, flush=True), plan.options.force)
     fitted = fit_ensemble(experiment, data._replace(class_weights=weights, head_folds=parts), members, workspace)
     left_out = [patches[row] for member in members for row in member.validation]
     fixed = smoothing.fit_on_validation(
@@ -268,8 +268,8 @@ def describe_settings(plan: Plan, patches: Sequence[Patch]) -> "Settings":
 
 
 def describe_training(settings: "Settings") -> dict[str, object]:
-    """The settings that a report lists and a checkpoint must agree with: all but the patients and images seen."""
-    left_out = ("class_names", "seen")
+    """The settings that a report lists and a checkpoint must agree with: all but the model and the images seen."""
+    left_out = ("class_names", "seen", "model_sha256")
     return {name: value for name, value in dataclasses.asdict(settings).items() if name not in left_out}
 
 

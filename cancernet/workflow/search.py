@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 
-from cancernet import InputError
+from cancernet import InputError, StorageError
 from cancernet.config import RUNS, Experiment, Range, TrainingOptions, option
 from cancernet.models.architectures import check_architecture, split_by_architecture
 from cancernet.storage import FolderKind, check_replaceable, write_json
@@ -218,8 +218,11 @@ class Trainer:
             list(self.evaluate_folds(trial, scratch))
         classes = dataset.list_classes(self.patches)
         labels = np.array([classes.index(patch.label) for patch in self.patches])
-        with np.load(path) as kept:
-            return Predictions(self.patches, labels, kept["probabilities"], kept["predicted"])
+        try:
+            with np.load(path, allow_pickle=False) as kept:
+                return Predictions(self.patches, labels, kept["probabilities"], kept["predicted"])
+        except Exception as error:  # a damaged file can make NumPy raise anything
+            raise StorageError(f"{path} is damaged. Delete it; the next search trains this trial again.") from error
 
     def _evaluate_fold(self, experiment: Experiment, patches: "Sequence[Patch]", work: Path) -> "Predictions":
         """Train a fold, and predict the patients that it left out with its own decision."""

@@ -53,6 +53,13 @@ def test_of_many_classes_the_lowest_and_the_highest_sensitivity_are_named(many):
         assert len(texts(replace(many, per_class=classes | {"benign": equal}))) == 1
 
 
+def test_braces_in_the_name_of_a_class_are_left_as_they_are(report):
+    names = {name: f"{name} {{}} {{x}}^2" for name in report.classes}
+    found = texts(replace(report, class_names=names))
+    assert all("{x}^2" in text for text in found)
+    assert not any("{{" in text for text in found)
+
+
 def test_key_results_give_ppv_here_and_at_the_given_prevalence_and_say_what_is_undefined(report):
     report = replace(
         report,

@@ -52,8 +52,8 @@ class ArrayStore(pipeline.ImageStore):
         self._images[:], self._ready[:] = images, True
 
 
-def make_workspace(folder, experiment=EXPERIMENT, say=print):
-    return Workspace(folder, f"seed {experiment.seed}", say)
+def make_workspace(folder, experiment=EXPERIMENT, say=print, force=False):
+    return Workspace(folder, f"seed {experiment.seed}", say, force)
 
 
 def fit(model, checkpoint, experiment=EXPERIMENT, **options):
@@ -302,8 +302,21 @@ def test_a_checkpoint_with_other_settings_is_refused(tmp_path, eager):
         fit(make_model(), tmp_path / "checkpoint", dataclasses.replace(EXPERIMENT, seed=7))
     for damaged in ("{", "[" * 100_000, '{"fingerprint": "", "step": 1}', '{"fingerprint": 1e400}'):
         (tmp_path / "checkpoint/state.json").write_text(damaged)
-        with pytest.raises(StorageError, match=r"state\.json is damaged: .* Delete .*checkpoint and start again\."):
+        with pytest.raises(StorageError, match=r"state\.json is damaged: .* with --force"):
             fit(make_model(), tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("name", ["kept.npz", "last.keras", "epoch.npz"])
+def test_a_damaged_checkpoint_is_refused_and_begun_anew_with_force(tmp_path, eager, name):
+    whole = fit(make_model(), tmp_path / "checkpoint").history
+    content = (tmp_path / "checkpoint" / name).read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    for damaged in (b"", flipped):
+        (tmp_path / "checkpoint" / name).write_bytes(damaged)
+        with pytest.raises(StorageError, match=rf"checkpoint is damaged: {name} has changed. Repeat .* with --force"):
+            fit(make_model(), tmp_path / "checkpoint")
+    assert fit(make_model(), tmp_path / "checkpoint", force=True).history["loss"] == whole["loss"]
 
 
 def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
@@ -363,19 +376,13 @@ def test_a_checkpoint_tells_the_precision_it_was_begun_in(tmp_path):
         "epochs": [],
         "step": 1,
         "seconds": 0.5,
+        "sha256": {},
     }
     (checkpoint / "state.json").write_text(json.dumps(state))
     assert checkpoints.read_precision(checkpoint) == "mixed_bfloat16"
     (checkpoint / "state.json").write_text('{"precision"')
-    with pytest.raises(StorageError, match=r"state\.json is damaged: .* Delete .*checkpoint and start again"):
+    with pytest.raises(StorageError, match=r"state\.json is damaged: .* Repeat the command with --force"):
         checkpoints.read_precision(checkpoint)
-
-
-def test_a_damaged_checkpoint_says_what_to_do(tmp_path, eager):
-    fit(make_model(), tmp_path / "checkpoint")
-    (tmp_path / "checkpoint/kept.npz").write_bytes(b"")
-    with pytest.raises(StorageError, match=r"The checkpoint .*checkpoint is damaged. Delete it and start again"):
-        fit(make_model(), tmp_path / "checkpoint")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
