@@ -19,6 +19,7 @@ from cancernet.training import distribution
 from cancernet.training.augment import augment_batch
 
 _PREFETCH = 4  # batches
+DEVICE_ERRORS = (RuntimeError, ValueError, tf.errors.OpError)  # that a driver or a device can cause
 _PARALLEL_CALLS = os.cpu_count() or 1
 if keras.backend.backend() != "tensorflow":
     tf.config.set_visible_devices([], "GPU")  # TensorFlow would allocate memory that the network needs

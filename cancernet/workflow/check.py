@@ -105,12 +105,13 @@ def _find_versions() -> dict[str, str]:
 
 def _check_device(name: str) -> DeviceCheck:
     import keras
-    import tensorflow as tf
+
+    from cancernet.training.pipeline import DEVICE_ERRORS
 
     try:
         with keras.device(name):
             return DeviceCheck(name, _time_training(), _time_backbone(), "")
-    except (RuntimeError, ValueError, tf.errors.OpError) as error:  # of a driver
+    except DEVICE_ERRORS as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         advice = "Set CUDA_VISIBLE_DEVICES=-1 to work on the CPU." if name != "cpu:0" else "Install the package again."
         return DeviceCheck(name, None, None, f"{reason} {advice}")

@@ -1,8 +1,10 @@
 """Encoders of KerasHub: small presets of random weights in a folder, loaded, asked, saved and loaded again."""
 
 import dataclasses
+import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 
 import keras
@@ -17,6 +19,7 @@ from cancernet.config import Experiment, TrainingOptions
 from cancernet.inference.predict import PredictOptions, predict
 from cancernet.models import architectures
 from cancernet.models.architectures import build_model, check_architecture
+from cancernet.models.encoder import build_encoder
 from cancernet.models.structure import split_model
 from cancernet.training.experiments import choose_experiment
 
@@ -58,6 +61,48 @@ def test_features_are_the_class_token_and_the_mean_of_the_patches(hub, tmp_path,
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     model.save(tmp_path / "model.keras")
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(IMAGES), model(IMAGES))
+
+
+# In a process of its own: TensorFlow and PyTorch do not get along in one.
+REFERENCE = """
+import json, sys
+import numpy as np, torch, transformers as t
+family, folder = sys.argv[1:]
+size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 4}
+torch.manual_seed(0)
+model, processor = {
+    "vit": lambda: (t.ViTModel(t.ViTConfig(intermediate_size=16, **size)), t.ViTImageProcessor()),
+    "vit in a classifier": lambda: (t.ViTForImageClassification(t.ViTConfig(intermediate_size=16, **size)),
+                                    t.ViTImageProcessor(image_mean=[0.1, 0.2, 0.3])),
+    "dinov2": lambda: (t.Dinov2Model(t.Dinov2Config(**size)), t.BitImageProcessor(image_std=[0.2, 0.3, 0.4])),
+    "dinov2 with registers": lambda: (t.Dinov2WithRegistersModel(t.Dinov2WithRegistersConfig(**size)),
+                                      t.BitImageProcessor(rescale_factor=1 / 127.5, do_normalize=False)),
+}[family]()
+with torch.no_grad():
+    for weight in model.parameters():
+        weight.add_(torch.randn_like(weight) * 0.3)
+model.save_pretrained(folder)
+processor.save_pretrained(folder)
+images = np.random.default_rng(0).integers(0, 256, (3, 3, 16, 16), dtype=np.uint8)
+how = {"do_resize": False, "do_center_crop": False, "input_data_format": "channels_first"}
+pixels = processor(list(images), return_tensors="pt", **how)
+with torch.no_grad():
+    tokens = getattr(model.eval(), "vit", model)(**pixels).last_hidden_state.numpy()
+np.savez(folder + "/reference.npz", images=images.transpose(0, 2, 3, 1), tokens=tokens)
+"""
+
+
+@pytest.mark.parametrize("family", ["vit", "vit in a classifier", "dinov2", "dinov2 with registers"])
+def test_a_model_in_the_format_of_hugging_face_has_the_features_that_transformers_computes(hub, tmp_path, family):
+    if not (importlib.util.find_spec("transformers") and importlib.util.find_spec("torch")):
+        pytest.skip("needs transformers and PyTorch as the reference")
+    folder = tmp_path / "model"
+    subprocess.run([sys.executable, "-c", REFERENCE, family, str(folder)], check=True, capture_output=True)
+    with np.load(folder / "reference.npz") as reference:
+        images, tokens = reference["images"], reference["tokens"]
+    found = np.asarray(build_encoder(str(folder), SIDE)(images))
+    expected = np.hstack([tokens[:, 0], tokens[:, -16:].mean(axis=1)])
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_images_of_another_size_are_scaled_to_the_encoders_own(hub, tmp_path):
