@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal, TextIO, TypeVar, Union, get_args, get_origin
 
@@ -207,6 +208,10 @@ def run_command(main: Callable[[Sequence[str]], object]) -> typing.NoReturn:
     for number in ENDING:
         if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores the latter
             signal.signal(number, _terminate)
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # errors of damaged files are ours to describe
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
     status, message = _run(main)
     sys.stdout.flush()
     if not message and output.problem:

@@ -159,6 +159,11 @@ def test_a_clock_that_was_not_set_is_told():
     assert re.fullmatch(r"error: The clock of this machine says .*\. Set it, and try again\.\n", done.stderr)
 
 
+def test_libraries_do_not_speak():
+    code = "import logging, warnings; warnings.warn('w'); logging.getLogger('tifffile').error('e'); print('ours')"
+    assert run_shell(code, "") == (0, "ours\n", "")
+
+
 def test_too_little_memory_is_told_in_one_line():
     said = "error: memory ran out. End other programs, or use a machine with more memory.\n"
     assert run_shell("raise MemoryError", "") == (2, "", said)

@@ -34,7 +34,20 @@ _HEADERS: dict[bytes, Callable[[io.BytesIO], ImageFile.ImageFile]] = {  # by the
 _NO_IMAGE = "cannot be decoded: not an image, damaged or cut off"
 # Do not wait for a writer of a pipe; Windows knows no pipes, and would change line ends.
 _HOW_TO_OPEN = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_MOST_READS = 2000  # of a header; each part of it takes a few
 _BLOCK_ROWS = 1024  # that transparency is removed from at a time
+
+
+class HeaderStream(io.BytesIO):
+    """The bytes of a file from which Pillow reads a header. It would skip padding byte by byte, for minutes."""
+
+    _reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads += 1
+        if self._reads > _MOST_READS:
+            raise OSError("its header is padded")
+        return super().read(size)
 
 
 def read_file(path: Path | str, *, megapixels: float | None = MOST_MEGAPIXELS) -> bytes:
@@ -76,7 +89,7 @@ def read_size(data: bytes) -> tuple[int, int]:
                 return int(page.imagewidth), int(page.imagelength)  # a damaged file may have several of each
         for beginning, header in _HEADERS.items():
             if data.startswith(beginning):
-                return header(io.BytesIO(data)).size
+                return header(HeaderStream(data)).size
     except (OSError, ValueError, SyntaxError, LookupError, ArithmeticError, TypeError, struct.error) as error:
         raise InputError(_NO_IMAGE) from error
     raise InputError("cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)")
@@ -171,9 +184,10 @@ def _check_chunks(data: bytes) -> bytes:
     """
     if not data.startswith(_PNG):
         return data
-    start, name, profile = len(_PNG), b"", slice(0, 0)
+    start, name, profile, chunks = len(_PNG), b"", slice(0, 0), 0
     while name != b"IEND":
-        if start + 12 > len(data):
+        chunks += 1
+        if start + 12 > len(data) or chunks > 1000 + len(data) // 1024:  # of padding, millions
             raise InputError(_NO_IMAGE)
         end, name = start + 12 + int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
         if name == b"iCCP":

@@ -4,7 +4,6 @@ Nothing here needs Keras, so that a wrong path is found at once.
 """
 
 import csv
-import io
 import os
 import warnings
 from collections import Counter
@@ -18,7 +17,7 @@ from cancernet import InputError, storage
 from cancernet.data.dataset import find_place
 from cancernet.data.files import walk
 from cancernet.data.grid import PATCH_STEP
-from cancernet.data.images import EXTENSIONS
+from cancernet.data.images import EXTENSIONS, HeaderStream
 from cancernet.storage import file_stem
 
 SLIDE_EXTENSIONS = (".svs", ".ndpi", ".mrxs", ".scn", ".svslide", ".vms", ".vmu", ".bif", ".dcm", ".qptiff")
@@ -144,7 +143,7 @@ def is_tiled(file: str, mpp: float | None, data: bytes | None = None) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file if data is None else io.BytesIO(data)) as header:
+            with Image.open(file if data is None else HeaderStream(data)) as header:
                 return is_large(*header.size)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return True

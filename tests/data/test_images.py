@@ -3,6 +3,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 import zlib
 
 import cv2
@@ -151,6 +152,26 @@ def test_a_file_is_read_if_it_has_the_hash(tmp_path):
     for sha256 in (None, hashlib.sha256(data).hexdigest()):
         assert np.array_equal(read_image(file, channels=3, sha256=sha256), decode_image(data, 3))
     assert read_image(str(file), channels=1, sha256=None).shape == (4, 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("ending", "place", "padding"),
+    [
+        (".jpg", 2, b"\xff"),
+        (".jpg", 2, b"\xff\xfe\x00\x02"),
+        (".pgm", 3, b" "),
+        (".pgm", 3, b"#\n"),
+        (".png", 33, b"\0\0\0\0teXt" + struct.pack(">I", zlib.crc32(b"teXt"))),
+    ],
+)
+def test_padding_takes_no_time(ending, place, padding):
+    whole = encode(np.random.default_rng(1).integers(0, 256, (50, 50), dtype=np.uint8), ending)
+    data = whole[:place] + padding * (20_000_000 // len(padding)) + whole[place:]
+    started = time.monotonic()
+    with pytest.raises(InputError, match="cannot be decoded"):
+        decode_image(data, 3)
+    assert time.monotonic() - started < 2  # it took 20 seconds
+    decode_image(whole[:place] + padding * 100 + whole[place:], 3)
 
 
 @pytest.mark.parametrize(
