@@ -24,8 +24,8 @@ test-slow: $(VENV)/ready-dev
 
 # Left out: parts that do not depend on Keras' backend (building, evaluation, reports, pages), tests of backbones, whose
 # layers are Keras' own, and parts that need TensorFlow or the backend a run was made with (page, export, benchmarks).
-CORE := tests/training/test_distribution.py tests/training/test_fitting.py tests/training/test_moving_statistics.py \
-	tests/training/test_pipeline.py tests/training/test_scoring.py tests/explain/test_gradcam.py tests/training/test_fused.py tests/test_run.py
+CORE := tests/training/test_distribution.py tests/training/test_fitting.py \
+	tests/training/test_pipeline.py tests/training/test_scoring.py tests/explain/test_gradcam.py tests/training/test_batch_normalization.py tests/test_run.py
 test-jax: $(VENV)/ready-dev
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(CORE)
 

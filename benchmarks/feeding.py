@@ -50,14 +50,14 @@ def compare_feeding(files: list[Path], batch_size: int, steps: int, rounds: int)
     from cancernet.config import RECIPES, TUTORIAL_AUGMENTATION, Augmentation
     from cancernet.data.images import ImageStore
     from cancernet.models import architectures
-    from cancernet.training import fitting, fused, pipeline
+    from cancernet.training import batch_normalization, fitting, pipeline
 
     files = files[: len(files) // batch_size * batch_size]  # so that all batches are whole
     store = ImageStore(files, image_size=48, channels=3)
     store.fetch(np.arange(len(files)))
     targets = keras.utils.to_categorical([index % 2 for index in range(len(files))], 2)
     model = architectures.build_model(RECIPES["tutorial"], 2)
-    fused.fuse_batch_normalization(model)
+    batch_normalization.fuse_batch_normalization(model)
     fitting.compile_model(model, RECIPES["tutorial"], steps_per_epoch=len(files) // batch_size)
 
     def feed(augmentation: Augmentation) -> Iterator:

@@ -19,7 +19,8 @@ from cancernet.config import Augmentation
 
 Tensor: TypeAlias = tf.Tensor | np.ndarray
 Integer: TypeAlias = tf.Tensor | int
-Pair: TypeAlias = tuple[Tensor | float, Tensor | float]  # of x and of y
+Number: TypeAlias = tf.Tensor | np.ndarray | float
+Pair: TypeAlias = tuple[Number, Number]  # of x and of y
 
 # Optical density of each stain (rows: haematoxylin, eosin, DAB as the residual) in red, green and blue
 # (Ruifrok & Johnston 2001).
@@ -51,10 +52,7 @@ def augment_batch(
 
     Args:
         images: [n, s, s, c], 0 to 255, uint8 or float; in a graph s and c must be known, n need not be.
-        augmentation: the largest change of each kind.
-        seed: of the training; the same seed, epoch and step give the same result.
-        epoch: from 0.
-        step: within the epoch, from 0.
+        seed, epoch, step: the same give the same result; the step is within the epoch.
         part: if the images are part of a larger batch, the position of the first in it and its size; they are then
             augmented as in that batch.
 
@@ -65,7 +63,13 @@ def augment_batch(
         InputError: the images are not square, or stain jitter meets images without three colours.
     """
     images = tf.convert_to_tensor(images)
-    _check(images.shape, augmentation)
+    shape = images.shape
+    if shape.rank != 4 or None in shape[1:] or shape[1] != shape[2]:
+        raise InputError(f"Images to augment must be [n, side, side, channels], not {shape}. Give square images.")
+    if augmentation.stain_jitter and shape[3] != 3:
+        raise InputError(
+            f"Stain jitter needs images with 3 colours, not {shape[3]} channel(s). Set it to 0 for grey images."
+        )
     if augmentation == Augmentation():
         return tf.cast(images, tf.float32)
     numbers = (seed, epoch, step, *(part or (0, tf.shape(images)[0])))
@@ -74,12 +78,7 @@ def augment_batch(
 
 
 def inverse_matrices(
-    side: int,
-    *,
-    rotation: Tensor | float = 0.0,
-    zoom: Pair = (1.0, 1.0),
-    shift: Pair = (0.0, 0.0),
-    shear: Tensor | float = 0.0,
+    side: int, *, rotation: Number = 0.0, zoom: Pair = (1.0, 1.0), shift: Pair = (0.0, 0.0), shear: Number = 0.0
 ) -> tf.Tensor:
     """Compute the matrices [n, 2, 3] from a point (x, y) of the result to its source point in the image.
 
@@ -87,7 +86,7 @@ def inverse_matrices(
     (side - 1) / 2. Each number may be a tensor [n], one value for each image.
 
     Args:
-        side: of the square images, in pixels.
+        side: in pixels.
         rotation: in radians, counter-clockwise.
         zoom: along x and y: the share of the image that fills the result.
         shift: along x and y, in pixels; positive values move the content left and up.
@@ -101,13 +100,8 @@ def inverse_matrices(
         (sine * zoom_x, sine * sheared_x + cosine * sheared_y),
     )
     moved = (cosine * shift_x - sine * shift_y, sine * shift_x + cosine * shift_y)
-    return tf.stack(
-        [
-            tf.stack([a, b, offset + centre - (a + b) * centre], axis=-1)
-            for (a, b), offset in zip(linear, moved, strict=True)
-        ],
-        axis=-2,
-    )
+    rows = zip(linear, moved, strict=True)
+    return tf.stack([tf.stack([a, b, offset + centre - (a + b) * centre], axis=-1) for (a, b), offset in rows], axis=-2)
 
 
 def orient_matrices(
@@ -116,14 +110,11 @@ def orient_matrices(
     """Add flips and then quarter turns to the transformations of `inverse_matrices`.
 
     Args:
-        matrices: float32 [n, 2, 3].
+        matrices: float32 [n, 2, 3], like the result.
         horizontal_flip: bool [n], left to right.
         vertical_flip: bool [n], top to bottom.
         turns: int32 [n], counter-clockwise quarter turns, 0 to 3.
-        side: of the square images, in pixels.
-
-    Returns:
-        float32 [n, 2, 3].
+        side: in pixels.
     """
     sign = tf.where(tf.stack([horizontal_flip, vertical_flip], axis=-1), -1.0, 1.0)
     cosine, sine = tf.gather([1.0, 0.0, -1.0, 0.0], turns), tf.gather([0.0, 1.0, 0.0, -1.0], turns)
@@ -135,14 +126,9 @@ def orient_matrices(
 
 
 def warp_images(images: Tensor, matrices: Tensor) -> tf.Tensor:
-    """Transform images with bilinear interpolation; points outside the image take the value of the nearest border.
+    """Transform images [n, s, s, c] with bilinear interpolation by matrices [n, 2, 3] from `inverse_matrices`.
 
-    Args:
-        images: [n, s, s, c], uint8 or float.
-        matrices: float32 [n, 2, 3], from `inverse_matrices`.
-
-    Returns:
-        float32 [n, s, s, c].
+    Points outside the image take the value of the nearest border. The result is float32.
     """
     count, side, channels = tf.shape(images)[0], images.shape[1], images.shape[3]
     along = tf.range(side, dtype=tf.float32)
@@ -192,15 +178,6 @@ def change_stains(images: Tensor, factor: Tensor, addition: Tensor) -> tf.Tensor
     return tf.reshape(tf.minimum(255.0 * tf.exp(-changed), 255.0), tf.shape(images))
 
 
-def _check(shape: tf.TensorShape, augmentation: Augmentation) -> None:
-    if shape.rank != 4 or None in shape[1:] or shape[1] != shape[2]:
-        raise InputError(f"Images to augment must be [n, side, side, channels], not {shape}. Give square images.")
-    if augmentation.stain_jitter and shape[3] != 3:
-        raise InputError(
-            f"Stain jitter needs images with 3 colours, not {shape[3]} channel(s). Set it to 0 for grey images."
-        )
-
-
 @functools.cache
 def _augmenter(augmentation: Augmentation) -> Callable:
     """Make the graph of one augmentation, built once for each shape of images."""
@@ -242,8 +219,7 @@ def _draw_matrices(draws: tf.Tensor, augmentation: Augmentation, side: int) -> t
         zoom=(1 + zoom_x * augmentation.zoom, 1 + zoom_y * augmentation.zoom),
         shift=(shift_x * augmentation.shift * side, shift_y * augmentation.shift * side),
     )
-    horizontal, vertical = tf.unstack(
-        (draws[:2] < 0.5) & [[augmentation.horizontal_flip], [augmentation.vertical_flip]]
-    )
+    flips = [[augmentation.horizontal_flip], [augmentation.vertical_flip]]
+    horizontal, vertical = tf.unstack((draws[:2] < 0.5) & flips)
     turns = tf.cast(draws[2] * 4, tf.int32) * int(augmentation.quarter_turns)
     return orient_matrices(matrices, horizontal, vertical, turns, side=side)

@@ -17,14 +17,9 @@ if TYPE_CHECKING:  # workflows ask which process is the first before they need K
     import keras
 
 Values = TypeVar("Values")
-_LOST = (
-    "gloo",
-    "nccl",
-    "connection",
-    "coordination",
-    "unavailable",
-    "heartbeat",
-)  # in JAX's errors on lost processes
+# In JAX's errors on lost processes.
+_LOST = ("gloo", "nccl", "connection", "coordination", "unavailable", "heartbeat")
+_all_devices: "keras.distribution.DataParallel | None" = None  # inside `joined`
 
 
 class Share(NamedTuple):
@@ -32,9 +27,6 @@ class Share(NamedTuple):
 
     process: int  # from 0
     processes: int
-
-
-_all_devices: "keras.distribution.DataParallel | None" = None
 
 
 @contextlib.contextmanager

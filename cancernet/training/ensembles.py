@@ -1,6 +1,7 @@
 """Ensembles: networks that each leave out other patients, evaluated on those, and joined into one network."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -35,13 +36,6 @@ class TrainingData(NamedTuple):
     head_folds: Sequence[Fold] | None = None  # of the training images, to choose the strength of a head; None: members
 
 
-class HeldOutFeatures(NamedTuple):
-    """Image features for out-of-distribution detection, of images that a network was not trained on."""
-
-    rows: np.ndarray  # of the training data [m]
-    values: np.ndarray  # see `image_features.add_image_features` [m, c + f]
-
-
 class FittedEnsemble(NamedTuple):
     """A trained ensemble as one network."""
 
@@ -49,7 +43,9 @@ class FittedEnsemble(NamedTuple):
     training: TrainingResult
     left_out: np.ndarray  # log-probabilities [m, classes] of each member's validation rows, member after member
     score: Callable[[np.ndarray], np.ndarray]  # rows [m] of the training data -> log-probabilities [m, classes]
-    held_out: list[HeldOutFeatures]  # one for each member network; empty without images
+    # For out-of-distribution detection, of each member network; empty without images: rows [m] of the training data on
+    # which it was not trained, and their features [m, c + f], see `image_features.add_image_features`.
+    held_out: list[tuple[np.ndarray, np.ndarray]]
 
 
 def fit_ensemble(
@@ -77,14 +73,13 @@ def fit_ensemble(
     temperatures = [fit_temperature(each.left_out, labels, data.class_weights) for each in fitted]
     model = join_members([each.model for each in fitted], temperatures)
     left_out = [each.left_out / temperature for each, temperature in zip(fitted, temperatures, strict=True)]
+    strength = next((each.training.strength for each in fitted if each.training.strength), None)
+    seconds = sum(each.training.seconds for each in fitted)
     return FittedEnsemble(
         model,
-        fitted[0].training._replace(
-            strength=next((each.training.strength for each in fitted if each.training.strength), None),
-            seconds=sum(each.training.seconds for each in fitted),
-        ),
+        fitted[0].training._replace(strength=strength, seconds=seconds),
         log_softmax(np.mean(left_out, axis=0), axis=1),
-        lambda rows: scoring.predict_scores(model, data.images.select(rows), views=experiment.views),
+        _make_scorer(model, data, experiment),
         [features for each in fitted for features in each.held_out],
     )
 
@@ -96,7 +91,6 @@ def fit_temperature(scores: np.ndarray, labels: np.ndarray, class_weights: np.nd
 
     Args:
         scores: log-probabilities [n, classes] of images that were not trained on.
-        labels: class index [n].
         class_weights: in the loss [classes].
     """
     rows = np.arange(len(labels))
@@ -126,8 +120,7 @@ def _fit_networks(
         if len(members) > 1:
             workspace.say(f"{experiment.model}, member {number + 1} of {len(members)}:")
         training, validation = (LabelledImages(images.select(rows), data.labels[rows]) for rows in fold)
-        folder = workspace.folder / f"checkpoint_{experiment.model}_{number + 1}"
-        own = workspace._replace(folder=folder)
+        own = workspace._replace(folder=workspace.folder / f"checkpoint_{experiment.model}_{number + 1}")
         results.append(fit_network(network, single, training, validation, data.class_weights, own))
         networks.append(downsample_input(network, data.images.image_size))
     result = average_results(results)
@@ -138,15 +131,13 @@ def _fit_networks(
         with_features = average_over_views(image_features.add_image_features(network), experiment.views)
         probabilities, features = scoring.predict(with_features, data.images.select(fold.validation))
         left_out.append(scoring.log_scores(probabilities))
-        held_out.append(HeldOutFeatures(*map(image_features.thin_out, (fold.validation, features))))
+        held_out.append((image_features.thin_out(fold.validation), image_features.thin_out(features)))
     model = join_members(networks)
-    return FittedEnsemble(
-        model,
-        result,
-        np.concatenate(left_out),
-        lambda rows: scoring.predict_scores(model, data.images.select(rows), views=experiment.views),
-        held_out,
-    )
+    return FittedEnsemble(model, result, np.concatenate(left_out), _make_scorer(model, data, experiment), held_out)
+
+
+def _make_scorer(model: keras.Model, data: TrainingData, experiment: Experiment) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda rows: scoring.predict_scores(model, data.images.select(rows), views=experiment.views)
 
 
 def _fit_heads_only(
@@ -158,19 +149,17 @@ def _fit_heads_only(
         scoring.score_features(heads.join_heads([head]), features, fold.validation)
         for head, fold in zip(fitted.heads, members, strict=True)
     ]
-    head, held_out = heads.join_heads(fitted.heads), []
+    head = heads.join_heads(fitted.heads)
+    network, held_out = head, []
     if extractor:
+        network = attach_head(extractor, head, experiment.model)
         rows = image_features.thin_out(np.concatenate([fold.validation for fold in members]))
         images = data.images.select(rows)
         colours = scoring.predict(image_features.build_colour_statistics(images.shape), images)
-        held_out = [HeldOutFeatures(rows, np.hstack([colours, features[rows].mean(axis=1)]))]
-    return FittedEnsemble(
-        attach_head(extractor, head, experiment.model) if extractor else head,
-        TrainingResult({}, None, fitted.seconds, None, strength=fitted.strength),
-        np.concatenate(left_out),
-        lambda rows: scoring.score_features(head, features, rows),
-        held_out,
-    )
+        held_out = [(rows, np.hstack([colours, features[rows].mean(axis=1)]))]
+    result = TrainingResult({}, None, fitted.seconds, None, strength=fitted.strength)
+    score = functools.partial(scoring.score_features, head, features)
+    return FittedEnsemble(network, result, np.concatenate(left_out), score, held_out)
 
 
 def _fit_heads(

@@ -17,13 +17,8 @@ from cancernet.config import (
     describe_field,
     read_recipe,
 )
-from cancernet.models.architectures import (
-    ENCODER,
-    check_architecture,
-    find_architecture,
-    list_model_names,
-    split_by_architecture,
-)
+from cancernet.models import architectures
+from cancernet.models.architectures import ENCODER, split_by_architecture
 
 
 def choose_experiment(options: TrainingOptions) -> Experiment:
@@ -37,15 +32,15 @@ def choose_experiment(options: TrainingOptions) -> Experiment:
     given = _gather_settings(options)
     named = given.get("recipe")
     model = given.get("model") or (RECIPES[named].model if named else "cancernet")
-    architectures = [find_architecture(name) for name in model.split("+")]
-    has_backbone = any(architecture.is_backbone for architecture in architectures)
+    kinds = [architectures.find_architecture(name) for name in model.split("+")]
+    has_backbone = any(kind.is_backbone for kind in kinds)
     recipe = named or DEFAULT_RECIPE
     if has_backbone and not named:
-        recipe = "transfer" if len(architectures) == 1 else "joined"
+        recipe = "transfer" if len(kinds) == 1 else "joined"
     base = RECIPES[recipe]
     own: dict[str, Any] = {"model": model, "weights": "imagenet" if has_backbone else "none"}
-    if len(architectures) == 1 and model != base.model:
-        own |= {"image_size": architectures[0].image_size, "channels": architectures[0].channels}
+    if len(kinds) == 1 and model != base.model:
+        own |= {"image_size": kinds[0].image_size, "channels": kinds[0].channels}
     if "augmentation" in given:
         given["augmentation"] = dataclasses.replace(base.augmentation, **given["augmentation"])
     experiment = dataclasses.replace(base, **(own | given))
@@ -61,8 +56,8 @@ def choose_experiment(options: TrainingOptions) -> Experiment:
         experiment = dataclasses.replace(experiment, augmentation=without_stains)
     if experiment.strategy == "finetune" and "learning_rate" not in given:
         experiment = dataclasses.replace(experiment, learning_rate=experiment.learning_rate / 10)
-    for kind in split_by_architecture(experiment):
-        check_architecture(kind)
+    for single in split_by_architecture(experiment):
+        architectures.check_architecture(single)
     return experiment
 
 
@@ -79,7 +74,7 @@ def check_settings_apply(experiment: Experiment, base: Experiment, given: Mappin
     if "scratch" in ways:
         return
     for field in dataclasses.fields(Experiment):
-        applies_to, value = describe_field(Experiment, field.name).applies_to, getattr(experiment, field.name)
+        applies_to, value = field.metadata["option"].applies_to, getattr(experiment, field.name)
         unused = [getattr(base, field.name), Augmentation()]  # a recipe may leave augmentation out, too
         if ways & applies_to or value in unused:
             continue
@@ -116,8 +111,8 @@ def fit_to_grey(experiment: Experiment, *, views: Any) -> Experiment:
         views: test-time augmentation that the user asked for; None keeps it to the horizontal flip at most.
     """
     changes = dataclasses.replace(experiment.augmentation, vertical_flip=False, quarter_turns=False, stain_jitter=0.0)
-    kept: Any = "mirror" if experiment.views == "eight" else experiment.views
-    return dataclasses.replace(experiment, augmentation=changes, views=views or kept)
+    views = views or ("mirror" if experiment.views == "eight" else experiment.views)
+    return dataclasses.replace(experiment, augmentation=changes, views=views)
 
 
 def _gather_settings(options: TrainingOptions) -> dict[str, Any]:
@@ -134,11 +129,10 @@ def _gather_settings(options: TrainingOptions) -> dict[str, Any]:
         del given["recipe"]
         given = read_recipe(Path(recipe)) | given
     check_values(given)
-    unknown = [
-        name for name in given.get("model", "cancernet").split("+") if name not in (*list_model_names(), ENCODER)
-    ]
-    if unknown:
-        raise InputError(f"--model takes {', '.join(list_model_names())}, or several joined by +, not {unknown[0]!r}.")
+    names = architectures.list_model_names()
+    for name in given.get("model", "cancernet").split("+"):
+        if name not in (*names, ENCODER):
+            raise InputError(f"--model takes {', '.join(names)}, or several joined by +, not {name!r}.")
     return given
 
 

@@ -1,7 +1,6 @@
 """The fit loop: one network compiled and trained in epochs, from the beginning or from a checkpoint."""
 
 import functools
-import itertools
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -14,7 +13,7 @@ from cancernet import InputError
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
 from cancernet.storage import check_space, recover_folder
-from cancernet.training import distribution, fused, moving_statistics, pipeline, precision
+from cancernet.training import batch_normalization, distribution, pipeline, precision
 from cancernet.training.checkpoints import Recorder, Workspace, check_checkpoint, defer_signals, read_precision
 from cancernet.training.results import TrainingResult
 
@@ -39,14 +38,10 @@ def fit_network(
 ) -> TrainingResult:
     """Compile and train a network, and leave in it the weights that `experiment.kept_weights` names.
 
-    They are `best`, of the epoch with the lowest validation loss, or `mean`, over the second half of the epochs. Mean
-    weights get new statistics of batch normalisation (stochastic weight averaging: Izmailov et al. 2018).
-
-    A crash loses at most two minutes and one validation: the training resumes from its checkpoint, and ends with the
-    same numbers as without the crash.
+    Mean weights get new statistics of batch normalisation (stochastic weight averaging: Izmailov et al. 2018). A crash
+    loses at most two minutes and one validation: the training resumes from its checkpoint to the same numbers.
 
     Args:
-        model: uncompiled.
         class_weights: in the loss [classes].
         workspace: its folder is for the checkpoint.
 
@@ -60,7 +55,6 @@ def fit_network(
     targets, validation_targets = (
         keras.utils.to_categorical(each.labels, len(class_weights)) for each in (training, validation)
     )
-
     weights = class_weights[training.labels]
     make_batches = functools.partial(pipeline.training_batches, training.images, targets, experiment, weights)
     if distribution.is_first():
@@ -68,8 +62,8 @@ def fit_network(
         recover_folder(workspace.folder)
         check_checkpoint(workspace)
     distribution.wait()
-    moving_statistics.set_momentum(model, experiment.statistics_momentum)
-    fused.fuse_batch_normalization(model)
+    batch_normalization.set_momentum(model, experiment.statistics_momentum)
+    batch_normalization.fuse_batch_normalization(model)
     with pipeline.reraise_file_errors(training.images, validation.images):
         with distribution.spread(model) as network:
             policy = precision.SINGLE
@@ -77,16 +71,12 @@ def fit_network(
                 policy = _choose_precision(network, experiment, make_batches(), workspace)
             compile_model(network, experiment, steps_per_epoch=steps)
             recorder = Recorder(workspace, policy, experiment, steps)
-            batch_size = experiment.batch_size * max(1, 128 // experiment.batch_size)
-            validation_batches = pipeline.evaluation_batches(
-                validation.images, batch_size=batch_size, targets=validation_targets
-            )
-            seconds = _run_epochs(network, recorder, make_batches, validation_batches)
+            size = experiment.batch_size * max(1, 128 // experiment.batch_size)
+            left_out = pipeline.evaluation_batches(validation.images, batch_size=size, targets=validation_targets)
+            seconds = _run_epochs(network, recorder, make_batches, left_out)
         if experiment.kept_weights == "mean":
-            last_epoch = itertools.islice(
-                make_batches(first_epoch=experiment.epochs - 1), min(steps, _STATISTICS_BATCHES)
-            )
-            moving_statistics.recompute_statistics(model, last_epoch)
+            last_epoch = make_batches(first_epoch=experiment.epochs - 1).take(min(steps, _STATISTICS_BATCHES))
+            batch_normalization.recompute_statistics(model, last_epoch)
     precision.set_precision(model, precision.SINGLE)  # the saved model computes in float32
     steady = recorder.epochs[1:] or recorder.epochs  # decoding and tracing slow the first epoch down
     rate = len(training.labels) * len(steady) / max(sum(epoch["seconds"] for epoch in steady), 1e-9)
@@ -126,8 +116,7 @@ def _run_epochs(
         recorder.restore(model)
     started = time.perf_counter()
 
-    def fit(epochs: int) -> None:
-        """Train until so many epochs are finished."""
+    def fit_until(epochs: int) -> None:
         model.fit(
             make_batches(first_epoch=len(recorder.epochs), first_step=recorder.first_step),
             validation_data=validation,
@@ -143,9 +132,9 @@ def _run_epochs(
         if recorder.first_step:  # Keras gives all epochs of one call the same number of steps
             # One batch creates the metrics, whose values are restored.
             model.test_on_batch(*map(np.asarray, next(iter(validation))))
-            fit(len(recorder.epochs) + 1)
+            fit_until(len(recorder.epochs) + 1)
         if len(recorder.epochs) < experiment.epochs and not (recorder.epochs and model.stop_training):
-            fit(experiment.epochs)
+            fit_until(experiment.epochs)
     model.set_weights(recorder.kept)
     return time.perf_counter() - started
 
@@ -164,12 +153,8 @@ def compile_model(model: keras.Model, experiment: Experiment, *, steps_per_epoch
         rate = schedules.InverseTimeDecay(rate, 1, experiment.learning_rate / experiment.epochs)
     elif experiment.schedule == "cosine":
         warm_up = steps // 20
-        rate = schedules.CosineDecay(
-            0.0 if warm_up else rate,
-            max(steps - warm_up, 1),
-            warmup_target=rate if warm_up else None,
-            warmup_steps=warm_up,
-        )
+        first, target = (0.0, rate) if warm_up else (rate, None)
+        rate = schedules.CosineDecay(first, max(steps - warm_up, 1), warmup_target=target, warmup_steps=warm_up)
     optimizers = {"adagrad": keras.optimizers.Adagrad, "adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}
     decay = {"weight_decay": experiment.weight_decay} if experiment.weight_decay else {}
     is_spread = distribution.share()  # batches are then filled up with rows of weight 0
@@ -203,7 +188,6 @@ def compute_class_weights(labels: np.ndarray, n_classes: int, kind: str) -> np.n
 
     Args:
         labels: class index of each training image [n].
-        n_classes: the number of classes.
         kind: `ratio`, max(count) / count, as in the tutorial; `balanced`, n / (classes * count), as in scikit-learn;
             `none`, 1 for all.
 
@@ -213,8 +197,5 @@ def compute_class_weights(labels: np.ndarray, n_classes: int, kind: str) -> np.n
     counts = np.bincount(labels, minlength=n_classes)
     if not counts.all():
         raise InputError(f"Class number {int(np.argmin(counts))} has no training images. Build the dataset again.")
-    return {
-        "ratio": counts.max() / counts,
-        "balanced": len(labels) / (n_classes * counts),
-        "none": np.ones(n_classes),
-    }[kind]
+    balanced = len(labels) / (n_classes * counts)
+    return {"ratio": counts.max() / counts, "balanced": balanced, "none": np.ones(n_classes)}[kind]

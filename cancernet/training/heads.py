@@ -65,7 +65,8 @@ def fit_heads(data: HeadData, members: Sequence[Fold], *, folds: Sequence[Fold] 
         folds: splits by which the strength is chosen; None uses the members.
     """
     started, chosen_by = time.perf_counter(), folds or members
-    left_out = np.concatenate([split.validation for split in chosen_by])
+    labels = data.labels[np.concatenate([split.validation for split in chosen_by])]
+    weights = data.class_weights[labels]
     scalers = [fit_scaler(data.features, split.training) for split in chosen_by]
     tried: dict[int, tuple[float, list[LinearHead]]] = {}
 
@@ -76,10 +77,7 @@ def fit_heads(data: HeadData, members: Sequence[Fold], *, folds: Sequence[Fold] 
                 fitted.append(fit_head(data, split.training, scaler, STRENGTHS[index]))
                 predicted += [fitted[-1].predict(block) for block in _average_views(data.features, split.validation)]
             loss = log_loss(
-                data.labels[left_out],
-                np.concatenate(predicted),
-                sample_weight=data.class_weights[data.labels[left_out]],
-                labels=range(len(data.class_weights)),
+                labels, np.concatenate(predicted), sample_weight=weights, labels=range(len(data.class_weights))
             )
             tried[index] = loss, fitted
         return tried[index][0]
@@ -89,13 +87,11 @@ def fit_heads(data: HeadData, members: Sequence[Fold], *, folds: Sequence[Fold] 
         while 0 <= best + step < len(STRENGTHS) and loss_at(best + step) < loss_at(best):
             best += step
     losses = {STRENGTHS[index]: loss for index, (loss, _) in sorted(tried.items())}
-    heads = tried[best][1]
+    heads, strength = tried[best][1], STRENGTHS[best]
     if folds:
-        heads = [
-            fit_head(data, split.training, fit_scaler(data.features, split.training), STRENGTHS[best])
-            for split in members
-        ]
-    return FittedHeads(heads, STRENGTHS[best], losses, time.perf_counter() - started)
+        trained_on = [split.training for split in members]
+        heads = [fit_head(data, rows, fit_scaler(data.features, rows), strength) for rows in trained_on]
+    return FittedHeads(heads, strength, losses, time.perf_counter() - started)
 
 
 def fit_scaler(features: np.ndarray, rows: np.ndarray) -> StandardScaler:

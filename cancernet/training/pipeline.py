@@ -31,7 +31,6 @@ def open_store(
     """Open the images of patches as a store, which decodes a file and checks its hash when it is first needed.
 
     Args:
-        dataset: folder of the built dataset.
         experiment: determines image size and channels.
         cache_limit: bytes that decoded images may take in memory, one for each value; None allows half of the free
             memory. If they need more, nothing is cached and every epoch reads the files.
@@ -71,7 +70,6 @@ def training_batches(
     Args:
         store: n images.
         targets: [n, classes], float32.
-        experiment: determines batch size, epochs, seed and augmentation.
         weights: of each image in the loss [n]; None for 1.
 
     Returns:
@@ -90,10 +88,8 @@ def training_batches(
 
     def load(epoch, step, positions, rows):
         size, own = _own_part(positions, share)
-        part = own.start, size
-        images = augment_batch(
-            _fetch(store, rows[own]), experiment.augmentation, seed=experiment.seed, epoch=epoch, step=step, part=part
-        )
+        images, part = _fetch(store, rows[own]), (own.start, size)
+        images = augment_batch(images, experiment.augmentation, seed=experiment.seed, epoch=epoch, step=step, part=part)
         counted = tf.cast(positions < n, tf.float32)
         counted *= tf.cast(size, tf.float32) / tf.reduce_sum(counted)
         return images, tf.gather(targets, rows[own]), tf.gather(weights, rows[own]) * counted[own]
@@ -103,14 +99,13 @@ def training_batches(
 
 
 def evaluation_batches(store: ImageStore, *, batch_size: int, targets: np.ndarray | None = None) -> tf.data.Dataset:
-    """Make batches of every image once, in order and without augmentation.
+    """Make batches of every image once, in order and without augmentation; the last may be smaller.
 
     Inside `distribution.spread` these are this process's shares, with weights: the last batch is filled up with the
     first images, with weight 0, and the other weights keep the mean loss that of all images.
 
     Args:
         store: n images.
-        batch_size: the last batch may be smaller, none is dropped.
         targets: [n, classes], float32.
 
     Returns:

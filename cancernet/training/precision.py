@@ -19,28 +19,20 @@ _STEPS = 5
 
 
 def set_precision(model: keras.Model, policy: str) -> None:
-    """Set the dtype policy of all layers of a model except the last one, the softmax.
+    """Set the dtype policy (`SINGLE` or `MIXED`) of all layers of a model except the last one, the softmax.
 
     The weights stay float32. Takes effect when the model is next compiled.
-
-    Args:
-        policy: `SINGLE` or `MIXED`.
     """
-    for layer in _flatten(model)[:-1]:
+    for layer in list_layers(model)[:-1]:
         layer.dtype_policy = policy
 
 
 def choose_precision(
     model: keras.Model, compile_model: Callable[[], object], images: np.ndarray, targets: np.ndarray
 ) -> dict[str, float]:
-    """Time a training step with each policy and set the model to the faster one.
+    """Time a training step with each policy on one batch, and set the model to the faster one.
 
     The weights do not change. Compile the model afterwards.
-
-    Args:
-        compile_model: compiles the model for training.
-        images: one training batch.
-        targets: of these images.
 
     Returns:
         Policy -> median seconds of a step.
@@ -70,7 +62,7 @@ def _time_step(model: keras.Model, images: np.ndarray, targets: np.ndarray) -> f
     return statistics.median(seconds[2:])  # the first steps build the graph
 
 
-def _flatten(model: keras.Model) -> list[keras.layers.Layer]:
+def list_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """List the layers of a model and of its sub-models, in order."""
-    nested = [_flatten(layer) if isinstance(layer, keras.Model) else [layer] for layer in model.layers]
+    nested = [list_layers(layer) if isinstance(layer, keras.Model) else [layer] for layer in model.layers]
     return [layer for layers in nested for layer in layers]

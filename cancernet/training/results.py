@@ -1,5 +1,6 @@
 """What a training returns, and its summary for the report. Needs no Keras."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -36,14 +37,10 @@ def average_results(results: Sequence[TrainingResult]) -> TrainingResult:
     History is the mean over the members that trained so long, kept epochs are the range over all members, seconds are
     the sum, and images per second the mean.
     """
-    longest = max((each.history for each in results), key=lambda history: len(history["loss"]))
-    history = {
-        key: [
-            float(np.mean([each.history[key][epoch] for each in results if epoch < len(each.history[key])]))
-            for epoch in range(len(values))
-        ]
-        for key, values in longest.items()
-    }
+    history = {}
+    for key in results[0].history:
+        epochs = itertools.zip_longest(*(each.history[key] for each in results))
+        history[key] = [float(np.mean([value for value in values if value is not None])) for values in epochs]
     kept = [each.kept_epochs for each in results if each.kept_epochs]
     return results[0]._replace(
         history=history,
@@ -58,7 +55,5 @@ def summarize(result: TrainingResult, device: str) -> TrainingSummary:
     if not result.kept_epochs:
         return TrainingSummary(result.seconds, device, result.strength)
     first, last = result.kept_epochs
-    epochs = len(result.history["loss"])
-    return TrainingSummary(
-        result.seconds, device, result.strength, epochs, (first + 1, last + 1), result.images_per_second
-    )
+    epochs, kept = len(result.history["loss"]), (first + 1, last + 1)
+    return TrainingSummary(result.seconds, device, result.strength, epochs, kept, result.images_per_second)

@@ -44,7 +44,6 @@ def predict_scores(model: keras.Model, store: ImageStore, *, views: str) -> np.n
 
     Args:
         model: raw images to probabilities.
-        store: n images.
         views: test-time augmentation, see `average_over_views`; the mean is over probabilities.
 
     Raises:
@@ -60,7 +59,7 @@ def score_features(head: keras.Model, features: np.ndarray, rows: np.ndarray) ->
     Args:
         head: features [n, f] to probabilities.
         features: [n, views, f], in memory or memory-mapped.
-        rows: of `features` [m].
+        rows: of them [m].
 
     Raises:
         TrainingDiverged: an output is not a finite number.
@@ -73,11 +72,7 @@ def score_features(head: keras.Model, features: np.ndarray, rows: np.ndarray) ->
 
 
 def predict(model: keras.Model, store: ImageStore) -> np.ndarray:
-    """Compute the outputs [n, ...] float32 of a network for every image of a store, in its order.
-
-    Args:
-        model: raw images to outputs of any kind.
-        store: n images.
+    """Compute the outputs [n, ...] float32, of any kind, of a network for every image of a store, in its order.
 
     Raises:
         InputError: a file cannot be read.

@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import filelock
 import numpy as np
@@ -22,8 +22,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cancernet import InputError, TrainingDiverged
-from cancernet.config import Range, Setting
-from cancernet.training.search_space import is_whole
+from cancernet.config import Experiment, Range, Setting
+from cancernet.training.search_space import get_setting
 
 FIRST_TRIALS = 5  # are never pruned: the median of fewer is unreliable
 LEAST_FOR_IMPORTANCE = 10  # finished trials
@@ -159,9 +159,7 @@ def _open_study(folder: Path, storage: str | None) -> optuna.Study:
     return optuna.create_study(storage=kept, study_name=folder.resolve().name, pruner=pruner, load_if_exists=True)
 
 
-def _check_request(
-    study: optuna.Study, request: Mapping[str, Any], default: Mapping[str, Setting], folder: Path
-) -> None:
+def _check_request(study: optuna.Study, request: Mapping, default: Mapping[str, Setting], folder: Path) -> None:
     """Check that a study was begun with the same request; start a new one with the default."""
     begun = study.user_attrs.get("asked")
     if begun is None:
@@ -177,7 +175,7 @@ def _distribution(name: str, tried: Range) -> optuna.distributions.BaseDistribut
     if tried.choices:
         return optuna.distributions.CategoricalDistribution(tried.choices)
     low, high = tried.low or 0, tried.high or 0
-    if is_whole(name):
+    if type(get_setting(Experiment(), name)) is int:
         return optuna.distributions.IntDistribution(int(low), int(high), log=tried.log)
     return optuna.distributions.FloatDistribution(low, high, log=tried.log)
 
@@ -186,9 +184,8 @@ def _recover(search: Search) -> None:
     """Release the trials of processes that have ended; processes with another folder release their own."""
     for trial in search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         process = trial.user_attrs.get("process", "")
-        if process and not _is_dead(search.folder / _PROCESSES / f"{process}.lock"):
-            continue
-        _release(search.study, trial)
+        if not process or _is_dead(search.folder / _PROCESSES / f"{process}.lock"):
+            _release(search.study, trial)
     for lock in (search.folder / _PROCESSES).glob("*.lock"):
         if _is_dead(lock):
             _remove_process(search.folder, lock.stem)

@@ -61,7 +61,15 @@ def check_space(space: Mapping[str, Range]) -> None:
 
 def widen_to(space: Mapping[str, Range], base: Experiment) -> dict[str, Range]:
     """Return the table with the default's values within every range: the search begins with them."""
-    return {name: _widen(tried, get_setting(base, name)) for name, tried in space.items()}
+    widened = {}
+    for name, tried in space.items():
+        value: Any = get_setting(base, name)
+        if tried.low is not None and tried.high is not None:
+            tried = dataclasses.replace(tried, low=min(tried.low, value), high=max(tried.high, value))
+        elif value not in tried.choices:
+            tried = dataclasses.replace(tried, choices=(*tried.choices, value))
+        widened[name] = tried
+    return widened
 
 
 def list_searchable() -> list[str]:
@@ -69,11 +77,6 @@ def list_searchable() -> list[str]:
     settings = [each.name for each in dataclasses.fields(Experiment) if each.name != "augmentation"]
     settings += [f"augmentation.{each.name}" for each in dataclasses.fields(Augmentation)]
     return [name for name in settings if describe_field(Experiment, name).searchable]
-
-
-def is_whole(name: str) -> bool:
-    """Return whether a setting takes whole numbers only."""
-    return type(get_setting(Experiment(), name)) is int
 
 
 def get_setting(experiment: Experiment, name: str) -> Setting:
@@ -95,10 +98,3 @@ def _nest(settings: Mapping[str, Setting]) -> dict[str, Any]:
     nested: dict[str, Any] = {name: value for name, value in settings.items() if "." not in name}
     strengths = {name.partition(".")[2]: value for name, value in settings.items() if "." in name}
     return nested | ({"augmentation": strengths} if strengths else {})
-
-
-def _widen(tried: Range, value: Any) -> Range:
-    if tried.low is None or tried.high is None:
-        choices = tried.choices
-        return tried if value in choices else dataclasses.replace(tried, choices=(*choices, value))
-    return dataclasses.replace(tried, low=min(tried.low, value), high=max(tried.high, value))

@@ -9,7 +9,6 @@ import dataclasses
 import importlib.util
 import io
 import json
-import logging
 import math
 import re
 import time
@@ -248,7 +247,6 @@ class Trainer:
             from cancernet.workflow.fit import open_data
 
             data = open_data(plan, self.output)
-            logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of every new network
             # Features of all but test patients are a set of their own: those of a training include test patients.
             cache = data.cache._replace(
                 folder=feature_cache.name_cache_folder(Path(f"{plan.dataset.folder}.without_testing")),

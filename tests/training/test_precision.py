@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from cancernet.training import fused, precision
+from cancernet.training import batch_normalization, precision
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3)).astype(np.float32)
 TARGETS = np.eye(2, dtype=np.float32)[np.arange(16) % 2]
@@ -76,7 +76,7 @@ def test_training_is_alike_and_the_saved_model_is_single(tmp_path):
     trained = []
     for policy in (precision.SINGLE, precision.MIXED):
         model = make_model()
-        assert fused.fuse_batch_normalization(model) == 1
+        assert batch_normalization.fuse_batch_normalization(model) == 1
         precision.set_precision(model, policy)
         prepare(model)
         model.fit(IMAGES, TARGETS, batch_size=8, epochs=3, shuffle=False, verbose=0)
