@@ -46,10 +46,8 @@ def joined() -> Iterator[None]:
     import keras
 
     if keras.backend.backend() != "jax":
-        raise InputError(
-            f"--distributed needs Keras on JAX, not on {keras.backend.backend()}. Run "
-            'pip install ".[jax]" and set KERAS_BACKEND=jax.'
-        )
+        needed = 'Run pip install ".[jax]" and set KERAS_BACKEND=jax.'
+        raise InputError(f"--distributed needs Keras on JAX, not on {keras.backend.backend()}. {needed}")
     import jax
 
     jax.config.update("jax_enable_preemption_service", False)  # it would handle SIGTERM, which ends the process here

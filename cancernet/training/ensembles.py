@@ -53,9 +53,8 @@ def fit_ensemble(
 ) -> FittedEnsemble:
     """Train one network of each architecture for each ensemble member, and join them.
 
-    The output is the softmax of the members' mean logits, the normalised geometric mean of their probabilities. Linear
-    heads on one frozen backbone then are one linear head, so that five cost no more than one. Logits of different
-    architectures are first scaled by a temperature, or those with the largest logits would dominate the mean.
+    The output is the softmax of the members' mean logits, the normalised geometric mean of their probabilities. Logits
+    of different architectures are first scaled by a temperature, or those with the largest logits would dominate.
 
     Args:
         members: training and validation rows of each. A single member is the usual training.

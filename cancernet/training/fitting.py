@@ -50,7 +50,12 @@ def fit_network(
         StorageError: the disk is full, or the checkpoint is damaged.
         TrainingDiverged: the loss is not finite, or far above that of chance.
     """
-    _check_batch_size(experiment.batch_size)
+    devices = distribution.count_devices()
+    if experiment.batch_size % devices:
+        raise InputError(
+            f"{devices} devices cannot share a batch of {experiment.batch_size} images evenly. Give a --batch-size "
+            f"that is a multiple of {devices}."
+        )
     steps = pipeline.count_steps(len(training.labels), experiment.batch_size)
     targets, validation_targets = (
         keras.utils.to_categorical(each.labels, len(class_weights)) for each in (training, validation)
@@ -84,19 +89,9 @@ def fit_network(
     return TrainingResult(history, recorder.kept_epochs, seconds, rate, policy)
 
 
-def _check_batch_size(batch_size: int) -> None:
-    devices = distribution.count_devices()
-    if batch_size % devices:
-        raise InputError(
-            f"{devices} devices cannot share a batch of {batch_size} images evenly. Give a --batch-size that is a "
-            f"multiple of {devices}."
-        )
-
-
 def _choose_precision(model: keras.Model, experiment: Experiment, batches: Iterable, workspace: Workspace) -> str:
     """Set the model to the faster precision, or to that of its checkpoint, and return it."""
-    begun = read_precision(workspace.folder)
-    if begun:
+    if begun := read_precision(workspace.folder):
         precision.set_precision(model, begun)
         return begun
     images, targets, _ = (np.asarray(part) for part in next(iter(batches)))

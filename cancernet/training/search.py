@@ -57,7 +57,6 @@ def join_search(
     Args:
         folder: of the search; the study is named after it.
         storage: an Optuna storage, or a file `.journal`, also on a network file system; None for a file in `folder`.
-        space: the range of each setting.
         default: the value of each setting in `space` that is tried first.
         request: all that the figures follow from, as JSON, including `seed`; every process must have the same.
 
@@ -109,22 +108,22 @@ def evaluate_trial(search: Search, trial: Trial, folds: Iterable[tuple[float, in
         folds: yields the sum of the log-losses and the number of images of each fold, which it trains on demand.
         until: a time of `time.monotonic`; a trial that still has folds then is left for another process.
     """
-    loss, images = 0.0, 0
+    study, loss, images = search.study, 0.0, 0
     try:
         for fold, (of_fold, images_of_fold) in enumerate(folds):
             if fold and time.monotonic() > until:
-                return _release(search.study, search.study.trials[trial.number])
+                return _release(study, study.trials[trial.number])
             loss, images = loss + of_fold, images + images_of_fold
             trial.report(loss / images, fold)
             if trial.params != search.default and trial.should_prune():
-                search.study.tell(trial, state=TrialState.PRUNED)
+                study.tell(trial, state=TrialState.PRUNED)
                 return None
-        search.study.tell(trial, loss / images)
+        study.tell(trial, loss / images)
     except TrainingDiverged as error:
         trial.set_user_attr("diverged", str(error))
-        search.study.tell(trial, state=TrialState.PRUNED)
+        study.tell(trial, state=TrialState.PRUNED)
     except BaseException:
-        _release(search.study, search.study.trials[trial.number])
+        _release(study, study.trials[trial.number])
         raise
 
 
@@ -148,8 +147,7 @@ def find_importance(study: optuna.Study) -> dict[str, float]:
 
 
 def _open_study(folder: Path, storage: str | None) -> optuna.Study:
-    if storage is None:
-        storage = f"sqlite:///{(folder / _STUDY).resolve()}"
+    storage = storage or f"sqlite:///{(folder / _STUDY).resolve()}"
     kept: str | JournalStorage | RDBStorage = storage
     if storage.endswith(".journal"):
         kept = JournalStorage(JournalFileBackend(storage))
