@@ -128,11 +128,19 @@ def load_run(folder: Path) -> Run:
         except ImportError as error:
             raise InputError(describe_missing_package(str(folder / MODEL), architecture)) from error
     decision = load_decision(folder / DECISION)
+    if settings.experiment.members > 1:
+        decision = _mark_out_of_fold(decision)
     model = _load_model(folder / MODEL, settings.model_sha256)
     difference = _find_difference(model, decision, settings)
     if difference:
         raise StorageError(f"The files in {folder} are of different runs: {difference}. Copy the whole run folder.")
     return Run(model, decision, settings, folder, _load_detector(folder, model))
+
+
+def _mark_out_of_fold(decision: Decision) -> Decision:
+    """Say of a decision, which versions up to 1.0 did not, that it was fitted on out-of-fold predictions."""
+    fitted_on, alone = replace(decision.fitted_on, out_of_fold=True), decision.without_neighbours
+    return replace(decision, fitted_on=fitted_on, without_neighbours=alone and _mark_out_of_fold(alone))
 
 
 def _load_model(path: Path, sha256: str) -> "keras.Model":

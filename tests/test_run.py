@@ -62,6 +62,18 @@ def test_the_detector_of_version_0_1_is_read_under_its_older_name(tiny_run, tmp_
         np.testing.assert_array_equal(one, other)
 
 
+def test_the_decision_of_an_older_ensemble_is_one_on_out_of_fold_predictions(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    assert not load_run(run).decision.fitted_on.out_of_fold
+    for name, part in (("decision.json", '"out_of_fold"'), ("config.json", '"members"')):
+        content = (run / name).read_text()
+        assert part in content
+        (run / name).write_text(content.replace('"out_of_fold"', '"unknown"').replace('"members": 1', '"members": 5'))
+    decision = load_run(run).decision
+    assert decision.fitted_on.out_of_fold
+    assert decision.without_neighbours.fitted_on.out_of_fold
+
+
 def test_versions_include_packages_that_are_not_imported_yet(monkeypatch):
     monkeypatch.delitem(sys.modules, "imutils", raising=False)
     assert describe_machine()[0]["imutils"] == importlib.metadata.version("imutils")

@@ -24,10 +24,11 @@ _ADVICE = "Train again, or copy the whole run folder again."
 
 @dataclass(frozen=True)
 class FittedOn:
-    """The validation data that a decision was fitted on."""
+    """The images that a decision was fitted on, each predicted by a network that was not trained on it."""
 
     images: int
     patients: int | None = None  # None if no patient is known
+    out_of_fold: bool = False  # whether training images are among them, each predicted by the member that left it out
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ def fit_decision(
         curve = _trace_rates(probability, is_positive, [threshold, *others.values()])
         at = curve.threshold.index(threshold)
         expected = ValidationRates(curve.sensitivity[at], curve.specificity[at])
-    fitted_on = FittedOn(len(labels), len(set(patients) - {""}) or None)
+    out_of_fold = any(patch.split == "training" for patch in scores.patches)
+    fitted_on = FittedOn(len(labels), len(set(patients) - {""}) or None, out_of_fold)
     return Decision(
         tuple(classes), positive, temperature, bias, threshold, operating_point, 0.0, fitted_on, expected, curve, others
     )

@@ -63,11 +63,11 @@ def evaluate_split(scores: Scores, decision: Decision, context: ReportContext) -
         (difference,) = compare_figures([alone, predictions], classes=classes, positive=positive)
         without = evaluate(alone, classes=classes, positive=positive).metrics
         neighbours = {"with": report.metrics, "without": without, "difference": difference}
-    changed = warn_of_change(report.metrics, decision.expected_on_validation) if context.dataset else []
+    changed = warn_of_change(report.metrics, decision.expected_on_validation, decision.fitted_on)
     report = dataclasses.replace(
         report,
         title=f"Evaluation of {context.name} on {context.dataset}" if context.dataset else None,
-        warnings=[*changed, *context.warnings, *report.warnings],
+        warnings=[*([] if context.chose_model else changed), *context.warnings, *report.warnings],
         decision=schema.DecisionSummary(
             temperature=decision.temperature,
             threshold=decision.threshold,

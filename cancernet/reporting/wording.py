@@ -15,6 +15,16 @@ FIXED_MODEL = (
     "validation set."
 )
 OPERATING_POINTS = {"balanced": "highest expected balanced accuracy"}
+IDEAL = {"calibration_slope": 1.0, "calibration_intercept": 0.0}
+DEVIATIONS = {  # meaning of a value that is too low, and of one that is too high
+    "sensitivity": ("The threshold misses more positive images here.", "The threshold misses fewer."),
+    "specificity": ("The threshold gives more false alarms here.", "The threshold gives fewer false alarms here."),
+    "calibration_slope": ("The probabilities are overconfident.", "The probabilities are underconfident."),
+    "calibration_intercept": (
+        "The probabilities are too high on average.",
+        "The probabilities are too low on average.",
+    ),
+}
 SPLIT_NAMES = {"file": "a given list", "given": "the folders of the source"}
 
 
@@ -60,29 +70,45 @@ def list_warnings(report: Report) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def warn_of_change(metrics: Mapping[str, Estimate], expected: ValidationRates | None) -> list[str]:
-    """Warn where the interval of a rate or of the calibration excludes the value expected from validation."""
-    due = {"calibration_slope": 1.0, "calibration_intercept": 0.0} | (vars(expected) if expected else {})
-    meanings = {  # of a value that is too low, and of one that is too high
-        "sensitivity": ("The threshold misses more positive images here.", "The threshold misses fewer."),
-        "specificity": ("The threshold gives more false alarms here.", "The threshold gives fewer false alarms here."),
-        "calibration_slope": ("The probabilities are overconfident.", "The probabilities are underconfident."),
-        "calibration_intercept": (
-            "The probabilities are too high on average.",
-            "The probabilities are too low on average.",
-        ),
-    }
-    warnings = []
-    for name, (too_low, too_high) in meanings.items():
-        found = metrics.get(name)
-        if name not in due or found is None or found.value is None or found.low is None or found.high is None:
+def warn_of_change(metrics: Mapping[str, Estimate], expected: ValidationRates | None, fitted_on: FittedOn) -> list[str]:
+    """Warn where the interval of a rate or of the calibration excludes the value expected from `fitted_on`."""
+    due = IDEAL | (vars(expected) if expected else {})
+    return [
+        f"Not as expected from {name_fit(fitted_on)}: {METRICS[name].label} is {number(metrics[name].value)} (95% "
+        f"interval {interval(metrics[name])}), expected {number(due[name])}. {meaning}"
+        for name, meaning in _find_deviations(metrics, due).items()
+    ]
+
+
+def _find_deviations(metrics: Mapping[str, Estimate], due: Mapping[str, float]) -> dict[str, str]:
+    """What it means for each metric whose interval excludes the value due."""
+    found = {}
+    for name, (too_low, too_high) in DEVIATIONS.items():
+        metric = metrics.get(name)
+        if name not in due or metric is None or metric.value is None or metric.low is None or metric.high is None:
             continue
-        if not found.low <= due[name] <= found.high:
-            warnings.append(
-                f"Different from validation: {METRICS[name].label} is {number(found.value)} (95% interval "
-                f"{interval(found)}), expected {number(due[name])}. {too_low if found.value < due[name] else too_high}"
-            )
-    return warnings
+        if not metric.low <= due[name] <= metric.high:
+            found[name] = too_low if metric.value < due[name] else too_high
+    return found
+
+
+def describe_calibration(report: Report) -> str:
+    """Say whether the probabilities can be used as they are."""
+    metrics = report.metrics
+    if report.positive is None:
+        return f"Mean difference between predicted probability and observed share: {number(metrics['ece'].value)}."
+    unknown = missing_reasons(metrics[name] for name in IDEAL)
+    if unknown:
+        return f"Whether the probabilities can be used as they are is unknown: {unknown[0]}."
+    values = ", ".join(
+        f"{METRICS[name].label} {number(metrics[name].value)} ({interval(metrics[name])}; ideal {ideal:g})"
+        for name, ideal in IDEAL.items()
+    )
+    wrong = " ".join(_find_deviations(metrics, IDEAL).values())
+    advice = "The probabilities can be used as they are: no miscalibration was found"
+    if wrong:
+        advice = f"{wrong} Use their order and the classes, but not the probabilities before they are recalibrated"
+    return f"{advice} ({values})."
 
 
 def key_results(report: Report) -> list[KeyResult]:
@@ -146,7 +172,7 @@ def describe_out_of_distribution(counts: tuple[int, int] | None, noun: str) -> s
     if counts is None:
         return (
             f"It is unknown whether any {noun} is out of distribution, that is, unlike the images the model was "
-            "validated on: this run has no statistics of its validation images. Train it again to get them."
+            "validated on: this run has no statistics of these images. Train it again to get them."
         )
     outside, images = counts
     if not outside:
@@ -158,7 +184,7 @@ def describe_out_of_distribution(counts: tuple[int, int] | None, noun: str) -> s
     verb = "is" if outside == 1 else "are"
     return (
         f"{outside:,} of {plural(images, noun)} ({outside / images:.1%}) {verb} out of distribution: {meaning}. Of the "
-        f"validation images {1 - INSIDE_SHARE:.1%} are."
+        f"images it was validated on, {1 - INSIDE_SHARE:.1%} are."
     )
 
 
@@ -179,14 +205,15 @@ def describe_decision(report: Report) -> str:
     """Describe the calibration, the threshold and the smoothing over neighbours."""
     decision = report.decision
     if not decision:
-        return "Each fold has its own calibration and threshold, fitted on its own validation images."
-    images = describe_fit(decision.fitted_on)
+        return "Each fold has its own calibration and threshold, fitted without its test images."
+    fit = f"{name_fit(decision.fitted_on)} ({describe_fit(decision.fitted_on)})"
     temperature, point = number(decision.temperature), decision.operating_point
-    said = f"Probabilities were calibrated (temperature {temperature}) on the validation set: {images}."
+    said = f"Probabilities were calibrated (temperature {temperature}) on {fit}."
     if decision.temperature == 1:
-        said = (
-            f"Probabilities are the network's own: calibration on the validation set ({images}) did not improve them."
-        )
+        said = f"Probabilities are the network's own: calibration on {fit} did not improve them."
+    if decision.fitted_on.out_of_fold:
+        unseen = "its patient" if report.data.patients_known and report.data.split_by != "image" else "it"
+        said += f" Each image was predicted by an ensemble member that was trained without {unseen}."
     if report.positive is None:
         said += " Each image is assigned its most probable class."
     else:
@@ -200,9 +227,16 @@ def describe_decision(report: Report) -> str:
     return said
 
 
-def describe_fit(validation: FittedOn) -> str:
-    """Say how many validation images and patients a decision was fitted on."""
-    return describe_counts(SplitCounts(validation.images, validation.patients or 0, {}))
+def name_fit(fitted_on: FittedOn) -> str:
+    """Name the predictions that a decision was fitted on."""
+    if fitted_on.out_of_fold:
+        return "out-of-fold predictions of the training and validation images"
+    return "the validation set"
+
+
+def describe_fit(fitted_on: FittedOn) -> str:
+    """Say how many images and patients a decision was fitted on."""
+    return describe_counts(SplitCounts(fitted_on.images, fitted_on.patients or 0, {}))
 
 
 def describe_training(report: Report) -> str:

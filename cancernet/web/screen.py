@@ -58,7 +58,7 @@ def choose_decision(run: Run, report: Report | None, scores: list[ItemScores]) -
         "Smooth over neighbouring patches",
         value=True,
         key="smooth",
-        help="Averages the scores of each patch and its neighbours, as fitted on the validation set. Patches without a "
+        help="Averages the scores of each patch and its neighbours, as fitted in training. Patches without a "
         "position, and slides with many gaps, are not smoothed.",
     )
     decision = prediction.choose_decision(run, neighbours=smooth)
@@ -96,7 +96,7 @@ def show_buttons(place: DeltaGenerator, decision: Decision, threshold: float, ke
             )
     if threshold == decision.threshold:
         aim = wording.OPERATING_POINTS.get(decision.operating_point, decision.operating_point)
-        place.caption(f"The default was chosen on the validation set: {escape(aim)}.")
+        place.caption(f"The default was chosen on {wording.name_fit(decision.fitted_on)}: {escape(aim)}.")
 
 
 def show_rates(run: Run, report: Report | None, decision: Decision, threshold: float) -> None:
@@ -112,7 +112,8 @@ def show_rates(run: Run, report: Report | None, decision: Decision, threshold: f
         if not rates:
             st.caption("The report has test results for the thresholds of the buttons only.")
     expected = ", ".join(f"{name} {value:.1%}" for name, value in vars(expected_rates(decision, threshold)).items())
-    st.caption(f"Expected from the validation set ({wording.describe_fit(decision.fitted_on)}): {expected}.")
+    fit = f"{wording.name_fit(decision.fitted_on)} ({wording.describe_fit(decision.fitted_on)})"
+    st.caption(f"Expected from {fit}: {expected}.")
 
 
 def show_counts(run: Run, predictions: list[ItemPredictions]) -> None:

@@ -223,6 +223,8 @@ def announce(plan: Plan, settings: "Settings", images: int) -> None:
 
     experiment, options = plan.experiment, plan.options
     what = f"a head on {options.features}" if options.features else experiment.model
+    if experiment.members > 1:
+        what += f", {experiment.members} ensemble members that each leave out a part,"
     print(f"Training {what} on {images:,} images of {options.dataset}, on the {settings.hardware['device']}.")
     if plan.positive:
         meaning = name_class(settings, plan.positive)
@@ -276,15 +278,17 @@ def describe_training(settings: "Settings") -> dict[str, object]:
 def list_warnings(features: Path | None, validation: Sequence[Patch]) -> list[str]:
     """Say what a run on given features cannot do, and if few patients determined the decision."""
     warnings, patients = [], len({patch.patient for patch in validation if patch.patient})
+    is_out_of_fold = any(patch.split == "training" for patch in validation)
     if features:
         warnings.append(
             f"This run takes features like those in {features.name}, not images: it cannot predict or "
             "evaluate images. Its test is valid only if the encoder was not trained on these patients."
         )
     if 0 < patients < LEAST_VALIDATION_PATIENTS:
+        fitted_on = f"{patients} {'' if is_out_of_fold else 'validation '}patient{'s' * (patients > 1)}"
+        advice = " Train with --members 5 to use all patients of training and validation for it."
         warnings.append(
-            f"Calibration and threshold were fitted on {patients} validation patient{'s' * (patients > 1)}; "
-            "other patients would have led to others. Train with --members 5 to use all patients of training and "
-            "validation for it."
+            f"Calibration and threshold were fitted on {fitted_on}; other patients would have led to others."
+            f"{'' if is_out_of_fold else advice}"
         )
     return warnings

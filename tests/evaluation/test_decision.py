@@ -9,6 +9,7 @@ from made_up_predictions import fit_arrays
 from scipy.special import softmax
 
 from cancernet import InputError, StorageError, TrainingDiverged
+from cancernet.data.dataset import Patch
 from cancernet.evaluation.decision import (
     OTHER_POINTS,
     Decision,
@@ -18,10 +19,12 @@ from cancernet.evaluation.decision import (
     decide,
     decide_otherwise,
     expected_rates,
+    fit_decision,
     load_decision,
     parse_operating_point,
     save_decision,
 )
+from cancernet.evaluation.predictions import Scores
 
 CLASSES = ("0", "1")
 
@@ -272,6 +275,13 @@ def test_what_it_was_fitted_on_is_recorded():
     assert decision.neighbour_sigma == 0
     unknown = fit_arrays(scores_of(PROBABILITY), LABELS, [""] * 8, classes=CLASSES, positive="1")
     assert unknown.fitted_on == FittedOn(images=8, patients=None)
+
+
+def test_predictions_of_training_images_are_recorded_as_out_of_fold():
+    split_of = ("training", "validation", "training", "validation")
+    patches = [Patch(f"{n}.png", str(n % 2), "a", None, None, split, "") for n, split in enumerate(split_of)]
+    fitted = fit_decision(Scores(patches, scores_of([0.2, 0.8, 0.3, 0.6])), classes=CLASSES, positive="1")
+    assert fitted.fitted_on == FittedOn(4, 1, out_of_fold=True)
 
 
 def test_expected_rates_follow_a_moving_threshold():

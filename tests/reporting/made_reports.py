@@ -72,6 +72,8 @@ def make_report(**changes) -> Report:
             "auroc": auroc,
             "auprc": without_interval(0.8, "no interval: too few patients"),
             "ece": Estimate(0.1, 0.05, 0.2),
+            "calibration_slope": Estimate(1.1, 0.9, 1.3),
+            "calibration_intercept": Estimate(-0.2, -0.5, 0.1),
             "mcc": undefined("all images were classified as one class"),
         },
         prevalence=None,

@@ -83,6 +83,19 @@ def test_the_effect_of_neighbours_is_a_paired_difference():
     assert tuple(effect["difference"]) == tuple(effect["with"])
 
 
+def test_reports_warn_where_the_results_differ_from_what_is_expected_unless_the_images_chose_the_model():
+    slides = [make_slide(patient) for patient in "abcdefgh"]
+    patches, scores = [patch for each, _ in slides for patch in each], np.concatenate([each for _, each in slides])
+    scores[:25] = RIGHT[[int(patch.label) for patch in patches[:25]]]
+    decision, training, _ = evaluate(patches, scores)
+    spoilt = dataclasses.replace(decision, expected_on_validation=ValidationRates(0.01, 0.01))
+    context = ReportContext("run", "testing", training.data)
+    warnings = evaluate_split(Scores(patches, scores), spoilt, context).report.warnings
+    assert warnings[0].startswith("Not as expected from the validation set: sensitivity (recall) is ")
+    chosen = dataclasses.replace(context, chose_model=True)
+    assert evaluate_split(Scores(patches, scores), spoilt, chosen).report.warnings == []
+
+
 def test_an_evaluation_has_a_title_and_warns_where_the_results_differ_from_validation():
     patches, scores = make_slide("a")
     decision, training, _ = evaluate(patches, scores)

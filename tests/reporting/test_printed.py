@@ -33,7 +33,7 @@ def test_the_key_results_come_first_then_the_main_metrics_then_how_they_were_obt
         "sensitivity (recall) 0.500 0.000 to 1.000",
         "specificity 0.667 0.250 to 1.000",
         "AUROC 0.800 too few patients",
-        "Probabilities were calibrated (temperature 1.500) on the validation set: 4 images from 2 patients.",
+        "Probabilities were calibrated (temperature 1.500) on the validation set (4 images from 2 patients).",
         "An image is classified as IDC if its probability is at least 0.500 (operating point: highest",
         "expected balanced accuracy).",
         "Trained for 2 epochs in 3 seconds on CPU (13 images per second). The final model is that of epoch 1.",
@@ -61,7 +61,9 @@ def test_the_decision_and_the_training_are_described_for_every_kind_of_run():
     decision = replace(report.decision, operating_point="sensitivity=0.95", neighbour_sigma=1.0, fitted_on=FittedOn(4))
     training = replace(report.training, kept_epochs=(2, 4), seconds=180.0, images_per_second=None)
     text = " ".join(report_text(replace(report, decision=decision, training=training)).split())
-    assert "on the validation set: 4 images. An image is classified as IDC if its probability is at least 0.500" in text
+    assert (
+        "on the validation set (4 images). An image is classified as IDC if its probability is at least 0.500" in text
+    )
     assert "(operating point: sensitivity=0.95). Scores of neighbouring patches on a slide are averaged" in text
     assert "(Gaussian, standard deviation 1 patch)." in text
     assert "in 3 minutes on CPU. The final model averages the weights of epochs 2 to 4." in text
@@ -81,7 +83,7 @@ def test_of_several_classes_each_has_its_own_line():
     assert "benign 1 0.250 (0.10-0.40) 0.500 (0.00-1.00)" in lines
     assert "malignant 0 n/a 0.500 (0.00-1.00)" in lines
     assert "n/a: no image of class malignant" in lines
-    assert "4 images from 2 patients. Each image is assigned its most probable class." in " ".join(lines)
+    assert "4 images from 2 patients). Each image is assigned its most probable class." in " ".join(lines)
 
 
 def test_text_fits_a_hundred_columns_whatever_the_number_of_classes():

@@ -55,7 +55,7 @@ def test_other_thresholds_are_shown_with_their_results(report, tmp_path):
         **vars(rates), name="balanced (in use)", threshold=0.3, on_validation=ValidationRates(0.75, 0.8)
     )
     html = page(tmp_path, replace(report, operating_points=[point]))
-    assert "on validation: sensitivity 0.750, specificity 0.800" in html
+    assert "expected: sensitivity 0.750, specificity 0.800" in html
     assert '<td data-heading="PPV (precision)">n/a<small>–</small></td>' in html
     assert "&ndash;: no image was classified as 1.</p>" in html
 

@@ -11,7 +11,9 @@ from cancernet.reporting.printed import report_text
 from cancernet.reporting.schema import SplitCounts, ValidationRates
 from cancernet.reporting.wording import (
     class_word,
+    describe_calibration,
     describe_counts,
+    describe_decision,
     describe_fit,
     describe_out_of_distribution,
     describe_split,
@@ -122,17 +124,57 @@ def test_rates_and_calibration_outside_what_validation_expects_are_warned_of():
         "calibration_slope": high,
         "calibration_intercept": Estimate(0.1, -0.1, 0.3),
     }
-    sensitivity, slope = warn_of_change(metrics, ValidationRates(0.8, 0.9))
+    sensitivity, slope = warn_of_change(metrics, ValidationRates(0.8, 0.9), FittedOn(4))
     assert sensitivity == (
-        "Different from validation: sensitivity (recall) is 0.600 (95% interval 0.500 to 0.700), expected 0.800. The "
-        "threshold misses more positive images here."
+        "Not as expected from the validation set: sensitivity (recall) is 0.600 (95% interval 0.500 to 0.700), "
+        "expected 0.800. The threshold misses more positive images here."
     )
     assert (
         "calibration slope is 1.400 (95% interval 1.200 to 1.600), expected 1.000. The probabilities are under" in slope
     )
-    assert warn_of_change(metrics, ValidationRates(0.7, 0.0)) == [slope]  # an end belongs to the interval
-    assert warn_of_change(metrics, None) == [slope]
-    assert warn_of_change({}, None) == []
+    assert warn_of_change(metrics, ValidationRates(0.7, 0.0), FittedOn(4)) == [slope]  # an end belongs to the interval
+    assert warn_of_change(metrics, None, FittedOn(4)) == [slope]
+    assert warn_of_change({}, None, FittedOn(4)) == []
+    (pooled, _) = warn_of_change(metrics, ValidationRates(0.8, 0.9), FittedOn(4, 2, out_of_fold=True))
+    assert pooled.startswith("Not as expected from out-of-fold predictions of the training and validation images: sens")
+
+
+@pytest.mark.parametrize(
+    ("slope", "words"),
+    [
+        (
+            Estimate(1.1, 0.9, 1.3),
+            "The probabilities can be used as they are: no miscalibration was found (calibration slope 1.100 (0.900 to "
+            "1.300; ideal 1), calibration intercept -0.200 (-0.500 to 0.100; ideal 0)).",
+        ),
+        (
+            Estimate(1.5, 1.2, 1.7),
+            "The probabilities are underconfident. Use their order and the classes, but not the probabilities before "
+            "they are recalibrated (calibration slope 1.500 (1.200 to 1.700; ideal 1), calibration intercept -0.200 "
+            "(-0.500 to 0.100; ideal 0)).",
+        ),
+        (without_interval(1.1), "Whether the probabilities can be used as they are is unknown: too few patients."),
+    ],
+)
+def test_one_sentence_says_whether_the_probabilities_can_be_used(report, slope, words):
+    report.metrics["calibration_slope"] = slope
+    assert describe_calibration(report) == words
+
+
+def test_of_several_classes_the_calibration_is_its_error(many):
+    assert describe_calibration(many) == "Mean difference between predicted probability and observed share: 0.100."
+
+
+def test_out_of_fold_predictions_are_not_called_validation(report):
+    fitted_on = FittedOn(4677, 128, out_of_fold=True)
+    pooled = replace(report, decision=replace(report.decision, fitted_on=fitted_on))
+    assert describe_decision(pooled).startswith(
+        "Probabilities were calibrated (temperature 1.500) on out-of-fold predictions of the training and validation "
+        "images (4,677 images from 128 patients). Each image was predicted by an ensemble member that was trained "
+        "without its patient. An image is"
+    )
+    by_image = replace(pooled, data=replace(report.data, split_by="image"))
+    assert "that was trained without it. An" in describe_decision(by_image)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +191,7 @@ def test_out_of_distribution_images_are_counted(counts, noun, text):
     found = describe_out_of_distribution(counts, noun)
     assert found.startswith(text)
     assert bool(found) == bool(text)
-    assert ("Of the validation images 1.5% are." in found) == (counts == (2, 2000))
+    assert ("Of the images it was validated on, 1.5% are." in found) == (counts == (2, 2000))
 
 
 @pytest.mark.parametrize(

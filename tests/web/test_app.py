@@ -25,6 +25,7 @@ from cancernet.evaluation.decision import fit_decision, load_decision, save_deci
 from cancernet.evaluation.predictions import Scores
 from cancernet.inference.prediction import decide_item
 from cancernet.reporting.schema import Report
+from cancernet.reporting.wording import name_fit
 from cancernet.run import (
     DECISION,
     MODEL,
@@ -136,7 +137,7 @@ def test_a_patch_is_answered_with_probabilities_decision_and_grad_cam(page, tiny
     assert [metric.value for metric in page.metric] == [
         f"{tested[name].value:.1%}" for name in ("sensitivity", "specificity")
     ]
-    assert f"Expected from the validation set {describe_expected(plain)}." in texts(page)
+    assert f"Expected from {name_fit(plain.fitted_on)} {describe_expected(plain)}." in texts(page)
     assert "apply to smoothed slides" not in texts(page)
 
 

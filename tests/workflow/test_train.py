@@ -463,6 +463,8 @@ def test_few_validation_patients_are_warned_of():
     (warning,) = fit.list_warnings(None, patches[:9])
     assert warning.startswith("Calibration and threshold were fitted on 9 validation patients;")
     assert fit.list_warnings(None, [patch._replace(patient="") for patch in patches]) == []
+    (pooled,) = fit.list_warnings(None, [patch._replace(split="training") for patch in patches[:9]])
+    assert pooled == "Calibration and threshold were fitted on 9 patients; other patients would have led to others."
 
 
 def test_a_patient_in_two_splits_is_refused(folder, tmp_path):
