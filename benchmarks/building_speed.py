@@ -41,6 +41,15 @@ sys.exit("There was no step.")
 """
 
 
+UNFLUSHED = """
+import sys
+import build_dataset
+from cancernet import storage
+storage.flush = storage.flush_folder = lambda _: None
+build_dataset.main(sys.argv[1:])
+"""
+
+
 class Cost(NamedTuple):
     """Seconds and peak memory of a command."""
 
@@ -126,6 +135,9 @@ def measure(source: Path, files: int, rounds: int, folder: Path) -> dict[str, li
     measures = {
         "cp -r": lambda: run(["cp", "-r", str(tree), str(fresh("copied"))]),
         "copy": build_copy,
+        "unflushed": lambda: run(
+            [sys.executable, "-c", UNFLUSHED, "--source", str(tree), "--output", str(fresh("un"))]
+        ),
         "share": lambda: build(share, fresh("share")),
         "hardlink": lambda: build(tree, fresh("hardlink"), "--mode", "hardlink"),
         "again": lambda: build(tree, built[-1]),
@@ -145,6 +157,7 @@ def describe(found: dict[str, list[Cost]], files: int) -> list[Row]:
         Row(f"build of {files:,} files, copied", *copied, seconds["copy"], seconds["cp -r"], most=1.5),
         Row("build, --mode hardlink", *copied, seconds["hardlink"], seconds["cp -r"], most=0.5),
         Row("build again, nothing changed", *copied, seconds["again"], seconds["cp -r"], most=0.1),
+        Row("build, flushed to disk", "s", "not flushed", seconds["copy"], seconds["unflushed"], most=1.3),
         Row("time per file", "µs", f"{files // SHARE:,} files", *per_file, most=1.1),
         Row("peak memory of a build", "MB", "the limit", peaks, [MEMORY_LIMIT] * rounds, most=1.0),
         Row("train_model.py to its first step", "s", "the limit", seconds["start"], [START_LIMIT] * rounds, most=1.0),

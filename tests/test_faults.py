@@ -1,0 +1,224 @@
+"""One file operation fails, or kills the process: the old or the new result, whole, and the next run ends well.
+
+The operations are failed by a library that is compiled here, also those of C code. A server imports TensorFlow once and
+forks a process for each command. FAULTS=all tries every error at every place, and takes half an hour.
+"""
+
+import errno
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, write_slides
+
+pytestmark = pytest.mark.slow
+
+KINDS = ("open to write", "write", "flush", "rename", "delete", "make a folder", "open to read")
+KILLED = 0
+ERRORS = (errno.EIO, errno.ENOSPC, KILLED)
+BUILDER = """
+import json, os, sys
+import sklearn.model_selection
+from cancernet import __main__
+from cancernet.cli import run_command
+from cancernet.data import building
+from cancernet.workflow import build
+
+build.save_overview = lambda *_: None
+"""
+TRAINER = """
+import json, os, sys
+import keras, tensorflow, sklearn.model_selection, matplotlib.pyplot, optuna, tiffslide
+from cancernet import __main__
+from cancernet.cli import run_command
+from cancernet.inference import predict, prediction, results
+from cancernet.models.architectures import ARCHITECTURES
+from cancernet.reporting import illustration, montages, report
+from cancernet.training import checkpoints, ensembles
+from cancernet.workflow import train
+
+def small_backbone(include_top, weights, input_tensor):
+    maps = input_tensor
+    for name in ARCHITECTURES["mobilenetv3small"].stages:
+        maps = keras.layers.Conv2D(4, 3, strides=2, activation="relu", name=name)(maps)
+    return keras.Model(input_tensor, keras.layers.Conv2D(8, 3, activation="relu")(maps))
+
+keras.applications.MobileNetV3Small = small_backbone
+checkpoints._SECONDS_BETWEEN_CHECKPOINTS = checkpoints._MAX_SECONDS_BETWEEN = -1
+report.draw_figures = lambda *_, **__: {}
+illustration.draw_augmentation = lambda *_, **__: {}
+"""
+SERVE = """
+print("ready", flush=True)
+for line in sys.stdin:
+    job = json.loads(line)
+    process = os.fork()
+    if not process:
+        said = os.open(job["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for descriptor in (1, 2):
+            os.dup2(said, descriptor)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sys.argv = ["cancernet", *job["command"]]
+        try:
+            run_command(__main__.main)
+        except SystemExit as end:
+            sys.stdout.flush()
+            os._exit(end.code or 0)  # without the second that TensorFlow takes to end
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+"""
+
+
+class Server:
+    """Runs commands, each in a process of its own, of which one file operation below `folder` fails."""
+
+    def __init__(self, code: str, folder: Path, hidden: Path):
+        library, self.said, control = hidden / "fault.so", hidden / "said", hidden / "control"
+        compiler = shutil.which("cc")
+        if not compiler or sys.platform != "linux":
+            pytest.skip("needs Linux and a C compiler")
+        source = ROOT / "tests/fault.c"
+        subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+        control.write_bytes(bytes(8 * (3 + len(KINDS))))
+        with control.open("r+b") as file:
+            self.control = mmap.mmap(file.fileno(), 0)
+        variables = {"LD_PRELOAD": library, "FAULT_FOLDER": folder, "FAULT_CONTROL": control}
+        environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
+        environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", code + SERVE]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen(command, cwd=hidden, env=environment, text=True, **pipes)
+        assert self.process.stdout.readline() == "ready\n"
+
+    def run(self, command, *, kind=-1, number=0, error=0):
+        """Return exit status, what was printed, and how many operations of each kind there were."""
+        self.control[:] = struct.pack(f"{3 + len(KINDS)}q", kind, number, error, *[0] * len(KINDS))
+        self.process.stdin.write(json.dumps({"command": [*map(str, command)], "said": str(self.said)}) + "\n")
+        self.process.stdin.flush()
+        status = int(self.process.stdout.readline())
+        counts = struct.unpack(f"{3 + len(KINDS)}q", self.control[:])[3:]
+        return status, self.said.read_text(errors="replace"), counts
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A server that builds, a source and a dataset."""
+    hidden, folder = tmp_path_factory.mktemp("hidden"), tmp_path_factory.mktemp("faults")
+    server = Server(BUILDER, folder, hidden)
+    write_slides(hidden / "source", patients=12, patches=6)
+    assert server.run(["build", "--source", hidden / "source", "--output", hidden / "dataset"])[0] == 0
+    yield server, hidden, folder
+    server.process.stdin.close()
+    server.process.wait()
+
+
+@pytest.fixture(scope="module")
+def made(built):
+    """A server that trains and predicts, and a run."""
+    _, hidden, folder = built
+    server = Server(TRAINER, folder, hidden)
+    status, said, _ = server.run([*TRAIN, "--dataset", hidden / "dataset", "--output", hidden / "run"])
+    assert status == 0, said
+    yield server, hidden, folder
+    server.process.stdin.close()
+    server.process.wait()
+
+
+TRAIN = ["train", "--model", "simple_cnn", "--image-size", 24, "--views", "one", "--batch-size", 16, "--epochs", 2]
+FROZEN = ["train", "--model", "mobilenetv3small", "--weights", "none", "--image-size", 32, "--views", "one"]
+
+
+def hash_files(folder, names):
+    """The content of a result; None where there is none."""
+    if not folder.exists():
+        return None
+    files = sorted(path for name in names for path in folder.glob(name) if path.is_file())
+    return [(str(path.relative_to(folder)), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+
+
+def list_faults(counts, *, every):
+    """Kind, number and error of the operations to fail: of each kind the first, the middle and the last."""
+    for kind, count in enumerate(counts):
+        places = sorted({1, (count + 1) // 2, count} - {0})
+        for place, number in enumerate(places):
+            for error in ERRORS if every else [ERRORS[(kind + place) % len(ERRORS)]]:
+                yield kind, number, error
+
+
+def sweep(server, command, output, begin, names):
+    """Fail operations of a command one by one, and check what is left, what is said, and the next run."""
+    begin()
+    old = hash_files(output, names)
+    status, said, counts = server.run(command)
+    assert status == 0, said
+    new = hash_files(output, names)
+    assert new
+    assert new != old
+    tried = []
+    for kind, number, error in list_faults(counts, every=os.environ.get("FAULTS") == "all"):
+        begin()
+        status, said, _ = server.run(command, kind=kind, number=number, error=error)
+        what = f"{KINDS[kind]} {number} of {counts[kind]}, {errno.errorcode.get(error, 'killed')}: {status}, {said}"
+        assert status in (0, 2) or (error, status) == (KILLED, -9), what
+        assert "Traceback" not in said, what
+        if status == 2:
+            assert sum(line.startswith("error: ") for line in said.splitlines()) == 1, what
+        assert hash_files(output, names) in ([new] if status == 0 else [old, new]), what
+        status, said, _ = server.run(command)
+        assert status == 0, f"after {what}: {said}"
+        assert hash_files(output, names) == new, what
+        assert not [name for name in os.listdir(output.parent) if "cancernet-" in name], what
+        tried.append(status)
+        print(what.splitlines()[0][:300], flush=True)
+    print(f"{len(tried)} faults; operations: {dict(zip(KINDS, counts, strict=True))}")
+    assert len(tried) >= 12
+
+
+def begin_with(folder, old=None, name=""):
+    """Empty the folder, and put an old result into it."""
+
+    def begin():
+        shutil.rmtree(folder)
+        folder.mkdir()
+        if old:
+            shutil.copytree(old, folder / name)
+
+    return begin
+
+
+def test_a_build(built):
+    server, hidden, folder = built
+    command = ["build", "--source", hidden / "source", "--output", folder / "built", "--seed", 7, "--force"]
+    names = ("manifest.csv", "rejected.csv", "*/*/*.png")
+    sweep(server, command, folder / "built", begin_with(folder, hidden / "dataset", "built"), names)
+
+
+def test_a_training_with_checkpoints_and_report(made):
+    server, hidden, folder = made
+    command = [*TRAIN, "--dataset", hidden / "dataset", "--output", folder / "run", "--seed", 3, "--force"]
+    names = ("predictions.csv", "decision.json", "samples/*/*")
+    sweep(server, command, folder / "run", begin_with(folder, hidden / "run", "run"), names)
+
+
+def test_features(made):
+    server, hidden, folder = made
+    shutil.copytree(hidden / "dataset", hidden / "copy", dirs_exist_ok=True)
+    command = [*FROZEN, "--dataset", folder / "dataset", "--output", hidden / "frozen", "--force"]
+    features = folder / "dataset.features"
+    sweep(
+        server, command, features, begin_with(folder, hidden / "copy", "dataset"), ("*/features.npy", "*/features.json")
+    )
+
+
+def test_a_prediction(made):
+    server, hidden, folder = made
+    images = [hidden / "source/100", hidden / "source/101"]
+    assert server.run(["predict", hidden / "run", images[0], "--output", hidden / "old"])[0] == 0
+    command = ["predict", hidden / "run", *images, "--output", folder / "new", "--force"]
+    sweep(server, command, folder / "new", begin_with(folder, hidden / "old", "new"), ("*.csv", "*.geojson"))
