@@ -2,10 +2,11 @@
 # make test       fast tests (four minutes on two cores)
 # make test-slow  slow tests; KILLS=5 kills 20 trainings and 20 builds instead of 8 and 8
 # make test-jax   core tests with Keras on JAX
+# make test-versions  core tests with the lowest versions of pyproject.toml, and with the newest on Python 3.12 and 3.13
 # make lint       ruff
 # make types      mypy
 # make benchmark  speed on SOURCE, a folder of IDC patches, and DATASET, built from it
-# make clean      delete the environment and the demo
+# make clean      delete the environments and the demo
 PYTHON ?= python3
 SOURCE ?= datasets/original
 DATASET ?= datasets/idc
@@ -29,6 +30,23 @@ CORE := tests/training/test_distribution.py tests/training/test_fitting.py \
 test-jax: $(VENV)/ready-dev
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(CORE)
 
+# Where the versions of packages matter most; tests of extras that are not installed are skipped.
+VERSIONED := tests/data tests/evaluation tests/training tests/workflow/test_build.py tests/workflow/test_train.py \
+	tests/test_run.py tests/inference/test_predict.py
+TOOLS := $(shell grep -oE '^(pytest|pytest-xdist|hypothesis|scikit-image)==[0-9.]+' requirements-dev.txt)
+test-versions: $(VENV)/ready-dev
+	@status=0; for version in 3.11 3.12 3.13; do \
+		found=; for each in python$$version ~/.pyenv/versions/$$version.*/bin/python; do \
+			$$each -c "" 2>/dev/null && found=$$each && break; \
+		done; \
+		[ "$$found" ] || { echo "Python $$version is not installed and was not tested."; continue; }; \
+		resolution=highest; [ $$version != 3.11 ] || resolution=lowest-direct; \
+		echo "Python $$version, versions: $$resolution"; \
+		$(BIN)/uv venv --quiet --clear --python $$found .versions/$$version && \
+		$(BIN)/uv pip install --quiet --python .versions/$$version --resolution $$resolution --requirement pyproject.toml $(TOOLS) && \
+		.versions/$$version/bin/python -m pytest -m "not slow" -n 2 --dist loadfile $(VERSIONED) || status=1; \
+	done; exit $$status
+
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -50,6 +68,6 @@ benchmark: $(VENV)/ready-dev
 	$(BIN)/python benchmarks/building_speed.py --source $(SOURCE)
 
 clean:
-	rm -rf $(VENV) datasets/sample datasets/demo runs/demo
+	rm -rf $(VENV) .versions datasets/sample datasets/demo runs/demo
 
-.PHONY: demo test test-slow test-jax lint types benchmark clean
+.PHONY: demo test test-slow test-jax test-versions lint types benchmark clean

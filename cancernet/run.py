@@ -130,7 +130,7 @@ def load_run(folder: Path) -> Run:
     decision = load_decision(folder / DECISION)
     if settings.experiment.members > 1:
         decision = _mark_out_of_fold(decision)
-    model = _load_model(folder / MODEL, settings.model_sha256)
+    model = _load_model(folder / MODEL, settings)
     difference = _find_difference(model, decision, settings)
     if difference:
         raise StorageError(f"The files in {folder} are of different runs: {difference}. Copy the whole run folder.")
@@ -143,17 +143,23 @@ def _mark_out_of_fold(decision: Decision) -> Decision:
     return replace(decision, fitted_on=fitted_on, without_neighbours=alone and _mark_out_of_fold(alone))
 
 
-def _load_model(path: Path, sha256: str) -> "keras.Model":
+def _load_model(path: Path, settings: Settings) -> "keras.Model":
     import keras
 
+    made = settings.versions.get("keras", keras.__version__)
     try:
-        if sha256 not in ("", storage.hash_file(path)):
+        if settings.model_sha256 not in ("", storage.hash_file(path)):
             raise StorageError(f"{path} is missing or damaged: it is not the file that {CONFIG} describes. {_ADVICE}")
         with _limit_weights(_count_bytes(path)):
             model = keras.models.load_model(path, compile=False)
     except StorageError:
         raise
-    except Exception as error:  # a damaged file can make Keras raise anything
+    except Exception as error:  # a damaged file can make Keras raise anything, and so can one of another version
+        if path.is_file() and made != keras.__version__:
+            raise StorageError(
+                f"{path} was made with Keras {made}, and Keras {keras.__version__} cannot load it. Install "
+                f"that version (pip install keras=={made}), train again, or copy the whole run folder again."
+            ) from error
         raise StorageError(f"{path} is missing or damaged. {_ADVICE}") from error
     if not isinstance(model, keras.Model):
         raise StorageError(f"{path} is missing or damaged: it does not contain a network. {_ADVICE}")

@@ -82,10 +82,10 @@ def test_unknown_views_are_refused(run):
         read_settings(run)
 
 
-def forget_hash(run):
+def forget_hash(run, **changes):
     """As a run of an earlier version, or one that was tampered with."""
     config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(config | {"model_sha256": ""}))
+    (run / "config.json").write_text(json.dumps(config | {"model_sha256": ""} | changes))
 
 
 def rewrite(run, method=zipfile.ZIP_STORED, **parts):
@@ -133,6 +133,20 @@ def test_weights_that_are_no_numbers_are_refused(run, value):
     forget_hash(run)
     edit_weights(run, spoil(value))
     with pytest.raises(StorageError, match=r"model\.keras is .*: it has weights that are not finite numbers"):
+        load_run(run)
+
+
+def test_a_model_that_another_version_of_keras_made_and_this_one_cannot_load_names_that_version(run):
+    with zipfile.ZipFile(run / "model.keras") as archive:
+        config = json.loads(archive.read("config.json"))
+    config["config"]["layers"][-1]["class_name"] = "LayerOfTheFuture"
+    rewrite(run, **{"config.json": json.dumps(config)})
+    forget_hash(run)
+    with pytest.raises(StorageError, match=r"model\.keras is missing or damaged\. Train"):
+        load_run(run)
+    forget_hash(run, versions={"keras": "9.1.0"})
+    message = r"model\.keras was made with Keras 9\.1\.0, and Keras 3\.\S+ cannot load it\. Install "
+    with pytest.raises(StorageError, match=message):
         load_run(run)
 
 

@@ -25,12 +25,13 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm")
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MOST_MEGAPIXELS = 50  # the default limit of an image that is decoded whole: 150 MB
 _MOST_BYTES_A_PIXEL = 8  # four channels of 16 bits
-_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 _HEADERS: dict[bytes, Callable[[io.BytesIO], ImageFile.ImageFile]] = {  # by the first bytes of a file
-    b"\xff\xd8": JpegImageFile,
+    _JPEG: JpegImageFile,
     b"BM": BmpImageFile,
     b"P": PpmImageFile,
 }
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")  # of a segment, or of the end
 _NO_IMAGE = "cannot be decoded: not an image, damaged or cut off"
 # Do not wait for a writer of a pipe; Windows knows no pipes, and would change line ends.
 _HOW_TO_OPEN = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -117,6 +118,8 @@ def decode_image(data: bytes, channels: int, *, megapixels: float | None = MOST_
     width, height = read_size(data)
     if megapixels is not None and width * height > megapixels * 1e6:
         raise InputError(f"declares {width:,} x {height:,} pixels, more than the limit of {megapixels:g} megapixels")
+    if data.startswith(_JPEG):
+        _check_segments(data)
     try:
         image = cv2.imdecode(np.frombuffer(_check_chunks(data), np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -196,6 +199,23 @@ def _check_chunks(data: bytes) -> bytes:
     if start > len(data):
         raise InputError(_NO_IMAGE)
     return data[: profile.start] + data[profile.stop :] if profile.stop else data
+
+
+def _check_segments(data: bytes) -> None:
+    """Check that a JPEG has its end marker: OpenCV 4 decodes a file without it and makes up the missing rows.
+
+    A segment is a marker, its length and its content, which may be a thumbnail with an end marker of its own; pixels
+    follow some of them.
+
+    Raises:
+        InputError: the file is cut off.
+    """
+    start = len(_JPEG)
+    while marker := _JPEG_MARKER.search(data, start):
+        if marker[0] == b"\xff\xd9":
+            return
+        start = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    raise InputError(_NO_IMAGE)
 
 
 def _find_white(data: bytes, image: np.ndarray) -> int:

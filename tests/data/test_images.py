@@ -96,6 +96,18 @@ def test_cut_off_files_are_refused(share, ending):
         decode_image(data[: int(share * len(data))], channels=3)
 
 
+@pytest.mark.parametrize("options", [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_RST_INTERVAL, 2)])
+def test_a_jpeg_is_complete_only_with_its_own_end_not_with_that_of_its_thumbnail(options):
+    image = np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
+    data = cv2.imencode(".jpg", image, options)[1].tobytes()
+    segment = b"\xff\xe1" + (len(data) + 2).to_bytes(2, "big") + data
+    with_thumbnail = data[:2] + segment + data[2:]
+    assert decode_image(with_thumbnail + b"other bytes", channels=3).shape == (50, 50, 3)
+    for kept in (len(segment) + 2, len(with_thumbnail) // 4 * 3, len(with_thumbnail) - 1):
+        with pytest.raises(InputError, match="cannot be decoded"):
+            decode_image(with_thumbnail[:kept], channels=3)
+
+
 def test_a_damaged_byte_is_found():
     data = bytearray(encode(np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)))
     data[len(data) // 2] ^= 255

@@ -96,7 +96,7 @@ def sklearn_three_class_figures(labels, probabilities, predicted, edges) -> dict
         "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted),
         "mcc": sk.matthews_corrcoef(labels, predicted),
         "auroc": sk.roc_auc_score(labels, probabilities, multi_class="ovr", average="macro"),
-        "brier": sk.brier_score_loss(labels, probabilities, scale_by_half=False),
+        "brier": np.mean(np.sum((probabilities - np.eye(3)[labels]) ** 2, axis=1)),  # scikit-learn 1.7 has it, too
         "ece": ece_by_loop(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, edges),
         "log_loss": sk.log_loss(labels, probabilities),
     }
