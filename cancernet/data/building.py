@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import threading
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -63,6 +64,7 @@ class Check(NamedTuple):
     is_grey: bool
     brightest: int  # the largest value, 0 to 255
     reason: str  # why the image cannot be used; "" if it can
+    pixels: int = 0  # checksum of the pixels
 
 
 class Built(NamedTuple):
@@ -314,7 +316,7 @@ def _check_and_copy(source: str, output: str, mode: str, megapixels: float, task
         _write_image(data, origin, f"{output}/{target}", mode)
         height, width, _ = image.shape
         sha256 = hashlib.sha256(data).hexdigest()
-        checks.append(Check(sha256, height, width, _is_grey(image), int(image.max()), ""))
+        checks.append(Check(sha256, height, width, _is_grey(image), int(image.max()), "", zlib.crc32(image.data)))
     return checks
 
 
@@ -359,6 +361,7 @@ def summarise(plan: Plan, built: Built, settings: BuildSettings, source_fingerpr
         left_out_patients=len(left_out - {""}),
         grey_images=sum(check.is_grey for check in checks),
         almost_black=sum(check.brightest <= ALMOST_BLACK for check in checks),
+        same_pixels=Counter(check.pixels for check in checks).most_common(1)[0][1],
         edge_tiles=sum(n for (width, height), n in sizes.items() if width < usual[0] or height < usual[1]),
         sizes={f"{width}x{height}": n for (width, height), n in sizes.most_common()},
         duplicates_across_patients=len(duplicates),

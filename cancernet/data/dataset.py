@@ -83,6 +83,7 @@ class Summary:
     source_fingerprint: str
     manifest_sha256: str = ""  # filled in when the manifest is written
     files_sha256: str = ""  # of names, sizes and modification times of the built images
+    same_pixels: int = 1  # images that show the most common picture
 
     @property
     def are_grey(self) -> bool:

@@ -32,10 +32,15 @@ _HEADERS: dict[bytes, Callable[[io.BytesIO], ImageFile.ImageFile]] = {  # by the
     b"P": PpmImageFile,
 }
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")  # of a segment, or of the end
+_JPEG_FRAME = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]\0[\x0b\x11\x14](?P<bits>.)", re.DOTALL)
 _NO_IMAGE = "cannot be decoded: not an image, damaged or cut off"
 # Do not wait for a writer of a pipe; Windows knows no pipes, and would change line ends.
 _HOW_TO_OPEN = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _MOST_READS = 2000  # of a header; each part of it takes a few
+_EXIF_WITHIN = 2**17  # bytes; a segment of a JPEG file has at most 2**16
+_EXIF_ORIENTATION = re.compile(  # tag, type, count and value, in either order of bytes
+    rb"\x12\x01\x03\0\x01\0\0\0(?P<little>[\x01-\x08])\0|\x01\x12\0\x03\0\0\0\x01\0(?P<big>[\x01-\x08])"
+)
 _BLOCK_ROWS = 1024  # that transparency is removed from at a time
 
 
@@ -92,6 +97,10 @@ def read_size(data: bytes) -> tuple[int, int]:
             if data.startswith(beginning):
                 return header(HeaderStream(data)).size
     except (OSError, ValueError, SyntaxError, LookupError, ArithmeticError, TypeError, struct.error) as error:
+        frame = _JPEG_FRAME.search(data) if data.startswith(_JPEG) else None
+        if frame and ord(frame["bits"]) != 8:
+            bits = ord(frame["bits"])
+            raise InputError(f"is a JPEG image of {bits} bits, which is not supported. Save it as PNG.") from error
         raise InputError(_NO_IMAGE) from error
     raise InputError("cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)")
 
@@ -102,7 +111,8 @@ def decode_image(data: bytes, channels: int, *, megapixels: float | None = MOST_
     Grey, RGB, palette and transparent images of 8 or 16 bits are supported. Transparent pixels become white, the
     background of a slide. 16-bit values are divided by 257, so that 65535 becomes 255. In a PGM or PPM file the largest
     value that the header declares becomes 255. (PNG's significant bits and TIFF's MaxSampleValue are not used: both
-    formats define white by the whole range.) Only the first page of a file is read.
+    formats define white by the whole range.) Only the first page of a file is read. An image is turned upright as its
+    EXIF orientation says, in every format.
 
     Args:
         channels: 3 for RGB, 1 for grey (ITU-R BT.601 weights).
@@ -118,29 +128,60 @@ def decode_image(data: bytes, channels: int, *, megapixels: float | None = MOST_
     width, height = read_size(data)
     if megapixels is not None and width * height > megapixels * 1e6:
         raise InputError(f"declares {width:,} x {height:,} pixels, more than the limit of {megapixels:g} megapixels")
+    if data[:4] in TIFF_MAGIC:
+        from cancernet.data.tiff import decode_tiff
+
+        image, white, orientation = decode_tiff(data)
+    else:
+        image, white, orientation = _decode_with_opencv(data, width * height)
+    if image.dtype == np.uint16 or white != 255:
+        image = _eight_bits(white)[image]
+    if image.ndim == 3 and image.shape[2] == 4:
+        image = _remove_transparency(image)
+    if orientation != 1:
+        image = _turn(image, orientation)
+    if image.ndim == 2 or image.shape[2] == 1:
+        return image.reshape(*image.shape[:2], 1) if channels == 1 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    if channels == 1:
+        return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _decode_with_opencv(data: bytes, pixels: int) -> tuple[np.ndarray, int, int]:
+    """Decode a PNG, JPEG, BMP or PGM file as it is: grey, BGR or BGRA; with its white and EXIF orientation."""
     if data.startswith(_JPEG):
         _check_segments(data)
+    data, exif = _check_chunks(data) if data.startswith(_PNG) else (data, data)
     try:
-        image = cv2.imdecode(np.frombuffer(_check_chunks(data), np.uint8), cv2.IMREAD_UNCHANGED)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:
             raise MemoryError from error
         raise InputError(f"cannot be decoded ({error.err or 'damaged'})") from error
     if image is None:
-        np.empty(width * height * _MOST_BYTES_A_PIXEL, np.uint8)  # OpenCV does not say whether it had enough memory
+        np.empty(pixels * _MOST_BYTES_A_PIXEL, np.uint8)  # OpenCV does not say whether it had enough memory
         raise InputError(_NO_IMAGE)
     if image.dtype not in (np.uint8, np.uint16):
         raise InputError(f"holds {image.dtype} values; only 8 or 16 bits a channel are supported")
-    white = _find_white(data, image)
-    if image.dtype == np.uint16 or white != 255:
-        image = _eight_bits(white)[image]
-    if image.ndim == 3 and image.shape[2] == 4:
-        image = _remove_transparency(image)
-    if image.ndim == 2:
-        return image[..., None] if channels == 1 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    if channels == 1:
-        return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image, _find_white(data, image), _read_orientation(exif)
+
+
+def _read_orientation(data: bytes) -> int:
+    """Return the EXIF orientation, 1 to 8, of a JPEG file or of EXIF data; 1 if there is none."""
+    start = data.find(b"Exif\0\0", 0, _EXIF_WITHIN)
+    found = _EXIF_ORIENTATION.search(data, start, start + _EXIF_WITHIN) if start >= 0 else None
+    return ord(found["little"] or found["big"]) if found else 1
+
+
+def _turn(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn an image [height, width, ...] upright, as its EXIF orientation says."""
+    if orientation >= 5:
+        image = image.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
 
 
 def read_image(path: Path | str, *, channels: int, sha256: str | None) -> np.ndarray:
@@ -176,8 +217,8 @@ def _remove_transparency(image: np.ndarray) -> np.ndarray:
     return opaque
 
 
-def _check_chunks(data: bytes) -> bytes:
-    """Return the file, a PNG without its colour profile: OpenCV ignores it, but libpng prints warnings about it.
+def _check_chunks(data: bytes) -> tuple[bytes, bytes]:
+    """Return a PNG without its colour profile, which OpenCV ignores but libpng warns about, and its EXIF data.
 
     A PNG chunk is its length, its name, its data and a checksum of four bytes. OpenCV allocates as much as a length
     says, 4 GB for a damaged file of 2 KB, so lengths are checked here.
@@ -185,9 +226,7 @@ def _check_chunks(data: bytes) -> bytes:
     Raises:
         InputError: a chunk ends beyond the file, or the last chunk is missing.
     """
-    if not data.startswith(_PNG):
-        return data
-    start, name, profile, chunks = len(_PNG), b"", slice(0, 0), 0
+    start, name, profile, exif, chunks = len(_PNG), b"", slice(0, 0), b"", 0
     while name != b"IEND":
         chunks += 1
         if start + 12 > len(data) or chunks > 1000 + len(data) // 1024:  # of padding, millions
@@ -195,10 +234,12 @@ def _check_chunks(data: bytes) -> bytes:
         end, name = start + 12 + int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
         if name == b"iCCP":
             profile = slice(start, end)
+        elif name == b"eXIf":
+            exif = b"Exif\0\0" + data[start + 8 : end - 4]
         start = end
     if start > len(data):
         raise InputError(_NO_IMAGE)
-    return data[: profile.start] + data[profile.stop :] if profile.stop else data
+    return (data[: profile.start] + data[profile.stop :] if profile.stop else data), exif
 
 
 def _check_segments(data: bytes) -> None:

@@ -18,7 +18,15 @@ import tiffslide
 from PIL import Image, UnidentifiedImageError
 
 from cancernet import InputError
-from cancernet.data.images import EXTENSIONS, MOST_MEGAPIXELS, TIFF_MAGIC, decode_image, read_image, resize_image
+from cancernet.data.images import (
+    EXTENSIONS,
+    MOST_MEGAPIXELS,
+    TIFF_MAGIC,
+    decode_image,
+    read_image,
+    resize_image,
+)
+from cancernet.data.tiff import DECODING_ERRORS, read_scales
 
 IDC_MPP = 4.0  # micrometres per pixel of the IDC patches
 CHROMA = 15  # a pixel is stained if its largest and smallest channel differ by at least this
@@ -28,7 +36,6 @@ BLOCK_SIDE = 2048  # about BLOCK_SIDE x BLOCK_SIDE pixels of a level are read at
 CHUNK_BYTES = 256_000_000  # the largest tile or strip of a TIFF that is decoded
 SCALES = (0.05, 20.0)  # micrometres per pixel; a resolution beyond these is for printing or a screen
 MOST_ENLARGED = 1.25  # factor by which an image may be coarser than the model
-DECODING_ERRORS = (RuntimeError, ValueError, OSError, EOFError, IndexError, NotImplementedError)  # of imagecodecs too
 CONVERT = "Convert it to a tiled pyramid, for example with: vips tiffsave IN OUT.tif --tile --pyramid"
 
 
@@ -95,7 +102,7 @@ def open_slide_image(path: Path | str, mpp: float | None = None, data: bytes | N
         if is_tiff and is_pyramid(path, data):
             slide = _open_tiff(path, data, mpp, stack)
         elif is_tiff or path.suffix.lower() in EXTENSIONS:
-            slide = _open_picture(path, data, mpp)
+            slide = _open_picture(path, data, mpp, is_tiff=is_tiff)
         else:
             slide = _open_openslide(path, data, mpp, stack)
         yield slide
@@ -187,14 +194,21 @@ def is_pyramid(path: Path, data: bytes | None = None) -> bool:
     """Return whether a TIFF must be read chunk by chunk; `data` are its bytes, if they are in memory.
 
     Raises:
-        InputError: it is cut off, or not a TIFF.
+        InputError: it is cut off, not a TIFF, or a planar pyramid.
     """
     try:
         with _without_warnings("tifffile"), _open_file(path, data) as file, tifffile.TiffFile(file) as tiff:
             page = tiff.pages.first
             _check_complete(path, [page])
-            return page.is_tiled or page.imagewidth * page.imagelength > PLAIN_PIXELS or len(tiff.series[0].levels) > 1
-    except (tifffile.TiffFileError, *DECODING_ERRORS) as error:
+            is_large = page.is_tiled or page.imagewidth * page.imagelength > PLAIN_PIXELS
+            if not is_large and len(tiff.series[0].levels) == 1:
+                return False
+            if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1:
+                raise InputError(
+                    f"{path}: stores red, green and blue apart (planar); such slides are not supported. {CONVERT}"
+                )
+            return True
+    except DECODING_ERRORS as error:
         raise InputError(f"{path}: cannot be read as TIFF ({error}); it may be cut off. Copy it again.") from error
 
 
@@ -230,13 +244,15 @@ def _open_tiff(path: Path, data: bytes | None, mpp: float | None, stack: ExitSta
         composed = "tiffslide.series-composition" in properties or properties["tiffslide.series-axes"] == "CYX"
         series = slide.ts_tifffile.series[properties["tiffslide.series-index"]]
         pages = [level.pages[0].aspage() for level in series.levels]
-    except (tifffile.TiffFileError, KeyError, *DECODING_ERRORS) as error:
+    except DECODING_ERRORS as error:
         return _open_openslide(path, data, mpp, stack, f"tiffslide says: {error}")
     if composed:
         return _open_openslide(path, data, mpp, stack, "its pixels are spread over several images")
     _check_complete(path, pages)
     _check_supported(path, pages)
-    scales = [properties.get(f"tiffslide.mpp-{axis}") for axis in "xy"]
+    scales: list[float | str | None] = [*read_scales(slide.ts_tifffile)] or [
+        properties.get(f"tiffslide.mpp-{axis}") for axis in "xy"
+    ]
     levels = tuple(Level(page.imagewidth, page.imagelength, page.chunks[1]) for page in pages)
 
     def read_region(level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
@@ -279,7 +295,7 @@ def _read_chunks(path: Path, page: tifffile.TiffPage, left: int, top: int, width
                 decoded, *_ = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
                 if decoded is None:
                     raise ValueError("it is empty")
-            except (TypeError, *DECODING_ERRORS) as error:
+            except DECODING_ERRORS as error:
                 raise InputError(
                     f"{path}: the chunk at x {x}, y {y} of the level {page.imagewidth} pixels wide cannot be read "
                     f"({error}). Copy the file again."
@@ -290,26 +306,32 @@ def _read_chunks(path: Path, page: tifffile.TiffPage, left: int, top: int, width
     return region
 
 
-def _open_picture(path: Path, data: bytes | None, mpp: float | None) -> SlideImage:
+def _open_picture(path: Path, data: bytes | None, mpp: float | None, *, is_tiff: bool) -> SlideImage:
+    scales: Sequence[float | str | None] = ()
     too_large = InputError(f"{path}: has more than {PLAIN_PIXELS:,} pixels in one piece. {CONVERT}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with _open_file(path, data) as file, Image.open(file) as header:
                 width, height = header.size
-                resolution = header.info.get("dpi", ())  # dots per inch
+                scales = [25_400 / float(dots) if dots else None for dots in header.info.get("dpi", ())]
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise too_large from error
     except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as an image. Remove it, or copy it again.") from error
+        if not is_tiff:  # Pillow does not know all kinds
+            raise InputError(f"{path}: cannot be read as an image. Remove it, or copy it again.") from error
+        width = height = 0  # `is_pyramid` has compared the size
     if width * height > PLAIN_PIXELS:
         raise too_large
+    if is_tiff:
+        with _open_file(path, data) as file, tifffile.TiffFile(file) as tiff:
+            scales = read_scales(tiff) or scales
     try:
         picture = read_image(path, channels=3, sha256=None) if data is None else decode_image(data, 3)
     except InputError as error:
         named = error if data is None else f"{path}: {error}"
         raise InputError(f"{named}. Copy it again.") from error
-    scale = _choose_mpp(path, [25_400 / float(dots) if dots else None for dots in resolution], mpp)
+    scale = _choose_mpp(path, scales, mpp)
 
     def read_region(level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
         return picture[top : top + height, left : left + width]
@@ -332,14 +354,21 @@ def _open_openslide(
         slide = stack.enter_context(openslide.OpenSlide(path))
     except openslide.OpenSlideError as error:
         raise InputError(f"{path}: cannot be read ({reason}; OpenSlide says: {error}).") from error
+    # Outside the bounds nothing was scanned. QuPath counts x and y from their corner.
+    bounds = [int(slide.properties.get(f"openslide.bounds-{name}", 0)) for name in ("x", "y", "width", "height")]
+    size = bounds[2:] if all(bounds[2:]) else slide.dimensions
     levels = tuple(
-        Level(width, height, int(slide.properties.get(f"openslide.level[{i}].tile-width", BLOCK_SIDE)))
-        for i, (width, height) in enumerate(slide.level_dimensions)
+        Level(
+            max(1, round(size[0] / downsample)),
+            max(1, round(size[1] / downsample)),
+            int(slide.properties.get(f"openslide.level[{i}].tile-width", BLOCK_SIDE)),
+        )
+        for i, downsample in enumerate(slide.level_downsamples)
     )
 
     def read_region(level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
         downsample = slide.level_downsamples[level]
-        corner = (round(left * downsample), round(top * downsample))
+        corner = (bounds[0] + round(left * downsample), bounds[1] + round(top * downsample))
         try:
             pixels = np.asarray(slide.read_region(corner, level, (width, height)))
         except openslide.OpenSlideError as error:
@@ -352,7 +381,7 @@ def _open_openslide(
 
 def _choose_mpp(path: Path, scales: Sequence[float | str | None], given: float | None) -> float:
     """Return the file's own scale, the mean over x and y, or the given one if it has none."""
-    known = [float(scale) for scale in scales if scale is not None]
+    known = [number for number in map(_read_number, scales) if number is not None]
     if len(known) == 2 and SCALES[0] <= min(known) and max(known) <= SCALES[1]:
         return sum(known) / 2
     if given is None:
@@ -361,3 +390,11 @@ def _choose_mpp(path: Path, scales: Sequence[float | str | None], given: float |
             "0.5 at 20x or 4 for a picture at the scale of the IDC patches."
         )
     return given
+
+
+def _read_number(scale: float | str | None) -> float | None:
+    """Return a scale as a number, also with a decimal comma; None if it is none."""
+    try:
+        return float(str(scale).replace(",", "."))
+    except ValueError:
+        return None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cancernet.data.source import SourceFile
 
 KAGGLE_DATASET = "paultimothymooney/breast-histopathology-images"
+UNIFORM_SHARE = 0.9  # of images that are black, or the same, which a build warns about
 EXAMPLES = 8  # images of each class in overview.png
 
 
@@ -85,6 +86,7 @@ def write_dataset(options: BuildOptions) -> "Summary":
         if current:
             print(f"{output} is up to date: neither {source} nor the settings have changed.\n{describe(current)}")
             warn(current.nesting)
+            warn(describe_uniform(current))
             return current
 
         plan = plan_dataset(files, settings)
@@ -101,6 +103,7 @@ def write_dataset(options: BuildOptions) -> "Summary":
             summary = write_manifest(folder, built.patches, sorted(plan.misplaced + built.rejected), summary)
             save_overview(folder, built)
     print(f"{describe(summary)}\n\nWritten to {output}. Look at {output / 'overview.png'} before you train.")
+    warn(describe_uniform(summary))
     return summary
 
 
@@ -209,6 +212,15 @@ def save_overview(folder: Path, built: "Built") -> None:
 def warn(text: str) -> None:
     if text:
         print(f"warning: {text}")
+
+
+def describe_uniform(summary: "Summary") -> str:
+    """Describe images that are nearly all black, or all the same picture; "" for others."""
+    number = max(summary.almost_black, summary.same_pixels if summary.images > 1 else 0)
+    if number < UNIFORM_SHARE * summary.images:
+        return ""
+    what = "almost black" if number == summary.almost_black else "the same picture"
+    return f"{number:,} of {summary.images:,} images are {what}. Look at overview.png: were they decoded correctly?"
 
 
 def describe(summary: "Summary") -> str:

@@ -191,7 +191,7 @@ def test_images_are_placed_by_split_and_class_and_checked(tmp_path):
         hashlib.sha256((tmp_path / "out" / file).read_bytes()).hexdigest() for file in files
     ]
     assert (tmp_path / "out/training/0/x-2.png").read_bytes() == (tmp_path / "source/a/x.png").read_bytes()
-    assert [check[1:] for check in built.checks] == [(4, 6, True, 9, ""), (5, 5, False, 16, ""), (4, 6, True, 17, "")]
+    assert [check[1:6] for check in built.checks] == [(4, 6, True, 9, ""), (5, 5, False, 16, ""), (4, 6, True, 17, "")]
     assert built.rejected == [("bad.png", NOT_AN_IMAGE)]
     assert sum(done) == 4
 
@@ -280,6 +280,7 @@ def test_a_summary_counts_what_was_built_rejected_and_left_out():
         left_out_patients=2,  # p3, whose image was rejected, and p4
         grey_images=1,
         almost_black=1,
+        same_pixels=7,
         edge_tiles=2,
         sizes={"50x50": 4, "60x50": 1, "49x50": 1, "50x49": 1},
         duplicates_across_patients=2,

@@ -120,6 +120,14 @@ def test_floating_point_images_are_refused():
         decode_image(encode(np.ones((4, 4), np.float32), ".tiff"), channels=1)
 
 
+def test_a_jpeg_image_of_twelve_bits_is_named():
+    import imagecodecs
+
+    data = imagecodecs.jpeg_encode(np.full((20, 30), 2000, np.uint16), bitspersample=12)
+    with pytest.raises(InputError, match=r"^is a JPEG image of 12 bits, which is not supported. Save it as PNG.$"):
+        decode_image(data, 3)
+
+
 def test_shrinking_averages_pixels():
     image = np.array([[0, 100], [200, 100]], np.uint8)[..., None]
     assert fit_image(image, 1).tolist() == [[[100]]]

@@ -1,7 +1,9 @@
 """Slides and pictures are cut into the right tiles at the scale of a model, in little memory."""
 
+import contextlib
 import subprocess
 import sys
+import types
 import zlib
 from functools import partial
 
@@ -176,6 +178,65 @@ def test_a_pictures_own_scale_is_used(tmp_path, name, options):
     path = write_picture(tmp_path / name, stained(60, 60), **options)
     with open_slide_image(path, 1.0) as slide:
         assert slide.mpp == pytest.approx(25_400 / 6350, rel=1e-3)
+
+
+@pytest.mark.parametrize(("size", "unit"), [(500, "nm"), (0.5, "µm"), (0.0005, "mm"), (0.00005, "cm")])
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+def test_the_scale_in_ome_xml_is_used(tmp_path, size, unit, tile):
+    scale = {"PhysicalSizeX": size, "PhysicalSizeXUnit": unit, "PhysicalSizeY": size, "PhysicalSizeYUnit": unit}
+    options = {"photometric": "rgb", "metadata": {"axes": "YXS", **scale}, "compression": "jpeg2000"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", stained(64, 64), tile=tile, **options)
+    with open_slide_image(tmp_path / "a.ome.tif") as slide:
+        assert slide.mpp == pytest.approx(0.5)
+        assert slide.read_region(0, 0, 0, 64, 64).shape == (64, 64, 3)
+
+
+def write_aperio(path, scale, **options):
+    stated = f"Aperio Image Library v1\n64x64 |AppMag = 20|MPP = {scale}"
+    options = {"photometric": "rgb", "tile": (16, 16), "description": stated, "metadata": None} | options
+    tifffile.imwrite(path, stained(64, 64), **options)
+    return path
+
+
+def test_an_aperio_scale_may_have_a_decimal_comma_and_no_other_text(tmp_path):
+    with open_slide_image(write_aperio(tmp_path / "comma.svs", "0,4990")) as slide:
+        assert slide.mpp == 0.499
+    for scale in ("unknwn", "nan", "", "0,4,9"):
+        path = write_aperio(tmp_path / "unknown.svs", scale)
+        assert "unknown.svs: does not give its scale. Give --mpp" in refusal(path)
+        with open_slide_image(path, 0.25) as slide:
+            assert slide.mpp == 0.25
+
+
+def test_a_pyramid_of_planes_is_refused_with_advice(tmp_path):
+    pixels = np.moveaxis(stained(64, 64), -1, 0).copy()
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", planarconfig="separate", tile=(16, 16))
+    with pytest.raises(InputError, match="stores red, green and blue apart .planar.*vips tiffsave"):  # noqa: SIM117
+        with open_slide_image(tmp_path / "a.tif", 0.5):
+            pass
+
+
+def test_of_a_slide_with_bounds_what_was_scanned_is_read(tmp_path, monkeypatch):
+    whole = Image.fromarray(stained(64, 64)).convert("RGBA")
+
+    class Slide(contextlib.nullcontext):  # as OpenSlide opens a .mrxs file
+        bounds = {"x": "8", "y": "16", "width": "40", "height": "32"}  # noqa: RUF012
+        properties = {f"openslide.bounds-{name}": value for name, value in bounds.items()}  # noqa: RUF012
+        dimensions, level_downsamples = (64, 64), (1.0, 2.0)
+
+        def __init__(self, path):
+            super().__init__(self)
+
+        def read_region(self, corner, level, size):
+            return whole.crop((*corner, corner[0] + size[0], corner[1] + size[1]))
+
+    module = types.SimpleNamespace(OpenSlide=Slide, OpenSlideError=OSError)
+    monkeypatch.setitem(sys.modules, "openslide", module)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: module)
+    (tmp_path / "slide.mrxs").write_bytes(b"\xff\xd8\xff")
+    with open_slide_image(tmp_path / "slide.mrxs", 0.5) as slide:
+        assert [level[:2] for level in slide.levels] == [(40, 32), (20, 16)]
+        np.testing.assert_array_equal(slide.read_region(0, 4, 0, 36, 32), stained(64, 64)[16:48, 12:48])
 
 
 def test_a_screens_resolution_is_no_scale(tmp_path):

@@ -329,6 +329,18 @@ def test_twelve_bits_in_sixteen_are_told(slides, tmp_path, capsys):
     assert read_summary(tmp_path / "built").almost_black == 30
 
 
+@pytest.mark.parametrize(("value", "what"), [(3, "almost black"), (200, "the same picture")])
+def test_images_that_are_nearly_all_black_or_the_same_are_warned_about_each_time(tmp_path, capsys, value, what):
+    for number in range(60):  # other bytes, as the decoder of a new format would see them
+        path = tmp_path / f"source/{number % 2}/{100 + number // 6}_idx5_x1_y{number}_class{number % 2}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = np.full((8, 8, 3), 90 if number < 6 else value, np.uint8)
+        path.write_bytes(cv2.imencode(".png", image)[1].tobytes() + bytes([number]))
+    for _ in range(2):
+        build(tmp_path / "source", tmp_path / "built")
+        assert f"warning: 54 of 60 images are {what}." in capsys.readouterr().out
+
+
 def test_edge_tiles_are_kept_and_counted(slides, tmp_path, capsys):
     write_image(slides / "100/0/100_idx5_x901_y1_class0.png", 1, (50, 1, 3))
     assert len(build(slides, tmp_path / "built")) == 61
