@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import json
 import re
 import shutil
@@ -476,6 +477,9 @@ def test_a_patient_in_two_splits_is_refused(folder, tmp_path):
         f"{patch.file},{patch.label},{patch.patient}", f"{patch.file},{patch.label},{other.patient}"
     )
     manifest.write_text(text)
+    summary = json.loads((tmp_path / "dataset/dataset.json").read_text())
+    summary["manifest_sha256"] = hashlib.sha256(text.encode()).hexdigest()  # as of a build by other rules
+    (tmp_path / "dataset/dataset.json").write_text(json.dumps(summary))
     with pytest.raises(InputError, match=f"Patient {other.patient} is in both training and testing"):
         train_model.main(["--dataset", str(tmp_path / "dataset"), "--output", str(tmp_path / "run")])
 
