@@ -9,7 +9,16 @@ import numpy as np
 
 from cancernet import InputError
 from cancernet.evaluation import metrics, results
-from cancernet.evaluation.intervals import LEVEL, SHARE, Bounds, Key, Scale, jackknife, jackknife_interval
+from cancernet.evaluation.intervals import (
+    LEVEL,
+    SHARE,
+    Bounds,
+    Key,
+    Scale,
+    exact_interval,
+    jackknife,
+    jackknife_interval,
+)
 from cancernet.evaluation.metrics import CLASS_METRICS, METRICS, Compute, Metric, explain_undefined
 from cancernet.evaluation.predictions import Predictions
 from cancernet.evaluation.ranking import rank_images, weighted_areas
@@ -27,6 +36,7 @@ class Figure(NamedTuple):
     undefined: str  # why it would be
     scale: Scale = SHARE
     biased_upward: bool = False
+    of: np.ndarray | None = None  # bool [n]: the images that the figure is a share of; None if it is no such share
 
 
 def evaluate(
@@ -35,7 +45,8 @@ def evaluate(
     """Compute every metric of some predictions, with 95% intervals over patients.
 
     The intervals are those of `intervals.jackknife_interval`; they hold the model and its decisions fixed. An image of
-    an unknown patient counts as a patient of its own.
+    an unknown patient counts as a patient of its own. A share that is 0 or 1 does not vary between patients; its
+    interval is `intervals.exact_interval` over the patients that have such images.
 
     Args:
         predictions: of images whose true classes are known.
@@ -129,7 +140,8 @@ def _list_figures(images: EvaluatedImages, prevalence: float | None) -> dict[Has
     for index in range(len(images.classes)):
         for name, of_class in CLASS_METRICS.items():
             compute = partial(WeightedImages.of_class, name=name, index=index)
-            figures[index, name] = Figure(compute, explain_undefined(images, of_class.undefined, index))
+            why, of = explain_undefined(images, of_class.undefined, index), _find_images(images, name, index)
+            figures[index, name] = Figure(compute, why, of=of)
     if prevalence is not None:
         for name, adjusted in (("ppv", metrics.adjusted_ppv), ("npv", metrics.adjusted_npv)):
             why = explain_undefined(images, METRICS[name].undefined, every_class=True)
@@ -139,7 +151,21 @@ def _list_figures(images: EvaluatedImages, prevalence: float | None) -> dict[Has
 
 def _figure(metric: Metric, images: EvaluatedImages) -> Figure:
     why = explain_undefined(images, metric.undefined, every_class=metric.needs_every_class)
-    return Figure(metric.compute, why, metric.scale, metric.biased_upward)
+    of = _find_images(images, metric.name, images.positive)
+    return Figure(metric.compute, why, metric.scale, metric.biased_upward, of)
+
+
+def _find_images(images: EvaluatedImages, name: str, index: int | None) -> np.ndarray | None:
+    """Find the images [n] that a metric, of the class `index`, is a share of; None if it is no such share."""
+    shares = {
+        "accuracy": np.ones(len(images.labels), dtype=bool),
+        "sensitivity": images.labels == index,
+        "specificity": images.labels != index,
+        "precision": images.predicted == index,
+        "ppv": images.predicted == index,
+        "npv": images.predicted != index,
+    }
+    return shares.get(name)
 
 
 def _estimate(images: EvaluatedImages, figures: Mapping[Key, Figure]) -> dict[Key, Estimate]:
@@ -155,6 +181,9 @@ def _estimate(images: EvaluatedImages, figures: Mapping[Key, Figure]) -> dict[Ke
 
 
 def _find_bounds(figure: Figure, value: float, left_out: np.ndarray, images: EvaluatedImages) -> Bounds:
+    if figure.of is not None and value in (0, 1):
+        trials = len(np.unique(images.groups[figure.of]))
+        return exact_interval(int(value) * trials, trials)
     bounds = jackknife_interval(
         value, left_out, images.n_groups, unit=images.unit, scale=figure.scale, why_undefined=figure.undefined
     )

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from scipy.special import expit, logit, stdtrit
+from scipy.stats import binomtest
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -94,3 +95,9 @@ def jackknife_interval(
     effective = np.abs(deviations).sum() ** 2 / squares * np.pi / 2
     half = stdtrit(max(min(effective, parts) - 1, 1), (1 + LEVEL) / 2) * error
     return Bounds(float(scale.back(centre - half)), float(scale.back(centre + half)))
+
+
+def exact_interval(successes: int, trials: int) -> Bounds:
+    """Compute the 95% interval of a share of independent trials (Clopper & Pearson 1934, Biometrika 26:404)."""
+    low, high = binomtest(successes, trials).proportion_ci(LEVEL)
+    return Bounds(float(low), float(high))

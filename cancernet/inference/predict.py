@@ -105,6 +105,7 @@ def predict(options: PredictOptions) -> None:
     from cancernet.data.files import describe_unsupported
     from cancernet.inference import work_list
     from cancernet.inference.summary import FURTHEST_PICTURE, REJECTED, SUMMARY, describe_results
+    from cancernet.reporting.wording import plural
     from cancernet.run import read_settings
 
     output = options.output
@@ -132,7 +133,7 @@ def predict(options: PredictOptions) -> None:
         print(f"Images out of distribution: {output / FURTHEST_PICTURE}")
     rejected = [*found.rejected, *(row for result in results for row in result.rejected)]
     if rejected:
-        print(f"{len(rejected):,} file(s) could not be used, see {output / REJECTED}")
+        print(f"{plural(len(rejected), 'file')} could not be used, see {output / REJECTED}")
     if rejected and not options.shard and not any(result.patches for result in results):
         raise InputError(f"No image could be used, first {work_list.printable(': '.join(rejected[0]))}")
 
@@ -174,6 +175,7 @@ def _predict_here(
     from tqdm import tqdm
 
     from cancernet.inference import prediction, results, work_list
+    from cancernet.reporting.wording import plural, speed_of
     from cancernet.run import load_run
 
     run = load_run(options.run)
@@ -194,7 +196,7 @@ def _predict_here(
         predicted = map(report_rejected, prediction.predict_items(run, items, options, progress=bar.update))
         done = results.write_results(run, predicted, folder, missing=missing, print_line=bar.write)
     seconds, count = time.monotonic() - started, sum(result.patches for result in done)
-    print(f"{count:,} images in {seconds:.1f} s, {count / max(seconds, 1e-9):,.0f} images per second.")
+    print(f"{plural(count, 'image')} in {seconds:.1f} s, {speed_of(count / max(seconds, 1e-9))}.")
     return done
 
 

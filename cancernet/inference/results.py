@@ -15,6 +15,7 @@ from cancernet.inference.regions import Feature, outline_regions
 from cancernet.inference.summary import FURTHEST_PICTURE, PREDICTIONS, ItemResult, summarise_item, write_tables
 from cancernet.inference.work_list import LARGE, WorkItem, printable
 from cancernet.reporting import illustration, montages
+from cancernet.reporting.wording import plural
 from cancernet.run import Run, name_class
 
 RED = (200, 0, 0)  # as QuPath's own class "Tumor"
@@ -89,7 +90,7 @@ def list_rows(predictions: ItemPredictions, class_names: Sequence[str]) -> list[
 def describe_slide(run: Run, predictions: ItemPredictions) -> str:
     """Say how many patches a slide has and, of two classes, how many were classified as positive."""
     scores, positive = predictions.scores, run.decision.positive
-    text = f"{printable(scores.slide)}: {len(scores.patches):,} patches"
+    text = f"{printable(scores.slide)}: {plural(len(scores.patches), 'patch')}"
     if positive is None:
         return text
     count = (predictions.predicted == run.decision.classes.index(positive)).sum()

@@ -112,21 +112,22 @@ def describe_results(settings: Settings, results: Sequence[ItemResult]) -> str:
     if not results:
         return "No image was predicted."
     patches, counts, _ = _add_up(results)
-    noun = "patches" if any(result.item.slide for result in results) else "images"
+    noun = "patch" if any(result.item.slide for result in results) else "image"
     names = [name_class(settings, name) for name in settings.classes]
     known = [result.outside for result in results if result.outside is not None]
     outside = (sum(known), patches) if len(known) == len(results) else None
-    lines = [wording.describe_out_of_distribution(outside, "patch" if noun == "patches" else "image")]
+    lines = [wording.describe_out_of_distribution(outside, noun)]
     outliers = sorted((each for result in results for each in result.outliers), key=lambda each: -each.distance)[:3]
     if outliers:
         furthest = ", ".join(f"{name} ({distance:.1f})" for distance, name, _ in outliers)
         lines.append(f"The furthest, where 1 is the limit: {furthest}.")
     shares = [f"{count:,} {name} ({count / patches:.0%})" for count, name in zip(counts, names, strict=True)]
-    lines.append(f"{patches:,} {noun} classified: {', '.join(reversed(shares))}.")
+    lines.append(f"{wording.plural(patches, noun)} classified: {', '.join(reversed(shares))}.")
     sparse = [result.patches for result in results if result.item.kind == SLIDE and not result.has_map]
     if sparse:
-        slides = f"{len(sparse):,} slide{'s' * (len(sparse) > 1)}"
-        lines.append(f"{sum(sparse):,} patches of {slides} are too few or too far apart for a map.")
+        slides = wording.plural(len(sparse), "slide")
+        of_slides = f"{wording.plural(sum(sparse), 'patch')} of {slides} {'is' if sum(sparse) == 1 else 'are'}"
+        lines.append(f"{of_slides} too few or too far apart for a map.")
     listed = [row for result in results for row in result.listed][:MAX_LISTED]
     if listed:
         of = "" if settings.positive is None else f" of {name_class(settings, settings.positive)}"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cancernet.config import SPLITS
+from cancernet.config import SPLITS, Experiment, describe_field
 from cancernet.data.dataset import Patch, Summary, name_classes
 from cancernet.data.grid import Layout, lay_out_patches
 from cancernet.data.images import read_image
@@ -23,7 +23,7 @@ from cancernet.reporting import schema
 from cancernet.reporting.montages import FALSE_ALARM, MISSED, WRONG
 from cancernet.reporting.schema import DataSummary, Report, count_split
 from cancernet.reporting.wording import describe_counts, plural, warn_of_change
-from cancernet.run import read_predictions, read_report
+from cancernet.run import Settings, read_predictions, read_report
 
 _ERRORS_SHOWN = 6  # of each kind
 
@@ -58,10 +58,12 @@ def evaluate_split(scores: Scores, decision: Decision, context: ReportContext) -
     predictions, classes, positive = predict_scores(decision, scores), decision.classes, decision.positive
     report = _start_report(predictions, scores.layout, context, classes, positive, _describe_test(context))
     neighbours: Mapping[str, Mapping[str, Estimate]] | None = None
+    smoothed: int | None = None
     if decision.without_neighbours:
         alone = predict_scores(decision.without_neighbours, scores)
         (difference,) = compare_figures([alone, predictions], classes=classes, positive=positive)
         without = evaluate(alone, classes=classes, positive=positive).metrics
+        smoothed = sum(len(slide.members) for slide in scores.layout.slides if slide.is_complete)
         neighbours = {"with": report.metrics, "without": without, "difference": difference}
     changed = warn_of_change(report.metrics, decision.expected_on_validation, decision.fitted_on)
     report = dataclasses.replace(
@@ -80,6 +82,7 @@ def evaluate_split(scores: Scores, decision: Decision, context: ReportContext) -
         ),
         expected_on_validation=decision.expected_on_validation,
         neighbours=neighbours,
+        smoothed_images=smoothed,
         operating_points=_evaluate_points(decision, predictions, scores),
         outside=summarise_distances(scores) if context.dataset else None,
     )
@@ -238,6 +241,22 @@ def _warn(data: DataSummary, layout: Layout) -> list[str]:
             f"Data leakage: {plural(data.duplicates_across_splits, 'group')} of identical image files in two splits."
         )
     return warnings
+
+
+def list_settings(settings: Settings) -> dict[str, object]:
+    """List what a report shows: the settings that this way of training uses, and a file of weights by its name."""
+    experiment = settings.experiment
+    shown = {
+        name: value
+        for name, value in dataclasses.asdict(experiment).items()
+        if experiment.way in describe_field(Experiment, name).applies_to
+    }
+    if Path(experiment.weights).is_absolute():
+        shown["weights"] = Path(experiment.weights).name
+    left_out = ("class_names", "seen", "model_sha256")
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in left_out} | {
+        "experiment": shown
+    }
 
 
 def flatten(settings: Mapping, prefix: str = "") -> dict[str, schema.SettingValue]:

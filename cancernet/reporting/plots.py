@@ -44,13 +44,14 @@ def plot_history(*, history: Mapping[str, Sequence[float | None]], kept_epochs: 
     for name, axes in zip(names, panels, strict=True):
         columns = {"training": name, "validation": f"val_{name}"}
         curves = {label: np.array(history[key], float) for label, key in columns.items() if key in history}
-        ceiling = _robust_ceiling(np.concatenate(list(curves.values()))) if name == "loss" else None
+        limits = _robust_limits(np.concatenate(list(curves.values()))) if name == "loss" else None
         for label, values in curves.items():
             colour, dash = CURVE_STYLES[label]
             epochs = np.arange(1, len(values) + 1)
             axes.plot(epochs, values, dash, color=colour, label=label, marker="o", markersize=3)
-            if ceiling is not None:
-                _mark_cut(axes, epochs, values, ceiling, colour)
+            if limits is not None:
+                _mark_cut(axes, epochs, values, limits[1], colour)
+        axes.set_ylim(limits)
         first, last = kept_epochs
         if first == last:
             axes.axvline(first, color=GREY, linestyle=":", label=f"final model: epoch {first}")
@@ -64,18 +65,18 @@ def plot_history(*, history: Mapping[str, Sequence[float | None]], kept_epochs: 
     return _add_legend(figure, panels[0], columns=3)
 
 
-def _robust_ceiling(values: np.ndarray) -> float | None:
+def _robust_limits(values: np.ndarray) -> tuple[float, float] | None:
     """Find where to cut an axis that few high values would stretch; None if no value is far above the others."""
     known = values[np.isfinite(values)]
     if not len(known):
         return None
     ceiling = known.min() + 4 * (np.quantile(known, 0.9) - known.min())
-    return float(ceiling) if known.max() > ceiling > known.min() else None
+    bottom = known.min() - 0.05 * (ceiling - known.min())
+    return (float(bottom), float(ceiling)) if known.max() > ceiling > known.min() else None
 
 
 def _mark_cut(axes: Axes, epochs: np.ndarray, values: np.ndarray, ceiling: float, colour: str) -> None:
-    """Cut the axis at the ceiling; mark each value above it by an arrow and write down the highest."""
-    axes.set_ylim(top=ceiling)
+    """Mark each value above the ceiling, where the axis is cut, by an arrow and write down the highest."""
     above = np.flatnonzero(values > ceiling)
     if not len(above):
         return

@@ -127,6 +127,7 @@ class Report(Evaluation, Heading):
     expected_on_validation: ValidationRates | None = field(default_factory=lambda: None)
     neighbours: Mapping[str, Mapping[str, Estimate | Difference]] | None = field(default_factory=lambda: None)
     # metrics `with` and `without` smoothing over neighbouring patches, and their `difference`
+    smoothed_images: int | None = field(default_factory=lambda: None)  # evaluated with their neighbours; None: not used
     operating_points: list[OperatingPoint] | None = field(default_factory=lambda: None)
     worst_errors: list[ConfidentError]
     outside: OutOfDistribution | None = field(default_factory=lambda: None)

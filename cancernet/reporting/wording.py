@@ -1,13 +1,13 @@
 """The report in words: how numbers are written, the key results as sentences, and warnings."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from cancernet.config import INSIDE_SHARE
 from cancernet.evaluation.decision import FittedOn, ValidationRates
-from cancernet.evaluation.intervals import FEW_GROUPS, LEAST_GROUPS
+from cancernet.evaluation.intervals import FEW_GROUPS, LEAST_GROUPS, exact_interval
 from cancernet.evaluation.metrics import METRICS, Place
-from cancernet.evaluation.results import Estimate, Interval
+from cancernet.evaluation.results import Estimate, Interval, TwoClassPatientRow
 from cancernet.reporting.schema import DataSummary, Report, SplitCounts
 
 FIXED_MODEL = (
@@ -25,6 +25,7 @@ DEVIATIONS = {  # meaning of a value that is too low, and of one that is too hig
         "The probabilities are too low on average.",
     ),
 }
+WORST_NAMED = 3  # patients in a key result
 SPLIT_NAMES = {"file": "a given list", "given": "the folders of the source"}
 
 
@@ -114,8 +115,9 @@ def describe_calibration(report: Report) -> str:
 def key_results(report: Report) -> list[KeyResult]:
     """Write the main results as sentences, the most important first.
 
-    Two classes: sensitivity, specificity, and PPV at the prevalence of the images and at a given one. More than two:
-    accuracy, and the classes with the lowest and the highest sensitivity.
+    Two classes: in how many patients the positive class was missed or falsely found, sensitivity, specificity, and PPV
+    at the prevalence of the images and at a given one. More than two: accuracy, and the classes with the lowest and the
+    highest sensitivity.
     """
     metrics, positive = report.metrics, report.positive
     level = f"{report.interval.level:.0%} interval"
@@ -137,7 +139,39 @@ def key_results(report: Report) -> list[KeyResult]:
     if report.prevalence:
         at = f"a prevalence of {percent(report.prevalence.value)}"
         found.append((f"PPV at {at}", (f"At {at}, ", *of_those), report.prevalence.ppv))
-    return [_key_result(*each, level) for each in found]
+    return [*_count_patients(report, ill), *(_key_result(*each, level) for each in found)]
+
+
+def _count_patients(report: Report, ill: str) -> list[KeyResult]:
+    """Count patients with the positive class of whom no image was detected, and patients without it of whom some was.
+
+    The patients with the lowest sensitivity and with the most false alarms are named.
+    """
+    rows = [each for each in report.patients if isinstance(each, TwoClassPatientRow)]
+    having = sorted((each for each in rows if each.sensitivity is not None), key=lambda each: each.sensitivity or 0)
+    free = sorted((each for each in rows if each.sensitivity is None), key=lambda each: -each.fp)
+    detected = [(each.patient, each.tp, each.tp + each.fn) for each in having]
+    alarms = [(each.patient, each.fp, each.images) for each in free if each.fp]
+    found = []
+    if having:
+        what, missed = f"No {ill} image was detected in", sum(not each.tp for each in having)
+        found.append(_share_patients(what, missed, having, f"with {ill}", "Lowest sensitivity", detected))
+    if free:
+        what = f"At least one image was classified as {ill} in"
+        found.append(_share_patients(what, len(alarms), free, f"without {ill}", "Most", alarms))
+    return found
+
+
+def _share_patients(
+    what: str, number: int, patients: Sequence[object], of: str, worst: str, named: Sequence[tuple[str, int, int]]
+) -> KeyResult:
+    """Write how many of some patients it is, and the first of `named`: patient, images concerned and all images."""
+    low, high, _ = exact_interval(number, len(patients))
+    names = [f"{patient} ({some:,} of {plural(images, 'image')})" for patient, some, images in named[:WORST_NAMED]]
+    text = f"{what} {number:,} of {plural(len(patients), 'patient')} {of}"
+    text += f" (95% interval {percent(low or 0)} to {percent(high or 0)})."
+    text += f" {worst}: {', '.join(names)}." if names else ""
+    return KeyResult(text, Estimate(number / len(patients), low, high))
 
 
 def _key_result(name: str, sentence: tuple[str, str, str], estimate: Estimate, level: str) -> KeyResult:
@@ -222,8 +256,9 @@ def describe_decision(report: Report) -> str:
             f"least {number(decision.threshold)} (operating point: {OPERATING_POINTS.get(point, point)})."
         )
     if decision.neighbour_sigma:
-        width = plural(decision.neighbour_sigma, "patch")
-        said += f" Scores of neighbouring patches on a slide are averaged (Gaussian, standard deviation {width})."
+        width, smoothed = plural(decision.neighbour_sigma, "patch"), report.smoothed_images
+        said += f" On a slide with enough of its patches, scores of neighbours are averaged (Gaussian, SD {width}): "
+        said += f"{plural(smoothed, 'image')} here." if smoothed else "no image here is on such a slide."
     return said
 
 
@@ -248,7 +283,7 @@ def describe_training(report: Report) -> str:
     duration = plural(round(training.seconds), "second") if minutes < 2 else f"{minutes:.0f} minutes"
     if not training.epochs or not training.kept_epochs:
         return f"A classification head was fitted to features in {duration} on {training.device}."
-    speed = f" ({training.images_per_second:,.0f} images per second)" if training.images_per_second else ""
+    speed = f" ({speed_of(training.images_per_second)})" if training.images_per_second else ""
     return (
         f"Trained for {plural(training.epochs, 'epoch')} in {duration} on {training.device}{speed}. "
         f"{describe_kept_epochs(*training.kept_epochs)}"
@@ -355,6 +390,12 @@ def signed_interval(difference: Estimate) -> str:
 def missing_reasons(estimates: Iterable[Estimate]) -> list[str]:
     """List why some have no interval or are undefined, each reason once."""
     return list(dict.fromkeys(each.reason for each in estimates if each.high is None and each.reason))
+
+
+def speed_of(images_per_second: float) -> str:
+    """`1,200 images per second`, or `0.04 images per second`."""
+    digits = ",.0f" if images_per_second >= 10 else ".2g"
+    return f"{images_per_second:{digits}} images per second"
 
 
 def plural(number: float, noun: str) -> str:

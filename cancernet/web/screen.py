@@ -126,7 +126,9 @@ def show_counts(run: Run, predictions: list[ItemPredictions]) -> None:
 
     def describe(count: int) -> str:
         area = count * (PATCH_STEP * (run.settings.mpp or 0) / 1000) ** 2
-        return f"{count / len(predicted):.0%}" + f", {area:,.1f} mm²" * (run.settings.mpp is not None)
+        return f"{count / len(predicted):.0%}" + f", {area:,.{1 if area >= 1 else 3}f} mm²" * (
+            run.settings.mpp is not None
+        )
 
     counts = np.bincount(predicted, minlength=len(labels)).tolist()
     parts = [f"**{count:,}** {escape(label)} ({describe(count)})" for label, count in zip(labels, counts, strict=True)]

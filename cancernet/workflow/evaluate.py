@@ -72,12 +72,11 @@ def _evaluate(options: EvaluationOptions) -> "Report":
         )
     store = pipeline.open_store(options.dataset, patches, settings.experiment)
     name = options.run.resolve().name
-    shown = {key: value for key, value in dataclasses.asdict(settings).items() if key not in ("seen", "model_sha256")}
     context = content.ReportContext(
         name,
         options.split,
         content.describe_data(dataset.patches, dataset.summary),
-        settings=content.flatten({"run": name, "of the run": shown}),
+        settings=content.flatten({"run": name, "of the run": content.list_settings(settings)}),
         seen=seen,
         warnings=run.compare_sizes(settings, dataset.summary.usual_size),
         prevalence=options.prevalence,

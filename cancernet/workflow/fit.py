@@ -195,7 +195,7 @@ def report_run(plan: Plan, finished: FittedRun, data: "TrainingData", patches: S
         content.describe_data(patches, plan.dataset.summary),
         class_weights=class_weights,
         training=summarize(fitted.training, str(run.settings.hardware["device"])),
-        settings=content.flatten(describe_training(run.settings)),
+        settings=content.flatten(content.list_settings(run.settings)),
         chose_model=scores is None,
         warnings=list_warnings(plan.options.features, left_out),
         prevalence=plan.options.prevalence,
@@ -270,7 +270,7 @@ def describe_settings(plan: Plan, patches: Sequence[Patch]) -> "Settings":
 
 
 def describe_training(settings: "Settings") -> dict[str, object]:
-    """The settings that a report lists and a checkpoint must agree with: all but the model and the images seen."""
+    """The settings that a checkpoint must agree with: all but the model and the images seen."""
     left_out = ("class_names", "seen", "model_sha256")
     return {name: value for name, value in dataclasses.asdict(settings).items() if name not in left_out}
 

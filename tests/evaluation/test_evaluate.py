@@ -447,15 +447,38 @@ def test_few_patients_have_values_but_no_interval(n_patients):
 def test_few_images_of_unknown_patients_have_no_interval_either():
     labels, probabilities, predicted, _ = two_classes(n=5)
     report = evaluate(labels, probabilities, predicted, [""] * 5, **TWO)
-    assert report.metrics["accuracy"].reason == "too few images for an interval"
+    assert report.metrics["brier"].reason == "too few images for an interval"
 
 
-def test_a_figure_that_never_changes_has_no_interval():
+@pytest.mark.parametrize(("patients", "groups"), [([""] * 20, 16), ([f"p{n % 4}" for n in range(20)], 4)])
+def test_a_share_of_0_or_1_has_the_exact_interval_over_the_patients_or_images_that_it_is_of(patients, groups):
+    labels = np.array([1] * 16 + [0] * 4)
+    report = evaluate(labels, np.full((20, 2), 0.5), np.ones(20, int), patients, **TWO)
+    # Clopper-Pearson: all of n leaves a share whose n-th power is 0.025: 0.794 of 16
+    low, high = 0.025 ** (1 / groups), 1 - 0.025 ** (1 / 4)  # four benign images, of one patient each
+    assert report.metrics["sensitivity"] == Estimate(1.0, pytest.approx(low), 1.0)
+    assert report.per_class["0"].specificity == report.metrics["sensitivity"]
+    assert report.metrics["specificity"] == Estimate(0.0, 0.0, pytest.approx(high))
+    assert report.metrics["npv"].reason == "no image was classified as class 0"
+    (point,) = evaluate_points(
+        predictions_of(labels, np.full((20, 2), 0.5), [1] * 20, patients), {"all": np.ones(20, int)}, **TWO
+    ).values()
+    assert point.sensitivity == report.metrics["sensitivity"]
+
+
+def test_of_many_classes_accuracy_and_rates_of_1_have_exact_intervals():
+    labels = np.array([0, 1, 2, 2])
+    report = evaluate(
+        labels, np.full((4, 3), 1 / 3), labels, ["a", "b", "c", "d"], classes=["x", "y", "z"], positive=None
+    )
+    assert report.metrics["accuracy"].low == pytest.approx(0.025 ** (1 / 4))
+    assert report.per_class["z"].precision.low == pytest.approx(0.025 ** (1 / 2))
+
+
+def test_a_figure_that_never_changes_and_is_no_share_has_no_interval():
     labels, probabilities, _, patients = two_classes()
     report = evaluate(labels, probabilities, labels, patients, **TWO)
-    assert report.metrics["sensitivity"] == Estimate(
-        1.0, None, None, "interval not estimable: all patients have the same value"
-    )
+    assert report.metrics["f1"] == Estimate(1.0, None, None, "interval not estimable: all patients have the same value")
 
 
 def test_a_class_of_one_patient_alone_has_no_interval():

@@ -129,7 +129,7 @@ def test_what_cannot_be_read_is_a_row_and_not_the_end(table, whole):
         "",
     ]
     assert f"{ITEMS + 1} slides to predict; 0 are finished." in text
-    assert "3 file(s) could not be used" in text
+    assert "3 files could not be used" in text
 
 
 def wait_for(process: subprocess.Popen, finished: Path, items: int) -> None:

@@ -106,6 +106,10 @@ def test_the_printed_text_counts_classes_slides_without_map_and_lists_the_first(
     ]
     assert text.splitlines()[2].split() == ["image", "classified", "as", "probability", "of", "IDC"]
     assert text.splitlines()[3].split() == ["8.png", "benign", "0.250"]
+    one = make_result(SLIDE, "8", (1, 0), (0.75, 0.25), outside=0)
+    assert describe_results(settings, [one]) == (
+        "1 patch classified: 0 IDC (0%), 1 benign (100%).\n1 patch of 1 slide is too few or too far apart for a map."
+    )
     two = describe_results(settings, [sparse, sparse])
     assert "4 patches of 2 slides are too few" in two
     assert describe_results(settings, [SINGLES]) == "2 images classified: 1 IDC (50%), 1 benign (50%)."

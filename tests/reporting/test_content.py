@@ -8,6 +8,7 @@ import pytest
 from conftest import make_summary
 
 from cancernet import InputError
+from cancernet.config import Experiment
 from cancernet.data.dataset import Patch
 from cancernet.evaluation.decision import ValidationRates
 from cancernet.evaluation.predictions import Predictions, Scores
@@ -18,13 +19,31 @@ from cancernet.reporting.content import (
     describe_data,
     evaluate_split,
     find_confident_errors,
+    flatten,
+    list_settings,
     pool_folds,
     read_images,
     summarise_distances,
 )
 from cancernet.reporting.schema import DistantImage, OutOfDistribution
-from cancernet.run import describe_seen, find_seen, write_predictions
+from cancernet.run import Seen, Settings, describe_seen, find_seen, write_predictions
 
+SETTINGS = Settings(
+    Experiment(),
+    ("0", "1"),
+    "1",
+    "float32",
+    "balanced",
+    True,
+    "",
+    False,
+    "50x50",
+    4.0,
+    {},
+    {},
+    {"1": "IDC"},
+    Seen(("p",), ""),
+)
 RIGHT = np.log([[0.8, 0.2], [0.3, 0.7]])
 
 
@@ -94,6 +113,33 @@ def test_reports_warn_where_the_results_differ_from_what_is_expected_unless_the_
     assert warnings[0].startswith("Not as expected from the validation set: sensitivity (recall) is ")
     chosen = dataclasses.replace(context, chose_model=True)
     assert evaluate_split(Scores(patches, scores), spoilt, chosen).report.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("way", "weights", "shown", "unused"),
+    [
+        ({"model": "densenet121", "strategy": "frozen"}, "/home/me/w.h5", "w.h5", {"epochs", "optimizer"}),
+        ({"model": "densenet121", "strategy": "finetune"}, "imagenet", "imagenet", {"dropout"}),
+        ({}, "none", "none", set()),
+    ],
+)
+def test_settings_that_the_training_did_not_use_are_not_listed(way, weights, shown, unused):
+    settings = dataclasses.replace(SETTINGS, experiment=Experiment(weights=weights, **way))
+    listed = flatten(list_settings(settings))
+    assert listed["experiment.weights"] == shown
+    absent = {field.name for field in dataclasses.fields(Experiment)} - {"augmentation"}
+    absent -= {name.removeprefix("experiment.") for name in listed}
+    assert unused <= absent
+    assert ("experiment.learning_rate" in listed) == ("epochs" not in unused)
+    assert "experiment.members" in listed
+    assert not [name for name in listed if "seen" in name or "class_names" in name]
+
+
+def test_the_images_that_are_smoothed_are_counted():
+    whole, sample = make_slide("a"), make_slide("b")
+    patches, scores = whole[0] + sample[0][::6], np.concatenate([whole[1], sample[1][::6]])
+    assert evaluate(patches, scores)[1].smoothed_images == 25
+    assert evaluate(sample[0][::6], sample[1][::6])[1].smoothed_images in (None, 0)
 
 
 def test_an_evaluation_has_a_title_and_warns_where_the_results_differ_from_validation():

@@ -98,6 +98,14 @@ def test_history_cuts_off_a_loss_that_would_flatten_all_others_and_says_so():
     assert arrows.get_xdata().tolist() == [8]
 
 
+def test_history_shows_validation_losses_below_all_training_losses():
+    training, validation = [60.0, *[1.0] * 19], [0.9, 0.8, *[0.7] * 17, 0.5]
+    (axes,) = plots.plot_history(history={"loss": training, "val_loss": validation}, kept_epochs=(1, 1)).axes
+    bottom, top = axes.get_ylim()
+    assert top == pytest.approx(0.5 + 4 * 0.5)
+    assert bottom == pytest.approx(0.5 - 0.05 * 2.0)
+
+
 def test_confusion_matrix_gives_counts_and_row_percentages():
     figure = plots.plot_confusion_matrix(matrix=[[1500, 500], [1, 3]], classes=["benign", "IDC"])
     (axes,) = figure.axes

@@ -21,6 +21,8 @@ def test_the_key_results_come_first_then_the_main_metrics_then_how_they_were_obt
     lines = [line for line in lines_of(report) if line]
     assert lines == [
         "Tested on 5 images from 2 patients that the model was not trained on.",
+        "No IDC image was detected in 1 of 2 patients with IDC (95% interval 1% to 99%). Lowest sensitivity:",
+        "8864 (0 of 1 image), 8863 (1 of 1 image).",
         "The model detects 50% of IDC images (sensitivity, 95% interval 0% to 100%).",
         "It correctly classifies 67% of benign images as benign (specificity, 95% interval 25% to 100%).",
         "At this prevalence (40%), 50% of the images classified as IDC are IDC (PPV, 95% interval 0% to",
@@ -64,8 +66,8 @@ def test_the_decision_and_the_training_are_described_for_every_kind_of_run():
     assert (
         "on the validation set (4 images). An image is classified as IDC if its probability is at least 0.500" in text
     )
-    assert "(operating point: sensitivity=0.95). Scores of neighbouring patches on a slide are averaged" in text
-    assert "(Gaussian, standard deviation 1 patch)." in text
+    assert "(operating point: sensitivity=0.95). On a slide with enough of its patches, scores of" in text
+    assert "neighbours are averaged (Gaussian, SD 1 patch): no image here is on such a slide." in text
     assert "in 3 minutes on CPU. The final model averages the weights of epochs 2 to 4." in text
     unchanged = report_text(replace(report, decision=replace(report.decision, temperature=1.0)))
     assert "Probabilities are the network's own: calibration on the validation set (4 images from 2" in unchanged

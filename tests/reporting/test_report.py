@@ -74,14 +74,26 @@ def test_it_says_what_the_intervals_do_not_include(report, tmp_path):
 def test_neighbours_that_change_nothing_are_a_sentence_and_no_table(report, tmp_path):
     same = {"auroc": without_interval(0.9)}
     effect = {"with": same, "without": same, "difference": {"auroc": make_difference(0.0, reason="too few patients")}}
-    html = page(tmp_path, replace(report, neighbours=effect))
-    assert "Smoothing over neighbours changed no metric" in html
-    assert "with and without smoothing" not in html
+    html = page(tmp_path, replace(report, neighbours=effect, smoothed_images=3))
+    assert "Smoothing the scores of 3 images changed no metric" in html
+    assert "with and without it" not in html
     changed = effect | {"difference": {"auroc": make_difference(-0.1, reason="too few patients")}}
-    html = page(tmp_path, replace(report, neighbours=changed))
-    assert "Smoothing over neighbours changed no metric" not in html
-    assert "with and without smoothing" in html
+    html = page(tmp_path, replace(report, neighbours=changed, smoothed_images=3))
+    assert "changed no metric" not in html
+    assert "Of the images, 3 are on slides with enough patches" in html
+    assert "All images with and without it:" in html
     assert "&ndash;: too few patients.</p>" in html
+
+
+def test_neighbours_are_described_as_they_were_used(report, tmp_path):
+    smooths = replace(report, decision=replace(report.decision, neighbour_sigma=1.0))
+    same = {"auroc": without_interval(0.9)}
+    effect = {"with": same, "without": same, "difference": {"auroc": make_difference(0.0, reason="too few patients")}}
+    unused = page(tmp_path, replace(smooths, neighbours=effect, smoothed_images=0))
+    assert "scores of neighbours are averaged (Gaussian, SD 1 patch): no image here is on such a slide." in unused
+    assert "Effect of neighbouring patches" not in unused
+    used = page(tmp_path, replace(smooths, neighbours=effect, smoothed_images=3))
+    assert "scores of neighbours are averaged (Gaussian, SD 1 patch): 3 images here." in used
 
 
 def test_settings_are_named_without_the_parts_of_the_program(report, tmp_path):
@@ -99,7 +111,7 @@ def test_undefined_metrics_are_not_available_with_their_reason(many, tmp_path):
 
 def test_without_an_interval_there_is_no_bar(report, tmp_path):
     bars = page(tmp_path, report).count('<div class="range"')
-    assert bars == 3
+    assert bars == 4
     html = page(tmp_path, replace(report, metrics=report.metrics | {"sensitivity": without_interval(1.0)}))
     assert "The model detects 100% of IDC images (sensitivity)." in html
     assert html.count('<div class="range"') == bars - 1
@@ -109,7 +121,7 @@ def test_the_width_of_the_smoothing_is_in_patches(report, tmp_path):
     assert "neighbouring" not in page(tmp_path, report)
     for sigma, words in ((1.0, "1 patch"), (0.5, "0.5 patches")):
         html = page(tmp_path, replace(report, decision=replace(report.decision, neighbour_sigma=sigma)))
-        assert f"(Gaussian, standard deviation {words})" in html
+        assert f"(Gaussian, SD {words})" in html
 
 
 def test_images_without_a_patient_are_counted_where_patients_are_shown(report, tmp_path):
@@ -193,7 +205,7 @@ def test_page_escapes_names_and_needs_nothing_from_elsewhere(report, tmp_path):
 def test_page_begins_with_the_key_results_and_ends_with_the_limitations(report, tmp_path):
     html = page(tmp_path, report)
     result = html.index("The model detects 50% of IDC images (sensitivity, 95% interval 0% to 100%).")
-    assert html.index("<h1>") < result < html.index("<h2>")
+    assert html.index("<h1>") < html.index("No IDC image was detected in 1 of 2 patients") < result < html.index("<h2>")
     assert html.index("<h2>Limitations</h2>") < html.index("diagnosis, treatment or triage of patients")
     assert "1,234 source images" in html
     assert "3 rejected" in html
@@ -248,6 +260,7 @@ def test_optional_sections_come_only_with_their_data(report, many, tmp_path):
         report,
         slides=[Picture("Slide 8864", "8864.jpg"), Picture("Slide 8867", "8867.jpg")],
         gradcam=[Picture("Confident error", "gradcam.jpg")],
+        smoothed_images=5,
         neighbours={side: dict.fromkeys(("precision", "ppv", "auroc"), each) for side, each in sides.items()},
         cross_validation=CrossValidation(
             [Fold(1, {"auroc": 0.91}), Fold(2, {"auroc": 0.93})], {"auroc": 0.92}, {"auroc": 0.014}

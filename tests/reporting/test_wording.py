@@ -6,7 +6,7 @@ import pytest
 from made_reports import make_report, make_report_of_three, undefined, without_interval
 
 from cancernet.evaluation.decision import FittedOn
-from cancernet.evaluation.results import AtPrevalence, Estimate, Interval
+from cancernet.evaluation.results import AtPrevalence, Estimate, Interval, TwoClassPatientRow
 from cancernet.reporting.printed import report_text
 from cancernet.reporting.schema import SplitCounts, ValidationRates
 from cancernet.reporting.wording import (
@@ -62,6 +62,23 @@ def test_braces_in_the_name_of_a_class_are_left_as_they_are(report):
     assert not any("{{" in text for text in found)
 
 
+def test_patients_of_whom_nothing_was_detected_and_those_with_false_alarms_come_first(report):
+    benign = [TwoClassPatientRow(f"b{n}", 10, 0, n, 10 - n, 0, 1 - n / 10, None, 1 - n / 10, None) for n in range(5)]
+    with_idc, without = key_results(replace(report, patients=[*report.patients, *benign]))[:2]
+    assert with_idc.estimate.value == 0.5
+    # 4 of 5 by Clopper and Pearson's own table: 0.284 to 0.995
+    assert without.text == (
+        "At least one image was classified as IDC in 4 of 5 patients without IDC (95% interval 28% to 99%). Most: b4 "
+        "(4 of 10 images), b3 (3 of 10 images), b2 (2 of 10 images)."
+    )
+    assert (without.estimate.low, without.estimate.high) == pytest.approx((0.2836, 0.9949), abs=1e-4)
+    quiet = key_results(replace(report, patients=benign[:1]))[0]
+    assert quiet.text == (
+        "At least one image was classified as IDC in 0 of 1 patient without IDC (95% interval 0% to 98%)."
+    )
+    assert texts(replace(report, patients=[]))[0].startswith("The model detects")
+
+
 def test_key_results_give_ppv_here_and_at_the_given_prevalence_and_say_what_is_undefined(report):
     report = replace(
         report,
@@ -69,12 +86,14 @@ def test_key_results_give_ppv_here_and_at_the_given_prevalence_and_say_what_is_u
         metrics=report.metrics | {"sensitivity": undefined("no image of class 1")},
     )
     assert texts(report) == [
+        "No IDC image was detected in 1 of 2 patients with IDC (95% interval 1% to 99%). Lowest sensitivity: 8864 (0 "
+        "of 1 image), 8863 (1 of 1 image).",
         "Sensitivity for IDC is undefined: no image of class 1.",
         "It correctly classifies 67% of benign images as benign (specificity, 95% interval 25% to 100%).",
         "At this prevalence (40%), 50% of the images classified as IDC are IDC (PPV, 95% interval 0% to 100%).",
         "At a prevalence of 10%, 20% of the images classified as IDC are IDC (PPV, 95% interval 10% to 30%).",
     ]
-    assert key_results(report)[0].estimate is None
+    assert key_results(report)[1].estimate is None
     assert "PPV at prevalence 0.1          0.200  0.100 to 0.300" in report_text(report)
 
 
