@@ -364,7 +364,8 @@ def summarise(plan: Plan, built: Built, settings: BuildSettings, source_fingerpr
         same_pixels=Counter(check.pixels for check in checks).most_common(1)[0][1],
         edge_tiles=sum(n for (width, height), n in sizes.items() if width < usual[0] or height < usual[1]),
         sizes={f"{width}x{height}": n for (width, height), n in sizes.most_common()},
-        duplicates_across_patients=len(duplicates),
+        duplicates_across_patients=sum(len({patch.patient for patch in group} - {""}) > 1 for group in duplicates),
+        duplicates_across_classes=sum(len({patch.label for patch in group}) > 1 for group in duplicates),
         duplicates_across_splits=sum(len({patch.split for patch in group}) > 1 for group in duplicates),
         duplicates=tuple(tuple(patch.file for patch in group) for group in duplicates),
         split=plan.split,
@@ -375,9 +376,10 @@ def summarise(plan: Plan, built: Built, settings: BuildSettings, source_fingerpr
 
 
 def _find_duplicates(patches: Sequence[Patch]) -> list[list[Patch]]:
-    """Return the groups of patches with the same bytes under different patients."""
+    """Return the groups of patches with the same bytes under different patients or in different classes."""
     repeated, same_bytes = _find_repeated(patch.sha256 for patch in patches), defaultdict(list)
     for patch in patches:
         if patch.sha256 in repeated:
             same_bytes[patch.sha256].append(patch)
-    return [group for group in same_bytes.values() if len({patch.patient or patch.file for patch in group}) > 1]
+    groups = same_bytes.values()
+    return [group for group in groups if len({(patch.patient or patch.file, patch.label) for patch in group}) > 1]

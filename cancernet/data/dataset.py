@@ -35,6 +35,10 @@ class Patch(NamedTuple):
     y: int | None
     split: str  # training | validation | testing; "" before the split
     sha256: str  # of the file's bytes; "" before it is read
+    more: tuple[tuple[str, str], ...] = ()  # name and value of other columns of the manifest, such as site
+
+
+_COLUMNS = Patch._fields[:7]  # of every manifest
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,12 @@ class BuildSettings:
     mode: Literal["copy", "hardlink", "symlink"]
     patient_pattern: str
     megapixels: float = 50  # images of more pixels are rejected
+    class_level: int = 1  # the folder that is the class, counted upwards from the image
+    merge_classes: bool = False  # whose names agree but for case, spaces and encoding
+    labels: str = ""  # the table of labels; "" for none
+    labels_sha256: str = ""  # of its bytes
+    columns: tuple[str, ...] = ()  # of it under other names
+    testing_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,9 +91,10 @@ class Summary:
     settings: BuildSettings
     nesting: str  # a warning about folders that may not be classes; "" for none
     source_fingerprint: str
+    duplicates_across_classes: int = 0  # groups of files with the same bytes in different classes
+    same_pixels: int = 1  # images that show the most common picture
     manifest_sha256: str = ""  # filled in when the manifest is written
     files_sha256: str = ""  # of names, sizes and modification times of the built images
-    same_pixels: int = 1  # images that show the most common picture
 
     @property
     def are_grey(self) -> bool:
@@ -129,7 +140,9 @@ def write_manifest(
     Returns:
         The summary as written, with the hashes by which `is_unchanged` detects later changes.
     """
-    _write_csv(folder / MANIFEST, Patch._fields, patches)
+    names = list(dict.fromkeys(name for patch in patches for name, _ in patch.more))
+    rows = ((*patch[: len(_COLUMNS)], *map(dict(patch.more).get, names)) for patch in patches)
+    _write_csv(folder / MANIFEST, (*_COLUMNS, *names), rows if names else (patch[: len(_COLUMNS)] for patch in patches))
     _write_csv(folder / REJECTED, ("file", "reason"), rejected)
     summary = replace(summary, manifest_sha256=hash_manifest(folder), files_sha256=_hash_files(folder))
     (folder / SUMMARY).write_text(json.dumps(asdict(summary), indent=1) + "\n", encoding="utf-8")
@@ -150,9 +163,10 @@ def read_manifest(folder: Path) -> list[Patch]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = storage.read_rows(file)
-            if tuple(next(rows, ())) != Patch._fields:
-                raise StorageError(f"{path} must have the columns {','.join(Patch._fields)}. {again}")
-            patches = _parse_rows(rows)
+            header = tuple(next(rows, ()))
+            if header[: len(_COLUMNS)] != _COLUMNS:
+                raise StorageError(f"{path} must have the columns {','.join(_COLUMNS)}. {again}")
+            patches = _parse_rows(rows, header[len(_COLUMNS) :])
     except (OSError, ValueError, csv.Error) as error:
         raise StorageError(f"{path} is damaged: {error}. {again}") from error
     if not patches:
@@ -170,11 +184,15 @@ def read_manifest(folder: Path) -> list[Patch]:
     return patches
 
 
-def _parse_rows(rows: Iterable[list[str]]) -> list[Patch]:
+def _parse_rows(rows: Iterable[list[str]], names: Sequence[str]) -> list[Patch]:
     intern = sys.intern  # few labels, patients and splits, very many rows
     patches = [
-        Patch(file, intern(label), intern(patient), int(x) if x else None, int(y) if y else None, intern(split), sha256)
-        for file, label, patient, x, y, split, sha256 in rows
+        Patch(
+            *(file, intern(label), intern(patient), int(x) if x else None, int(y) if y else None, intern(split)),
+            sha256=sha256,
+            more=tuple(zip(names, more, strict=True)) if names or more else (),
+        )
+        for file, label, patient, x, y, split, sha256, *more in rows
     ]
     unknown = {patch.split for patch in patches} - set(SPLITS)
     if unknown:

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from cancernet.data.dataset import IDC_PATIENT, Patch, read_place
 from cancernet.data.files import describe_unsupported, walk
 from cancernet.data.images import EXTENSIONS
 
+MOST_CLASSES = 10  # names of folders that look like classes
 _CLASS_IN_NAME = re.compile(r"_class(\d+)$")
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # how Python represents bytes of a name that are not text
 
@@ -70,11 +72,13 @@ def compile_pattern(patient_pattern: str) -> re.Pattern[str]:
     return find_patient
 
 
-def find_images(files: Sequence[SourceFile], patient_pattern: str = IDC_PATIENT) -> list[Patch]:
+def find_images(
+    files: Sequence[SourceFile], patient_pattern: str = IDC_PATIENT, *, class_level: int = 1
+) -> list[Patch]:
     """Read class, patient, position and split of each image from its name and its folders.
 
-    The class of an image is the folder it is in. Folders above class folders that are named train, val or test (or the
-    longer names) are the split.
+    The class of an image is the folder it is in, or one above: `class_level` counts upwards. Folders above class
+    folders that are named train, val or test (or the longer names) are the split.
 
     Returns:
         A patch for each file, in the same order. The label is "" for a file that is in no class folder, the split is
@@ -84,7 +88,7 @@ def find_images(files: Sequence[SourceFile], patient_pattern: str = IDC_PATIENT)
         InputError: see `compile_pattern`.
     """
     find_patient = compile_pattern(patient_pattern)
-    folders = _read_folders({each.file.rpartition("/")[0] for each in files})
+    folders = _read_folders({each.file.rpartition("/")[0] for each in files}, class_level)
     patches = []
     for file, _, _ in files:
         folder, _, name = file.rpartition("/")
@@ -94,11 +98,12 @@ def find_images(files: Sequence[SourceFile], patient_pattern: str = IDC_PATIENT)
     return patches
 
 
-def _read_folders(folders: Iterable[str]) -> dict[str, tuple[str, str]]:
+def _read_folders(folders: Iterable[str], level: int) -> dict[str, tuple[str, str]]:
     """Return class and split of each folder. In a source that is split, the folder of a split is not a class."""
     found = {}
     for folder in folders:
-        *above, label = folder.split("/")
+        names = folder.split("/")
+        above, label = names[:-level], names[-level] if level <= len(names) else ""
         found[folder] = label, next((SPLIT_NAMES[name.lower()] for name in above if name.lower() in SPLIT_NAMES), "")
     no_class = set(SPLIT_NAMES) if any(split for _, split in found.values()) else set()
     return {
@@ -119,12 +124,48 @@ def describe_nesting(images: Iterable[Patch]) -> str:
         folders.add("/".join([*(name for name in above if name.lower() not in SPLIT_NAMES), label]))
     labels = {folder.rpartition("/")[2] for folder in folders}
     parents = {folder.rpartition("/")[0] for folder in folders}
+    other = _find_other_levels([folder.split("/") for folder in folders])
+    advice = f"Folders above look like classes, too. If they are, give {' or '.join(other)}." if other else ""
     if not parents & folders and (len(parents) == 1 or len(folders) >= 2 * len(labels)):
-        return ""
+        return advice and f"The class of an image is the folder it is in ({', '.join(sorted(labels)[:4])}). {advice}"
     return (
-        f"{len(labels)} classes were read from nested folders, such as {', '.join(sorted(folders)[:3])}. "
-        "The class of an image is the folder it is in: check that these are classes, not patients or parts of a class."
-    )
+        f"{len(labels)} classes were read from nested folders, such as {', '.join(sorted(folders)[:3])}. The class of "
+        f"an image is the folder it is in: check that these are classes, not patients or parts of a class. {advice}"
+    ).rstrip()
+
+
+def _find_other_levels(folders: Sequence[list[str]]) -> list[str]:
+    """List folders above those that images are in which have few names without digits, as options that choose them."""
+    found = []
+    for level in range(min(map(len, folders)), 1, -1):
+        names = {parts[-level] for parts in folders}
+        if 2 <= len(names) <= MOST_CLASSES and not re.search(r"\d", "".join(names)):
+            found.append(f"--class-level {level} ({', '.join(sorted(names)[:4])})")
+    return found if len({len(parts) for parts in folders}) == 1 else []
+
+
+def unify_classes(images: Sequence[Patch], *, merge: bool) -> list[Patch]:
+    """Check that no names of classes differ only in case, in spaces at their ends or in how Unicode encodes them.
+
+    Args:
+        merge: give the images of such classes the same name, instead of an error.
+
+    Raises:
+        InputError: there are such names.
+    """
+    alike: dict[str, Counter[str]] = {}
+    for label, number in Counter(image.label for image in images).items():
+        alike.setdefault(unicodedata.normalize("NFC", label.strip()).casefold(), Counter())[label] = number
+    names: dict[str, str] = {}
+    for labels in alike.values():
+        if len(labels) > 1 and not merge:
+            raise InputError(
+                f"The classes {', '.join(map(ascii, sorted(labels)))} have nearly the same name. Rename them, or give "
+                "--merge-classes to make them one."
+            )
+        chosen = unicodedata.normalize("NFC", labels.most_common(1)[0][0].strip())
+        names |= {label: chosen if len(labels) > 1 else label for label in labels}
+    return [image._replace(label=names[image.label]) for image in images]
 
 
 def check_pattern(images: Sequence[Patch], patient_pattern: str) -> None:

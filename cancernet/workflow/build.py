@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from annotated_types import Gt
+from annotated_types import Ge, Gt
 
 from cancernet import InputError
 from cancernet.config import DATASET, ORIGINAL, SPLITS, Seed, option
 from cancernet.data.files import describe_unsupported
-from cancernet.storage import FolderKind, check_space, claim_folder, fresh_folder
+from cancernet.storage import FolderKind, check_space, claim_folder, fresh_folder, hash_file
 
 if TYPE_CHECKING:
     from cancernet.data.building import Built, Plan
@@ -41,6 +41,22 @@ class BuildOptions:
         default="that of the IDC set",
         metavar="REGEX",
     )
+    class_level: Annotated[int, Ge(1)] = option(
+        1, help="Folder that is the class: 1 is the one the image is in, 2 the one above it", group="data", metavar="N"
+    )
+    merge_classes: bool = option(
+        False, help="Make classes one whose names differ only in case, spaces or encoding", group="data"
+    )
+    labels: Path | None = option(
+        None,
+        help="Table with the columns path (or id), label and optionally patient, split and others",
+        group="data",
+        default="the folders are the labels",
+    )
+    columns: tuple[str, ...] | None = option(
+        None, help="Columns of --labels under other names, as in label=pathology", group="data", metavar="NAME=COLUMN"
+    )
+    testing_only: bool = option(False, help="Put all images into testing: an external test set", group="data")
     megapixels: Annotated[float, Gt(0)] = option(50.0, help="Reject images of more megapixels", group="data")
     sample: bool = option(False, help="First write synthetic slides to --source", group="data")
     download: bool = option(False, help="First download the IDC patches from Kaggle", group="data")
@@ -150,6 +166,12 @@ def read_settings(options: BuildOptions, source: Path) -> "BuildSettings":
         mode=options.mode,
         patient_pattern=pattern,
         megapixels=options.megapixels,
+        class_level=options.class_level,
+        merge_classes=options.merge_classes,
+        labels=options.labels.as_posix() if options.labels else "",
+        labels_sha256=hash_file(options.labels) if options.labels and options.labels.is_file() else "",
+        columns=options.columns or (),
+        testing_only=options.testing_only,
     )
 
 
@@ -157,21 +179,28 @@ def plan_dataset(files: Sequence["SourceFile"], settings: "BuildSettings") -> "P
     """Decide class and split of each file."""
     from cancernet.data.building import Plan
     from cancernet.data.dataset import IDC_PATIENT
-    from cancernet.data.source import check_pattern, describe_nesting, find_images, separate_misplaced
+    from cancernet.data.labels import apply_labels, read_labels
+    from cancernet.data.source import check_pattern, describe_nesting, find_images, separate_misplaced, unify_classes
     from cancernet.data.splits import plan_splits
 
-    images = find_images(files, settings.patient_pattern)
+    images = find_images(files, settings.patient_pattern, class_level=settings.class_level)
     if settings.patient_pattern != IDC_PATIENT:
         check_pattern(images, settings.patient_pattern)
+    left_out: list[tuple[str, str]] = []
+    if settings.labels:
+        images, left_out = apply_labels(images, read_labels(Path(settings.labels), settings.columns))
     placed, misplaced = separate_misplaced(images)
-    nesting = describe_nesting(placed)
+    placed = unify_classes(placed, merge=settings.merge_classes)
+    nesting = "" if settings.labels or settings.class_level > 1 else describe_nesting(placed)
     warn(nesting)  # before an error that wrong classes may cause
+    if settings.testing_only:
+        return Plan([image._replace(split="testing") for image in placed], left_out + misplaced, nesting, "given")
     patches = plan_splits(placed, split_by=settings.split_by, split_file=settings.split_file, seed=settings.seed)
     check_usable(patches, settings.split_by)
     split: Literal["patient", "image", "file", "given"] = settings.split_by
     if settings.split_file or placed[0].split:
         split = "file" if settings.split_file else "given"
-    return Plan(patches, misplaced, nesting, split)
+    return Plan(patches, left_out + misplaced, nesting, split)
 
 
 def check_usable(patches: Sequence["Patch"], split_by: str) -> None:
@@ -238,11 +267,9 @@ def describe(summary: "Summary") -> str:
         ),
         (summary.edge_tiles, "smaller than the rest (edge tiles), kept"),
         (summary.images_without_patient, "without a known patient, each a group of its own"),
-        (
-            summary.duplicates_across_patients,
-            "group(s) of files with the same bytes under different patients, "
-            f"{summary.duplicates_across_splits} of them across splits (a leak)",
-        ),
+        (summary.duplicates_across_patients, "group(s) of files with the same bytes under different patients"),
+        (summary.duplicates_across_classes, "image(s) in two classes (files with the same bytes)"),
+        (summary.duplicates_across_splits, "of these groups across splits (a leak)"),
     ]
     lines += [f"{number:,} {meaning}" for number, meaning in notes if number]
     lines += ["  same bytes: " + ", ".join(group) for group in summary.duplicates[:5]]

@@ -48,8 +48,7 @@ def test_a_summary_comes_back_as_it_was_written(tmp_path):
     read = read_summary(tmp_path)
     assert read == make_summary(manifest_sha256=read.manifest_sha256, files_sha256=read.files_sha256)
     assert read.manifest_sha256 == hash_manifest(tmp_path)
-    assert list(json.loads((tmp_path / "dataset.json").read_text()))[-3:] == [
-        "source_fingerprint",
+    assert list(json.loads((tmp_path / "dataset.json").read_text()))[-2:] == [
         "manifest_sha256",
         "files_sha256",
     ]

@@ -520,3 +520,101 @@ def test_real_patches_are_all_placed(shared, tmp_path, monkeypatch):
         rows = list(csv.DictReader(file))
     assert len(rows) == 5875
     assert len({row["patient"] for row in rows}) == len({(row["patient"], row["split"]) for row in rows}) == 160
+
+
+def write_patches(root, *files):
+    for seed, file in enumerate(files):
+        write_image(root / file, seed, (8, 8, 3))
+    return root
+
+
+def count_labels(patches):
+    return Counter(patch.label for patch in patches)
+
+
+@pytest.mark.parametrize(
+    "names", [("b\u00e9nin", "be\u0301nin", "malin"), ("Benign", "benign", "m"), ("benign", "benign ", "m")]
+)
+def test_classes_with_nearly_the_same_name_are_refused_or_merged(tmp_path, names):
+    source = write_patches(tmp_path / "in", *(f"{name}/{number}.png" for name in names for number in range(10)))
+    with pytest.raises(InputError, match="have nearly the same name. Rename them, or give --merge-classes"):
+        build(source, tmp_path / "built")
+    assert sorted(count_labels(build(source, tmp_path / "built", "--merge-classes")).values()) == [10, 20]
+
+
+def write_breakhis(root):
+    files = []
+    for kind, subtype, code in (("benign", "adenosis", "B_A"), ("malignant", "ductal_carcinoma", "M_DC")):
+        for patient, scale in product(range(12), (40, 100)):
+            folder = f"histology_slides/breast/{kind}/SOB/{subtype}/SOB_{code}_14-{22549 + patient}/{scale}X"
+            files.append(f"{folder}/SOB_{code}-14-{22549 + patient}-{scale}-001.png")
+    return write_patches(root, *files)
+
+
+def test_of_breakhis_the_folder_that_is_the_class_is_chosen(tmp_path, capsys):
+    source = write_breakhis(tmp_path / "BreaKHis_v1")
+    build(source, tmp_path / "built", "--split-by", "image")
+    assert (
+        "warning: The class of an image is the folder it is in (100X, 40X). Folders above look like classes, too. "
+        "If they are, give --class-level 5 (benign, malignant) or --class-level 3 (adenosis, ductal_carcinoma)."
+    ) in capsys.readouterr().out
+    options = ("--class-level", "5", "--patient-pattern", r"-(\d+-\w+)-\d+-\d+$")  # it may begin with a hyphen
+    patches = build(source, tmp_path / "built", *options, "--force")
+    assert count_labels(patches) == {"benign": 24, "malignant": 24}
+    assert len({patch.patient for patch in patches}) == 12
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_patchcamelyon_is_built_from_its_table(tmp_path):
+    files = [f"{part}{number:07x}.png" for part in ("train/0", "test/f") for number in range(40)]
+    source = write_patches(tmp_path / "pcam", *files)
+    rows = "".join(f"{number:08x},{number % 2}\n" for number in range(40))
+    (source / "train_labels.csv").write_text("id,label\n" + rows)
+    patches = build(source, tmp_path / "built", "--labels", str(source / "train_labels.csv"))
+    assert count_labels(patches) == {"0": 20, "1": 20}
+    assert {patch.split for patch in patches} == {"training", "validation", "testing"}
+    (source / "train_labels.csv").write_text("id,label\n" + rows.replace("0\n", "2\n"))
+    with pytest.raises(InputError, match="was built with other settings .labels_sha256."):
+        build(source, tmp_path / "built", "--labels", str(source / "train_labels.csv"))
+
+
+def test_mias_is_built_from_its_table_and_keeps_the_other_columns(tmp_path):
+    source = tmp_path / "mias"
+    source.mkdir()
+    lines = ["REFNUM BG CLASS SEVERITY X Y RADIUS"]
+    for number in range(1, 31):
+        (source / f"mdb{number:03}.pgm").write_bytes(b"P5 8 8 255\n" + bytes([number] * 64))
+        lines.append(f"mdb{number:03} G NORM" if number % 2 else f"mdb{number:03} D CIRC B 535 425 197")
+    (source / "Info.txt").write_text("\n".join(lines))
+    options = ("--labels", str(source / "Info.txt"), "--columns", "path=REFNUM", "label=CLASS")
+    patches = build(source, tmp_path / "built", *options)
+    assert count_labels(patches) == {"NORM": 15, "CIRC": 15}
+    assert {dict(patch.more)["BG"] for patch in patches} == {"G", "D"}
+    header = (tmp_path / "built/manifest.csv").read_text().splitlines()[0]
+    assert header == "file,label,patient,x,y,split,sha256,BG,SEVERITY,X,Y,RADIUS"
+
+
+def test_an_external_set_is_all_for_testing(slides, tmp_path):
+    for patient in ("102", "103", "104", "105"):
+        shutil.rmtree(slides / patient, ignore_errors=True)
+    patches = build(slides, tmp_path / "built", "--testing-only")
+    assert {patch.patient for patch in patches} >= {"100", "101"}
+    assert {patch.split for patch in patches} == {"testing"}
+    assert open_dataset(tmp_path / "built").summary.split == "given"
+
+
+def test_the_same_image_in_two_classes_is_reported_as_such(tmp_path, capsys):
+    source = write_patches(
+        tmp_path / "in", *(f"{label}/{label}{number}.png" for label in ("DC", "LC") for number in range(20))
+    )
+    for number in range(4):
+        shutil.copy(source / f"DC/DC{number}.png", source / f"LC/DC{number}.png")
+    patches = build(source, tmp_path / "built")
+    said = capsys.readouterr().out
+    assert "4 image(s) in two classes (files with the same bytes)" in said
+    assert "under different patients" not in said
+    assert "leak" not in said
+    splits = {}
+    for patch in patches:
+        splits.setdefault(patch.sha256, set()).add(patch.split)
+    assert all(len(split) == 1 for split in splits.values())

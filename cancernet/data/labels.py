@@ -1,0 +1,123 @@
+"""Labels from a table in place of folders: one row an image, with its class and whatever else is known of it."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cancernet import InputError
+from cancernet.config import SPLIT_NAMES, SPLITS
+from cancernet.data.dataset import Patch
+
+COLUMNS = ("path", "label", "patient", "split")  # that mean something; the others go into the manifest
+
+
+class Label(NamedTuple):
+    """A row of the table."""
+
+    path: str  # the end of the image's path, with or without the ending of its name
+    label: str
+    patient: str | None  # None: as its name says
+    split: str
+    more: tuple[tuple[str, str], ...]  # name and value of the other columns
+
+
+def read_labels(path: Path, columns: Sequence[str] = ()) -> list[Label]:
+    """Read a table of labels: separated by commas, semicolons, tabs or spaces, with the names of its columns first.
+
+    Args:
+        columns: what columns of other names are, such as `label=pathology`.
+
+    Raises:
+        InputError: the table cannot be read, has no column for the path or the label, or has an unknown split.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Cannot read the table {path}: {getattr(error, 'strerror', None) or error}.") from error
+    header = lines[0] if lines else ""
+    delimiter = next((each for each in ",;\t" if each in header), None)
+    text = lines if delimiter else [",".join(line.split()) for line in lines]
+    rows = list(csv.DictReader(text, delimiter=delimiter or ",", restval=""))
+    found = [name for name in rows[0] if name] if rows else []
+    names = {"path": "id" if "id" in found and "path" not in found else "path"} | {name: name for name in COLUMNS[1:]}
+    for given in columns:
+        meaning, _, name = given.partition("=")
+        if meaning not in COLUMNS or name not in found:
+            raise InputError(
+                f"--columns {given}: give {', '.join(f'{each}=NAME' for each in COLUMNS)}, with a column of {path}: "
+                f"{', '.join(found)}."
+            )
+        names[meaning] = name
+    for meaning in COLUMNS[:2]:
+        if names[meaning] not in found:
+            raise InputError(
+                f"{path} has no column {meaning}, only {', '.join(found) or 'an empty first line'}. Give --columns "
+                f"{meaning}=NAME."
+            )
+    taken = {*names.values(), *Patch._fields}
+    others = [name for name in found if name not in taken]
+    return [_read_row(path, row, names, others) for row in rows if (row[names["path"]] or "").strip()]
+
+
+def _read_row(path: Path, row: dict[str, str], names: dict[str, str], others: Sequence[str]) -> Label:
+    file, label, patient, split = (
+        (row.get(names[name]) or "").strip() if names[name] in row else None for name in COLUMNS
+    )
+    if split and split.lower() not in SPLIT_NAMES:
+        raise InputError(f"{path}: {file} has the split {split!r}. Use one of {', '.join(SPLITS)}.")
+    if label and (label.startswith(".") or set(label) & set("/\\\0")):
+        raise InputError(f"{path}: the label {label!r} cannot be the name of a folder. Rename it.")
+    more = tuple((name, row[name].strip()) for name in others)
+    return Label(
+        (file or "").replace("\\", "/"), label or "", patient, SPLIT_NAMES.get((split or "").lower(), ""), more
+    )
+
+
+def apply_labels(images: Iterable[Patch], labels: Sequence[Label]) -> tuple[list[Patch], list[tuple[str, str]]]:
+    """Give images the labels of a table; folders say nothing.
+
+    Returns:
+        The images in the table, and file and reason of those that it does not name, or names with several labels.
+
+    Raises:
+        InputError: a row names several images, or no row names any.
+    """
+    images = list(images)
+    by_name: dict[str, list[int]] = {}
+    for number, image in enumerate(images):
+        name = image.file.rpartition("/")[2]
+        for key in {name, name.rpartition(".")[0]}:
+            by_name.setdefault(key, []).append(number)
+    rows_of: dict[int, list[Label]] = {}
+    for row in labels:
+        candidates = by_name.get(row.path.rpartition("/")[2], ())
+        found = [number for number in candidates if _is_at(images[number].file, row.path)]
+        if len(found) > 1:
+            files = " and ".join(images[number].file for number in found[:2])
+            raise InputError(f"{row.path} of the table of labels names {files}. Give the folder, too.")
+        for number in found:
+            rows_of.setdefault(number, []).append(row)
+    if not rows_of:
+        first = labels[0].path if labels else "missing"
+        raise InputError(
+            f"The table of labels names none of {len(images):,} images. Its first row is {first}, the first image is "
+            f"{images[0].file}."
+        )
+    labelled, left_out = [], []
+    for number, image in enumerate(images):
+        rows = rows_of.get(number, [])
+        classes = sorted({row.label for row in rows} - {""})
+        if len(classes) != 1:
+            several = f"has several labels in the table: {', '.join(classes)}"
+            left_out.append((image.file, several if classes else "has no label in the table"))
+            continue
+        row = next(row for row in rows if row.label)
+        patient = image.patient if row.patient is None else row.patient
+        labelled.append(image._replace(label=row.label, patient=patient, split=row.split, more=row.more))
+    return labelled, left_out
+
+
+def _is_at(file: str, path: str) -> bool:
+    """Whether a path from a table, with or without the ending, is a file's, or the end of it."""
+    return any(f"/{each}".endswith(f"/{path}") for each in (file, file.rpartition(".")[0]))
