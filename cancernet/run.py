@@ -165,7 +165,17 @@ def _load_model(path: Path, settings: Settings) -> "keras.Model":
         raise StorageError(f"{path} is missing or damaged: it does not contain a network. {_ADVICE}")
     if not all(np.isfinite(weight).all() for weight in model.get_weights()):
         raise StorageError(f"{path} is missing or damaged: it has weights that are not finite numbers. {_ADVICE}")
+    _unwrap_outputs(model)
     return model
+
+
+def _unwrap_outputs(network: "keras.layers.Layer") -> None:
+    """Let a network and those in it return their only output: Keras 3.8 saves it as a list, and 3.15 returns that."""
+    for each in getattr(network, "layers", []):
+        _unwrap_outputs(each)
+    outputs = getattr(network, "_outputs_struct", None)
+    if isinstance(outputs, list) and len(outputs) == 1:
+        network._outputs_struct = outputs[0]
 
 
 def _count_bytes(path: Path) -> int:

@@ -150,6 +150,16 @@ def test_a_model_that_another_version_of_keras_made_and_this_one_cannot_load_nam
         load_run(run)
 
 
+def test_the_only_output_is_a_tensor_also_if_it_was_saved_as_a_list_as_keras_3_8_does(run):
+    import keras
+
+    network, image = load_run(run).model, keras.Input((48, 48, 3))
+    keras.Model(image, [network(image)]).save(run / "model.keras")
+    (run / "out_of_distribution.npz").unlink()
+    forget_hash(run)
+    assert load_run(run).model(image).shape == (None, 2)
+
+
 def declare(file):
     file.create_dataset("large", (10**9,), "f4", chunks=(10**6,), compression="gzip")
 
