@@ -53,7 +53,9 @@ class ExportOptions:
 
     run: Path = option(MISSING, help="Folder of a finished run, such as runs/cancernet", group="data", positional=True)
     format: Literal["onnx", "litert", "saved_model"] = option(MISSING, help="Format of the file")
-    dataset: Path = option(DATASET, help="Dataset whose images verify the export", group="data")
+    dataset: Path = option(
+        DATASET, help="Dataset whose images verify the export; if there is none, the run's samples do", group="data"
+    )
 
 
 class ExportResult(NamedTuple):
@@ -72,21 +74,27 @@ def export(options: ExportOptions) -> ExportResult:
     """
     from cancernet import run as runs
     from cancernet.data.dataset import open_dataset
+    from cancernet.data.images import ImageStore
 
-    runs.read_settings(options.run)
-    dataset = open_dataset(options.dataset)
+    experiment = runs.read_settings(options.run).experiment
+    samples = sorted((options.run / runs.SAMPLES).glob("*/*"))
+    is_alone = options.dataset == DATASET and not DATASET.exists() and samples
+    dataset = None if is_alone else open_dataset(options.dataset)
     check_packages(options.format)
     import_keras()
     from cancernet.training.pipeline import open_store
 
     run = runs.load_run(options.run)
-    runs.check_same_kind(run.settings, dataset.patches, are_grey=dataset.summary.are_grey)
-    rows = np.unique(np.linspace(0, len(dataset.patches) - 1, MAX_CHECKED).astype(int))
-    images = open_store(options.dataset, [dataset.patches[row] for row in rows], run.settings.experiment)
-    print(f"Exporting {options.run} and comparing its predictions for {len(rows)} images ...", flush=True)
+    images = ImageStore(samples, image_size=experiment.image_size, channels=experiment.channels)
+    if dataset:
+        runs.check_same_kind(run.settings, dataset.patches, are_grey=dataset.summary.are_grey)
+        rows = np.unique(np.linspace(0, len(dataset.patches) - 1, MAX_CHECKED).astype(int))
+        images = open_store(options.dataset, [dataset.patches[row] for row in rows], experiment)
+    print(f"Exporting {options.run} and comparing its predictions for {len(images)} images ...", flush=True)
     with lock_folder(options.run / options.format), quiet_import():  # the converters print, too
         result = export_run(run, options.format, images)
-    print(f"No probability differs by more than {result.largest_difference:.1g} from the run's on {len(rows)} images.")
+    difference = f"{result.largest_difference:.1g}"
+    print(f"No probability differs by more than {difference} from the run's on {len(images)} images.")
     print(f"Exported to {result.file}; {DESCRIPTION} in the same folder has the classes and the threshold.")
     return result
 
@@ -132,7 +140,9 @@ def export_run(run: "Run", name: str, images: "ImageStore") -> ExportResult:
         description = {
             "image_size": settings.experiment.image_size,
             "channels": settings.experiment.channels,
+            "scaling": "to image_size x image_size by OpenCV: INTER_AREA if larger, INTER_LINEAR if smaller",
             "values": "RGB (of one channel: grey), 0 to 255, float32",
+            "output": "calibrated probabilities of the classes, in their order; each image alone, without neighbours",
             "classes": list(settings.classes),
             "class_names": settings.class_names,
             "positive": decision.positive,

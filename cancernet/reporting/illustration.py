@@ -54,8 +54,12 @@ def illustrate(run: Run, evaluated: EvaluatedSplit, dataset: Path, folder: Path)
 
 
 def has_grad_cam(run: Run) -> bool:
-    """Whether Grad-CAM can explain the model: transformers have no convolutional feature maps."""
-    return all(architecture.has_maps for architecture in list_architectures(run.settings.experiment.model))
+    """Whether Grad-CAM can explain the model: transformers have no convolutional feature maps.
+
+    Those of a frozen backbone do not locate tumour (docs/gradcam.md).
+    """
+    experiment = run.settings.experiment
+    return experiment.strategy != "frozen" and all(each.has_maps for each in list_architectures(experiment.model))
 
 
 def draw_augmentation(patches: Sequence[Patch], dataset: Path, experiment: Experiment) -> dict[str, Figure]:

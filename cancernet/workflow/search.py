@@ -12,7 +12,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,17 +103,28 @@ def search(options: SearchOptions) -> "SearchResult":
     from cancernet.training.search import count_finished, evaluate_trial, join_search, take_trial
 
     default = {name: search_space.get_setting(plan.experiment, name) for name in space}
-    print(f"Searching {', '.join(space)}: {options.trials} trials, {trainer.describe()}.", flush=True)
+    print(f"Searching {', '.join(space)}: {options.trials} trials, {trainer.describe()}.")
+    print(f"A line follows each fold; what its training prints is in {output / LOGS}.", flush=True)
     with join_search(output, options.storage, space, default, request) as found:
         with tqdm(total=options.trials, unit=" trials", disable=None) as bar:
             while time.monotonic() < until and (trial := take_trial(found, options.trials)):
-                evaluate_trial(found, trial, trainer.evaluate_folds(trial, found.scratch), until=until)
+                losses = trainer.evaluate_folds(trial, found.scratch)
+                evaluate_trial(found, trial, _tell_folds(losses, trial.number, bar.write), until=until)
                 bar.n = count_finished(found.study)
                 bar.set_postfix_str(describe_best(found, default))
         result = conclude(found, trainer)
     print(f"\n{write_outcome(output, result, plan.experiment)}")
     print(f"Train with it: python train_model.py --dataset {options.dataset} --recipe {output / RECIPE}")
     return result
+
+
+def _tell_folds(
+    losses: Iterator[tuple[float, int]], trial: int, print_line: Callable[[str], object]
+) -> Iterator[tuple[float, int]]:
+    """Pass on the losses of a trial's folds, and print a line for each."""
+    for fold, (loss, images) in enumerate(losses, 1):
+        print_line(f"Trial {trial}, fold {fold}: log-loss {loss / images:.4f}")
+        yield loss, images
 
 
 def choose_space(options: SearchOptions, base: Experiment) -> dict[str, Range]:

@@ -126,6 +126,22 @@ def test_an_export_lies_in_the_run_and_says_how_equal_it_is(tiny_run, dataset, t
     assert {"saved_model.pb", "model.json"} <= {path.name for path in (run / "saved_model").iterdir()}
 
 
+def test_an_export_without_a_dataset_is_verified_on_the_samples_of_the_run(tiny_run, tmp_path, capsys, monkeypatch):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    files = sorted((run / "samples").glob("*/*"))
+    if not files:
+        (run / "samples" / "0").mkdir(parents=True)
+        for name in ("a", "b"):
+            cv2.imwrite(str(run / "samples" / "0" / f"{name}.png"), np.full((50, 50, 3), 200, np.uint8))
+        files = ["a", "b"]
+    main(["export", str(run), "--format", "saved_model"])
+    assert f"from the run's on {len(files)} images." in capsys.readouterr().out
+    about = json.loads((run / "saved_model" / "model.json").read_text())
+    assert about["checked"]["images"] == len(files)
+    assert about["output"].startswith("calibrated probabilities")
+
+
 @pytest.mark.parametrize(
     ("run", "options", "message"),
     [

@@ -1,6 +1,7 @@
 """The pictures of a report that need the images again."""
 
 import hashlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -74,6 +75,18 @@ def test_slides_and_gradcam_are_drawn_and_listed(loaded, tmp_path):
     assert [each.picture for each in report.gradcam] == ["gradcam.jpg"]
     for each in report.slides + report.gradcam:
         assert cv2.imread(str(tmp_path / "run" / each.picture)) is not None
+
+
+def test_frozen_backbones_and_networks_without_maps_have_no_grad_cam(loaded):
+    def explains(**changes):
+        settings = replace(loaded.settings, experiment=replace(loaded.settings.experiment, **changes))
+        return illustration.has_grad_cam(replace(loaded, settings=settings))
+
+    assert explains(model="cancernet")
+    assert explains(model="densenet121", strategy="finetune")
+    assert not explains(model="densenet121", strategy="frozen")
+    assert not explains(model="cancernet+densenet121", strategy="frozen")
+    assert not explains(model="encoder", strategy="finetune")
 
 
 def test_of_many_slides_the_report_shows_some_from_the_worst_to_the_best(loaded, tmp_path, monkeypatch):

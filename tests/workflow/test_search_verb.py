@@ -57,6 +57,8 @@ def test_a_search_ends_with_a_recipe_that_training_takes(made, tmp_path, capsys)
     main(["tune", *arguments(made, output, "--trials", 1)])
     main(["tune", *arguments(made, output, "--trials", 2)])  # one more
     said = capsys.readouterr().out
+    assert "Trial 0, fold 1: log-loss 0." in said
+    assert "Trial 1, fold 2: log-loss 0." in said
     assert "2 trials (2 finished)" in said
     assert "Test patients were not used." in said
     assert {"recipe.json", "trials.csv", "search.txt", "search.png"} <= {path.name for path in output.iterdir()}
