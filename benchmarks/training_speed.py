@@ -11,6 +11,7 @@ built. feeding.py measures the rows inside one process.
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -52,13 +53,13 @@ def train_recipe(dataset: Path, epochs: int, recipe: str, run: Path, *options: s
     child = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
     )
-    process, peak, beginnings, printed = psutil.Process(child.pid), 0.0, [], []
+    process, peak, ends, printed = psutil.Process(child.pid), 0.0, [], []
 
     def read_output() -> None:
         for line in child.stdout:
             printed.append(line)
-            if line.startswith("Epoch "):
-                beginnings.append(process.memory_info().rss / 1e6)
+            if re.match(r" *\d+/\d+ ", line):
+                ends.append(process.memory_info().rss / 1e6)
 
     reader = threading.Thread(target=read_output)
     reader.start()
@@ -68,7 +69,7 @@ def train_recipe(dataset: Path, epochs: int, recipe: str, run: Path, *options: s
     reader.join()
     stop_if_failed(subprocess.CompletedProcess(command, child.returncode, "".join(printed), ""), f"Recipe {recipe}")
     rate = json.loads((run / "report.json").read_text())["training"]["images_per_second"]
-    return {"rate": rate, "peak": peak, "early": beginnings[1], "late": beginnings[-1]}
+    return {"rate": rate, "peak": peak, "early": ends[0], "late": ends[-2]}
 
 
 def compare_trainings(dataset: Path, epochs: int, rounds: int, runs: Path) -> list[Row]:

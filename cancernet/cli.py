@@ -210,6 +210,7 @@ def run_command(main: Callable[[Sequence[str]], object]) -> typing.NoReturn:
     """
     sys.stdout, output = _open_stream(1, sys.stdout)  # in this order: a closed stream takes the lowest number
     sys.stderr, errors = _open_stream(2, sys.stderr)
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it lists fonts that nothing here needs
     os.environ["MPLBACKEND"] = "agg"  # Jupyter's, which a command started in a cell inherits, ends it
     for number in ENDING:
         if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores the latter

@@ -349,6 +349,7 @@ class TrainingOptions:
     distributed: bool = _training_option(
         False, "Train on all GPUs, and in all processes that a launcher such as srun started (see docs/scale.md)"
     )
+    tensorboard: bool = _training_option(False, "Write event files for TensorBoard into the run", applies_to=EPOCHS)
     output: Path | None = option(None, "Folder of the run", default="runs/MODEL, then runs/MODEL-2 and so on")
     force: bool = option(False, "Replace a run that exists")
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012

@@ -5,10 +5,10 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
-from tqdm import tqdm
 
 from cancernet import InputError, StorageError
 from cancernet.inference.summary import ItemResult
@@ -110,8 +110,11 @@ def sort_results(results: Iterable[ItemResult], items: Sequence[WorkItem]) -> li
 def describe_progress(results: Sequence[ItemResult], items: int, seconds: float, memory: str) -> str:
     """Describe how far the work is: slides and patches done, rate, time left, and the memory of the processes."""
     failed, patches = sum(not result.patches for result in results), sum(result.patches for result in results)
-    meter = tqdm.format_meter(len(results), items, seconds, unit=" slides", ncols=0)
-    return f"{meter}; {failed:,} failed; {patches:,} patches, {patches / max(seconds, 1e-9):,.0f}/s; {memory}"
+    elapsed, left = (
+        str(timedelta(seconds=round(each))) for each in (seconds, seconds * (items / max(len(results), 1) - 1))
+    )
+    done = f"{len(results):,} of {items:,} slides in {elapsed}" + (f", {left} left" if results else "")
+    return f"{done}; {failed:,} failed; {patches:,} patches, {patches / max(seconds, 1e-9):,.0f}/s; {memory}"
 
 
 def _to_line(result: ItemResult) -> str:

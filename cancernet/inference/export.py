@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from cancernet import InputError
+from cancernet import InputError, progress
 from cancernet.cli import quiet_import
 from cancernet.config import DATASET, option
 from cancernet.models.backend import import_keras
@@ -91,7 +91,7 @@ def export(options: ExportOptions) -> ExportResult:
         rows = np.unique(np.linspace(0, len(dataset.patches) - 1, MAX_CHECKED).astype(int))
         images = open_store(options.dataset, [dataset.patches[row] for row in rows], experiment)
     print(f"Exporting {options.run} and comparing its predictions for {len(images)} images ...", flush=True)
-    with lock_folder(options.run / options.format), quiet_import():  # the converters print, too
+    with lock_folder(options.run / options.format), progress.show_progress(), quiet_import():  # converters print, too
         result = export_run(run, options.format, images)
     difference = f"{result.largest_difference:.1g}"
     print(f"No probability differs by more than {difference} from the run's on {len(images)} images.")
@@ -129,7 +129,11 @@ def export_run(run: "Run", name: str, images: "ImageStore") -> ExportResult:
         network.export(work / wanted.file, format=wanted.keras_name, verbose=False)
         predict = OPEN[name](work / wanted.file)
         batches = np.split(np.arange(len(images)), range(BATCH, len(images), BATCH))
-        found = [predict(images.fetch(rows).astype(np.float32)) for rows in batches]
+        found = []
+        with progress.count("Comparing", len(images)) as add:
+            for rows in batches:
+                found.append(predict(images.fetch(rows).astype(np.float32)))
+                add(len(rows))
         difference = float(np.abs(np.concatenate(found) - expected).max())
         if not difference <= TOLERANCE:
             raise InputError(

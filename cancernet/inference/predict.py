@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from annotated_types import Gt, Interval
 
-from cancernet import InputError, storage
+from cancernet import InputError, progress, storage
 from cancernet.config import option
-from cancernet.models.backend import import_keras
+from cancernet.models.backend import explain_unused_gpu, import_keras
 
 if TYPE_CHECKING:
     from cancernet.inference.prediction import ItemPredictions
@@ -172,29 +172,31 @@ def _predict_here(
 ) -> "list[ItemResult]":
     """Predict in this process and show a progress bar."""
     import_keras()
-    from tqdm import tqdm
-
     from cancernet.inference import prediction, results, work_list
     from cancernet.reporting.wording import plural, speed_of
     from cancernet.run import load_run
+    from cancernet.training.pipeline import describe_device
 
+    if unused := explain_unused_gpu(describe_device()):
+        print(unused)
     run = load_run(options.run)
     is_known = all(item.kind != work_list.LARGE for item in items)  # how many patches there will be
     total = sum(len(item.files) for item in items) if is_known else None
     started = time.monotonic()
     with (
         storage.fresh_folder(options.output) as folder,
-        tqdm(total=total, unit=" images", disable=None, smoothing=0.1) as bar,
+        progress.show_progress(),
+        progress.count("Predicting", total) as add,
     ):
 
         def report_rejected(item: prediction.PredictedItem) -> prediction.PredictedItem:
-            bar.update(len(item.rejected))
+            add(len(item.rejected))
             for files, reason in work_list.group_rejected(item.rejected):
-                bar.write(work_list.printable(f"not used: {files}: {reason}"))
+                print(work_list.printable(f"not used: {files}: {reason}"))
             return item
 
-        predicted = map(report_rejected, prediction.predict_items(run, items, options, progress=bar.update))
-        done = results.write_results(run, predicted, folder, missing=missing, print_line=bar.write)
+        predicted = map(report_rejected, prediction.predict_items(run, items, options, progress=add))
+        done = results.write_results(run, predicted, folder, missing=missing, print_line=print)
     seconds, count = time.monotonic() - started, sum(result.patches for result in done)
     print(f"{plural(count, 'image')} in {seconds:.1f} s, {speed_of(count / max(seconds, 1e-9))}.")
     return done

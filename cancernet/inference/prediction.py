@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _network_lock = threading.Lock()  # visitors of the page share the network; only reading runs in parallel
 
-Progress = Callable[[int], object]  # gets the number of images done since its last call, like tqdm.update
+Progress = Callable[[int], object]  # gets the number of images done since its last call
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

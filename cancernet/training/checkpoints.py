@@ -38,6 +38,7 @@ class Workspace(NamedTuple):
     fingerprint: str  # text that identifies settings, versions and hardware: a checkpoint with another is not resumed
     say: Callable[[str], None]  # receives progress messages, one line each
     force: bool = False  # begin anew where the checkpoint is damaged
+    events: Path | None = None  # folder for TensorBoard's event files; None writes none
 
 
 class _State(TypedDict):

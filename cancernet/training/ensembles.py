@@ -10,6 +10,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
+from cancernet import progress
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
 from cancernet.data.splits import Fold
@@ -63,9 +64,11 @@ def fit_ensemble(
         InputError, StorageError, TrainingDiverged: see `fitting.fit_network` and `feature_cache.find_features`.
     """
     fitted = []
-    for single in split_by_architecture(experiment):
+    architectures = split_by_architecture(experiment)
+    for number, single in enumerate(architectures, 1):
         fit = _fit_heads_only if single.strategy == "frozen" else _fit_networks
-        fitted.append(fit(single, data, members, workspace))
+        with progress.part(number, len(architectures), "architecture"):
+            fitted.append(fit(single, data, members, workspace))
     if len(fitted) == 1:
         return fitted[0]
     labels = data.labels[np.concatenate([fold.validation for fold in members])]
@@ -119,8 +122,11 @@ def _fit_networks(
         if len(members) > 1:
             workspace.say(f"{experiment.model}, member {number + 1} of {len(members)}:")
         training, validation = (LabelledImages(images.select(rows), data.labels[rows]) for rows in fold)
-        own = workspace._replace(folder=workspace.folder / f"checkpoint_{experiment.model}_{number + 1}")
-        results.append(fit_network(network, single, training, validation, data.class_weights, own))
+        name = f"{experiment.model}_{number + 1}"
+        events = workspace.events / name if workspace.events else None
+        own = workspace._replace(folder=workspace.folder / f"checkpoint_{name}", events=events)
+        with progress.part(number + 1, len(members), "member"):
+            results.append(fit_network(network, single, training, validation, data.class_weights, own))
         networks.append(downsample_input(network, data.images.image_size))
     result = average_results(results)
     if first_phase:

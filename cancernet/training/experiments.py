@@ -9,6 +9,7 @@ from typing import Any
 from cancernet import InputError
 from cancernet.config import (
     DEFAULT_RECIPE,
+    EPOCHS,
     GIVEN_FEATURES,
     RECIPES,
     Augmentation,
@@ -27,8 +28,14 @@ def choose_experiment(options: TrainingOptions) -> Experiment:
     Raises:
         InputError: a value out of range, or settings that do not go together.
     """
-    if options.features:
-        return _choose_head(options)
+    experiment = _choose_head(options) if options.features else _choose_network(options)
+    if options.tensorboard and not any(kind.way in EPOCHS for kind in split_by_architecture(experiment)):
+        raise InputError("--tensorboard is for networks trained in epochs. Leave it out.")
+    return experiment
+
+
+def _choose_network(options: TrainingOptions) -> Experiment:
+    """The experiment of networks that take images."""
     given = _gather_settings(options)
     named = given.get("recipe")
     model = given.get("model") or (RECIPES[named].model if named else "cancernet")

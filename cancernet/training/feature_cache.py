@@ -17,9 +17,8 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
-from cancernet import InputError, StorageError
+from cancernet import InputError, StorageError, progress
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
 from cancernet.models.backend import without_xla
@@ -151,12 +150,12 @@ def _compute(
     network, rest = without_xla(network), images.select(np.arange(done, len(images)))
     with (
         (work / FEATURES).open("ab") as file,
-        tqdm(total=len(images), initial=done, unit=" images", disable=None) as bar,
+        progress.count("Features", len(images), done=done) as add,
         reraise_file_errors(images),
     ):
         for batch in evaluation_batches(rest, batch_size=BATCH).as_numpy_iterator():
             file.write(np.ascontiguousarray(network.predict_on_batch(batch), _DTYPE).data)
-            bar.update(len(batch))
+            add(len(batch))
     blocks = _hash_blocks(work / FEATURES, (work / FEATURES).stat().st_mtime_ns)
     write_json(found, dataclasses.asdict(manifest) | {"blocks": blocks})
     replace_folder(work, folder)

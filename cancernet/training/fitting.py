@@ -1,21 +1,21 @@
 """The fit loop: one network compiled and trained in epochs, from the beginning or from a checkpoint."""
 
 import functools
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import keras
 import numpy as np
 
-from cancernet import InputError
+from cancernet import InputError, progress
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
 from cancernet.storage import check_space, recover_folder
 from cancernet.training import batch_normalization, distribution, pipeline, precision
 from cancernet.training.checkpoints import Recorder, Workspace, check_checkpoint, defer_signals, read_precision
 from cancernet.training.results import TrainingResult
+from cancernet.training.tensorboard import EventWriter
 
 _STATISTICS_BATCHES = 50  # for the final batch normalisation: 1,600 images at a batch size of 32
 _REPORT_BYTES = 20 * 10**6  # with its pictures and predictions.csv, roughly
@@ -78,7 +78,10 @@ def fit_network(
             recorder = Recorder(workspace, policy, experiment, steps)
             size = experiment.batch_size * max(1, 128 // experiment.batch_size)
             left_out = pipeline.evaluation_batches(validation.images, batch_size=size, targets=validation_targets)
-            seconds = _run_epochs(network, recorder, make_batches, left_out)
+            reports: list[keras.callbacks.Callback] = [_EpochReport(recorder, len(training.labels))]
+            if workspace.events and distribution.is_first():
+                reports.append(EventWriter(workspace.events))
+            seconds = _run_epochs(network, recorder, make_batches, left_out, reports)
         if experiment.kept_weights == "mean":
             last_epoch = make_batches(first_epoch=experiment.epochs - 1).take(min(steps, _STATISTICS_BATCHES))
             batch_normalization.recompute_statistics(model, last_epoch)
@@ -87,6 +90,40 @@ def fit_network(
     rate = len(training.labels) * len(steady) / max(sum(epoch["seconds"] for epoch in steady), 1e-9)
     history = {key: [epoch[key] for epoch in recorder.epochs] for key in recorder.epochs[0]}
     return TrainingResult(history, recorder.kept_epochs, seconds, rate, policy)
+
+
+class _EpochReport(keras.callbacks.Callback):
+    """Says a line about each epoch, and reports each step to the live display."""
+
+    def __init__(self, recorder: Recorder, images: int):
+        super().__init__()
+        self.recorder, self.images = recorder, images
+        self._header = f"{'epoch':>9}{'loss':>9}{'accuracy':>10}{'val_loss':>10}{'val_accuracy':>14}{'images/s':>10}"
+        self._epoch, self._skipped, self._started, self._rate = 0, 0, 0.0, 0.0
+
+    def on_epoch_begin(self, epoch: int, logs=None) -> None:
+        self._epoch, self._skipped, self._started = epoch, self.recorder.first_step, time.perf_counter()
+
+    def on_train_batch_begin(self, batch: int, logs=None) -> None:
+        if batch:  # not at the end of a step: Keras would wait for its result
+            self._report(self._skipped + batch)
+
+    def on_test_begin(self, logs=None) -> None:
+        self._report(self.recorder.steps_per_epoch)
+
+    def _report(self, step: int) -> None:
+        experiment, size = self.recorder.experiment, self.recorder.experiment.batch_size
+        images = min(step * size, self.images) - self._skipped * size
+        self._rate = images / max(time.perf_counter() - self._started, 1e-9)
+        done = (self._epoch + step / self.recorder.steps_per_epoch) / experiment.epochs
+        progress.report(done, f"epoch {self._epoch + 1} of {experiment.epochs}, {self._rate:,.0f} images/s")
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        value = dict.fromkeys(("loss", "accuracy", "val_loss", "val_accuracy"), float("nan")) | (logs or {})
+        row = f"{f'{epoch + 1}/{self.recorder.experiment.epochs}':>9}{value['loss']:>9.4f}{value['accuracy']:>10.4f}"
+        row += f"{value['val_loss']:>10.4f}{value['val_accuracy']:>14.4f}{self._rate:>10,.0f}"
+        self.recorder.workspace.say(f"{self._header}\n{row}" if self._header else row)
+        self._header = ""
 
 
 def _choose_precision(model: keras.Model, experiment: Experiment, batches: Iterable, workspace: Workspace) -> str:
@@ -103,7 +140,11 @@ def _choose_precision(model: keras.Model, experiment: Experiment, batches: Itera
 
 
 def _run_epochs(
-    model: keras.Model, recorder: Recorder, make_batches: Callable[..., Iterable], validation: Iterable
+    model: keras.Model,
+    recorder: Recorder,
+    make_batches: Callable[..., Iterable],
+    validation: Iterable,
+    reports: Sequence[keras.callbacks.Callback],
 ) -> float:
     """Train from where the recorder's checkpoint ends, put the kept weights into the model, and return the seconds."""
     experiment = recorder.experiment
@@ -119,8 +160,8 @@ def _run_epochs(
             initial_epoch=len(recorder.epochs),
             steps_per_epoch=recorder.steps_per_epoch - recorder.first_step,
             shuffle=False,  # the batches are shuffled already
-            callbacks=[*recorder.others, recorder],
-            verbose=1 if sys.stdout.isatty() else 2,
+            callbacks=[*recorder.others, *reports, recorder],
+            verbose=0,
         )
 
     with defer_signals(recorder):

@@ -11,10 +11,12 @@ import keras
 import numpy as np
 import psutil
 import tensorflow as tf
+from tensorflow.python.framework import config as framework  # the public module cannot switch determinism off
 
-from cancernet.config import Experiment
+from cancernet.config import EPOCHS, Experiment
 from cancernet.data.dataset import Patch
 from cancernet.data.images import ImageStore
+from cancernet.models.architectures import find_architecture, split_by_architecture
 from cancernet.training import distribution
 from cancernet.training.augment import augment_batch
 
@@ -165,6 +167,33 @@ def reraise_file_errors(*stores: ImageStore) -> Iterator[None]:
             if store.problem is not None:
                 raise store.problem from error
         raise
+
+
+def explain_variation(experiment: Experiment) -> str:
+    """Say why the same training gives other numbers on this machine's GPU each time; "" if it does not."""
+    if keras.backend.backend() != "tensorflow" or not tf.config.list_physical_devices("GPU"):
+        return ""
+    if not any(find_architecture(single.model).is_backbone for single in _list_trained(experiment)):
+        return ""
+    return (
+        "Training this backbone on a GPU gives slightly different numbers each time: TensorFlow has no deterministic "
+        "gradient of its frozen batch normalisation."
+    )
+
+
+def enable_determinism(experiment: Experiment) -> None:
+    """Let TensorFlow compute the same numbers on a GPU each time, where networks are trained and it can.
+
+    Otherwise it adds up gradients, those of depthwise convolutions among them, in any order.
+    """
+    if keras.backend.backend() == "tensorflow" and tf.config.list_physical_devices("GPU") and _list_trained(experiment):
+        is_possible = not explain_variation(experiment)
+        (framework.enable_op_determinism if is_possible else framework.disable_op_determinism)()
+
+
+def _list_trained(experiment: Experiment) -> list[Experiment]:
+    """List the networks of an experiment that are trained in epochs."""
+    return [single for single in split_by_architecture(experiment) if single.way in EPOCHS]
 
 
 def describe_device() -> str:

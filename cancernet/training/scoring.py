@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from cancernet import TrainingDiverged
+from cancernet import TrainingDiverged, progress
 from cancernet.data.images import ImageStore
 from cancernet.models.backend import without_xla
 from cancernet.models.test_time_augmentation import average_over_views
@@ -78,6 +78,10 @@ def predict(model: keras.Model, store: ImageStore) -> np.ndarray:
         InputError: a file cannot be read.
     """
     own = store.select(distribution.own_rows(len(store)))
-    with reraise_file_errors(store):
-        outputs = without_xla(model).predict(evaluation_batches(own, batch_size=BATCH), verbose=0)
+    with reraise_file_errors(store), progress.count("Predicting", len(own)) as add:
+        shown = keras.callbacks.LambdaCallback(
+            on_predict_batch_end=lambda batch, logs: add(min(BATCH, len(own) - batch * BATCH))
+        )
+        batches = evaluation_batches(own, batch_size=BATCH)
+        outputs = without_xla(model).predict(batches, callbacks=[shown], verbose=0)
     return distribution.gather(outputs, len(store))

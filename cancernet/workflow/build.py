@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt
 
-from cancernet import InputError
+from cancernet import InputError, progress
 from cancernet.config import DATASET, ORIGINAL, SPLITS, Seed, option
 from cancernet.data.files import describe_unsupported
 from cancernet.storage import FolderKind, check_space, claim_folder, fresh_folder, hash_file
@@ -83,8 +83,6 @@ def write_dataset(options: BuildOptions) -> "Summary":
         InputError: an option, the source or the output cannot be used.
         StorageError: the dataset cannot be written, or another process is writing it.
     """
-    from tqdm import tqdm
-
     from cancernet.data import building
     from cancernet.data.dataset import write_manifest
     from cancernet.data.source import list_files
@@ -109,10 +107,11 @@ def write_dataset(options: BuildOptions) -> "Summary":
         size = building.estimate_size(files, plan.patches, mode=settings.mode)
         check_space(output, size, advice="Choose another --output, or --mode hardlink.")
         del files  # each worker process starts with a copy of this memory
-        with fresh_folder(output) as folder, tqdm(total=len(plan.patches), unit="image", desc="Building") as bar:
-            built = building.place_images(
-                source, folder, plan.patches, mode=settings.mode, megapixels=settings.megapixels, progress=bar.update
-            )
+        with fresh_folder(output) as folder:
+            with progress.show_progress(), progress.count("Building", len(plan.patches)) as add:
+                built = building.place_images(
+                    source, folder, plan.patches, mode=settings.mode, megapixels=settings.megapixels, progress=add
+                )
             built = building.separate_copies(folder, built, plan, settings)
             check_usable(built.patches, settings.split_by)
             summary = building.summarise(plan, built, settings, fingerprint)

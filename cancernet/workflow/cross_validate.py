@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cancernet import run
+from cancernet import progress, run
 from cancernet.data import dataset, splits
 from cancernet.data.dataset import Patch
 from cancernet.reporting import content, report
@@ -26,14 +26,16 @@ def cross_validate(plan: Plan, wanted: Sequence[int], work: Path) -> None:
     own = {number: every[number - 1] for number in wanted}
     check_members(plan, list(own.values()), plan.experiment.members)
     data = open_data(plan, work)
-    for number, patches in own.items():
+    for part, (number, patches) in enumerate(own.items(), 1):
         folder = work / f"fold_{number}"
         if run.is_finished(folder):
             print(f"{folder.name} is finished already.")
             continue
         print(f"\n{folder.name} of {folds}:")
         folder.mkdir(exist_ok=True)
-        report_run(plan, fit_run(plan, data, patches, folder), data, patches)
+        with progress.part(part, len(own), "fold"):
+            finished = fit_run(plan, data, patches, folder)
+        report_run(plan, finished, data, patches)
     if not distribution.is_first():
         return
     which = "all folds" if len(wanted) == folds else f"folds {', '.join(map(str, wanted))} of {folds}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cancernet import InputError
 from cancernet.config import DATASET, Prevalence, option
-from cancernet.models.backend import import_keras
+from cancernet.models.backend import explain_unused_gpu, import_keras
 
 if TYPE_CHECKING:
     from cancernet.reporting.content import EvaluatedSplit
@@ -36,9 +36,10 @@ def evaluate(options: EvaluationOptions) -> "Report":
     Raises:
         InputError: the run, the dataset or the output folder cannot be used, or the run has seen these patients.
     """
+    from cancernet import progress
     from cancernet.storage import FolderKind, claim_folder
 
-    with claim_folder(options.output, FolderKind.EVALUATION, force=options.force):
+    with claim_folder(options.output, FolderKind.EVALUATION, force=options.force), progress.show_progress():
         return _evaluate(options)
 
 
@@ -59,6 +60,8 @@ def _evaluate(options: EvaluationOptions) -> "Report":
     from cancernet.reporting import content, printed
     from cancernet.training import pipeline, scoring
 
+    if unused := explain_unused_gpu(pipeline.describe_device()):
+        print(unused)
     evaluated = run.load_run(options.run)
     if not options.neighbours and evaluated.decision.without_neighbours:
         evaluated = dataclasses.replace(evaluated, decision=evaluated.decision.without_neighbours)

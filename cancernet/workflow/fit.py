@@ -18,7 +18,7 @@ from cancernet.data.dataset import Dataset, Patch, open_dataset
 from cancernet.evaluation import decision, smoothing
 from cancernet.evaluation.predictions import Scores
 from cancernet.models.architectures import split_by_architecture
-from cancernet.models.backend import import_keras
+from cancernet.models.backend import explain_unused_gpu, import_keras
 from cancernet.training.experiments import fit_to_grey
 
 if TYPE_CHECKING:
@@ -114,6 +114,9 @@ def open_data(plan: Plan, work: Path) -> "TrainingData":
     from cancernet.training import feature_cache, given_features, pipeline
     from cancernet.training.ensembles import TrainingData
 
+    if unused := explain_unused_gpu(pipeline.describe_device()):
+        print(unused)
+    pipeline.enable_determinism(plan.experiment)
     options, patches = plan.options, plan.dataset.patches
     classes = dataset.list_classes(patches)
     labels = np.array([classes.index(patch.label) for patch in patches])
@@ -139,6 +142,7 @@ def fit_run(plan: Plan, data: "TrainingData", patches: Sequence[Patch], folder: 
     from cancernet.training.checkpoints import Workspace
     from cancernet.training.ensembles import fit_ensemble
     from cancernet.training.fitting import compute_class_weights
+    from cancernet.training.tensorboard import FOLDER
 
     experiment, by_patient = plan.experiment, plan.by_patient
     settings = describe_settings(plan, patches)
@@ -151,7 +155,8 @@ def fit_run(plan: Plan, data: "TrainingData", patches: Sequence[Patch], folder: 
     weights = compute_class_weights(data.labels[trained_on], len(classes), experiment.class_weight)
     announce(plan, settings, len(trained_on))
     fingerprint = json.dumps(describe_training(settings), sort_keys=True)
-    workspace = Workspace(folder, fingerprint, functools.partial(print, flush=True), plan.options.force)
+    events = folder / FOLDER if plan.options.tensorboard else None
+    workspace = Workspace(folder, fingerprint, functools.partial(print, flush=True), plan.options.force, events)
     fitted = fit_ensemble(experiment, data._replace(class_weights=weights, head_folds=parts), members, workspace)
     left_out = [patches[row] for member in members for row in member.validation]
     fixed = smoothing.fit_on_validation(
@@ -182,6 +187,7 @@ def report_run(plan: Plan, finished: FittedRun, data: "TrainingData", patches: S
     from cancernet.reporting import content, illustration, report
     from cancernet.run import save_run
     from cancernet.training import distribution
+    from cancernet.training.pipeline import explain_variation
     from cancernet.training.results import summarize
 
     run, fitted, left_out, class_weights = finished
@@ -197,7 +203,7 @@ def report_run(plan: Plan, finished: FittedRun, data: "TrainingData", patches: S
         training=summarize(fitted.training, str(run.settings.hardware["device"])),
         settings=content.flatten(content.list_settings(run.settings)),
         chose_model=scores is None,
-        warnings=list_warnings(plan.options.features, left_out),
+        warnings=[*list_warnings(plan.options.features, left_out), *filter(None, [explain_variation(plan.experiment)])],
         prevalence=plan.options.prevalence,
     )
     if scores is not None:

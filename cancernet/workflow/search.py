@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 
-from cancernet import InputError, StorageError
+from cancernet import InputError, StorageError, progress
 from cancernet.config import RUNS, Experiment, Range, TrainingOptions, option
 from cancernet.models.architectures import check_architecture, split_by_architecture
 from cancernet.storage import FolderKind, check_replaceable, write_json
@@ -72,6 +72,7 @@ class SearchOptions(TrainingOptions):
     prevalence: float | None = option(None, help="", on_command_line=False)
     only_folds: tuple[int, ...] | None = option(None, help="", on_command_line=False)
     distributed: bool = option(False, help="", on_command_line=False)
+    tensorboard: bool = option(False, help="", on_command_line=False)
     force: bool = option(False, help="", on_command_line=False)
 
 
@@ -98,20 +99,19 @@ def search(options: SearchOptions) -> "SearchResult":
     )
     request = describe_request(plan, space)
     prepare_folder(output, request)
-    from tqdm import tqdm
-
     from cancernet.training.search import count_finished, evaluate_trial, join_search, take_trial
 
     default = {name: search_space.get_setting(plan.experiment, name) for name in space}
     print(f"Searching {', '.join(space)}: {options.trials} trials, {trainer.describe()}.")
     print(f"A line follows each fold; what its training prints is in {output / LOGS}.", flush=True)
     with join_search(output, options.storage, space, default, request) as found:
-        with tqdm(total=options.trials, unit=" trials", disable=None) as bar:
+        with progress.show_progress():
             while time.monotonic() < until and (trial := take_trial(found, options.trials)):
-                losses = trainer.evaluate_folds(trial, found.scratch)
-                evaluate_trial(found, trial, _tell_folds(losses, trial.number, bar.write), until=until)
-                bar.n = count_finished(found.study)
-                bar.set_postfix_str(describe_best(found, default))
+                losses = _tell_folds(trainer.evaluate_folds(trial, found.scratch), trial.number, print)
+                with progress.part(count_finished(found.study) + 1, options.trials, "trial"):
+                    evaluate_trial(found, trial, losses, until=until)
+                ended = count_finished(found.study)
+                print(f"{ended} of {options.trials} trials: {describe_best(found, default)}", flush=True)
         result = conclude(found, trainer)
     print(f"\n{write_outcome(output, result, plan.experiment)}")
     print(f"Train with it: python train_model.py --dataset {options.dataset} --recipe {output / RECIPE}")
@@ -207,7 +207,11 @@ class Trainer:
         for number, patches in enumerate(self.folds, 1):
             rows = np.flatnonzero([patch.split == "testing" for patch in patches])
             path = self.output / LOGS / f"{trial.number:04}.txt"
-            with path.open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+            with (
+                path.open("a", encoding="utf-8") as log,
+                contextlib.redirect_stdout(log),
+                progress.part(number, len(self.folds), "fold"),
+            ):
                 found = self._evaluate_fold(experiment, patches, scratch / f"{trial.number}_{number}")
             probabilities[rows], predicted[rows] = found.probabilities, found.predicted
             own = found.probabilities[np.arange(len(rows)), found.labels]
@@ -268,7 +272,7 @@ class Trainer:
 
 
 def describe_best(found: "Search", default: Mapping[str, object]) -> str:
-    """The lowest log-loss so far and the default's, for the progress bar."""
+    """The lowest log-loss so far and the default's."""
     trials = found.study.get_trials(deepcopy=False)
     losses = [trial.value for trial in trials if trial.state.name == "COMPLETE" and trial.value is not None]
     if not losses:

@@ -35,7 +35,7 @@ def train(options: TrainingOptions) -> Trained | None:
     """
     experiment = choose_experiment(options)
     folds = choose_folds(options)
-    from cancernet import run
+    from cancernet import progress, run
     from cancernet.reporting import printed, schema
     from cancernet.storage import FolderKind, check_replaceable, lock_folder
     from cancernet.training import distribution
@@ -58,11 +58,12 @@ def train(options: TrainingOptions) -> Trained | None:
             if first:
                 distribution.wait()
             if not run.is_finished(work):
-                if folds:
-                    cross_validate(plan, folds, work)
-                else:
-                    data = open_data(plan, work)
-                    report_run(plan, fit_run(plan, data, plan.dataset.patches, work), data, plan.dataset.patches)
+                with progress.show_progress():
+                    if folds:
+                        cross_validate(plan, folds, work)
+                    else:
+                        data = open_data(plan, work)
+                        report_run(plan, fit_run(plan, data, plan.dataset.patches, work), data, plan.dataset.patches)
             distribution.wait()  # nobody still checks whether it is finished
             if not first:
                 return None
@@ -91,7 +92,7 @@ def choose_folds(options: TrainingOptions) -> list[int]:
 
 def describe_request(plan: "Plan") -> dict[str, object]:
     """All that the figures follow from: an unfinished training is resumed only where all of this is the same."""
-    left_out = ("dataset", "output", "force", "cache_limit")
+    left_out = ("dataset", "output", "force", "cache_limit", "tensorboard")
     asked = {name: value for name, value in dataclasses.asdict(plan.options).items() if name not in left_out}
     asked |= {"experiment": dataclasses.asdict(plan.experiment), "positive": plan.positive}
     return asked | {"manifest_sha256": plan.dataset.manifest_sha256}

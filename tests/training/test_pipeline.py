@@ -1,7 +1,9 @@
 """Files to batches: their order, what they hold, and which file cannot be used."""
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import write_image
 
 from cancernet import InputError
@@ -100,3 +102,27 @@ def test_the_tuner_of_tf_data_is_off(tmp_path):
     training = pipeline.training_batches(store, np.eye(10, dtype=np.float32), Experiment(epochs=1))
     for batches in (training, pipeline.evaluation_batches(store, batch_size=4)):
         assert batches.options().autotune.enabled is False
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's determinism")
+@pytest.mark.parametrize(
+    ("gpus", "changes", "deterministic"),
+    [
+        (1, {}, True),
+        (1, {"model": "cancernet+densenet121", "strategy": "frozen", "image_size": 96}, True),
+        (1, {"model": "densenet121", "strategy": "finetune"}, False),
+        (1, {"model": "densenet121", "strategy": "frozen"}, None),  # nothing is trained by TensorFlow
+        (0, {}, None),
+        (0, {"model": "densenet121", "strategy": "finetune"}, None),
+    ],
+)
+def test_determinism_is_switched_on_where_a_gpu_has_it(gpus, changes, deterministic, monkeypatch):
+    switched = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["GPU:0"] * gpus)
+    monkeypatch.setattr(pipeline.framework, "enable_op_determinism", lambda: switched.append(True))
+    monkeypatch.setattr(pipeline.framework, "disable_op_determinism", lambda: switched.append(False))
+    experiment = Experiment(**changes)
+    pipeline.enable_determinism(experiment)
+    assert switched == ([] if deterministic is None else [deterministic])
+    warning = pipeline.explain_variation(experiment)
+    assert warning.startswith("Training this backbone on a GPU gives slightly different") == (deterministic is False)
