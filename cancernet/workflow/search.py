@@ -12,7 +12,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,7 +107,7 @@ def search(options: SearchOptions) -> "SearchResult":
     with join_search(output, options.storage, space, default, request) as found:
         with progress.show_progress():
             while time.monotonic() < until and (trial := take_trial(found, options.trials)):
-                losses = _tell_folds(trainer.evaluate_folds(trial, found.scratch), trial.number, print)
+                losses = _tell_folds(trainer.evaluate_folds(trial, found.scratch), trial.number)
                 with progress.part(count_finished(found.study) + 1, options.trials, "trial"):
                     evaluate_trial(found, trial, losses, until=until)
                 ended = count_finished(found.study)
@@ -118,12 +118,10 @@ def search(options: SearchOptions) -> "SearchResult":
     return result
 
 
-def _tell_folds(
-    losses: Iterator[tuple[float, int]], trial: int, print_line: Callable[[str], object]
-) -> Iterator[tuple[float, int]]:
+def _tell_folds(losses: Iterator[tuple[float, int]], trial: int) -> Iterator[tuple[float, int]]:
     """Pass on the losses of a trial's folds, and print a line for each."""
     for fold, (loss, images) in enumerate(losses, 1):
-        print_line(f"Trial {trial}, fold {fold}: log-loss {loss / images:.4f}")
+        print(f"Trial {trial}, fold {fold}: log-loss {loss / images:.4f}", flush=True)
         yield loss, images
 
 
