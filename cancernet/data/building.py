@@ -20,11 +20,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import cv2
 import numpy as np
 
 from cancernet import CancerNetError, InputError
 from cancernet.cli import ENDING
 from cancernet.config import SPLITS
+from cancernet.data import dicom
 from cancernet.data.dataset import (
     SUMMARY,
     BuildSettings,
@@ -249,6 +251,7 @@ def _free_name(patch: Patch, taken: dict[str, int]) -> str:
         taken: path of each name in use, in lower case -> the last number that was tried for it. This name is added.
     """
     stem, ending = os.path.splitext(_name(patch))
+    ending = ".png" if ending.lower() == dicom.ENDING else ending
     folder = f"{patch.split}/{patch.label}/".lower()
     number, name = taken.get(f"{folder}{stem}{ending}".lower(), 0), ""
     while not name or folder + name.lower() in taken:
@@ -313,7 +316,11 @@ def _check_and_copy(source: str, output: str, mode: str, megapixels: float, task
             continue
         except MemoryError as error:
             raise CancerNetError(f"Memory ran out at {origin}. {_MORE_MEMORY}") from error
-        _write_image(data, origin, f"{output}/{target}", mode)
+        if data[dicom.MAGIC] == b"DICM":  # only the pixels: its tags name the patient
+            data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+            _write_image(data, origin, f"{output}/{target}", "copy")
+        else:
+            _write_image(data, origin, f"{output}/{target}", mode)
         height, width, _ = image.shape
         sha256 = hashlib.sha256(data).hexdigest()
         checks.append(Check(sha256, height, width, _is_grey(image), int(image.max()), "", zlib.crc32(image.data)))

@@ -19,6 +19,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 
 from cancernet import InputError
+from cancernet.data import dicom
 
 _PNM_HEADER = re.compile(rb"P(?P<kind>[2356])(?:(?:\s|#[^\n]*\n)+(?P<white>\d+)){3}")  # the last of three numbers
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm")
@@ -85,6 +86,9 @@ def read_size(data: bytes) -> tuple[int, int]:
     if not data:
         raise InputError("the file is empty")
     try:
+        if data[dicom.MAGIC] == b"DICM":
+            tags = dicom.read_header(io.BytesIO(data))
+            return int(tags["Columns"].value), int(tags["Rows"].value)
         if data.startswith(_PNG):
             return struct.unpack(">II", data[16:24])  # the chunk IHDR comes first
         if data[:4] in TIFF_MAGIC:
@@ -96,13 +100,22 @@ def read_size(data: bytes) -> tuple[int, int]:
         for beginning, header in _HEADERS.items():
             if data.startswith(beginning):
                 return header(HeaderStream(data)).size
-    except (OSError, ValueError, SyntaxError, LookupError, ArithmeticError, TypeError, struct.error) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        LookupError,
+        ArithmeticError,
+        TypeError,
+        AttributeError,
+        struct.error,
+    ) as error:
         frame = _JPEG_FRAME.search(data) if data.startswith(_JPEG) else None
         if frame and ord(frame["bits"]) != 8:
             bits = ord(frame["bits"])
             raise InputError(f"is a JPEG image of {bits} bits, which is not supported. Save it as PNG.") from error
         raise InputError(_NO_IMAGE) from error
-    raise InputError("cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)")
+    raise InputError("cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM, DICOM)")
 
 
 def decode_image(data: bytes, channels: int, *, megapixels: float | None = MOST_MEGAPIXELS) -> np.ndarray:
@@ -132,6 +145,8 @@ def decode_image(data: bytes, channels: int, *, megapixels: float | None = MOST_
         from cancernet.data.tiff import decode_tiff
 
         image, white, orientation = decode_tiff(data)
+    elif data[dicom.MAGIC] == b"DICM":
+        image, white, orientation = dicom.decode_dicom(data), 255, 1
     else:
         image, white, orientation = _decode_with_opencv(data, width * height)
     if image.dtype == np.uint16 or white != 255:

@@ -1,5 +1,6 @@
 """The images of a source: list its files, and read class, patient and split from names and folders."""
 
+import contextlib
 import os
 import re
 import sys
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 from cancernet import InputError
 from cancernet.config import SPLIT_NAMES
+from cancernet.data import dicom
 from cancernet.data.dataset import IDC_PATIENT, Patch, read_place
 from cancernet.data.files import describe_unsupported, walk
 from cancernet.data.images import EXTENSIONS
@@ -43,7 +45,7 @@ def list_files(source: Path) -> tuple[list[SourceFile], Counter[str]]:
         raise InputError(f"{source} is a file, but --source takes a folder of images.")
     files: list[SourceFile] = []
     unsupported: Counter[str] = Counter()
-    for file, entry in walk(source, EXTENSIONS, others=unsupported):
+    for file, entry in walk(source, (*EXTENSIONS, dicom.ENDING), others=unsupported):
         is_broken = entry.is_symlink() and not os.path.exists(entry.path)  # rejected when it is read
         status = entry.stat(follow_symlinks=not is_broken)
         files.append(SourceFile(file, status.st_size, status.st_mtime_ns))
@@ -96,6 +98,21 @@ def find_images(
         label, split = folders[folder]
         patches.append(Patch(file, label, sys.intern(patient), x, y, split, ""))  # few patients, very many images
     return patches
+
+
+def read_patients(source: Path, images: Sequence[Patch]) -> list[Patch]:
+    """Take the patient of each DICOM file from its PatientID; a file that cannot be read is rejected later.
+
+    Raises:
+        OSError: a file cannot be opened.
+    """
+    known = []
+    for image in images:
+        if image.file.lower().endswith(dicom.ENDING):
+            with contextlib.suppress(InputError), (source / image.file).open("rb") as file:
+                image = image._replace(patient=str(dicom.read_header(file).get("PatientID") or "").strip())
+        known.append(image)
+    return known
 
 
 def _read_folders(folders: Iterable[str], level: int) -> dict[str, tuple[str, str]]:

@@ -4,6 +4,7 @@ Nothing here needs Keras, so that a wrong path is found at once.
 """
 
 import csv
+import io
 import os
 import warnings
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from cancernet import InputError, storage
+from cancernet.data import dicom
 from cancernet.data.dataset import find_place
 from cancernet.data.files import walk
 from cancernet.data.grid import PATCH_STEP
@@ -21,6 +23,7 @@ from cancernet.data.images import EXTENSIONS, HeaderStream
 from cancernet.storage import file_stem
 
 SLIDE_EXTENSIONS = (".svs", ".ndpi", ".mrxs", ".scn", ".svslide", ".vms", ".vmu", ".bif", ".dcm", ".qptiff")
+_SLIDE_IN_DICOM = "1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage
 PATH_COLUMN = "path"  # of a table of images
 LARGE_SIDE = 4 * PATCH_STEP  # pixels; a picture whose two sides are longer is tiled into patches
 SINGLE_FILES = 64  # patches without a position in one item: one batch
@@ -136,6 +139,8 @@ def plan_work(
 
 def is_tiled(file: str, mpp: float | None, data: bytes | None = None) -> bool:
     """Return whether an image without a position is tiled: a whole slide, or a large image if the run has a scale."""
+    if file.lower().endswith(dicom.ENDING):
+        return _is_dicom_slide(file, data)
     if file.lower().endswith(SLIDE_EXTENSIONS):
         return True
     if mpp is None or (data is None and not os.path.isfile(file)):  # reading a pipe would never end
@@ -149,6 +154,14 @@ def is_tiled(file: str, mpp: float | None, data: bytes | None = None) -> bool:
         return True
     except (UnidentifiedImageError, OSError, ValueError):
         return file.lower().endswith((".tif", ".tiff"))  # a form of TIFF that Pillow cannot read, or a damaged file
+
+
+def _is_dicom_slide(file: str, data: bytes | None) -> bool:
+    try:
+        with Path(file).open("rb") if data is None else io.BytesIO(data) as opened:
+            return str(dicom.read_header(opened).get("SOPClassUID")) == _SLIDE_IN_DICOM
+    except (InputError, OSError):  # says so when it is read
+        return False
 
 
 def is_large(width: int, height: int) -> bool:

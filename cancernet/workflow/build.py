@@ -103,7 +103,7 @@ def write_dataset(options: BuildOptions) -> "Summary":
             warn(describe_uniform(current))
             return current
 
-        plan = plan_dataset(files, settings)
+        plan = plan_dataset(files, settings, source)
         size = building.estimate_size(files, plan.patches, mode=settings.mode)
         check_space(output, size, advice="Choose another --output, or --mode hardlink.")
         del files  # each worker process starts with a copy of this memory
@@ -174,17 +174,26 @@ def read_settings(options: BuildOptions, source: Path) -> "BuildSettings":
     )
 
 
-def plan_dataset(files: Sequence["SourceFile"], settings: "BuildSettings") -> "Plan":
+def plan_dataset(files: Sequence["SourceFile"], settings: "BuildSettings", source: Path) -> "Plan":
     """Decide class and split of each file."""
     from cancernet.data.building import Plan
     from cancernet.data.dataset import IDC_PATIENT
     from cancernet.data.labels import apply_labels, read_labels
-    from cancernet.data.source import check_pattern, describe_nesting, find_images, separate_misplaced, unify_classes
+    from cancernet.data.source import (
+        check_pattern,
+        describe_nesting,
+        find_images,
+        read_patients,
+        separate_misplaced,
+        unify_classes,
+    )
     from cancernet.data.splits import plan_splits
 
     images = find_images(files, settings.patient_pattern, class_level=settings.class_level)
     if settings.patient_pattern != IDC_PATIENT:
         check_pattern(images, settings.patient_pattern)
+    else:
+        images = read_patients(source, images)
     left_out: list[tuple[str, str]] = []
     if settings.labels:
         images, left_out = apply_labels(images, read_labels(Path(settings.labels), settings.columns))

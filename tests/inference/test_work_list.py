@@ -129,3 +129,16 @@ def test_a_table_that_lists_nothing_is_an_error(tmp_path, text, message):
         work_list.find_files([tmp_path / "slides.csv"])
     with pytest.raises(InputError, match="There is no none.csv. Give images, folders, or a table of them"):
         work_list.find_files(["none.csv"])
+
+
+def test_a_dicom_image_is_a_patch_and_a_dicom_slide_is_tiled(tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    for name, kind in (("xray.dcm", "1.2.840.10008.5.1.4.1.1.1.2"), ("slide.dcm", "1.2.840.10008.5.1.4.1.1.77.1.6")):
+        dataset = pydicom.Dataset()
+        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = kind
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3"
+        dataset.save_as(tmp_path / name, enforce_file_format=True)
+    files = [str(tmp_path / "xray.dcm"), str(tmp_path / "slide.dcm")]
+    assert [item.kind for item in work_list.plan_work(files, mpp=4.0, tile="auto")] == ["single", "large"]

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ROOT, write_image, write_slides
+from data.test_dicom import write_dicom
 
 import build_dataset
 from cancernet import CancerNetError, InputError, StorageError
@@ -618,3 +619,34 @@ def test_the_same_image_in_two_classes_is_reported_as_such(tmp_path, capsys):
     for patch in patches:
         splits.setdefault(patch.sha256, set()).add(patch.split)
     assert all(len(split) == 1 for split in splits.values())
+
+
+def write_cbis(root):
+    rows = ["patient_id,image view,pathology,image file path"]
+    for number, view in product(range(30), ("CC", "MLO")):
+        patient, folder = f"P_{number:05}", f"Mass-Training_P_{number:05}_LEFT_{view}/1.3.6/1.9"
+        pixels = np.random.default_rng([number, len(view)]).integers(0, 4096, (8, 8), np.uint16)
+        write_dicom(root / folder / "000000.dcm", pixels=pixels, PatientID=f"Mass-Training_{patient}_LEFT_{view}")
+        pathology = ("BENIGN", "MALIGNANT")[number % 2]
+        rows.append(f'{patient},{view},{pathology},"{folder}/000000.dcm\n"')
+    (root / "mass_case_description_train_set.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def test_cbis_ddsm_is_built_from_its_table_without_the_tags_of_its_files(tmp_path):
+    source = write_cbis(tmp_path / "CBIS-DDSM")
+    columns = ("path=image file path", "label=pathology", "patient=patient_id")
+    table = str(source / "mass_case_description_train_set.csv")
+    patches = build(source, tmp_path / "built", "--labels", table, "--columns", *columns, "--mode", "hardlink")
+    assert count_labels(patches) == {"BENIGN": 30, "MALIGNANT": 30}
+    assert len({patch.patient for patch in patches}) == 30
+    assert {dict(patch.more)["image view"] for patch in patches} == {"CC", "MLO"}
+    assert all(patch.file.endswith(".png") for patch in patches)
+    assert not any(b"Secret" in data for data in snapshot(tmp_path / "built").values())
+
+
+def test_the_patient_of_a_dicom_file_is_its_patient_id(tmp_path):
+    for number in range(24):
+        pixels = np.full((8, 8), 100 * number, np.uint16)
+        write_dicom(tmp_path / f"in/{number % 2}/{number}.dcm", pixels=pixels, PatientID=f"P{number // 2}")
+    assert {patch.patient for patch in build(tmp_path / "in", tmp_path / "built")} == {f"P{n}" for n in range(12)}
