@@ -154,10 +154,10 @@ def _count_patients(report: Report, ill: str) -> list[KeyResult]:
     alarms = [(each.patient, each.fp, each.images) for each in free if each.fp]
     found = []
     if having:
-        what, missed = f"No {ill} image was detected in", sum(not each.tp for each in having)
+        what, missed = "none of it was detected", sum(not each.tp for each in having)
         found.append(_share_patients(what, missed, having, f"with {ill}", "Lowest sensitivity", detected))
     if free:
-        what = f"At least one image was classified as {ill} in"
+        what = f"at least one image was classified as {ill}"
         found.append(_share_patients(what, len(alarms), free, f"without {ill}", "Most", alarms))
     return found
 
@@ -165,10 +165,10 @@ def _count_patients(report: Report, ill: str) -> list[KeyResult]:
 def _share_patients(
     what: str, number: int, patients: Sequence[object], of: str, worst: str, named: Sequence[tuple[str, int, int]]
 ) -> KeyResult:
-    """Write how many of some patients it is, and the first of `named`: patient, images concerned and all images."""
+    """Write of how many patients something holds, and the first of `named`: patient, images concerned, all images."""
     low, high, _ = exact_interval(number, len(patients))
     names = [f"{patient} ({some:,} of {plural(images, 'image')})" for patient, some, images in named[:WORST_NAMED]]
-    text = f"{what} {number:,} of {plural(len(patients), 'patient')} {of}"
+    text = f"In {number:,} of {plural(len(patients), 'patient')} {of}, {what}"
     text += f" (95% interval {percent(low or 0)} to {percent(high or 0)})."
     text += f" {worst}: {', '.join(names)}." if names else ""
     return KeyResult(text, Estimate(number / len(patients), low, high))

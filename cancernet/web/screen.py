@@ -126,7 +126,7 @@ def show_counts(run: Run, predictions: list[ItemPredictions]) -> None:
 
     def describe(count: int) -> str:
         area = count * (PATCH_STEP * (run.settings.mpp or 0) / 1000) ** 2
-        return f"{count / len(predicted):.0%}" + f", {area:,.{1 if area >= 1 else 3}f} mm²" * (
+        return f"{count / len(predicted):.0%}" + f", {area:,.{3 if 0 < area < 1 else 1}f} mm²" * (
             run.settings.mpp is not None
         )
 
@@ -156,7 +156,7 @@ def show_map(run: Run, slides: list[ItemPredictions]) -> tuple[ItemPredictions |
         selection_mode="clicked",
         alt=f"Map of slide {name}",
     )
-    st.caption("Scroll to zoom, drag to pan, double-click to reset. Click a patch to see it below.")
+    st.caption("Mouse: scroll to zoom, drag to pan, double-click to reset. Click or tap a patch to see it below.")
     chosen = event.selection.get("clicked") or []
     row = int(chosen[0]["patch"]) if chosen else len(slide.predicted)
     return slide, page.Shown(slide, row) if row < len(slide.predicted) else None

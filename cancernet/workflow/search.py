@@ -185,9 +185,11 @@ class Trainer:
 
     def describe(self) -> str:
         """What trials are evaluated on."""
-        patients = len({patch.patient for patch in self.patches} - {""})
-        over = f"{len(self.patches):,} images of {patients} patients of training and validation"
-        return f"cross-validated in {len(self.folds)} folds over {over}"
+        from cancernet.reporting.schema import count_split
+        from cancernet.reporting.wording import describe_counts, plural
+
+        images = describe_counts(count_split(self.patches))
+        return f"cross-validated in {plural(len(self.folds), 'fold')} over the {images} of training and validation"
 
     def evaluate_folds(self, trial: "optuna.trial.BaseTrial", scratch: Path) -> Iterator[tuple[float, int]]:
         """Train a trial's folds one by one; keep its predictions after the last.

@@ -205,7 +205,12 @@ def test_page_escapes_names_and_needs_nothing_from_elsewhere(report, tmp_path):
 def test_page_begins_with_the_key_results_and_ends_with_the_limitations(report, tmp_path):
     html = page(tmp_path, report)
     result = html.index("The model detects 50% of IDC images (sensitivity, 95% interval 0% to 100%).")
-    assert html.index("<h1>") < html.index("No IDC image was detected in 1 of 2 patients") < result < html.index("<h2>")
+    assert (
+        html.index("<h1>")
+        < html.index("In 1 of 2 patients with IDC, none of it was detected")
+        < result
+        < html.index("<h2>")
+    )
     assert html.index("<h2>Limitations</h2>") < html.index("diagnosis, treatment or triage of patients")
     assert "1,234 source images" in html
     assert "3 rejected" in html

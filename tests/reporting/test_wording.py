@@ -68,13 +68,13 @@ def test_patients_of_whom_nothing_was_detected_and_those_with_false_alarms_come_
     assert with_idc.estimate.value == 0.5
     # 4 of 5 by Clopper and Pearson's own table: 0.284 to 0.995
     assert without.text == (
-        "At least one image was classified as IDC in 4 of 5 patients without IDC (95% interval 28% to 99%). Most: b4 "
+        "In 4 of 5 patients without IDC, at least one image was classified as IDC (95% interval 28% to 99%). Most: b4 "
         "(4 of 10 images), b3 (3 of 10 images), b2 (2 of 10 images)."
     )
     assert (without.estimate.low, without.estimate.high) == pytest.approx((0.2836, 0.9949), abs=1e-4)
     quiet = key_results(replace(report, patients=benign[:1]))[0]
     assert quiet.text == (
-        "At least one image was classified as IDC in 0 of 1 patient without IDC (95% interval 0% to 98%)."
+        "In 0 of 1 patient without IDC, at least one image was classified as IDC (95% interval 0% to 98%)."
     )
     assert texts(replace(report, patients=[]))[0].startswith("The model detects")
 
@@ -86,7 +86,7 @@ def test_key_results_give_ppv_here_and_at_the_given_prevalence_and_say_what_is_u
         metrics=report.metrics | {"sensitivity": undefined("no image of class 1")},
     )
     assert texts(report) == [
-        "No IDC image was detected in 1 of 2 patients with IDC (95% interval 1% to 99%). Lowest sensitivity: 8864 (0 "
+        "In 1 of 2 patients with IDC, none of it was detected (95% interval 1% to 99%). Lowest sensitivity: 8864 (0 "
         "of 1 image), 8863 (1 of 1 image).",
         "Sensitivity for IDC is undefined: no image of class 1.",
         "It correctly classifies 67% of benign images as benign (specificity, 95% interval 25% to 100%).",

@@ -298,7 +298,9 @@ def make_three_classes(run, folder):
     fitted = fit_decision(Scores(patches, scores), classes=("a", "b", "c"), positive=None)
     save_decision(fitted, folder / DECISION)
     (folder / OUT_OF_DISTRIBUTION).unlink()  # of the other network
-    write_settings(folder, dataclasses.replace(read_settings(run), classes=("a", "b", "c"), positive=None))
+    write_settings(
+        folder, dataclasses.replace(read_settings(run), classes=("a", "b", "c"), positive=None, model_sha256="")
+    )
     return folder
 
 

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,8 +22,9 @@ from cancernet import InputError
 from cancernet.__main__ import main
 from cancernet.cli import parse_options
 from cancernet.config import TrainingOptions
-from cancernet.data.dataset import read_manifest
+from cancernet.data.dataset import Patch, read_manifest
 from cancernet.training.experiments import choose_experiment
+from cancernet.workflow import search
 
 pytest.importorskip("optuna")
 SMALL = ["--model", "simple_cnn", "--image-size", "24", "--views", "one", "--epochs", "1", "--folds", "2"]
@@ -121,6 +124,14 @@ def test_a_frozen_backbone_is_searched_on_kept_features_and_no_test_image_is_rea
     (features,) = made.glob("dataset.without_testing.features/mobilenetv3small-40-*/features.npy")
     assert len(np.load(features)) == len(known)
     assert not (made / "dataset.features").exists()
+
+
+@pytest.mark.parametrize(("patient", "from_whom"), [("p", " from 1 patient"), ("", "")])
+def test_the_data_of_a_search_are_described(patient, from_whom):
+    patches = [Patch(f"{n}.png", "0", patient, None, None, "training", "") for n in range(2)]
+    plan = SimpleNamespace(dataset=SimpleNamespace(patches=patches))
+    said = search.Trainer(plan, [patches], Path("out")).describe()
+    assert said == f"cross-validated in 1 fold over the 2 images{from_whom} of training and validation"
 
 
 def start(made, output, *options):
