@@ -4,6 +4,7 @@ Commands open the display. Other code reports to it and prints nothing; without 
 """
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+_KERNEL = "JPY_PARENT_PID"  # in a Jupyter cell, `!python ...` has a terminal that cannot move its cursor up
 _SECONDS_BETWEEN_REPORTS = 0.5
 _SECONDS_OF_SPEED = 900  # from which the time left is estimated: long enough to contain validation
 
@@ -46,7 +48,7 @@ _display: ContextVar[_Display | None] = ContextVar("display", default=None)
 @contextlib.contextmanager
 def show_progress() -> Iterator[None]:
     """Show what the body reports, if standard output is a terminal. What it prints appears above the display."""
-    if not sys.stdout.isatty() or _display.get():
+    if not sys.stdout.isatty() or _KERNEL in os.environ or _display.get():
         yield
         return
     from rich import progress

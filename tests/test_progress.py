@@ -20,6 +20,7 @@ class Terminal(io.StringIO):
 def terminal(monkeypatch):
     for name, value in (("TERM", "xterm"), ("COLUMNS", "150"), ("NO_COLOR", "1")):
         monkeypatch.setenv(name, value)
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_REPORTS", -1)
     return Terminal()
 
@@ -46,6 +47,13 @@ def test_a_log_file_has_nothing_of_it(capsys):
 def test_reports_without_a_display_are_ignored(terminal):
     with contextlib.redirect_stdout(terminal), progress.part(1, 2, "fold"), progress.count("Predicting", 10) as add:
         progress.report(0.5, "epoch 1 of 2")
+        add(10)
+    assert terminal.getvalue() == ""
+
+
+def test_a_cell_of_a_notebook_has_nothing_of_it(terminal, monkeypatch):
+    monkeypatch.setenv("JPY_PARENT_PID", "1")
+    with shown(terminal), progress.count("Predicting", 10) as add:
         add(10)
     assert terminal.getvalue() == ""
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cancernet.__main__ import main
 from cancernet.config import Experiment
 from cancernet.models import backend
 from cancernet.models.architectures import build_model
@@ -93,3 +94,35 @@ class TestUnusedGpu:
         monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
         monkeypatch.setattr(backend, "_NVIDIA_DRIVER", tmp_path / "version")
         assert find_nvidia_gpu() == ""
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "predict"])
+def test_the_first_line_after_loading_tensorflow_says_that_a_gpu_is_not_used(
+    verb, tiny_run, slides, tmp_path, monkeypatch, capsys
+):
+    from cancernet.inference import predict
+    from cancernet.workflow import evaluate, fit
+
+    class Reached(Exception):
+        """The line after it."""
+
+    def stop(*given, **options):
+        raise Reached
+
+    dataset = tmp_path / "dataset"
+    main(["build", "--source", str(slides), "--output", str(dataset)])
+    problem = "This machine has a GPU (NVIDIA H200), but TensorFlow does not find it."
+    for module in (fit, evaluate, predict):
+        monkeypatch.setattr(module, "explain_unused_gpu", lambda device: problem)
+    monkeypatch.setattr("cancernet.training.pipeline.enable_determinism", stop)
+    monkeypatch.setattr("cancernet.run.load_run", stop)
+    arguments = {
+        "train": ["--dataset", str(dataset), "--output", str(tmp_path / "run")],
+        "evaluate": [str(tiny_run), "--dataset", str(dataset), "--allow-seen-patients"],
+        "predict": [str(tiny_run), str(slides), "--output", str(tmp_path / "predictions")],
+    }[verb]
+    with pytest.raises(Reached):
+        main([verb, *arguments])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == problem
+    assert verb != "train" or lines[-2] == "Loading TensorFlow ..."
