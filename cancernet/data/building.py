@@ -66,7 +66,7 @@ class Check(NamedTuple):
     is_grey: bool
     brightest: int  # the largest value, 0 to 255
     reason: str  # why the image cannot be used; "" if it can
-    pixels: int = 0  # checksum of the pixels
+    pixels: int = 0  # checksum of every fourth pixel of every fourth row
 
 
 class Built(NamedTuple):
@@ -323,7 +323,9 @@ def _check_and_copy(source: str, output: str, mode: str, megapixels: float, task
             _write_image(data, origin, f"{output}/{target}", mode)
         height, width, _ = image.shape
         sha256 = hashlib.sha256(data).hexdigest()
-        checks.append(Check(sha256, height, width, _is_grey(image), int(image.max()), "", zlib.crc32(image.data)))
+        checks.append(
+            Check(sha256, height, width, _is_grey(image), int(image.max()), "", zlib.crc32(image[::4, ::4].tobytes()))
+        )
     return checks
 
 

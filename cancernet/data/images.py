@@ -38,6 +38,7 @@ _NO_IMAGE = "cannot be decoded: not an image, damaged or cut off"
 # Do not wait for a writer of a pipe; Windows knows no pipes, and would change line ends.
 _HOW_TO_OPEN = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _MOST_READS = 2000  # of a header; each part of it takes a few
+_JPEG_SCAN = b"\xff\xda"
 _EXIF_WITHIN = 2**17  # bytes; a segment of a JPEG file has at most 2**16
 _EXIF_ORIENTATION = re.compile(  # tag, type, count and value, in either order of bytes
     rb"\x12\x01\x03\0\x01\0\0\0(?P<little>[\x01-\x08])\0|\x01\x12\0\x03\0\0\0\x01\0(?P<big>[\x01-\x08])"
@@ -183,7 +184,8 @@ def _decode_with_opencv(data: bytes, pixels: int) -> tuple[np.ndarray, int, int]
 
 def _read_orientation(data: bytes) -> int:
     """Return the EXIF orientation, 1 to 8, of a JPEG file or of EXIF data; 1 if there is none."""
-    start = data.find(b"Exif\0\0", 0, _EXIF_WITHIN)
+    scan = data.find(_JPEG_SCAN, 0, _EXIF_WITHIN)  # EXIF data comes before; its thumbnail may have scans of its own
+    start = data.find(b"Exif\0\0", 0, scan if scan > 0 else _EXIF_WITHIN)
     found = _EXIF_ORIENTATION.search(data, start, start + _EXIF_WITHIN) if start >= 0 else None
     return ord(found["little"] or found["big"]) if found else 1
 
