@@ -304,7 +304,10 @@ def flush_folder(folder: Path) -> None:
 
 def flush(path: Path) -> None:
     """Write a file, or the names in a folder, from the system's memory to disk; errors as `flush_folder`."""
-    descriptor = os.open(path, os.O_RDONLY)
+    is_windows = sys.platform == "win32"
+    if is_windows and path.is_dir():
+        return  # Windows opens no folders, and flushes only what is open to write
+    descriptor = os.open(path, os.O_RDWR if is_windows else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
