@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import shutil
+import threading
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -198,25 +199,31 @@ def _count_bytes(path: Path) -> int:
     return len(weights)
 
 
+_limiting = threading.Lock()
+
+
 @contextlib.contextmanager
 def _limit_weights(most: int) -> Iterator[None]:
-    """Refuse layers that declare more weights than there are bytes to fill them, before memory is allocated."""
+    """Refuse layers that this thread makes with more weights than there are bytes to fill them, before allocation."""
     import keras
 
-    add_weight, total = keras.layers.Layer.add_weight, 0
+    total, thread = 0, threading.get_ident()
 
     def add(layer: object, shape: Sequence[int] | None = None, *rest: object, **options: object) -> object:
         nonlocal total
-        total += math.prod(shape or ())
-        if total > most:
-            raise ValueError("its layers need more weights than it contains")
+        if threading.get_ident() == thread:
+            total += math.prod(shape or ())
+            if total > most:
+                raise ValueError("its layers need more weights than it contains")
         return add_weight(layer, shape, *rest, **options)
 
-    keras.layers.Layer.add_weight = add
-    try:
-        yield
-    finally:
-        keras.layers.Layer.add_weight = add_weight
+    with _limiting:  # two at a time would restore each other's
+        add_weight = keras.layers.Layer.add_weight
+        keras.layers.Layer.add_weight = add
+        try:
+            yield
+        finally:
+            keras.layers.Layer.add_weight = add_weight
 
 
 def _load_detector(folder: Path, model: "keras.Model") -> "OutOfDistributionDetector | None":

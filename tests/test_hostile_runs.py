@@ -8,8 +8,11 @@ import resource
 import shutil
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import h5py
+import keras
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,7 +23,7 @@ from cancernet.evaluation.decision import load_decision
 from cancernet.evaluation.results import as_json
 from cancernet.reporting import wording
 from cancernet.reporting.schema import Report
-from cancernet.run import load_run, read_report, read_settings
+from cancernet.run import _limit_weights, load_run, read_report, read_settings
 from cancernet.web import run_summary
 
 NESTED = b"[" * 100_000 + b"]" * 100_000
@@ -264,3 +267,24 @@ def change_config(run, place, value):
 @settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_config_ends_in_a_traceback(run, place, value):
     change_config(run, place, value)
+
+
+def test_threads_that_load_at_once_leave_keras_as_it_was():
+    add_weight = keras.layers.Layer.add_weight
+    with ThreadPoolExecutor(2) as threads:
+        both = Barrier(2)
+
+        def load(most):
+            both.wait()
+            with _limit_weights(most):
+                time.sleep(0.05)
+
+        list(threads.map(load, (1, 2)))
+    assert keras.layers.Layer.add_weight is add_weight
+
+
+def test_weights_of_other_threads_do_not_count():
+    with _limit_weights(3), ThreadPoolExecutor(1) as threads:
+        threads.submit(keras.layers.Dense(5).build, (None, 5)).result()
+        with pytest.raises(ValueError, match="more weights than it contains"):
+            keras.layers.Dense(2).build((None, 2))

@@ -24,7 +24,7 @@ from cancernet.data.source import SourceFile
 from cancernet.workflow import build as workflow
 from cancernet.workflow.build import BuildOptions, write_dataset
 
-NOT_AN_IMAGE = "cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)"
+NOT_AN_IMAGE = "cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM, DICOM)"
 
 
 @pytest.fixture(autouse=True)

@@ -119,7 +119,7 @@ def test_a_part_is_scored_without_its_broken_files(run, tmp_path):
     assert files_of(scored) == [files[0], files[2]]
     np.testing.assert_allclose(log_odds(scored.log_probabilities), [1, -1], atol=1e-4)
     assert scored.rejected == [
-        (files[1], "cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)")
+        (files[1], "cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM, DICOM)")
     ]
 
 
@@ -137,7 +137,7 @@ def test_what_is_no_file_no_image_or_too_large_costs_itself_only(run, tmp_path):
     assert dict(scored.rejected) == {
         pipe: "is not a regular file but a pipe or a device",
         endless: "is not a regular file but a pipe or a device",
-        webp: "cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)",
+        webp: "cannot be decoded: not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM, DICOM)",
         bomb: "declares 7,200 x 7,200 pixels, more than the limit of 50 megapixels",
     }
     for file in (pipe, endless, webp):

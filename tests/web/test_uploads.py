@@ -47,7 +47,7 @@ def test_a_broken_image_is_named_and_the_others_stay(broken):
     files = [("a.png", encode(patch(1))), ("broken.png", broken), ("c.png", encode(patch(2)))]
     pictures, problems = accept_uploads(files)
     assert list(pictures) == ["a.png", "c.png"]
-    is_png, no_kind = b"PNG" in broken[:4], "not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM)"
+    is_png, no_kind = b"PNG" in broken[:4], "not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM, DICOM)"
     why = "not an image, damaged or cut off" if is_png else no_kind
     assert reasons(problems) == {"broken.png": f"cannot be decoded: {why}"}
 
