@@ -18,7 +18,7 @@ from conftest import ROOT, write_slides
 from cancernet import CancerNetError, InputError
 from cancernet.__main__ import VERBS
 from cancernet.__main__ import main as run
-from cancernet.cli import parse_options
+from cancernet.cli import _run, parse_options
 from cancernet.config import TrainingOptions, option
 from cancernet.storage import lock_folder
 
@@ -252,3 +252,26 @@ def test_a_terminated_script_leaves_nothing_behind(tmp_path, tiny_run, folders, 
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error.splitlines()[-1]) == (143, "error: ended by SIGTERM.")
     assert os.listdir(tmp_path / "results") == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["build", "--source", "loop", "--output", "made"],
+        ["build", "--sample", "--source", "made", "--output", "loop"],
+        ["train", "--dataset", "loop"],
+        ["train", "--dataset", "empty", "--output", "loop"],
+        ["evaluate", "loop"],
+        ["predict", "loop", "empty"],
+        ["compare", "loop", "empty"],
+        ["export", "loop"],
+    ],
+)
+def test_a_link_to_itself_is_one_line(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "empty").mkdir()
+    status, message = _run(lambda _: run(command))
+    assert status == 2
+    assert message
+    assert "\n" not in message

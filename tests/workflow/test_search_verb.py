@@ -18,7 +18,7 @@ from conftest import ROOT, write_slides
 
 import build_dataset
 import train_model
-from cancernet import InputError
+from cancernet import InputError, StorageError
 from cancernet.__main__ import main
 from cancernet.cli import parse_options
 from cancernet.config import TrainingOptions
@@ -207,3 +207,13 @@ def test_a_missing_optuna_is_named_with_what_to_do(made, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs Optuna, which is not installed: pip install \"\.\[search\]\""):
         main(["tune", *arguments(made, tmp_path / "search")])
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 damaged"])
+def test_a_damaged_trial_is_named_with_what_to_do(tmp_path, content):
+    patches = [Patch("0/a.png", "0", "1"), Patch("1/b.png", "1", "2")]
+    plan = SimpleNamespace(dataset=SimpleNamespace(patches=patches))
+    (tmp_path / search.TRIALS).mkdir()
+    (tmp_path / search.TRIALS / "0003.npz").write_bytes(content)
+    with pytest.raises(StorageError, match=r"0003.npz is damaged. Delete it; the next search trains this trial again."):
+        search.Trainer(plan, [], tmp_path).predict(SimpleNamespace(number=3), tmp_path)
