@@ -211,7 +211,7 @@ def test_a_missing_optuna_is_named_with_what_to_do(made, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 damaged"])
 def test_a_damaged_trial_is_named_with_what_to_do(tmp_path, content):
-    patches = [Patch("0/a.png", "0", "1"), Patch("1/b.png", "1", "2")]
+    patches = [Patch(f"{label}.png", label, label, None, None, "training", "") for label in "01"]
     plan = SimpleNamespace(dataset=SimpleNamespace(patches=patches))
     (tmp_path / search.TRIALS).mkdir()
     (tmp_path / search.TRIALS / "0003.npz").write_bytes(content)
