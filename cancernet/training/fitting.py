@@ -50,12 +50,7 @@ def fit_network(
         StorageError: the disk is full, or the checkpoint is damaged.
         TrainingDiverged: the loss is not finite, or far above that of chance.
     """
-    devices = distribution.count_devices()
-    if experiment.batch_size % devices:
-        raise InputError(
-            f"{devices} devices cannot share a batch of {experiment.batch_size} images evenly. Give a --batch-size "
-            f"that is a multiple of {devices}."
-        )
+    _check_devices(experiment.batch_size)
     steps = pipeline.count_steps(len(training.labels), experiment.batch_size)
     targets, validation_targets = (
         keras.utils.to_categorical(each.labels, len(class_weights)) for each in (training, validation)
@@ -90,6 +85,15 @@ def fit_network(
     rate = len(training.labels) * len(steady) / max(sum(epoch["seconds"] for epoch in steady), 1e-9)
     history = {key: [epoch[key] for epoch in recorder.epochs] for key in recorder.epochs[0]}
     return TrainingResult(history, recorder.kept_epochs, seconds, rate, policy)
+
+
+def _check_devices(batch_size: int) -> None:
+    devices = distribution.count_devices()
+    if batch_size % devices:
+        raise InputError(
+            f"{devices} devices cannot share a batch of {batch_size} images evenly. Give a --batch-size that is a "
+            f"multiple of {devices}."
+        )
 
 
 class _EpochReport(keras.callbacks.Callback):

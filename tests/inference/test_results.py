@@ -22,13 +22,8 @@ from cancernet.inference.work_list import LARGE, SLIDE, WorkItem
 
 
 @pytest.fixture(scope="module")
-def network():
-    return make_network()
-
-
-@pytest.fixture
-def run(network):
-    return make_red_run(network)
+def run():
+    return make_red_run(make_network())
 
 
 def test_the_table_has_four_decimals_names_threshold_slide_and_unknown_values():
