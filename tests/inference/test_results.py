@@ -55,16 +55,16 @@ def test_the_regions_and_the_table_of_a_large_image_are_in_its_own_pixels(run, t
     assert results.list_rows(decided, ["benign", "IDC"])[3][:3] == [path, 300, 100]
 
 
-def test_regions_without_a_scale_have_no_area(network):
-    run = make_red_run(network, mpp=None)
+def test_regions_without_a_scale_have_no_area():
+    run = make_red_run(make_network(), mpp=None)
     scored = as_scored(np.zeros((1, 2)), "s", [1], [1])
     decided = as_predictions(scored, np.array([[0.2, 0.8]]), np.array([1]), 0.5)
     (feature,) = results.find_regions(run, decided)["features"]
     assert set(feature["properties"]["measurements"]) == {"Patches", "Mean probability", "Highest probability"}
 
 
-def test_regions_of_several_classes_have_a_name_and_colour_each(network):
-    run = make_red_run(network, three_classes())
+def test_regions_of_several_classes_have_a_name_and_colour_each():
+    run = make_red_run(make_network(), three_classes())
     scored = as_scored(np.zeros((3, 3)), "s", [1, 51, 101], [1, 1, 1])
     decided = as_predictions(scored, np.eye(3)[[2, 0, 2]], np.array([2, 0, 2]), None)
     kinds = [each["properties"]["classification"] for each in results.find_regions(run, decided)["features"]]
@@ -87,12 +87,12 @@ def test_a_slide_of_few_patches_gets_no_files_and_a_large_image_always(run, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s_2.geojson", "s_2.jpg"]
 
 
-def test_a_picture_has_the_threshold_that_was_applied(network, tmp_path, monkeypatch):
+def test_a_picture_has_the_threshold_that_was_applied(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(results.illustration, "plot_slide", lambda *_, threshold, **__: drawn.append(threshold))
     monkeypatch.setattr(results.illustration, "save_picture", lambda *_: None)
     alone = make_decision(threshold=0.4)
-    run = make_red_run(network, make_decision(neighbour_sigma=1.0, without_neighbours=alone))
+    run = make_red_run(make_network(), make_decision(neighbour_sigma=1.0, without_neighbours=alone))
     scored = score_square(run, 5).scores
     for options in ({}, {"neighbours": False}, {"threshold": 0.7}):
         decided = prediction.decide_item(run, scored, **options)
