@@ -13,6 +13,7 @@ import psutil
 import tensorflow as tf
 from tensorflow.python.framework import config as framework  # the public module cannot switch determinism off
 
+from cancernet.cli import quiet_import
 from cancernet.config import EPOCHS, Experiment
 from cancernet.data.dataset import Patch
 from cancernet.data.images import ImageStore
@@ -203,7 +204,8 @@ def describe_device() -> str:
 
         names = [device.device_kind for device in jax.devices() if device.platform == "gpu"]
     else:
-        gpus = tf.config.list_physical_devices("GPU")
+        with quiet_import():  # TensorFlow reports the drivers that it looked for in vain
+            gpus = tf.config.list_physical_devices("GPU")
         names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
     counted = [name if count == 1 else f"{count} {name}" for name, count in Counter(names).items()]
     return f"GPU ({', '.join(counted)})" if names else "CPU"

@@ -234,7 +234,8 @@ def write_colour_run(folder, tiny_run):
     model.set_weights([kernel, np.zeros(8), dense, np.array([0, 15.0])])
     folder.mkdir()
     model.save(folder / "model.keras")
-    shutil.copy(tiny_run / "config.json", folder)
+    config = json.loads((tiny_run / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_sha256": ""}))
     decision = json.loads((tiny_run / "decision.json").read_text())
     plain = {"temperature": 1.0, "bias": [0.0, 0.0], "threshold": 0.5, "neighbour_sigma": 0.0}
     (folder / "decision.json").write_text(json.dumps(decision | plain | {"without_neighbours": None}))
