@@ -135,8 +135,10 @@ FROZEN = ["train", "--model", "mobilenetv3small", "--weights", "none", "--image-
 
 
 def hash_files(folder, names):
-    """The content of a result; None where there is none."""
-    files = sorted(path for name in names for path in folder.glob(name) if path.is_file())
+    """The content of a finished result; None where there is none."""
+    files = sorted(
+        path for name in names for path in folder.glob(name) if path.is_file() and ".unfinished" not in str(path)
+    )
     return [(str(path.relative_to(folder)), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files] or None
 
 

@@ -154,7 +154,7 @@ def _count_patients(report: Report, ill: str) -> list[KeyResult]:
     alarms = [(each.patient, each.fp, each.images) for each in free if each.fp]
     found = []
     if having:
-        what, missed = "none of it was detected", sum(not each.tp for each in having)
+        what, missed = "all of it was missed", sum(not each.tp for each in having)
         found.append(_share_patients(what, missed, having, f"with {ill}", "Lowest sensitivity", detected))
     if free:
         what = f"at least one image was classified as {ill}"

@@ -23,7 +23,9 @@ from cancernet.config import Experiment
 from cancernet.storage import fresh_folder, hash_file, read_json
 from cancernet.training import distribution
 
-DIVERGED = 20  # times the loss of a network that predicts by chance; healthy first epochs stay below four times
+# A training has diverged when so many validation losses in a row exceed so many times that of chance. A single one may:
+# the statistics of batch normalisation lag behind in early epochs. A training that ended well had one of 63 times.
+_DIVERGED_EPOCHS, _DIVERGED = 3, 20
 _LAST, _KEPT, _EPOCH, _STATE = "last.keras", "kept.npz", "epoch.npz", "state.json"
 _SECONDS_BETWEEN_CHECKPOINTS = 60
 _MAX_SECONDS_BETWEEN = 120  # where writing a checkpoint takes more than _SHARE_OF_TIME of the training
@@ -106,7 +108,7 @@ class Recorder(keras.callbacks.Callback):
         self.epochs.append(record | {"seconds": seconds})
         self.first_step, self._seconds_before = 0, 0.0
         losses = [past["val_loss"] for past in self.epochs]
-        self._refuse_divergence(epoch, "validation loss", losses[-1])
+        self._refuse_divergence(epoch, "validation loss", losses)
         if self.first_averaged is None:
             if epoch == 0 or losses[-1] < min(losses[:-1]):
                 self.kept_epochs, self.kept = (epoch, epoch), self.model.get_weights()
@@ -139,7 +141,7 @@ class Recorder(keras.callbacks.Callback):
         if step:
             total, count = map(keras.ops.convert_to_numpy, self.model.metrics[0].variables)  # of the loss
             loss = float(total / count)
-            self._refuse_divergence(len(self.epochs), f"loss after {step:,} of {self.steps_per_epoch:,} steps", loss)
+            self._refuse_divergence(len(self.epochs), f"loss after {step:,} of {self.steps_per_epoch:,} steps", [loss])
         with distribution.alone(), fresh_folder(self.workspace.folder) as folder:
             self.model.save(folder / _LAST)
             np.savez(folder / _KEPT, *self.kept)
@@ -186,13 +188,14 @@ class Recorder(keras.callbacks.Callback):
         """List what changes within an epoch besides weights and optimizer: the states of dropout and the metrics."""
         return [*self._list_seeds(), *self.model.metrics_variables]
 
-    def _refuse_divergence(self, epoch: int, what: str, loss: float) -> None:
+    def _refuse_divergence(self, epoch: int, what: str, losses: list[float]) -> None:
         by_chance = math.log(self.model.output_shape[-1])
-        if math.isfinite(loss) and (loss <= DIVERGED * by_chance or not what.startswith("validation")):
+        recent = losses[-_DIVERGED_EPOCHS:]
+        if math.isfinite(losses[-1]) and (len(recent) < _DIVERGED_EPOCHS or min(recent) <= _DIVERGED * by_chance):
             return
         raise TrainingDiverged(
-            f"Training has diverged: the {what} of epoch {epoch + 1} is {loss:.3g}; an untrained network has about "
-            f"{by_chance:.2f}. Start again with a smaller --learning-rate, such as "
+            f"Training has diverged: the {what} of epoch {epoch + 1} is {losses[-1]:.3g}; an untrained network has "
+            f"about {by_chance:.2f}. Start again with a smaller --learning-rate, such as "
             f"{self.experiment.learning_rate / 10:g}."
         )
 

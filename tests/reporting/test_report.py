@@ -207,7 +207,7 @@ def test_page_begins_with_the_key_results_and_ends_with_the_limitations(report, 
     result = html.index("The model detects 50% of IDC images (sensitivity, 95% interval 0% to 100%).")
     assert (
         html.index("<h1>")
-        < html.index("In 1 of 2 patients with IDC, none of it was detected")
+        < html.index("In 1 of 2 patients with IDC, all of it was missed")
         < result
         < html.index("<h2>")
     )

@@ -86,7 +86,7 @@ def test_key_results_give_ppv_here_and_at_the_given_prevalence_and_say_what_is_u
         metrics=report.metrics | {"sensitivity": undefined("no image of class 1")},
     )
     assert texts(report) == [
-        "In 1 of 2 patients with IDC, none of it was detected (95% interval 1% to 99%). Lowest sensitivity: 8864 (0 "
+        "In 1 of 2 patients with IDC, all of it was missed (95% interval 1% to 99%). Lowest sensitivity: 8864 (0 "
         "of 1 image), 8863 (1 of 1 image).",
         "Sensitivity for IDC is undefined: no image of class 1.",
         "It correctly classifies 67% of benign images as benign (specificity, 95% interval 25% to 100%).",

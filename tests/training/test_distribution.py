@@ -181,7 +181,8 @@ def test_two_processes_of_which_one_was_killed_train_as_one_does(tmp_path):
     start, alone, first, second = (read_weights(tmp_path, name) for name in ("one_0_start", "one_0", "two_0", "two_1"))
     for begun, expected, one, two in zip(start, alone, first, second, strict=True):
         assert np.array_equal(one, two)
-        assert np.linalg.norm(one - expected) < 1e-3 * np.linalg.norm(expected - begun)
+        rounding = np.finfo(np.float32).eps * np.linalg.norm(expected)  # of weights that start at 1 and hardly move
+        assert np.linalg.norm(one - expected) < 1e-3 * np.linalg.norm(expected - begun) + rounding
     alone, together = (
         np.genfromtxt(tmp_path / run / "predictions.csv", delimiter=",", skip_header=1) for run in ("one", "two")
     )
