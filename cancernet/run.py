@@ -21,7 +21,7 @@ import numpy as np
 
 from cancernet import InputError, StorageError, __version__, storage
 from cancernet.config import Experiment, update_settings
-from cancernet.data.dataset import Patch
+from cancernet.data.dataset import IDC_PIXELS, Patch
 from cancernet.evaluation.decision import Decision, load_decision, save_decision
 from cancernet.evaluation.predictions import Predictions
 from cancernet.models.architectures import describe_missing_package, list_architectures
@@ -71,6 +71,7 @@ class Settings:
     class_names: dict[str, str] | None  # what the folder of a class means, such as 1: IDC
     seen: Seen
     model_sha256: str = ""  # of model.keras; empty in runs of earlier versions
+    patch_pixels: int = IDC_PIXELS  # from one patch to the next
     __pydantic_config__ = {"allow_inf_nan": False}  # noqa: RUF012
 
 

@@ -28,11 +28,14 @@ from cancernet.cli import ENDING
 from cancernet.config import SPLITS
 from cancernet.data import dicom
 from cancernet.data.dataset import (
+    IDC_MPP,
+    IDC_PIXELS,
     SUMMARY,
     BuildSettings,
     Patch,
     Summary,
     count_patches,
+    is_idc,
     is_unchanged,
     read_summary,
 )
@@ -356,6 +359,7 @@ def summarise(plan: Plan, built: Built, settings: BuildSettings, source_fingerpr
     sizes = Counter((check.width, check.height) for check in checks)
     usual = sizes.most_common(1)[0][0]
     duplicates = _find_duplicates(patches)
+    idc = is_idc(patches)
     left_out = {patch.patient for patch in planned} - {patch.patient for patch in patches}
     return Summary(
         source_images=len(planned) + len(plan.misplaced),
@@ -381,6 +385,8 @@ def summarise(plan: Plan, built: Built, settings: BuildSettings, source_fingerpr
         settings=settings,
         nesting=plan.nesting,
         source_fingerprint=source_fingerprint,
+        mpp=settings.mpp or (IDC_MPP if idc else None),
+        patch_pixels=settings.patch_pixels or (IDC_PIXELS if idc else min(usual)),
     )
 
 

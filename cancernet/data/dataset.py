@@ -22,6 +22,8 @@ MANIFEST = "manifest.csv"
 REJECTED = "rejected.csv"
 SUMMARY = "dataset.json"
 IDC_PATIENT = r"^(\d+)_idx"
+IDC_MPP = 4.0  # micrometres per pixel of the IDC patches
+IDC_PIXELS = 50  # from one of them to the next
 _COORDINATES = re.compile(r"_x(\d+)_y(\d+)")
 
 
@@ -36,6 +38,11 @@ class Patch(NamedTuple):
     split: str  # training | validation | testing; "" before the split
     sha256: str  # of the file's bytes; "" before it is read
     more: tuple[tuple[str, str], ...] = ()  # name and value of other columns of the manifest, such as site
+
+    @property
+    def slide(self) -> str:
+        """Name of the slide: the column `slide`, else the patient."""
+        return (self.more and dict(self.more).get("slide")) or self.patient
 
 
 _COLUMNS = Patch._fields[:7]  # of every manifest
@@ -58,6 +65,8 @@ class BuildSettings:
     labels_sha256: str = ""  # of its bytes
     columns: tuple[str, ...] = ()  # of it under other names
     testing_only: bool = False
+    mpp: float | None = None  # micrometres per pixel of the images, as given
+    patch_pixels: int | None = None  # from one patch to the next, as given
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,8 @@ class Summary:
     source_fingerprint: str
     duplicates_across_classes: int = 0  # groups of files with the same bytes in different classes
     same_pixels: int = 1  # images that show the most common picture
+    mpp: float | None = None  # micrometres per pixel; None if unknown
+    patch_pixels: int = IDC_PIXELS  # from one patch to the next
     manifest_sha256: str = ""  # filled in when the manifest is written
     files_sha256: str = ""  # of names, sizes and modification times of the built images
 
@@ -129,6 +140,8 @@ def open_dataset(folder: Path) -> Dataset:
         raise StorageError(
             f"{folder / MANIFEST} was changed after the build: {SUMMARY} has another hash. Run build_dataset.py again."
         )
+    if summary.mpp is None and is_idc(patches):  # earlier versions did not write it
+        summary = replace(summary, mpp=IDC_MPP)
     return Dataset(folder, patches, summary, sha256)
 
 

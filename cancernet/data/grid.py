@@ -1,7 +1,7 @@
 """Place the patches of each slide on a grid, and draw pictures and maps of it.
 
-A slide is all patches of one patient. x and y are the left and top pixel of a patch, at the scale of the patch. A
-patch without a patient, or without x and y, belongs to no slide.
+A slide is all patches of one patient, or of one name in the column `slide` of the manifest. x and y are the left and
+top pixel of a patch, at the scale of the patch. A patch without a patient, or without x and y, belongs to no slide.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from scipy.ndimage import convolve
 from scipy.spatial import cKDTree
 
 from cancernet import InputError
-from cancernet.data.dataset import Patch
+from cancernet.data.dataset import IDC_PIXELS, Patch
 from cancernet.data.images import resize_image
 
-PATCH_STEP = 50  # pixels from one patch to the next in the IDC set
+PATCH_STEP = IDC_PIXELS  # pixels from one patch to the next, where nothing else is known
 LEAST_NEIGHBOURS = 4.0  # of 8, on average: a complete slide has 5.5 to 7.5, a sample of a slide less than 1
 MOST_CELLS = 25_000_000  # of a grid: a slide of 250,000 x 250,000 pixels at a step of 50
 PICTURE_PIXELS = 1600  # the longest side of a slide's picture, roughly
@@ -27,7 +27,7 @@ LEAST_THUMBNAIL = 4  # pixels of a patch in it
 class SlideGrid:
     """The m patches of one slide; rows and columns are counted from the topmost and the leftmost patch."""
 
-    slide: str  # the patient
+    slide: str  # its name, or the patient
     members: np.ndarray  # int [m] their indices among all patches
     x: np.ndarray  # float [m] left pixel of each
     y: np.ndarray  # float [m] top pixel
@@ -103,10 +103,10 @@ def lay_out(
     return Layout(tuple(slides), unplaceable)
 
 
-def lay_out_patches(patches: Sequence[Patch]) -> Layout:
-    """Place the rows of a manifest on the grids of their slides; see `lay_out`."""
-    names, places = [patch.patient for patch in patches], [(patch.x, patch.y) for patch in patches]
-    return lay_out(names, [x for x, _ in places], [y for _, y in places], [patch.file for patch in patches])
+def lay_out_patches(patches: Sequence[Patch], step: float = PATCH_STEP) -> Layout:
+    """Place the rows of a manifest on the grids of their slides, `step` pixels apart; see `lay_out`."""
+    x, y, files = ([getattr(patch, name) for patch in patches] for name in ("x", "y", "file"))
+    return lay_out([patch.slide for patch in patches], x, y, files, step=step)
 
 
 def stitch_slide(tiles: Sequence[np.ndarray], grid: SlideGrid, *, tile_pixels: int) -> np.ndarray:
@@ -158,10 +158,10 @@ def thumbnail_side(shape: tuple[int, int]) -> int:
     return int(np.clip(PICTURE_PIXELS // max(shape), LEAST_THUMBNAIL, PATCH_STEP))
 
 
-def make_thumbnail(image: np.ndarray, side: int) -> np.ndarray:
-    """Return a patch as RGB, at the scale at which PATCH_STEP pixels become `side`; an edge tile stays smaller."""
+def make_thumbnail(image: np.ndarray, side: int, step: float = PATCH_STEP) -> np.ndarray:
+    """Return a patch as RGB, at the scale at which `step` pixels become `side`; an edge tile stays smaller."""
     rgb = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
-    share = min(1.0, PATCH_STEP / max(rgb.shape[:2])) * side / PATCH_STEP
+    share = min(1.0, step / max(rgb.shape[:2])) * side / step
     height, width = (max(1, round(pixels * share)) for pixels in rgb.shape[:2])
     return resize_image(rgb, height, width)
 

@@ -18,6 +18,7 @@ import tiffslide
 from PIL import Image, UnidentifiedImageError
 
 from cancernet import InputError
+from cancernet.data.dataset import IDC_MPP
 from cancernet.data.images import (
     EXTENSIONS,
     MOST_MEGAPIXELS,
@@ -28,7 +29,6 @@ from cancernet.data.images import (
 )
 from cancernet.data.tiff import DECODING_ERRORS, read_scales
 
-IDC_MPP = 4.0  # micrometres per pixel of the IDC patches
 CHROMA = 15  # a pixel is stained if its largest and smallest channel differ by at least this
 LEAST_TISSUE = 0.05  # tiles with a smaller share of stained pixels are background
 PLAIN_PIXELS = int(MOST_MEGAPIXELS * 1e6)  # the largest picture that is decoded whole

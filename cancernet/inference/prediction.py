@@ -110,12 +110,12 @@ def score_tiles(
         InputError: the item cannot be read, see `reading.open_item`.
     """
     patches, thumbnails, images = list[Patch](), list[np.ndarray](), list[np.ndarray]()
-    size, _, channels = run.model.input_shape[1:]
+    (size, _, channels), step = run.model.input_shape[1:], run.settings.patch_pixels
 
     def read() -> Iterator[np.ndarray]:
         for image, file, slide, x, y in opened.tiles:
             patches.append(Patch(file, "", slide, x, y, "", ""))
-            thumbnails.append(make_thumbnail(image, opened.thumbnail_pixels))
+            thumbnails.append(make_thumbnail(image, opened.thumbnail_pixels, step))
             if keep_images:
                 images.append(image if max(image.shape[:2]) <= size else _fit(image, size, channels))
             yield image
@@ -125,6 +125,7 @@ def score_tiles(
         patches=patches,
         log_probabilities=scores,
         distances=distances,
+        step=step,
         thumbnails=thumbnails,
         thumbnail_pixels=opened.thumbnail_pixels,
         file_scale=opened.file_scale,

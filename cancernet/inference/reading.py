@@ -52,7 +52,7 @@ def open_item(
         return
     places = [find_place(file) if item.kind == SLIDE else ("", None, None) for file in item.files]
     patches = [Patch(file, "", *place, "", "") for file, place in zip(item.files, places, strict=True)]
-    layout, rejected = lay_out_patches(patches), list[Rejected]()
+    layout, rejected = lay_out_patches(patches, settings.patch_pixels), list[Rejected]()
     for reason in layout.unplaceable.values():
         raise InputError(reason)
 
@@ -78,10 +78,13 @@ def explain(files: Sequence[str], error: InputError | str) -> list[Rejected]:
 
 
 def _open_slide(settings: Settings, slide: SlideImage, file: str, *, in_memory: bool) -> OpenItem:
-    """Open a slide for tiling into patches of PATCH_STEP pixels at the scale of the run, without its background."""
+    """Open a slide for tiling into patches of the size and scale of the run, without its background."""
     if settings.mpp is None:
-        raise InputError(f"{file}: this run does not know the scale of its patches and cannot tile it. Give patches.")
-    shape = tile_grid(slide, patch_pixels=PATCH_STEP, target_mpp=settings.mpp)
+        raise InputError(
+            f"{file}: this run does not know the scale of its patches and cannot tile it. Give patches, or "
+            "train on a dataset that was built with --mpp."
+        )
+    shape = tile_grid(slide, patch_pixels=settings.patch_pixels, target_mpp=settings.mpp)
     if in_memory and np.prod(shape) > MAX_PLACES_IN_MEMORY:
         raise InputError(
             f"{file}: has {np.prod(shape):,} patches, more than {MAX_PLACES_IN_MEMORY:,}. Use `cancernet predict`."
@@ -89,7 +92,7 @@ def _open_slide(settings: Settings, slide: SlideImage, file: str, *, in_memory: 
 
     def read(target_mpp: float) -> Iterator[Tile]:
         empty = True
-        for tile in iterate_tiles(slide, file=file, patch_pixels=PATCH_STEP, target_mpp=target_mpp):
+        for tile in iterate_tiles(slide, file=file, patch_pixels=settings.patch_pixels, target_mpp=target_mpp):
             empty = False
             yield tile
         if empty:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cancernet import storage
-from cancernet.data.grid import PATCH_STEP, paint_grid
+from cancernet.data.grid import paint_grid
 from cancernet.explain.distances import MOST_NAMED
 from cancernet.inference.prediction import ItemPredictions, PredictedItem
 from cancernet.inference.regions import Feature, outline_regions
@@ -137,7 +137,7 @@ def find_regions(run: Run, predictions: ItemPredictions) -> dict[str, object]:
         values = np.where(predictions.predicted == index, predictions.probabilities[:, index], np.nan)
         features += outline_regions(
             paint_grid(values, grid),
-            patch_pixels=PATCH_STEP * scale,
+            patch_pixels=grid.step * scale,
             origin=(grid.origin[0] * scale, grid.origin[1] * scale),
             name=name_class(run.settings, name),
             colour=REGION_COLOURS[number % len(REGION_COLOURS)],

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cancernet import storage
-from cancernet.data.grid import PATCH_STEP
 from cancernet.explain.distances import MOST_NAMED
 from cancernet.inference.work_list import LARGE, SINGLE, SLIDE, WorkItem, printable
 from cancernet.reporting import printed, wording
@@ -93,7 +92,7 @@ def list_slides(settings: Settings, results: Iterable[ItemResult]) -> list[list[
     for result in results:
         if result.patches:
             by_slide.setdefault(result.item.slide, []).append(result)
-    mm2 = settings.mpp and (settings.mpp * PATCH_STEP / 1000) ** 2
+    mm2 = settings.mpp and (settings.mpp * settings.patch_pixels / 1000) ** 2
     rows: list[list[object]] = []
     for slide, parts in by_slide.items():
         patches, counts, sums = _add_up(parts)

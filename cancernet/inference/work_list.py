@@ -16,16 +16,15 @@ from PIL import Image, UnidentifiedImageError
 
 from cancernet import InputError, storage
 from cancernet.data import dicom
-from cancernet.data.dataset import find_place
+from cancernet.data.dataset import IDC_PIXELS, find_place
 from cancernet.data.files import walk
-from cancernet.data.grid import PATCH_STEP
 from cancernet.data.images import EXTENSIONS, HeaderStream
 from cancernet.storage import file_stem
 
 SLIDE_EXTENSIONS = (".svs", ".ndpi", ".mrxs", ".scn", ".svslide", ".vms", ".vmu", ".bif", ".dcm", ".qptiff")
 _SLIDE_IN_DICOM = "1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage
 PATH_COLUMN = "path"  # of a table of images
-LARGE_SIDE = 4 * PATCH_STEP  # pixels; a picture whose two sides are longer is tiled into patches
+LARGE_SIDE = 4  # patches; a picture whose two sides are longer is tiled into patches
 SINGLE_FILES = 64  # patches without a position in one item: one batch
 SLIDE, SINGLE, LARGE = "slide", "single", "large"  # kinds of items
 
@@ -107,7 +106,12 @@ def _list_images(path: str, skipped: Counter[str]) -> list[str]:
 
 
 def plan_work(
-    files: Sequence[str], *, mpp: float | None, tile: str, contents: Mapping[str, bytes] | None = None
+    files: Sequence[str],
+    *,
+    mpp: float | None,
+    tile: str,
+    patch_pixels: int = IDC_PIXELS,
+    contents: Mapping[str, bytes] | None = None,
 ) -> list[WorkItem]:
     """Divide files into items: each slide, each large image, and patches without a position by SINGLE_FILES.
 
@@ -117,6 +121,7 @@ def plan_work(
     Args:
         mpp: the run's scale, micrometres per pixel; None where it has none.
         tile: which images are tiled into patches: auto (see `is_tiled`; not patches with a position), always or never.
+        patch_pixels: of a patch of the run.
         contents: the bytes of each file, where they are in memory and not on disk.
     """
     items: list[WorkItem] = []
@@ -126,7 +131,7 @@ def plan_work(
         patient, x, _ = find_place(file)
         slide = patient if x is not None else ""
         data = None if contents is None else contents[file]
-        if tile == "always" or (tile == "auto" and not slide and is_tiled(file, mpp, data)):
+        if tile == "always" or (tile == "auto" and not slide and is_tiled(file, mpp, data, patch_pixels)):
             items.append(WorkItem(LARGE, file, file_stem(Path(file).stem, stems), [file]))
             continue
         if slide not in open_items or (not slide and len(open_items[slide].files) == SINGLE_FILES):
@@ -137,7 +142,7 @@ def plan_work(
     return items
 
 
-def is_tiled(file: str, mpp: float | None, data: bytes | None = None) -> bool:
+def is_tiled(file: str, mpp: float | None, data: bytes | None = None, patch_pixels: int = IDC_PIXELS) -> bool:
     """Return whether an image without a position is tiled: a whole slide, or a large image if the run has a scale."""
     if file.lower().endswith(dicom.ENDING):
         return _is_dicom_slide(file, data)
@@ -149,7 +154,7 @@ def is_tiled(file: str, mpp: float | None, data: bytes | None = None) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file if data is None else HeaderStream(data)) as header:
-                return is_large(*header.size)
+                return is_large(*header.size, patch_pixels)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return True
     except (UnidentifiedImageError, OSError, ValueError):
@@ -164,9 +169,9 @@ def _is_dicom_slide(file: str, data: bytes | None) -> bool:
         return False
 
 
-def is_large(width: int, height: int) -> bool:
-    """Return whether both sides of a picture are longer than LARGE_SIDE."""
-    return min(width, height) > LARGE_SIDE
+def is_large(width: int, height: int, patch_pixels: int = IDC_PIXELS) -> bool:
+    """Return whether both sides of a picture are longer than LARGE_SIDE patches."""
+    return min(width, height) > LARGE_SIDE * patch_pixels
 
 
 def take_shard(items: Sequence[WorkItem], number: int, count: int) -> list[WorkItem]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from cancernet.config import SPLITS, Experiment, describe_field
 from cancernet.data.dataset import Patch, Summary, name_classes
-from cancernet.data.grid import Layout, lay_out_patches
+from cancernet.data.grid import PATCH_STEP, Layout, lay_out_patches
 from cancernet.data.images import read_image
 from cancernet.evaluation.comparison import compare_figures
 from cancernet.evaluation.decision import Decision, decide_otherwise, expected_rates
@@ -89,17 +89,20 @@ def evaluate_split(scores: Scores, decision: Decision, context: ReportContext) -
     return EvaluatedSplit(report, predictions, scores.layout)
 
 
-def pool_folds(folders: Sequence[Path], patches: Sequence[Patch], context: ReportContext) -> EvaluatedSplit:
+def pool_folds(
+    folders: Sequence[Path], patches: Sequence[Patch], context: ReportContext, step: float = PATCH_STEP
+) -> EvaluatedSplit:
     """Evaluate the test images of all folds together, each predicted by the model of its fold.
 
-    The folders of the folds' runs are `fold_1` and so on; `patches` are all rows of the manifest.
+    The folders of the folds' runs are `fold_1` and so on; `patches` are all rows of the manifest,
+    `step` pixels apart on a slide.
     """
     reports = [report for folder in folders if (report := read_report(folder, Report))]
     classes, positive = reports[0].classes, reports[0].positive
     row_of = {patch.file: patch for patch in patches}
     pooled = pool_predictions([read_predictions(folder, classes) for folder in folders])
     pooled = dataclasses.replace(pooled, patches=[row_of[patch.file] for patch in pooled.patches])
-    layout = lay_out_patches(pooled.patches)
+    layout = lay_out_patches(pooled.patches, step)
     where = f"in {len(folders)} folds" if context.evaluated_on == "all folds" else f"on {context.evaluated_on}"
     statement = f"Cross-validated {where}: {_describe_folds(context.data, pooled.patches)}"
     report = _start_report(pooled, layout, context, classes, positive, statement)

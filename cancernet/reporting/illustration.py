@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from cancernet.config import Augmentation, Experiment
 from cancernet.data.dataset import Patch
-from cancernet.data.grid import PATCH_STEP, SlideGrid, make_thumbnail, paint_grid, stitch_slide, thumbnail_side
+from cancernet.data.grid import SlideGrid, make_thumbnail, paint_grid, stitch_slide, thumbnail_side
 from cancernet.data.images import fit_image, read_image
 from cancernet.evaluation.predictions import Predictions
 from cancernet.explain.gradcam import grad_cam, overlay
@@ -137,7 +137,7 @@ def draw_slide(
         positive=name_class(run.settings, decision.positive),
         negative=name_class(run.settings, decision.classes[1 - index]),
         title=title,
-        patch_micrometres=mpp and mpp * PATCH_STEP,
+        patch_micrometres=mpp and mpp * grid.step,
     )
 
 
@@ -157,7 +157,7 @@ def _draw_slides(run: Run, evaluated: EvaluatedSplit, dataset: Path, folder: Pat
         predictions, side = evaluated.predictions.take(grid.members), thumbnail_side(grid.shape)
         accuracy = float((predictions.predicted == predictions.labels).mean())
         title = f"Slide {grid.slide}: {len(grid.members):,} patches, accuracy {accuracy:.1%}"
-        thumbnails = [make_thumbnail(_read(patch, dataset, 3), side) for patch in predictions.patches]
+        thumbnails = [make_thumbnail(_read(patch, dataset, 3), side, grid.step) for patch in predictions.patches]
         picture = f"{SLIDES}/{file_stem(grid.slide, taken)}.jpg"
         save_picture(draw_slide(run, grid, thumbnails, predictions, title=title), folder / picture)
         drawn.append((accuracy, grid.slide, Picture(title, picture)))

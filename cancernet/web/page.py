@@ -14,7 +14,7 @@ import numpy as np
 from cachetools import LRUCache
 
 from cancernet import InputError
-from cancernet.data.grid import PATCH_STEP, stitch_slide
+from cancernet.data.grid import stitch_slide
 from cancernet.data.images import fit_image
 from cancernet.explain import gradcam
 from cancernet.explain.distances import Outliers
@@ -85,7 +85,9 @@ def answer_uploads(
         report_progress: takes the finished fraction, 0 to 1, and a text.
     """
     contents, problems = uploads.accept_uploads(files)
-    items = work_list.plan_work(list(contents), mpp=run.settings.mpp, tile="auto", contents=contents)
+    items = work_list.plan_work(
+        list(contents), mpp=run.settings.mpp, patch_pixels=run.settings.patch_pixels, tile="auto", contents=contents
+    )
     scores, done = [], 0
 
     def count(more: int) -> None:
@@ -112,16 +114,15 @@ def count_bytes(answer: Answer) -> int:
 
 
 def find_slides(run: Run, predictions: Sequence[ItemPredictions]) -> list[ItemPredictions]:
-    """Select the slides that are large enough for a map; none if the run's patches have no scale."""
-    slides = [each for each in predictions if each.scores.grid and len(each.predicted) >= MIN_MAP_PATCHES]
-    return [] if run.settings.mpp is None else slides
+    """Select the slides that are large enough for a map."""
+    return [each for each in predictions if each.scores.grid and len(each.predicted) >= MIN_MAP_PATCHES]
 
 
 def draw_map(run: Run, slide: ItemPredictions, class_index: int, *, show_probability: bool = True) -> dict[str, object]:
     """Specify the map of a slide in Vega-Lite, with its data sets, for one class."""
     (grid,), scores = slide.scores.layout.slides, slide.scores
     picture = stitch_slide(scores.thumbnails, grid, tile_pixels=scores.thumbnail_pixels)
-    height, width = (side * PATCH_STEP / scores.thumbnail_pixels for side in picture.shape[:2])
+    height, width = (side * grid.step / scores.thumbnail_pixels for side in picture.shape[:2])
     left, top = grid.origin
     labels = list_labels(run)
     frame = slide_map.Frame(left, top, left + width, top + height)

@@ -25,8 +25,9 @@ def welcome(settings: Settings) -> str:
     """Say what to upload and what comes back."""
     sidebar = "The sidebar shows how well the run performs (» opens it)."
     if settings.mpp is not None:
+        tissue = "H&E-stained breast tissue" if settings.class_names else "tissue like that the run was trained on"
         return (
-            "Upload H&E-stained breast tissue: patches, a zip of a patient's patches, a large image or a whole slide. "
+            f"Upload {tissue}: patches, a zip of a patient's patches, a large image or a whole slide. "
             "Or try the sample. You get the probabilities and the predicted class of each patch, and a map of each "
             f"slide. {sidebar}"
         )

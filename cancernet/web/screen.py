@@ -7,7 +7,6 @@ import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from cancernet.data.grid import PATCH_STEP
 from cancernet.evaluation.decision import Decision, expected_rates
 from cancernet.explain.distances import find_outliers
 from cancernet.inference import prediction
@@ -125,7 +124,7 @@ def show_counts(run: Run, predictions: list[ItemPredictions]) -> None:
         return
 
     def describe(count: int) -> str:
-        area = count * (PATCH_STEP * (run.settings.mpp or 0) / 1000) ** 2
+        area = count * (run.settings.patch_pixels * (run.settings.mpp or 0) / 1000) ** 2
         return f"{count / len(predicted):.0%}" + f", {area:,.{3 if 0 < area < 1 else 1}f} mm²" * (
             run.settings.mpp is not None
         )

@@ -57,6 +57,15 @@ class BuildOptions:
         None, help="Columns of --labels under other names, as in label=pathology", group="data", metavar="NAME=COLUMN"
     )
     testing_only: bool = option(False, help="Put all images into testing: an external test set", group="data")
+    mpp: Annotated[float, Gt(0)] | None = option(
+        None,
+        help="Micrometres per pixel of the patches; a run then also takes whole slides",
+        group="data",
+        default="4 for the IDC set, otherwise unknown",
+    )
+    patch_pixels: Annotated[int, Ge(1)] | None = option(
+        None, help="Pixels from one patch to the next", group="data", default="the size of the images"
+    )
     megapixels: Annotated[float, Gt(0)] = option(50.0, help="Reject images of more megapixels", group="data")
     sample: bool = option(False, help="First write synthetic slides to --source", group="data")
     download: bool = option(False, help="First download the IDC patches from Kaggle", group="data")
@@ -171,6 +180,8 @@ def read_settings(options: BuildOptions, source: Path) -> "BuildSettings":
         labels_sha256=hash_file(options.labels) if options.labels and options.labels.is_file() else "",
         columns=options.columns or (),
         testing_only=options.testing_only,
+        mpp=options.mpp,
+        patch_pixels=options.patch_pixels,
     )
 
 

@@ -41,7 +41,8 @@ def cross_validate(plan: Plan, wanted: Sequence[int], work: Path) -> None:
     which = "all folds" if len(wanted) == folds else f"folds {', '.join(map(str, wanted))} of {folds}"
     data_of = content.describe_data(plan.dataset.patches, plan.dataset.summary)
     context = content.ReportContext(plan.name, which, data_of, prevalence=plan.options.prevalence)
-    described, predictions, _ = content.pool_folds([work / f"fold_{n}" for n in wanted], plan.dataset.patches, context)
+    places, step = [work / f"fold_{n}" for n in wanted], plan.dataset.summary.patch_pixels
+    described, predictions, _ = content.pool_folds(places, plan.dataset.patches, context, step)
     errors = content.read_images([each.file for each in described.worst_errors], predictions, plan.dataset.folder)
     figures = report.draw_figures(described, predictions, error_images=errors)
     run.write_predictions(work, predictions, described.classes)

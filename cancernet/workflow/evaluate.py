@@ -87,7 +87,7 @@ def _evaluate(options: EvaluationOptions) -> "Report":
     )
     network = out_of_distribution.add_detector(evaluated.model, evaluated.detector, settings.experiment.views)
     probabilities, distances = scoring.predict(network, store)
-    scores = Scores(patches, scoring.log_scores(probabilities), distances)
+    scores = Scores(patches, scoring.log_scores(probabilities), distances, dataset.summary.patch_pixels)
     result = content.evaluate_split(scores, evaluated.decision, context)
     described = _write(options.output, evaluated, result, options.dataset) if options.output else result.report
     print(printed.report_text(described))

@@ -13,7 +13,7 @@ import numpy as np
 from cancernet import InputError
 from cancernet.cli import quiet_import
 from cancernet.config import Experiment, TrainingOptions
-from cancernet.data import dataset, splits, tiles
+from cancernet.data import dataset, splits
 from cancernet.data.dataset import Dataset, Patch, open_dataset
 from cancernet.evaluation import decision, smoothing
 from cancernet.evaluation.predictions import Scores
@@ -160,7 +160,7 @@ def fit_run(plan: Plan, data: "TrainingData", patches: Sequence[Patch], folder: 
     fitted = fit_ensemble(experiment, data._replace(class_weights=weights, head_folds=parts), members, workspace)
     left_out = [patches[row] for member in members for row in member.validation]
     fixed = smoothing.fit_on_validation(
-        Scores(left_out, fitted.left_out),
+        Scores(left_out, fitted.left_out, step=settings.patch_pixels),
         classes=classes,
         positive=plan.positive,
         operating_point=plan.options.operating_point,
@@ -206,11 +206,12 @@ def report_run(plan: Plan, finished: FittedRun, data: "TrainingData", patches: S
         warnings=[*list_warnings(plan.options.features, left_out), *filter(None, [explain_variation(plan.experiment)])],
         prevalence=plan.options.prevalence,
     )
+    step = run.settings.patch_pixels
     if scores is not None:
-        scored = Scores([patches[int(row)] for row in testing], scores)
+        scored = Scores([patches[int(row)] for row in testing], scores, step=step)
     else:  # the dataset's own validation split, each image by the member that left it out
         rows = np.flatnonzero([patch.split == "validation" for patch in left_out])
-        scored = Scores([left_out[int(row)] for row in rows], fitted.left_out[rows])
+        scored = Scores([left_out[int(row)] for row in rows], fitted.left_out[rows], step=step)
     evaluated = content.evaluate_split(scored, run.decision, context)
     history, folder, source = fitted.training.history, run.folder, plan.dataset.folder
     save_run(run, history, evaluated.predictions)
@@ -267,7 +268,8 @@ def describe_settings(plan: Plan, patches: Sequence[Patch]) -> "Settings":
         manifest_sha256=plan.dataset.manifest_sha256,
         images_are_grey=plan.dataset.summary.are_grey,
         usual_size=plan.dataset.summary.usual_size,
-        mpp=tiles.IDC_MPP if dataset.is_idc(patches) else None,
+        mpp=plan.dataset.summary.mpp,
+        patch_pixels=plan.dataset.summary.patch_pixels,
         versions=versions,
         hardware=hardware,
         class_names=dataset.name_classes(patches),
@@ -277,7 +279,7 @@ def describe_settings(plan: Plan, patches: Sequence[Patch]) -> "Settings":
 
 def describe_training(settings: "Settings") -> dict[str, object]:
     """The settings that a checkpoint must agree with: all but the model and the images seen."""
-    left_out = ("class_names", "seen", "model_sha256")
+    left_out = ("class_names", "seen", "model_sha256", "patch_pixels")
     return {name: value for name, value in dataclasses.asdict(settings).items() if name not in left_out}
 
 

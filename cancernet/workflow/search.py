@@ -253,7 +253,7 @@ class Trainer:
         run, fitted, _, _ = fit_run(plan, data, patches, work)
         rows = np.flatnonzero([patch.split == "testing" for patch in patches])
         left_out = [patches[int(row)] for row in rows]
-        return predict_scores(run.decision, Scores(left_out, fitted.score(rows)))
+        return predict_scores(run.decision, Scores(left_out, fitted.score(rows), step=run.settings.patch_pixels))
 
     def _open(self, plan: "Plan") -> "TrainingData":
         size = plan.experiment.image_size

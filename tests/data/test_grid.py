@@ -40,6 +40,13 @@ def test_rows_of_a_manifest_are_laid_out_alike():
     assert list(grid.members) == [0, 1]
 
 
+def test_two_slides_of_a_patient_are_apart_and_patches_may_be_further_apart():
+    of_slides = [Patch("1.png", "0", "p", 224, 0, "", "", (("slide", name),)) for name in ("a.svs", "b.svs")]
+    layout = lay_out_patches([*of_slides, of_slides[0]._replace(x=448)], 224)
+    assert [(grid.slide, grid.shape) for grid in layout.slides] == [("a.svs", (1, 2)), ("b.svs", (1, 1))]
+    assert make_thumbnail(np.zeros((112, 224, 3), np.uint8), 25, 224).shape == (12, 25, 3)
+
+
 @pytest.mark.parametrize("missing", [None, np.nan])
 def test_a_patch_without_a_position_is_on_no_slide(missing):
     assert list(one_slide([1, missing], [1, 1]).members) == [0]

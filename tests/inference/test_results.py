@@ -55,6 +55,18 @@ def test_the_regions_and_the_table_of_a_large_image_are_in_its_own_pixels(run, t
     assert results.list_rows(decided, ["benign", "IDC"])[3][:3] == [path, 300, 100]
 
 
+def test_a_slide_is_tiled_into_patches_of_the_runs_size(run, tmp_path):
+    path = str(write_picture(tmp_path / "large.png"))
+    coarse = replace(run, settings=replace(run.settings, mpp=2.0, patch_pixels=100))
+    scored = prediction.score_item(coarse, WorkItem(LARGE, path, "large", [path]), mpp=2.0)
+    assert [(patch.x, patch.y) for patch in scored.patches] == [(x, y) for y in (0, 100, 200) for x in (200, 300)]
+    assert scored.grid.shape == (3, 2)
+    (feature,) = results.find_regions(coarse, prediction.decide_item(coarse, scored))["features"]
+    corners = np.array(feature["geometry"]["coordinates"][0])
+    assert (corners.min(axis=0).tolist(), corners.max(axis=0).tolist()) == ([300, 100], [400, 200])
+    assert feature["properties"]["measurements"]["Area mm^2"] == pytest.approx(0.2**2)
+
+
 def test_regions_without_a_scale_have_no_area():
     run = make_red_run(make_network(), mpp=None)
     scored = as_scored(np.zeros((1, 2)), "s", [1], [1])

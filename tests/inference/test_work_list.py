@@ -5,6 +5,7 @@ import os
 import cv2
 import numpy as np
 import pytest
+from conftest import write_image
 
 from cancernet import InputError
 from cancernet.inference import work_list
@@ -39,6 +40,16 @@ def test_a_pipe_is_not_opened_to_see_its_size(tmp_path):
 def test_large_is_larger_than_four_patches_both_ways():
     assert not work_list.is_large(1000, 200)
     assert work_list.is_large(201, 201)
+    assert not work_list.is_large(896, 896, 224)
+
+
+def test_the_patches_of_a_run_on_other_tissue_are_not_tiled(tmp_path):
+    write_image(tmp_path / "patch.png", 1, (224, 224, 3))
+    planned = [
+        work_list.plan_work([str(tmp_path / "patch.png")], mpp=0.5, tile="auto", patch_pixels=side)[0].kind
+        for side in (50, 224)
+    ]
+    assert planned == ["large", "single"]
 
 
 def test_parts_are_slides_large_images_and_lots_of_loose_patches():

@@ -22,6 +22,7 @@ def test_the_nouns_depend_on_the_run():
     assert [run_summary.noun(PATCHES, number) for number in (1, 1133)] == ["patch", "patches"]
     assert [run_summary.noun(IMAGES, number) for number in (1, 1133)] == ["image", "images"]
     assert "breast tissue" in run_summary.welcome(PATCHES)
+    assert "breast" not in run_summary.welcome(dataclasses.replace(PATCHES, class_names=None))
     said = run_summary.welcome(IMAGES)
     assert "grey, usually 50x50 pixels, of the classes covid, normal." in said
     assert not any(word in said for word in ("tissue", "patch", "slide"))

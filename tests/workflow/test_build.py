@@ -138,6 +138,37 @@ def test_an_edited_manifest_is_built_again(slides, tmp_path):
     assert build(slides, tmp_path / "built") == first
 
 
+@pytest.mark.parametrize(
+    ("pattern", "given", "scale"),
+    [
+        ("{}_idx5_x1_y1", (), (4.0, 50)),
+        ("person{}", (), (None, 96)),
+        ("person{}", ("--mpp", "0.5"), (0.5, 96)),
+        ("person{}", ("--mpp", "0.5", "--patch-pixels", "224"), (0.5, 224)),
+    ],
+)
+def test_the_dataset_knows_its_scale(tmp_path, pattern, given, scale):
+    for person in range(10):
+        for label in "01":
+            write_image(
+                tmp_path / f"source/{label}/{pattern.format(person)}.png", person + 20 * int(label), (96, 96, 3)
+            )
+    options = ("--patient-pattern", r"^(?:person)?(\d+)", *given)
+    build(tmp_path / "source", tmp_path / "built", *options)
+    kept = read_summary(tmp_path / "built")
+    assert (kept.mpp, kept.patch_pixels) == scale
+
+
+def test_a_dataset_of_an_earlier_version_has_the_scale_of_its_names(slides, tmp_path):
+    build(slides, tmp_path / "built")
+    summary = json.loads((tmp_path / "built/dataset.json").read_text())
+    (tmp_path / "built/dataset.json").write_text(
+        json.dumps({name: value for name, value in summary.items() if name not in ("mpp", "patch_pixels")})
+    )
+    opened = open_dataset(tmp_path / "built").summary
+    assert (opened.mpp, opened.patch_pixels) == (4.0, 50)
+
+
 def test_a_second_build_prints_the_first_ones_table(slides, tmp_path, capsys):
     write_image(slides / "100/0/unknown.png", 1)
     write_image(slides / "100/0/100_idx5_x901_y1_class0.png", 2, (50, 1, 3))
