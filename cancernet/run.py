@@ -72,6 +72,7 @@ class Settings:
     seen: Seen
     model_sha256: str = ""  # of model.keras; empty in runs of earlier versions
     patch_pixels: int = IDC_PIXELS  # from one patch to the next
+    class_colours: dict[str, tuple[int, int, int]] | None = None  # red, green, blue, of annotations
     __pydantic_config__ = {"allow_inf_nan": False}  # noqa: RUF012
 
 

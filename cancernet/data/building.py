@@ -13,12 +13,12 @@ import sys
 import threading
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -42,6 +42,9 @@ from cancernet.data.dataset import (
 from cancernet.data.images import MOST_MEGAPIXELS, decode_image, read_file
 from cancernet.data.source import SourceFile
 
+if TYPE_CHECKING:
+    from cancernet.data.annotations import AnnotatedSlide, SlidePlan
+
 ALMOST_BLACK = 16  # of 255; in 16 bits 4095, the largest value of a 12-bit image
 _MOST_WORKERS = 61 if sys.platform == "win32" else 1024  # more end in ValueError on Windows
 _CHUNK = 128  # files that a worker takes at a time
@@ -58,6 +61,7 @@ class Plan(NamedTuple):
     misplaced: list[tuple[str, str]]  # file and reason of images without a clear class
     nesting: str  # a warning about folders that may not be classes; "" for none
     split: Literal["patient", "image", "file", "given"]  # what decided the split, as in Summary
+    slides: "SlidePlan | None" = None  # that the patches are cut from; None where they are files
 
 
 class Check(NamedTuple):
@@ -140,32 +144,34 @@ def estimate_size(files: Sequence[SourceFile], planned: Sequence[Patch], *, mode
 def place_images(
     source: Path,
     output: Path,
-    planned: Sequence[Patch],
-    *,
-    mode: str,
-    megapixels: float,
+    plan: Plan,
+    settings: BuildSettings,
     progress: Callable[[int], object],
 ) -> Built:
-    """Decode, hash and copy each image into `output/<split>/<class>/`, on all processor cores.
+    """Decode, hash and copy images into `output/<split>/<class>/`, or cut them from slides, on all processor cores.
 
     Args:
-        source: folder that the files of `planned` are relative to.
+        source: folder that the files of the plan are relative to.
         output: a new folder.
-        planned: as `plan_splits` returns it; images without a split are not built.
-        mode: copy, hardlink or symlink.
-        megapixels: images that declare more are rejected.
+        plan: images without a split are not built.
         progress: called with the number of files done since the last call.
 
     Raises:
         OSError: a file cannot be read, or not written, because the disk is full, for example.
         CancerNetError: a worker process was killed, or memory ran out.
     """
-    planned = [patch for patch in planned if patch.split]
+    planned = [patch for patch in plan.patches if patch.split]
     targets = _name_targets(planned)
     _make_folders(output, targets)
-    tasks = zip((patch.file for patch in planned), targets, strict=True)
-    work = functools.partial(_check_and_copy, str(source.resolve()), str(output.resolve()), mode, megapixels)
-    checks = _run_workers(work, tasks, progress)
+    folder = str(output.resolve())
+    if slides := plan.slides:
+        blocks = itertools.groupby(zip(planned, targets, strict=True), lambda task: slides.find_block(task[0]))
+        cut = functools.partial(_cut_patches, slides.slides, folder, settings)
+        checks = _run_workers(cut, (list(block) for _, block in blocks), progress)
+    else:
+        tasks = zip((patch.file for patch in planned), targets, strict=True)
+        copy = functools.partial(_check_and_copy, str(source.resolve()), folder, settings.mode, settings.megapixels)
+        checks = _run_workers(copy, iter(lambda: list(itertools.islice(tasks, _CHUNK)), []), progress)
 
     kept, rejected = [], []
     repeated = _find_repeated(check.sha256 for check in checks)
@@ -266,13 +272,13 @@ def _free_name(patch: Patch, taken: dict[str, int]) -> str:
     return name
 
 
+T = TypeVar("T")
 _Task = tuple[str, str]  # file in the source, file in the dataset
 
 
 def _run_workers(
-    work: Callable[[list[_Task]], list[Check]], tasks: Iterator[_Task], progress: Callable[[int], object]
+    work: Callable[[list[T]], list[Check]], chunks: Iterable[list[T]], progress: Callable[[int], object]
 ) -> list[Check]:
-    chunks = iter(lambda: list(itertools.islice(tasks, _CHUNK)), [])
     checks: list[Check] = []
     pool = ProcessPoolExecutor(max_workers=min(os.cpu_count() or 1, _MOST_WORKERS), initializer=_start_worker)
     try:
@@ -324,12 +330,36 @@ def _check_and_copy(source: str, output: str, mode: str, megapixels: float, task
             _write_image(data, origin, f"{output}/{target}", "copy")
         else:
             _write_image(data, origin, f"{output}/{target}", mode)
-        height, width, _ = image.shape
-        sha256 = hashlib.sha256(data).hexdigest()
-        checks.append(
-            Check(sha256, height, width, _is_grey(image), int(image.max()), "", zlib.crc32(image[::4, ::4].tobytes()))
-        )
+        checks.append(_describe_image(image, data))
     return checks
+
+
+def _cut_patches(
+    slides: "Mapping[str, AnnotatedSlide]", output: str, settings: BuildSettings, tasks: list[tuple[Patch, str]]
+) -> list[Check]:
+    """Cut the patches of one block of a slide, and write those that show tissue."""
+    from cancernet.data.tiles import iterate_tiles, open_slide_image  # other builds do not need tiffslide
+
+    slide, pixels, mpp = slides[tasks[0][0].slide], settings.patch_pixels or IDC_PIXELS, settings.mpp or IDC_MPP
+    targets = {(patch.x or 0, patch.y or 0): target for patch, target in tasks}
+    checks: dict[str, Check] = {}
+    reason = "shows background only"
+    try:
+        with open_slide_image(slide.path, slide.mpp) as opened:
+            for tile in iterate_tiles(opened, file="", patch_pixels=pixels, target_mpp=mpp, places=targets):
+                target = targets[tile.x or 0, tile.y or 0]
+                data = cv2.imencode(".png", cv2.cvtColor(tile.image, cv2.COLOR_RGB2BGR))[1].tobytes()
+                _write_image(data, str(slide.path), f"{output}/{target}", "copy")
+                checks[target] = _describe_image(tile.image, data)
+    except InputError as error:
+        reason = str(error)
+    return [checks.get(target, Check("", 0, 0, False, 0, reason)) for _, target in tasks]
+
+
+def _describe_image(image: np.ndarray, data: bytes) -> Check:
+    height, width, _ = image.shape
+    pixels = zlib.crc32(image[::4, ::4].tobytes())
+    return Check(hashlib.sha256(data).hexdigest(), height, width, _is_grey(image), int(image.max()), "", pixels)
 
 
 def _is_grey(image: np.ndarray) -> bool:
@@ -387,6 +417,7 @@ def summarise(plan: Plan, built: Built, settings: BuildSettings, source_fingerpr
         source_fingerprint=source_fingerprint,
         mpp=settings.mpp or (IDC_MPP if idc else None),
         patch_pixels=settings.patch_pixels or (IDC_PIXELS if idc else min(usual)),
+        class_colours=plan.slides and plan.slides.colours,
     )
 
 

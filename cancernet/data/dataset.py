@@ -67,6 +67,7 @@ class BuildSettings:
     testing_only: bool = False
     mpp: float | None = None  # micrometres per pixel of the images, as given
     patch_pixels: int | None = None  # from one patch to the next, as given
+    annotated_share: float | None = None  # of a patch of a slide; None where images are the source
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class Summary:
     same_pixels: int = 1  # images that show the most common picture
     mpp: float | None = None  # micrometres per pixel; None if unknown
     patch_pixels: int = IDC_PIXELS  # from one patch to the next
+    class_colours: dict[str, tuple[int, int, int]] | None = None  # red, green, blue, of annotations
     manifest_sha256: str = ""  # filled in when the manifest is written
     files_sha256: str = ""  # of names, sizes and modification times of the built images
 

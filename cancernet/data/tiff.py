@@ -6,6 +6,7 @@ WhiteIsZero images, associated alpha, and JPEG 2000, JPEG XL, JPEG XR and PNG co
 
 import io
 import re
+import struct
 from typing import NamedTuple
 
 import cv2
@@ -30,7 +31,7 @@ _SAMPLES = {  # that are allowed of one pixel
 _MOST_BYTES_A_PIXEL = 16  # of the samples in the file
 DECODING_ERRORS = (  # of tifffile and imagecodecs; a damaged file can have any value anywhere
     *(RuntimeError, ValueError, OSError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError),
-    *(tifffile.TiffFileError, ImportError),
+    *(tifffile.TiffFileError, ImportError, struct.error),
 )
 
 

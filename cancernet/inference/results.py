@@ -124,15 +124,17 @@ def write_slide(run: Run, item: WorkItem, predictions: ItemPredictions, folder: 
 
 
 def find_regions(run: Run, predictions: ItemPredictions) -> dict[str, object]:
-    """Outline the patches of one slide that were classified as positive; of several classes, those of each class.
+    """Outline the patches of one slide that were classified as positive; of several classes, or if the classes
+    are those of annotations, all patches by their class.
 
     Returns:
         A GeoJSON FeatureCollection in the file's own pixels (level 0); see `regions.outline_regions`.
     """
     classes, positive = run.decision.classes, run.decision.positive
+    colours = run.settings.class_colours
     (grid,), scale, mpp = predictions.scores.layout.slides, predictions.scores.file_scale, run.settings.mpp
     features: list[Feature] = []
-    for number, name in enumerate(classes if positive is None else [positive]):
+    for number, name in enumerate([positive] if positive and colours is None else classes):
         index = classes.index(name)
         values = np.where(predictions.predicted == index, predictions.probabilities[:, index], np.nan)
         features += outline_regions(
@@ -140,7 +142,7 @@ def find_regions(run: Run, predictions: ItemPredictions) -> dict[str, object]:
             patch_pixels=grid.step * scale,
             origin=(grid.origin[0] * scale, grid.origin[1] * scale),
             name=name_class(run.settings, name),
-            colour=REGION_COLOURS[number % len(REGION_COLOURS)],
+            colour=(colours or {}).get(name, REGION_COLOURS[number % len(REGION_COLOURS)]),
             mpp=mpp and mpp / scale,
         )
     return {"type": "FeatureCollection", "features": features}

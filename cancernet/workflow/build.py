@@ -14,6 +14,7 @@ from cancernet.data.files import describe_unsupported
 from cancernet.storage import FolderKind, check_space, claim_folder, fresh_folder, hash_file
 
 if TYPE_CHECKING:
+    from cancernet.data.annotations import AnnotatedSlide
     from cancernet.data.building import Built, Plan
     from cancernet.data.dataset import BuildSettings, Counts, Dataset, Patch, Summary
     from cancernet.data.source import SourceFile
@@ -56,6 +57,15 @@ class BuildOptions:
     columns: tuple[str, ...] | None = option(
         None, help="Columns of --labels under other names, as in label=pathology", group="data", metavar="NAME=COLUMN"
     )
+    slides: Path | None = option(
+        None,
+        help="Table of slides to cut patches from: path, annotations (GeoJSON of QuPath), patient; with --mpp",
+        group="data",
+        metavar="CSV",
+    )
+    annotated_share: Annotated[float, Gt(0)] = option(
+        0.5, help="Share of a patch of --slides that annotations of its class must cover", group="data"
+    )
     testing_only: bool = option(False, help="Put all images into testing: an external test set", group="data")
     mpp: Annotated[float, Gt(0)] | None = option(
         None,
@@ -97,13 +107,22 @@ def write_dataset(options: BuildOptions) -> "Summary":
     from cancernet.data.source import list_files
 
     output = options.output
-    building.check_apart(options.source, output)
+    if options.slides:
+        check_slide_options(options)
+    else:
+        building.check_apart(options.source, output)
     with claim_folder(output, FolderKind.DATASET, force=True):  # `find_current` compares the settings
-        source = fetch_source(options)
+        source = options.slides or fetch_source(options)
         settings = read_settings(options, source)
-        files, unsupported = list_files(source)
-        if unsupported:
-            print(describe_unsupported(unsupported))
+        if options.slides:
+            from cancernet.data import annotations
+
+            slides = annotations.read_slides(source)
+            files = annotations.list_slide_files(source, slides)
+        else:
+            slides, (files, unsupported) = [], list_files(source)
+            if unsupported:
+                print(describe_unsupported(unsupported))
         fingerprint = building.fingerprint(files)
         current = None if options.force else building.find_current(output, settings, fingerprint)
         if current:
@@ -112,15 +131,16 @@ def write_dataset(options: BuildOptions) -> "Summary":
             warn(describe_uniform(current))
             return current
 
-        plan = plan_dataset(files, settings, source)
-        size = building.estimate_size(files, plan.patches, mode=settings.mode)
+        if slides:
+            plan, size = plan_slides(slides, settings)
+        else:
+            plan = plan_dataset(files, settings, source)
+            size = building.estimate_size(files, plan.patches, mode=settings.mode)
         check_space(output, size, advice="Choose another --output, or --mode hardlink.")
         del files  # each worker process starts with a copy of this memory
         with fresh_folder(output) as folder:
             with progress.show_progress(), progress.count("Building", len(plan.patches)) as add:
-                built = building.place_images(
-                    source, folder, plan.patches, mode=settings.mode, megapixels=settings.megapixels, progress=add
-                )
+                built = building.place_images(source, folder, plan, settings, progress=add)
             built = building.separate_copies(folder, built, plan, settings)
             check_usable(built.patches, settings.split_by)
             summary = building.summarise(plan, built, settings, fingerprint)
@@ -182,12 +202,12 @@ def read_settings(options: BuildOptions, source: Path) -> "BuildSettings":
         testing_only=options.testing_only,
         mpp=options.mpp,
         patch_pixels=options.patch_pixels,
+        annotated_share=options.annotated_share if options.slides else None,
     )
 
 
 def plan_dataset(files: Sequence["SourceFile"], settings: "BuildSettings", source: Path) -> "Plan":
     """Decide class and split of each file."""
-    from cancernet.data.building import Plan
     from cancernet.data.dataset import IDC_PATIENT
     from cancernet.data.labels import apply_labels, read_labels
     from cancernet.data.source import (
@@ -196,9 +216,7 @@ def plan_dataset(files: Sequence["SourceFile"], settings: "BuildSettings", sourc
         find_images,
         read_patients,
         separate_misplaced,
-        unify_classes,
     )
-    from cancernet.data.splits import plan_splits
 
     images = find_images(files, settings.patient_pattern, class_level=settings.class_level)
     if settings.patient_pattern != IDC_PATIENT:
@@ -209,17 +227,49 @@ def plan_dataset(files: Sequence["SourceFile"], settings: "BuildSettings", sourc
     if settings.labels:
         images, left_out = apply_labels(images, read_labels(Path(settings.labels), settings.columns))
     placed, misplaced = separate_misplaced(images)
-    placed = unify_classes(placed, merge=settings.merge_classes)
     nesting = "" if settings.labels or settings.class_level > 1 else describe_nesting(placed)
     warn(nesting)  # before an error that wrong classes may cause
+    return split_images(placed, left_out + misplaced, nesting, settings)
+
+
+def check_slide_options(options: BuildOptions) -> None:
+    """Raise InputError if `--slides` lacks the size and scale of the patches, or is given with another source."""
+    if not (options.mpp and options.patch_pixels):
+        raise InputError("--slides needs --mpp and --patch-pixels, as in --mpp 0.5 --patch-pixels 224.")
+    if options.annotated_share > 1:
+        raise InputError(f"--annotated-share is at most 1, the whole patch; got {options.annotated_share:g}.")
+    for name in ("labels", "sample", "download"):
+        if getattr(options, name):
+            raise InputError(f"--slides and --{name} are two sources. Give one.")
+
+
+def plan_slides(slides: Sequence["AnnotatedSlide"], settings: "BuildSettings") -> tuple["Plan", int]:
+    """Decide class and split of each annotated patch; return about how many bytes they will have, too."""
+    from cancernet.data.annotations import plan_patches
+
+    pixels, share = settings.patch_pixels or 0, settings.annotated_share or 0
+    found = plan_patches(slides, patch_pixels=pixels, mpp=settings.mpp or 0, least_share=share)
+    plan = split_images(found.patches, found.rejected, "", settings)
+    return plan._replace(slides=found), len(plan.patches) * pixels**2 * 2  # a PNG of stained tissue
+
+
+def split_images(
+    placed: Sequence["Patch"], left_out: list[tuple[str, str]], nesting: str, settings: "BuildSettings"
+) -> "Plan":
+    """Decide the split of images whose class is known."""
+    from cancernet.data.building import Plan
+    from cancernet.data.source import unify_classes
+    from cancernet.data.splits import plan_splits
+
+    placed = unify_classes(placed, merge=settings.merge_classes)
     if settings.testing_only:
-        return Plan([image._replace(split="testing") for image in placed], left_out + misplaced, nesting, "given")
+        return Plan([image._replace(split="testing") for image in placed], left_out, nesting, "given")
     patches = plan_splits(placed, split_by=settings.split_by, split_file=settings.split_file, seed=settings.seed)
     check_usable(patches, settings.split_by)
     split: Literal["patient", "image", "file", "given"] = settings.split_by
     if settings.split_file or placed[0].split:
         split = "file" if settings.split_file else "given"
-    return Plan(patches, left_out + misplaced, nesting, split)
+    return Plan(patches, left_out, nesting, split)
 
 
 def check_usable(patches: Sequence["Patch"], split_by: str) -> None:

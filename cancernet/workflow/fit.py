@@ -270,6 +270,7 @@ def describe_settings(plan: Plan, patches: Sequence[Patch]) -> "Settings":
         usual_size=plan.dataset.summary.usual_size,
         mpp=plan.dataset.summary.mpp,
         patch_pixels=plan.dataset.summary.patch_pixels,
+        class_colours=plan.dataset.summary.class_colours,
         versions=versions,
         hardware=hardware,
         class_names=dataset.name_classes(patches),
@@ -279,7 +280,7 @@ def describe_settings(plan: Plan, patches: Sequence[Patch]) -> "Settings":
 
 def describe_training(settings: "Settings") -> dict[str, object]:
     """The settings that a checkpoint must agree with: all but the model and the images seen."""
-    left_out = ("class_names", "seen", "model_sha256", "patch_pixels")
+    left_out = ("class_names", "seen", "model_sha256", "patch_pixels", "class_colours")
     return {name: value for name, value in dataclasses.asdict(settings).items() if name not in left_out}
 
 

@@ -19,7 +19,7 @@ from cancernet import CancerNetError, InputError, StorageError
 from cancernet.config import SPLITS
 from cancernet.data import building
 from cancernet.data.building import Built, Check, Plan, check_apart, find_current, fingerprint, place_images, summarise
-from cancernet.data.dataset import Counts, Patch, open_dataset, read_manifest, write_manifest
+from cancernet.data.dataset import BuildSettings, Counts, Patch, open_dataset, read_manifest, write_manifest
 from cancernet.data.source import SourceFile
 from cancernet.workflow import build as workflow
 from cancernet.workflow.build import BuildOptions, write_dataset
@@ -44,7 +44,12 @@ def planned(file, label="0", patient="p", split="training"):
 
 
 def place(source, output, patches, *, mode="copy", megapixels=50.0):
-    return place_images(source, output, patches, mode=mode, megapixels=megapixels, progress=lambda _: None)
+    return place_planned(source, output, patches, mode, megapixels, lambda _: None)
+
+
+def place_planned(source, output, patches, mode, megapixels, progress):
+    settings = BuildSettings(str(source), "patient", None, 42, mode, "", megapixels)
+    return place_images(source, output, Plan(patches, [], "", "patient"), settings, progress)
 
 
 @pytest.mark.parametrize(("source", "output"), [("a", "a"), ("a", "a/b"), ("a/b/c", "a"), ("a/x/../b", "a/b/c")])
@@ -181,9 +186,7 @@ def test_images_are_placed_by_split_and_class_and_checked(tmp_path):
         planned("left_out.png", split=""),
     ]
     done = []
-    built = place_images(
-        tmp_path / "source", tmp_path / "out", patches, mode="copy", megapixels=1, progress=done.append
-    )
+    built = place_planned(tmp_path / "source", tmp_path / "out", patches, "copy", 1, done.append)
     files = ["training/0/x-2.png", "training/0/x.png", "testing/1/x.png"]  # by split, then by name
     assert [patch.file for patch in built.patches] == files
     assert [patch.patient for patch in built.patches] == ["p1", "p2", "p3"]

@@ -84,6 +84,14 @@ def test_regions_of_several_classes_have_a_name_and_colour_each():
     assert kinds[0]["color"] != kinds[1]["color"] == kinds[2]["color"]
 
 
+def test_regions_of_a_run_on_annotations_are_all_classes_in_their_colours(run):
+    of_annotations = replace(run, settings=replace(run.settings, class_names=None, class_colours={"0": (1, 2, 3)}))
+    scored = as_scored(np.zeros((2, 2)), "s", [1, 51], [1, 1])
+    decided = as_predictions(scored, np.array([[0.8, 0.2], [0.2, 0.8]]), np.array([0, 1]), 0.5)
+    found = [each["properties"]["classification"] for each in results.find_regions(of_annotations, decided)["features"]]
+    assert found == [{"name": "0", "color": [1, 2, 3]}, {"name": "1", "color": [0, 114, 178]}]
+
+
 def score_square(run, side, thumbnail_pixels=50):
     tiles = [Tile(patch(200), "a", "s", 50 * (i % side), 50 * (i // side)) for i in range(side**2)]
     return prediction.decide_item(run, prediction.score_tiles(run, OpenItem(tiles, thumbnail_pixels)))
