@@ -159,3 +159,29 @@ def cache_row(files: list[Path]) -> Row:
         store.fetch(np.arange(start, min(start + 128, len(files))))
     grown = psutil.Process().memory_info().rss - before
     return Row("cache", "MB", "one byte per colour value", [grown / 1e6], [len(files) * 48 * 48 * 3 / 1e6], most=1.1)
+
+
+def checkpoint_row(folder: Path, rounds: int) -> Row:
+    """Measure the seconds that flushing takes of each minute, the shortest time between two checkpoints."""
+    from cancernet import storage
+    from cancernet.config import Experiment
+    from cancernet.models.architectures import build_model
+    from cancernet.training import fitting
+    from cancernet.training.checkpoints import Recorder, Workspace
+
+    experiment = Experiment()
+    model = build_model(experiment, 2)
+    fitting.compile_model(model, experiment, steps_per_epoch=10)
+    recorder = Recorder(Workspace(folder / "checkpoint", "", print), "float32", experiment, steps_per_epoch=10)
+    recorder.set_model(model)
+    flush, flush_folder = storage.flush, storage.flush_folder
+
+    def save(*, flushed: bool) -> float:
+        storage.flush, storage.flush_folder = (flush, flush_folder) if flushed else (lambda _: None, lambda _: None)
+        started = time.perf_counter()
+        recorder.save()
+        return time.perf_counter() - started
+
+    found = measure_in_turn({"on": lambda: save(flushed=True), "off": lambda: save(flushed=False)}, rounds)
+    cost = [on - off for on, off in zip(found["on"], found["off"], strict=True)]
+    return Row("flushing a checkpoint to disk", "s", "a minute", cost, [60.0] * rounds, most=0.01)

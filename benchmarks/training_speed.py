@@ -144,6 +144,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = compare_trainings(arguments.dataset, arguments.epochs, arguments.rounds, Path(folder))
         rows += [start_row(short), feeding.cache_row(files), *feeding.feeding_rows(files, short)]
+        rows.append(feeding.checkpoint_row(Path(folder), short))
         rows += feeding.prediction_rows(files[:1024], Path(folder) / "tutorial", short)
         rows += feeding.prediction_rows(files[:128], Path(folder) / "standard", short)
     print(format_table(rows))
