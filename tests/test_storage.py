@@ -212,52 +212,6 @@ def test_written_files_are_flushed_before_they_replace_others(tmp_path, monkeypa
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
-POWER_CUT = """
-import sys
-from pathlib import Path
-from cancernet.storage import fresh_folder, lock_folder, write_files
-folder = Path(sys.argv[1])
-with lock_folder(folder), fresh_folder(folder) as partial:
-    for number in range(int(sys.argv[2])):
-        (partial / str(number)).write_text(f"new {number} " * 500)
-write_files(folder, {"written": b"x" * 5000})
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("files", [20, 400])
-def test_nothing_is_lost_when_the_power_fails_right_after_the_end(tmp_path, files):
-    """The disk as it is when the command has ended is copied, so that what is only in memory is lost."""
-    disk, copy, mounted = tmp_path / "disk", tmp_path / "copy", tmp_path / "mounted"
-    mounted.mkdir()
-    with disk.open("wb") as file:
-        file.truncate(64 * 2**20)
-    if not shutil.which("mkfs.ext4") or os.getuid():
-        pytest.skip("needs mkfs.ext4 and the right to mount")
-    subprocess.run(["mkfs.ext4", "-q", "-F", disk], check=True)
-
-    def mount(image):
-        done = subprocess.run(["mount", "-o", "loop", image, mounted], capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"cannot mount: {done.stderr}")
-
-    mount(disk)
-    try:
-        make(mounted / "results/folder", "old")
-        os.sync()
-        assert run(POWER_CUT, mounted / "results/folder", files).wait() == 0
-        shutil.copyfile(disk, copy)
-    finally:
-        subprocess.run(["umount", mounted], check=True)
-    mount(copy)
-    try:
-        found = {path.name: path.read_text() for path in (mounted / "results/folder").iterdir()}
-        expected = {str(number): f"new {number} " * 500 for number in range(files)}
-        assert {name: text for name, text in found.items() if name != MARKER} == expected | {"written": "x" * 5000}
-    finally:
-        subprocess.run(["umount", mounted], check=True)
-
-
 def test_a_folder_that_cannot_be_named_leaves_both_as_they_were(tmp_path, monkeypatch):
     new, old = make(tmp_path / "new", "new"), make(tmp_path / "old", "old")
     rename = type(new).rename
