@@ -159,7 +159,7 @@ def test_two_slides_of_a_patient_are_two_grids_and_a_bad_slide_is_rejected(tmp_p
     assert {dict(patch.more)["site"] for patch in dataset.patches} == {"x", "y"}
     rejected = (dataset.folder / "rejected.csv").read_text()
     assert "bad.tif,cannot be read as TIFF" in rejected
-    assert "two/a.tif,does not give its scale. Give it in a column mpp, micrometres per pixel" in rejected
+    assert 'two/a.tif,"does not give its scale. Give it in a column mpp, micrometres per pixel' in rejected
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """The table, the regions and the map of predicted patches."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import shapely
 from red_run import (
     as_predictions,
     as_scored,
@@ -15,6 +17,7 @@ from red_run import (
     write_picture,
 )
 
+from cancernet.data.annotations import classify_cells, read_regions
 from cancernet.data.tiles import Tile
 from cancernet.inference import prediction, results
 from cancernet.inference.reading import OpenItem
@@ -90,6 +93,30 @@ def test_regions_of_a_run_on_annotations_are_all_classes_in_their_colours(run):
     decided = as_predictions(scored, np.array([[0.8, 0.2], [0.2, 0.8]]), np.array([0, 1]), 0.5)
     found = [each["properties"]["classification"] for each in results.find_regions(of_annotations, decided)["features"]]
     assert found == [{"name": "0", "color": [1, 2, 3]}, {"name": "1", "color": [0, 114, 178]}]
+
+
+def test_the_regions_of_a_slide_are_annotations_for_the_next_dataset(run, tmp_path):
+    settings = replace(run.settings, class_names=None, class_colours={"0": (1, 2, 3), "1": (4, 5, 6)})
+    path = str(write_picture(tmp_path / "large.png"))
+    scored = prediction.score_item(run, WorkItem(LARGE, path, "large", [path]), mpp=2.0)
+    decided = prediction.decide_item(run, scored)
+    written = results.find_regions(replace(run, settings=settings), decided)
+    for feature in written["features"]:
+        polygon = shapely.from_geojson(json.dumps(feature["geometry"]))
+        assert polygon.is_valid
+        assert shapely.is_ccw(polygon.exterior)  # RFC 7946, 3.1.6
+        assert {"objectType", "classification", "measurements"} <= feature["properties"].keys()
+    (tmp_path / "large.geojson").write_text(json.dumps(written))
+    regions = read_regions(tmp_path / "large.geojson")
+    assert [(each.label, each.colour, each.shape.area) for each in regions] == [
+        ("1", (4, 5, 6), 100**2),
+        ("0", (1, 2, 3), 5 * 100**2),
+    ]
+    cells = classify_cells(regions, (3, 4), 100, 0.5)
+    assert [regions[cells[patch.y // 50, patch.x // 50]].label for patch in decided.patches] == [
+        settings.classes[index] for index in decided.predicted
+    ]
+    assert (cells >= 0).sum() == len(decided.patches)
 
 
 def score_square(run, side, thumbnail_pixels=50):
