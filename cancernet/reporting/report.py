@@ -26,7 +26,7 @@ from cancernet.storage import write_files
 PICTURE_DPI = 144
 FILTERS = (
     *(wording.number, wording.signed, wording.share, wording.count, wording.percent, wording.plural),
-    *(wording.interval, wording.signed_interval, wording.missing_reasons, wording.describe_counts),
+    *(wording.interval, wording.signed_interval, wording.missing_reasons, wording.describe_counts, wording.anchor),
 )
 POINT_METRICS = [each.name for each in fields(PointRates)]
 
@@ -165,6 +165,7 @@ def render_page(
     environment.globals |= {"METRICS": METRICS, "CLASS_METRICS": CLASS_METRICS, "wording": wording}
     return environment.get_template(template).render(
         label=partial(label_class, class_names),
+        sections=[],  # the titles, in the order in which the template starts them
         pictures={name.removesuffix(".png"): embed(content) for name, content in drawn.items()},
         **values,
     )

@@ -1,5 +1,6 @@
 """The report in words: how numbers are written, the key results as sentences, and warnings."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -408,6 +409,11 @@ def cut(text: str, limit: int) -> str:
     """At most `limit` characters: the middle is left out."""
     half = (limit - 1) // 2
     return text if len(text) <= limit else f"{text[: limit - 1 - half]}…{text[-half:]}"
+
+
+def anchor(title: str) -> str:
+    """Name a section in the address of a page: `results-by-patient`."""
+    return "-".join(re.findall("[a-z]+", title.lower()))
 
 
 def describe_counts(split: SplitCounts) -> str:

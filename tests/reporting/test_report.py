@@ -218,6 +218,20 @@ def test_page_begins_with_the_key_results_and_ends_with_the_limitations(report, 
     assert "sensitivity 0.750 and specificity 0.800" in html
 
 
+def test_every_section_folds_and_is_in_the_contents_and_printing_unfolds_it(report, tmp_path):
+    html = page(tmp_path, report)
+    titles = re.findall("<details><summary><h2>(.*?)</h2>", html)
+    assert titles[0] == "Data"
+    assert titles[-1] == "Limitations"
+    assert re.findall('<a href="#([^"]*)">(.*?)</a>\n', html[: html.index("<main>")]) == [
+        (title.lower().replace(" ", "-"), title) for title in titles
+    ]
+    assert set(re.findall('href="#([^"]*)"', html)) <= set(re.findall('<div id="([^"]*)"', html))
+    assert html.count("<details>") == html.count("</details>") == html.count("<h2>")
+    printing = html[html.index("@media print") : html.index("</style>")]
+    assert "details::details-content { content-visibility: visible; block-size: auto; }" in printing
+
+
 def test_an_evaluation_has_its_title(report, tmp_path):
     assert "<h1>a_run</h1>" in page(tmp_path, report)
     titled = replace(report, title="Evaluation of a_run on elsewhere")
