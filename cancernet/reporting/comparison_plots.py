@@ -53,6 +53,7 @@ class Drawn(NamedTuple):
 
 def draw_figures(comparison: Comparison, predictions: Mapping[str, Predictions]) -> dict[str, Figure]:
     """Draw every plot of a comparison, from the predictions of each run by its name, in the same order of images."""
+    plots.use_fonts([*predictions, *{patch.patient for patch in predictions[comparison.baseline].patches}])
     drawn = [
         Drawn(run, predictions[run.name].probabilities, COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)])
         for i, run in enumerate(comparison.runs)

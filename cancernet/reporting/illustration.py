@@ -19,6 +19,7 @@ from cancernet.explain.gradcam import grad_cam, overlay
 from cancernet.models.architectures import list_architectures
 from cancernet.reporting.content import EvaluatedSplit
 from cancernet.reporting.montages import plot_augmentation
+from cancernet.reporting.plots import use_fonts
 from cancernet.reporting.schema import Picture, Report
 from cancernet.reporting.slide_plots import Explained, SlideMaps, plot_explained, plot_slide
 from cancernet.reporting.wording import cut
@@ -122,6 +123,8 @@ def draw_slide(
     threshold = decision.threshold if threshold is None else threshold
     if decision.positive is None or threshold is None:
         raise ValueError("draw_slide: a run of more than two classes has no map.")
+    names = [name_class(run.settings, name) for name in decision.classes]
+    use_fonts([*names, title])
     index = decision.classes.index(decision.positive)
     tile_pixels = max(max(thumbnail.shape[:2]) for thumbnail in thumbnails)
     maps = SlideMaps(
@@ -134,8 +137,8 @@ def draw_slide(
     return plot_slide(
         maps,
         threshold=threshold,
-        positive=name_class(run.settings, decision.positive),
-        negative=name_class(run.settings, decision.classes[1 - index]),
+        positive=names[index],
+        negative=names[1 - index],
         title=title,
         patch_micrometres=mpp and mpp * grid.step,
     )

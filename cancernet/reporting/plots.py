@@ -3,11 +3,14 @@
 Classes are given by the names to print. Colours are from Okabe and Ito (2008) and are safe for colour-blind readers.
 """
 
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import matplotlib
 import numpy as np
+from matplotlib import font_manager, ft2font
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -237,6 +240,33 @@ def plot_patients(*, patients: Sequence[PatientRow | TwoClassPatientRow]) -> Fig
     panels[0].set_ylim(-0.04, 1.04)
     panels[0].yaxis.set_major_formatter(PercentFormatter(1))
     return figure
+
+
+def use_fonts(names: Iterable[str]) -> str:
+    """Let pictures use installed fonts for the characters of these names that Matplotlib's own font lacks.
+
+    Returns:
+        A sentence about characters that no installed font has; "" without any.
+    """
+    families = ["DejaVu Sans"]
+    missing = set("".join(names)) - _list_characters(font_manager.findfont(families[0]))
+    for font in font_manager.fontManager.ttflist if missing else ():
+        # Matplotlib's "Last Resort" has boxes for all characters
+        if "Last Resort" not in font.name and (found := missing & _list_characters(font.fname)):
+            families.append(font.name)
+            missing -= found
+    matplotlib.rcParams["font.family"] = families
+    if not missing:
+        return ""
+    return f"No installed font has {' '.join(sorted(missing))}; pictures show boxes. Noto Sans CJK has most."
+
+
+@functools.cache
+def _list_characters(path: str) -> set[str]:
+    try:
+        return set(map(chr, ft2font.FT2Font(path).get_charmap()))
+    except (OSError, RuntimeError):  # damaged, or a kind without outlines
+        return set()
 
 
 def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1, **grid) -> tuple[Figure, list[Axes]]:

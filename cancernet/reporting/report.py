@@ -47,6 +47,7 @@ def draw_figures(
     truth, probabilities = predictions.labels, predictions.probabilities
     classes, positive, metrics = report.classes, report.positive, report.metrics
     names = [label_class(report.class_names, name) for name in classes]
+    plots.use_fonts([*names, *(each.patient for each in report.patients)])
     curves = {}
     for index, name in enumerate(classes):
         if positive in (None, name):

@@ -145,9 +145,10 @@ def write_dataset(options: BuildOptions) -> "Summary":
             check_usable(built.patches, settings.split_by)
             summary = building.summarise(plan, built, settings, fingerprint)
             summary = write_manifest(folder, built.patches, sorted(plan.misplaced + built.rejected), summary)
-            save_overview(folder, built)
+            boxes = save_overview(folder, built)
     print(f"{describe(summary)}\n\nWritten to {output}. Look at {output / 'overview.png'} before you train.")
     warn(describe_uniform(summary))
+    warn(boxes)
     return summary
 
 
@@ -285,16 +286,18 @@ def check_usable(patches: Sequence["Patch"], split_by: str) -> None:
         check_patients(patches)
 
 
-def save_overview(folder: Path, built: "Built") -> None:
-    """Draw counts, sizes and eight images of each class as overview.png."""
+def save_overview(folder: Path, built: "Built") -> str:
+    """Draw counts, sizes and eight images of each class as overview.png; return a warning, "" without any."""
     import numpy as np
 
     from cancernet.data.dataset import label_class, name_classes
     from cancernet.data.images import read_image
     from cancernet.reporting.montages import plot_dataset
+    from cancernet.reporting.plots import use_fonts
 
     names = name_classes(built.patches)
     label = {patch.label: label_class(names, patch.label) for patch in built.patches}
+    boxes = use_fonts(label.values())
     counts = {
         split: dict(Counter(label[patch.label] for patch in built.patches if patch.split == split)) for split in SPLITS
     }
@@ -305,6 +308,7 @@ def save_overview(folder: Path, built: "Built") -> None:
             shown.append(read_image(folder / patch.file, channels=3, sha256=patch.sha256))
     sizes = np.array([(check.width, check.height) for check in built.checks])
     plot_dataset(counts=counts, sizes=sizes, samples=examples).savefig(folder / "overview.png", dpi=120)
+    return boxes
 
 
 def warn(text: str) -> None:

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -239,3 +241,17 @@ def test_long_names_lose_their_middle():
     assert plots.shorten("abcdefghij", 5) == "ab…ij"
     assert plots.break_lines("abcdefghij", 3, limit=5) == "ab…\nij"
     assert plots.shorten("a$b", 5) == r"a\$b"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_names_in_any_script_take_a_font_that_has_it(monkeypatch, installed):
+    own = plots.font_manager.findfont("DejaVu Sans")
+    fonts = {own: set("HER2 "), "latin.ttf": set("HER"), "Last Resort.ttf": set("腫瘍"), "cjk.ttf": set("腫瘍H")}
+    monkeypatch.setattr(plots, "_list_characters", fonts.get)
+    found = [SimpleNamespace(name=path[:-4], fname=path) for path in list(fonts)[1:]]
+    monkeypatch.setattr(plots.font_manager.fontManager, "ttflist", found if installed else [])
+    with matplotlib.rc_context():
+        said = plots.use_fonts(["HER2 腫", "瘍"])
+        families = matplotlib.rcParams["font.family"]
+    assert families == (["DejaVu Sans", "cjk"] if installed else ["DejaVu Sans"])
+    assert ("No installed font has 瘍 腫; pictures show boxes." in said) is not installed
