@@ -106,7 +106,7 @@ def show_summary(settings: Settings, report: Report | None) -> None:
         cells = METRICS[name].label.split(" (")[0], wording.number(metric.value), wording.interval(metric)
         rows.append(f"| {' | '.join(map(escape, cells))} |")
     st.markdown("\n".join(rows))
-    st.caption(f"Intervals are computed over {interval.over}.")
+    st.caption(f"Intervals are computed over {interval.over}. {run_summary.name_rates(report, settings)}".rstrip())
     counts = [f"\n- {escape(label_class(report.class_names, name))}: {n:,}" for name, n in training.classes.items()]
     st.markdown(f"**Training data.** {wording.describe_counts(training)}:{''.join(counts)}")
     epochs = report.training and report.training.epochs  # None for heads, which are not trained in epochs
@@ -201,8 +201,9 @@ h1 {font-size: 2rem !important; padding-bottom: 0.2rem !important}
 [data-testid="stSidebar"] td:nth-child(2) {white-space: nowrap}
 .predicted {display: inline-block; color: white; border-radius: 0.4rem; padding: 0.1rem 0.55rem; margin-bottom: 0.5rem}
 .share {display: grid; grid-template-columns: 1fr auto; font-size: 0.9rem; margin-bottom: 0.35rem}
-.share > div {grid-column: 1 / 3; height: 0.4rem; border-radius: 0.2rem; background: #e6eaed; overflow: hidden}
-.share > div > div {height: 100%}
+.share > div {grid-column: 1 / 3; position: relative; height: 0.5rem; border-radius: 0.2rem; background: #e6eaed}
+.share > div > div {height: 100%; border-radius: 0.2rem}
+.share i {position: absolute; top: -0.2rem; width: 3px; height: 0.9rem; margin-left: -1px; background: #111111}
 </style>"""
 
 if __name__ == "__main__":

@@ -135,7 +135,8 @@ def draw_map(run: Run, slide: ItemPredictions, class_index: int, *, show_probabi
         probability=slide.probabilities[:, class_index],
         decision=[labels[index] for index in slide.predicted],
     )
-    outline = slide_map.outline_rows(grid, slide.predicted == class_index)
+    confident = slide.probabilities[:, class_index] >= (1 + (slide.threshold or 0)) / 2
+    outline = slide_map.outline_rows(grid, slide.predicted == class_index, confident)
     return specification | {"datasets": {slide_map.PATCHES: rows, slide_map.OUTLINE: outline}}
 
 
@@ -145,17 +146,25 @@ def list_labels(run: Run) -> list[str]:
 
 
 def describe_patch(run: Run, patch: Shown) -> str:
-    """Return HTML with the predicted class and the probabilities as bars, the highest first."""
+    """Return HTML with the predicted class and the probabilities as bars, the highest first.
+
+    The bar of the positive class has a mark at the threshold, from which the patch is of that class.
+    """
     labels, colours = [html.escape(label) for label in list_labels(run)], [*COLOURS] * len(run.classes)
     if run.positive is not None:
         colours = [ORANGE if name == run.positive else GREY for name in run.classes]
+    mark, note, threshold = "", "", patch.predictions.threshold
+    if threshold is not None and run.positive is not None:
+        mark = f'<i style="left: {threshold:.1%}"></i>'
+        note = f"<small>Mark: {labels[run.classes.index(run.positive)]} from {threshold:.1%}</small>"
     bars = "".join(
         f'<div class="share"><span>{labels[index]}</span><span>{patch.probabilities[index]:.1%}</span>'
-        f'<div><div style="width: {patch.probabilities[index]:.1%}; background: {colours[index]}"></div></div></div>'
+        f'<div><div style="width: {patch.probabilities[index]:.1%}; background: {colours[index]}"></div>'
+        f"{mark if run.classes[index] == run.positive else ''}</div></div>"
         for index in np.argsort(-patch.probabilities, kind="stable")
     )
     title = f"classified as {labels[patch.predicted]}"
-    return f'<div class="predicted" style="background: {colours[patch.predicted]}">{title}</div>{bars}'
+    return f'<div class="predicted" style="background: {colours[patch.predicted]}">{title}</div>{bars}{note}'
 
 
 def list_patches(run: Run, predictions: Sequence[ItemPredictions], order: str) -> list[Shown]:

@@ -68,6 +68,15 @@ def find_test_rates(report: Report, decision: Decision, threshold: float, *, uns
     return {}
 
 
+def name_rates(report: Report, settings: Settings) -> str:
+    """Say whether the rates of a report are of smoothed slides; "" for images that are not patches of slides."""
+    if settings.mpp is None:
+        return ""
+    if report.smoothed_images:
+        return f"{report.smoothed_images:,} of the patches were smoothed over their neighbours."
+    return "These are rates of single patches, without smoothing."
+
+
 def escape(text: str) -> str:
     """Escape Markdown: a file's name must not become a link or a picture."""
     return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~$:&])", r"\\\1", text)

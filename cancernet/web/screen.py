@@ -104,6 +104,8 @@ def show_rates(run: Run, report: Report | None, decision: Decision, threshold: f
         unsmoothed = decision is not run.decision
         rates = run_summary.find_test_rates(report, decision, threshold, unsmoothed=unsmoothed)
         where = "test set" if report.evaluated_on == "testing" else report.evaluated_on
+        if run.settings.mpp is not None:
+            where += ", smoothed" if report.smoothed_images and not unsmoothed else ", single patches"
         with st.container(horizontal=True):
             for name, metric in rates.items():
                 interval = escape(wording.interval(metric))
@@ -112,7 +114,8 @@ def show_rates(run: Run, report: Report | None, decision: Decision, threshold: f
             st.caption("The report has test results for the thresholds of the buttons only.")
     expected = ", ".join(f"{name} {value:.1%}" for name, value in vars(expected_rates(decision, threshold)).items())
     fit = f"{wording.name_fit(decision.fitted_on)} ({wording.describe_fit(decision.fitted_on)})"
-    st.caption(f"Expected from {fit}: {expected}.")
+    alone = decision.neighbour_sigma == 0 and run.settings.mpp is not None
+    st.caption(f"Expected from {fit}: {expected}.{' These are rates of single patches.' * alone}")
 
 
 def show_counts(run: Run, predictions: list[ItemPredictions]) -> None:
@@ -155,7 +158,10 @@ def show_map(run: Run, slides: list[ItemPredictions]) -> tuple[ItemPredictions |
         selection_mode="clicked",
         alt=f"Map of slide {name}",
     )
-    st.caption("Mouse: scroll to zoom, drag to pan, double-click to reset. Click or tap a patch to see it below.")
+    st.caption(
+        "Mouse: scroll to zoom, drag to pan, double-click to reset. Click or tap a patch to see it below. "
+        "The outline is dashed where the probability is less than halfway from the threshold to 100%."
+    )
     chosen = event.selection.get("clicked") or []
     row = int(chosen[0]["patch"]) if chosen else len(slide.predicted)
     return slide, page.Shown(slide, row) if row < len(slide.predicted) else None

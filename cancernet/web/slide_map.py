@@ -52,11 +52,16 @@ def map_rows(
     }
 
 
-def outline_rows(grid: SlideGrid, selected: np.ndarray) -> Table:
-    """List the line segments from (left, top) to (right, bottom) around the selected patches, bool [m]."""
-    edges = find_edges(paint_grid(selected, grid) == 1) * grid.step + np.array(grid.origin)
-    (left, top), (right, bottom) = edges.transpose(1, 2, 0).tolist()
-    return {"left": left, "top": top, "right": right, "bottom": bottom}
+def outline_rows(grid: SlideGrid, selected: np.ndarray, confident: np.ndarray) -> Table:
+    """List the line segments from (left, top) to (right, bottom) around the selected patches, bool [m], which are
+    dashed, and around those of them that are `confident`, bool [m], which are solid."""
+    rows: Table = {name: [] for name in ("left", "top", "right", "bottom", "line")}
+    for line, inside in (("dashed", selected), ("solid", selected & confident)):
+        edges = find_edges(paint_grid(inside, grid) == 1) * grid.step + np.array(grid.origin)
+        (left, top), (right, bottom) = edges.transpose(1, 2, 0).tolist()
+        for values, more in zip(rows.values(), (left, top, right, bottom, [line] * len(edges)), strict=True):
+            values += more
+    return rows
 
 
 def map_specification(
@@ -83,10 +88,11 @@ def map_specification(
     data = alt.Data(values=[{**frame._asdict(), "url": url}])
     tissue = alt.Chart(data).mark_image(aspect=False, clip=True).encode(x, y, x2="right", y2="bottom", url="url:N")
     # Dark lines over wider white ones stand out on any tissue.
+    dash = alt.StrokeDash("line:N", scale=alt.Scale(domain=["dashed", "solid"], range=[[2.5, 4], [1, 0]]), legend=None)
     outline = [
         alt.Chart(alt.NamedData(OUTLINE))
         .mark_rule(clip=True, color=colour, strokeWidth=width, strokeCap="square")
-        .encode(x, y, x2="right", y2="bottom")
+        .encode(x, y, x2="right", y2="bottom", strokeDash=dash)
         for colour, width in (("white", 3.4), (DARK, 1.6))
     ]
     layers = [tissue, _patches(event, show_probability).encode(x, y, x2="right", y2="bottom"), *outline]

@@ -39,7 +39,7 @@ from cancernet.run import (
 from cancernet.training.scoring import log_scores
 from cancernet.web import launch, uploads
 from cancernet.web import page as page_work
-from cancernet.web.page import ORDERS, answer_uploads, list_patches, predictions_csv
+from cancernet.web.page import ORDERS, Shown, answer_uploads, describe_patch, list_patches, predictions_csv
 
 PNG, ZIP = "image/png", "application/zip"
 sample_uploads = functools.cache(uploads.sample_uploads)
@@ -133,11 +133,16 @@ def test_a_patch_is_answered_with_probabilities_decision_and_grad_cam(page, tiny
     assert not page.toggle  # a patch without a position is not smoothed
     plain = load_decision(tiny_run / "decision.json").without_neighbours
     tested = read_report(tiny_run, Report).neighbours["without"]
-    assert [metric.label for metric in page.metric] == ["Sensitivity (test set)", "Specificity (test set)"]
+    assert [metric.label for metric in page.metric] == [
+        f"{rate} (test set, single patches)" for rate in ("Sensitivity", "Specificity")
+    ]
     assert [metric.value for metric in page.metric] == [
         f"{tested[name].value:.1%}" for name in ("sensitivity", "specificity")
     ]
-    assert f"Expected from {name_fit(plain.fitted_on)} {describe_expected(plain)}." in texts(page)
+    assert (
+        f"Expected from {name_fit(plain.fitted_on)} {describe_expected(plain)}. These are rates of single patches."
+        in texts(page)
+    )
     assert "apply to smoothed slides" not in texts(page)
 
 
@@ -174,6 +179,19 @@ def test_the_patches_closest_to_the_threshold_come_first():
     for threshold, expected in ((0.0, [1, 2, 0]), (0.45, [2, 1, 0]), (1.0, [0, 2, 1])):
         decided = SimpleNamespace(probabilities=shares, predicted=np.array([1, 0, 0]), threshold=threshold)
         assert [patch.row for patch in list_patches(run, [decided], ORDERS[1])] == expected
+
+
+def test_the_bar_of_the_positive_class_has_the_threshold_that_explains_the_class():
+    run = SimpleNamespace(
+        classes=("0", "1"), positive="1", settings=SimpleNamespace(class_names={"0": "no", "1": "IDC"})
+    )
+    decided = SimpleNamespace(probabilities=np.array([[0.65, 0.35]]), predicted=np.array([1]), threshold=0.25)
+    shown = describe_patch(run, Shown(decided, 0))
+    assert shown.count('<i style="left: 25.0%">') == 1
+    idc = shown.index("<span>IDC</span>")
+    assert idc > shown.index("<span>no</span>")  # the bars are in the order of the probabilities
+    assert shown.index("<i ") > idc
+    assert shown.endswith("<small>Mark: IDC from 25.0%</small>")
 
 
 def test_the_sample_is_one_click_away_and_files_replace_it(page):

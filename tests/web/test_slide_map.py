@@ -81,13 +81,18 @@ def test_a_probability_of_0_shows_the_tissue_and_one_of_1_is_orange():
 def test_the_outline_surrounds_the_predicted_class():
     files = ["a.png", "b.png", "c.png"]
     (grid,) = lay_out(["7"] * 3, [1, 51, 101], [101, 101, 101], files).slides
-    rows = outline_rows(grid, np.array([True, True, False]))
-    sides = set(zip(*(rows[side] for side in ("left", "top", "right", "bottom")), strict=True))
-    assert sides == {  # of two neighbouring patches; none between them
+    rows = outline_rows(grid, np.array([True, True, False]), np.array([False, True, True]))
+    lines = list(zip(*(rows[side] for side in ("left", "top", "right", "bottom")), rows["line"], strict=True))
+    assert {tuple(sides) for *sides, line in lines if line == "solid"} == {  # of the second, the third is not selected
+        *((51, 101, 101, 101), (51, 151, 101, 151), (51, 101, 51, 151), (101, 101, 101, 151)),
+    }
+    assert {
+        tuple(sides) for *sides, line in lines if line == "dashed"
+    } == {  # of two neighbouring patches; none between them
         *((1, 101, 51, 101), (51, 101, 101, 101), (1, 151, 51, 151), (51, 151, 101, 151)),
         *((1, 101, 1, 151), (101, 101, 101, 151)),
     }
-    assert outline_rows(grid, np.zeros(3, bool)) == {"left": [], "top": [], "right": [], "bottom": []}
+    assert not any(outline_rows(grid, np.zeros(3, bool), np.ones(3, bool)).values())
     wide, narrow = specify()["layer"][2:4]
     assert wide["data"] == narrow["data"] == {"name": OUTLINE}
     assert wide["mark"]["strokeWidth"] > narrow["mark"]["strokeWidth"]
