@@ -371,13 +371,12 @@ def test_a_webp_is_rejected_whatever_its_name_says(tmp_path):
 def test_names_are_the_same_in_every_locale(slides, tmp_path):
     for seed, name in enumerate(("ä", "日本", "Z")):
         write_image(slides / "100/0/x.png", seed).rename(slides / f"100/0/{name}.png")
-    manifests = []
-    for number, locale in enumerate(("C.UTF-8", "POSIX")):
-        command = [sys.executable, "build_dataset.py", "--source", slides, "--output", tmp_path / f"built{number}"]
-        subprocess.run(command, cwd=ROOT, env=os.environ | {"LC_ALL": locale}, check=True, capture_output=True)
-        manifests.append((tmp_path / f"built{number}/manifest.csv").read_bytes())
-    assert manifests[0] == manifests[1]
-    assert len(manifests[0].splitlines()) == 64
+    build(slides, tmp_path / "here")
+    command = [sys.executable, "build_dataset.py", "--source", slides, "--output", tmp_path / "posix"]
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"LC_ALL": "POSIX"}, check=True, capture_output=True)
+    here, posix = ((tmp_path / name / "manifest.csv").read_bytes() for name in ("here", "posix"))
+    assert here == posix
+    assert len(here.splitlines()) == 64
 
 
 def test_a_class_that_is_a_formula_is_text_in_the_manifest(tmp_path):

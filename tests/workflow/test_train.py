@@ -1,8 +1,10 @@
 """The training script as a user meets it: one run, made once, whose every figure is worked out again."""
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -42,9 +44,10 @@ def folder(tmp_path_factory):
     (folder / "split.csv").write_text(split)
     options = ["--split-file", str(folder / "split.csv")]
     build_dataset.main(["--source", str(folder / "other"), "--output", str(folder / "elsewhere"), *options])
-    command = [sys.executable, str(ROOT / "train_model.py"), "--dataset", "dataset", "--output", "runs/one", *QUICK]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    (folder / "printed.txt").write_text(done.stdout)
+    printed = io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
+        train_model.main(["--dataset", "dataset", "--output", "runs/one", *QUICK])
+    (folder / "printed.txt").write_text(printed.getvalue())
     return folder
 
 
