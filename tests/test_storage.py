@@ -212,16 +212,21 @@ def test_written_files_are_flushed_before_they_replace_others(tmp_path, monkeypa
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
-def test_a_folder_that_cannot_be_named_leaves_both_as_they_were(tmp_path, monkeypatch):
-    new, old = make(tmp_path / "new", "new"), make(tmp_path / "old", "old")
-    rename = type(new).rename
+def refuse_renaming(monkeypatch, error, refused):
+    """Raise the error for renamings of which `refused`, given the path and its new name, is true."""
+    rename = Path.rename
 
-    def refuse(path, target):
-        if path == new:
-            raise OSError(errno.EBUSY, "busy", str(path))
+    def check(path, target):
+        if refused(path, target):
+            raise error
         return rename(path, target)
 
-    monkeypatch.setattr(type(new), "rename", refuse)
+    monkeypatch.setattr(Path, "rename", check)
+
+
+def test_a_folder_that_cannot_be_named_leaves_both_as_they_were(tmp_path, monkeypatch):
+    new, old = make(tmp_path / "new", "new"), make(tmp_path / "old", "old")
+    refuse_renaming(monkeypatch, OSError(errno.EBUSY, "busy"), lambda path, target: path == new)
     with pytest.raises(OSError, match="busy"):
         replace_folder(new, old)
     assert ((new / "text").read_text(), (old / "text").read_text()) == ("new", "old")
@@ -229,14 +234,7 @@ def test_a_folder_that_cannot_be_named_leaves_both_as_they_were(tmp_path, monkey
 
 def test_a_folder_that_cannot_get_its_name_back_is_found_again(tmp_path, monkeypatch):
     new, old = make(tmp_path / "new", "new"), make(tmp_path / "old", "old")
-    rename = type(new).rename
-
-    def refuse(path, target):
-        if target == old:
-            raise OSError(errno.EIO, "broken", str(path))
-        return rename(path, target)
-
-    monkeypatch.setattr(type(new), "rename", refuse)
+    refuse_renaming(monkeypatch, OSError(errno.EIO, "broken"), lambda path, target: target == old)
     with pytest.raises(StorageError, match=r"What was .*old is now .*/\.old\.cancernet-old; the next"):
         replace_folder(new, old)
     monkeypatch.undo()
