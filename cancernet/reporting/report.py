@@ -103,7 +103,8 @@ def _point(metrics: Mapping[str, Estimate], first: str, second: str) -> tuple[fl
 def write_report(folder: Path, report: Report, figures: Mapping[str, Figure]) -> None:
     """Write report.json, report.txt, report.html and one `<name>.png` for each figure into an existing folder.
 
-    Each file is either the old one or the whole new one. The pictures that the report names are in the folder already.
+    A run also gets MODEL_CARD.md. Each file is either the old one or the whole new one. The pictures that the report
+    names are in the folder already.
 
     Raises:
         ValueError: the report contains NaN or infinity; nothing is written.
@@ -123,7 +124,23 @@ def write_report(folder: Path, report: Report, figures: Mapping[str, Figure]) ->
         some_undefined=any(getattr(each, rate) is None for each in report.patients for rate in report.patient_spread),
         embed=lambda picture: embed((folder / picture).read_bytes()),
     )
-    write_pages(folder, drawn, {REPORT_TEXT: report_text(report), REPORT_PAGE: html, REPORT: format_json(report)})
+    texts = {REPORT_TEXT: report_text(report), REPORT_PAGE: html, REPORT: format_json(report)}
+    if report.title is None:  # of a run, not of its evaluation on other data
+        texts["MODEL_CARD.md"] = write_model_card(report)
+    write_pages(folder, drawn, texts)
+
+
+def write_model_card(report: Report) -> str:
+    """Write a model card in Markdown, whose front matter has the metadata that the Hugging Face hub reads."""
+    names = wording.shown_names(report.metrics)
+    return render_page(
+        "model_card.md",
+        {},
+        report.class_names,
+        report=report,
+        shown=[name for name in names if report.metrics[name].value is not None],
+        names=[label_class(report.class_names, name) for name in report.classes],
+    )
 
 
 def write_pages(folder: Path, pictures: Mapping[str, bytes], texts: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 from made_reports import (
     make_difference,
     make_point_rates,
@@ -216,6 +217,21 @@ def test_page_begins_with_the_key_results_and_ends_with_the_limitations(report, 
     assert "3 rejected" in html
     assert html.index(">8864</td>") < html.index(">8863</td>")  # the patient with the lowest accuracy first
     assert "sensitivity 0.750 and specificity 0.800" in html
+
+
+def test_a_run_has_a_model_card_with_the_metadata_of_hubs_and_an_evaluation_has_none(report, tmp_path):
+    page(tmp_path, replace(report, name='a "run"', warnings=["Only 2 patients."]))
+    _, front, text = (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8").split("---\n", 2)
+    (entry,) = yaml.safe_load(front)["model-index"]
+    assert entry["name"] == 'a "run"'
+    values = {each["type"]: each["value"] for each in entry["results"][0]["metrics"]}
+    assert values["auroc"] == pytest.approx(5 / 6, abs=1e-4)
+    assert "The model detects 50% of IDC images" in text
+    assert "- training: 20 images from 8 patients" in text
+    assert "- Only 2 patients." in text
+    (tmp_path / "other").mkdir()
+    page(tmp_path / "other", replace(report, title="Evaluation of a_run on elsewhere"))
+    assert not (tmp_path / "other" / "MODEL_CARD.md").exists()
 
 
 def test_every_section_folds_and_is_in_the_contents_and_printing_unfolds_it(report, tmp_path):
