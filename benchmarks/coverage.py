@@ -9,6 +9,7 @@ import json
 import math
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from scipy.stats import norm, t
 from cancernet.data.dataset import Patch
 from cancernet.evaluation.comparison import compare_figures
 from cancernet.evaluation.evaluate import evaluate
-from cancernet.evaluation.metrics import METRICS, list_metrics
+from cancernet.evaluation.metrics import list_metrics, net_benefit
 from cancernet.evaluation.predictions import Predictions
 from cancernet.evaluation.results import Difference
 from cancernet.evaluation.tables import EvaluatedImages, WeightedImages
@@ -29,7 +30,10 @@ from cancernet.evaluation.tables import EvaluatedImages, WeightedImages
 POPULATION = 20_000  # patients that the true figures are of
 THRESHOLD = 0.28  # about the share of IDC
 CLASSES = {"classes": ["0", "1"], "positive": "1"}
-FIGURES = [metric.name for metric in list_metrics(two_classes=True) if not metric.same_as]
+COMPUTATIONS = {metric.name: metric.compute for metric in list_metrics(two_classes=True) if not metric.same_as}
+NET_BENEFIT = "net benefit at a threshold of 0.2"
+COMPUTATIONS[NET_BENEFIT] = partial(net_benefit, threshold=0.2)
+FIGURES = list(COMPUTATIONS)
 METHODS = ("jackknife", "percentiles")
 SHARED = 0.8  # correlation of the errors that two runs make on one patch
 
@@ -89,7 +93,7 @@ def whole_figures(study: Study) -> dict[str, float]:
 def weigh_figures(study: Study, weights: np.ndarray) -> dict[str, np.ndarray]:
     """FIGURES `[rows]` of a study under weights `[rows, patients]`."""
     weighted = WeightedImages(EvaluatedImages.of(predict(study), **CLASSES), weights)
-    return {name: METRICS[name].compute(weighted) for name in FIGURES}
+    return {name: compute(weighted) for name, compute in COMPUTATIONS.items()}
 
 
 def predict(study: Study) -> Predictions:
@@ -118,7 +122,9 @@ def percentile_intervals(study: Study, draws: int) -> dict[str, tuple[float | No
 
 def jackknife_intervals(study: Study) -> dict[str, tuple[float | None, float | None]]:
     """What reports give."""
-    figures = evaluate(predict(study), **CLASSES).metrics
+    found = evaluate(predict(study), **CLASSES)
+    (benefit,) = (each.model for each in found.decision_curve or () if each.threshold == 0.2)
+    figures = found.metrics | {NET_BENEFIT: benefit}
     return {name: (figures[name].low, figures[name].high) for name in FIGURES}
 
 

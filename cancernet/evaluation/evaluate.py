@@ -11,6 +11,7 @@ from cancernet import InputError
 from cancernet.evaluation import metrics, results
 from cancernet.evaluation.intervals import (
     LEVEL,
+    PLAIN,
     SHARE,
     Bounds,
     Key,
@@ -26,6 +27,8 @@ from cancernet.evaluation.rates import class_rates, confusion_matrix
 from cancernet.evaluation.results import Estimate, Evaluation, PatientRow, PointRates, TwoClassPatientRow
 from cancernet.evaluation.tables import EvaluatedImages, WeightedImages
 
+# For which a missed positive image is at least as bad as a false alarm:
+NET_BENEFIT_THRESHOLDS = tuple(step / 40 for step in range(1, 21))
 LEAST_UNBIASED_GROUPS = 50  # fewer give no bound of a metric that noise biases upward
 
 
@@ -76,7 +79,32 @@ def evaluate(
         prevalence=at_prevalence,
         patients=rows,
         patient_spread={rate: _spread([getattr(row, rate) for row in rows]) for rate in rates},
+        decision_curve=None if positive is None else trace_net_benefit(images),
+        distribution=None if positive is None else _count_probabilities(images),
     )
+
+
+def trace_net_benefit(images: EvaluatedImages) -> list[results.NetBenefit]:
+    """Estimate the net benefit at NET_BENEFIT_THRESHOLDS, with intervals as `evaluate`; two classes."""
+    whole = WeightedImages(images, np.ones((1, images.n_groups)))
+    of_all = {each: float(metrics.net_benefit_of_all(whole, each)[0]) for each in NET_BENEFIT_THRESHOLDS}
+
+    def compute_gain(weighted: WeightedImages, threshold: float) -> np.ndarray:
+        better = metrics.net_benefit_of_all(weighted, threshold) if of_all[threshold] > 0 else 0.0
+        return metrics.net_benefit(weighted, threshold) - better
+
+    figures = {}
+    for threshold in NET_BENEFIT_THRESHOLDS:
+        for name, compute in (("model", metrics.net_benefit), ("gain", compute_gain)):
+            figures[threshold, name] = Figure(partial(compute, threshold=threshold), metrics.ONE_EMPTY, PLAIN)
+    found = _estimate(images, figures)
+    return [results.NetBenefit(each, found[each, "model"], of_all[each], found[each, "gain"]) for each in of_all]
+
+
+def _count_probabilities(images: EvaluatedImages) -> dict[str, list[int]]:
+    """Count the images of each true class in 20 bins of the positive class's probability."""
+    of_class = {name: images.stated[images.labels == index] for index, name in enumerate(images.classes)}
+    return {name: np.histogram(values, bins=20, range=(0, 1))[0].tolist() for name, values in of_class.items()}
 
 
 def evaluate_points(

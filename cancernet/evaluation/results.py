@@ -111,6 +111,16 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class NetBenefit:
+    """What it is worth to classify images as positive from a threshold on, per image (see `metrics.net_benefit`)."""
+
+    threshold: float
+    model: Estimate
+    all_positive: float  # of classifying every image as positive; of classifying none it is 0
+    gain: Estimate  # of the model over the better of these two
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """All metrics of the predictions of some images."""
 
@@ -122,6 +132,8 @@ class Evaluation:
     prevalence: AtPrevalence | None  # None where none was given
     patients: list[TwoClassPatientRow] | list[PatientRow]  # the known ones
     patient_spread: dict[str, Spread]  # by the names of the rates in `patients`
+    decision_curve: list[NetBenefit] | None = None  # None of more than two classes
+    distribution: dict[str, list[int]] | None = None  # true class -> images in 20 bins of the probability from 0 to 1
 
 
 @dataclass(frozen=True)

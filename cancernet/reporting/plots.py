@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from cancernet.evaluation.results import CalibrationBin, Estimate, PatientRow, TwoClassPatientRow
+from cancernet.evaluation.results import CalibrationBin, Estimate, NetBenefit, PatientRow, TwoClassPatientRow
 from cancernet.reporting.wording import cut, plural
 
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -183,6 +183,43 @@ def plot_reliability(
     counts.set(xlabel=f"predicted probability of {of_class}", ylabel="images")
     counts.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
     return _add_legend(figure, axes, columns=2)
+
+
+def plot_net_benefit(*, curve: Sequence[NetBenefit], positive: str) -> Figure:
+    """Plot the decision curve of the model with its intervals, and of classifying all or no images as positive."""
+    figure, (axes,) = new_figure(5.2, 4.8)
+    thresholds, values = [each.threshold for each in curve], [each.model.value for each in curve]
+    name = shorten(positive, 24)
+    axes.plot(thresholds, np.array(values, float), color=BLUE, linewidth=2, label="this model (band: 95% interval)")
+    ends = [(each.threshold, each.model.low, each.model.high) for each in curve if each.model.low is not None]
+    if ends:
+        axes.fill_between(*np.array(ends, float).T, color=BLUE, alpha=0.18, linewidth=0)
+    axes.plot(thresholds, [each.all_positive for each in curve], "--", color=ORANGE, label=f"classify all as {name}")
+    axes.axhline(0, color=GREY, linestyle=":", label=f"classify none as {name}")
+    highest = max([0.05, *(value for value in (*values, *(high for _, _, high in ends)) if value is not None)])
+    axes.set(xlim=(0, 0.5), ylim=(-0.25 * highest, 1.1 * highest), xlabel=f"threshold probability of {name}")
+    axes.set_ylabel("net benefit per image")
+    axes.set_title("Decision curve", fontsize=TITLE_SIZE)
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(alpha=0.3)
+    return _add_legend(figure, axes)
+
+
+def plot_distribution(
+    *, distribution: Mapping[str, Sequence[int]], positive: str, threshold: float | None = None
+) -> Figure:
+    """Plot histograms of the positive class's probability, a panel for each true class."""
+    figure, panels = new_figure(5.2, 4.8, rows=len(distribution), sharex=True)
+    for (name, counts), axes, colour in zip(distribution.items(), panels, (BLUE, ORANGE)):
+        bins = np.linspace(0, 1, len(counts) + 1)
+        axes.bar(bins[:-1], counts, width=np.diff(bins), align="edge", color=colour, alpha=0.8, edgecolor="white")
+        axes.set_title(f"true class {shorten(name, 24)}: {plural(sum(counts), 'image')}", fontsize=TEXT_SIZE)
+        axes.set(xlim=(0, 1), ylabel="images")
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+        if threshold is not None:
+            axes.axvline(threshold, color="black", linestyle=":", label=f"decision threshold: {threshold:.3f}")
+    panels[-1].set_xlabel(f"predicted probability of {shorten(positive, 24)}")
+    return _add_legend(figure, panels[0])
 
 
 def plot_threshold(*, positive: np.ndarray, probabilities: np.ndarray, threshold: float, name: str) -> Figure:

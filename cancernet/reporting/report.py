@@ -68,6 +68,12 @@ def draw_figures(
             figures["threshold"] = plots.plot_threshold(
                 positive=truth == index, probabilities=stated, threshold=report.decision.threshold, name=event
             )
+        threshold = report.decision.threshold if report.decision else None
+        if report.distribution:
+            named = dict(zip(names, report.distribution.values(), strict=True))
+            figures["distribution"] = plots.plot_distribution(distribution=named, positive=event, threshold=threshold)
+        if report.decision_curve:
+            figures["net_benefit"] = plots.plot_net_benefit(curve=report.decision_curve, positive=event)
     bins = report.calibration.bins
     figures["reliability"] = plots.plot_reliability(bins=bins, probabilities=stated, ece=metrics["ece"], positive=event)
     if report.patients:

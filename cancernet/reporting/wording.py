@@ -8,7 +8,7 @@ from cancernet.config import INSIDE_SHARE
 from cancernet.evaluation.decision import FittedOn, ValidationRates
 from cancernet.evaluation.intervals import FEW_GROUPS, LEAST_GROUPS, exact_interval
 from cancernet.evaluation.metrics import METRICS, Place
-from cancernet.evaluation.results import Estimate, Interval, TwoClassPatientRow
+from cancernet.evaluation.results import Estimate, Interval, NetBenefit, TwoClassPatientRow
 from cancernet.reporting.schema import DataSummary, Report, SplitCounts
 
 FIXED_MODEL = (
@@ -111,6 +111,21 @@ def describe_calibration(report: Report) -> str:
     if wrong:
         advice = f"{wrong} Use their order and the classes, but not the probabilities before they are recalibrated"
     return f"{advice} ({values})."
+
+
+def describe_net_benefit(curve: Sequence[NetBenefit], positive: str) -> str:
+    """Say at which thresholds the model is better than classifying all or no images as positive."""
+    better = [each.threshold for each in curve if each.gain.low is not None and each.gain.low > 0]
+    if all(each.gain.low is None for each in curve):
+        return f"Whether the model is useful is unknown: {curve[0].gain.reason}."
+    alternatives = f"classifying all images or none as {positive}"
+    if not better:
+        return f"At no threshold is the net benefit of the model significantly higher than that of {alternatives}."
+    between = [each.threshold for each in curve if better[0] <= each.threshold <= better[-1]]
+    where = f"thresholds from {better[0]:g} to {better[-1]:g}"
+    if better != between:
+        where = f"{len(better)} of {plural(len(between), 'threshold')} from {better[0]:g} to {better[-1]:g}"
+    return f"The net benefit of the model is significantly higher than that of {alternatives} at {where}."
 
 
 def key_results(report: Report) -> list[KeyResult]:

@@ -6,7 +6,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from made_up_predictions import predictions_of
+from made_up_predictions import predictions_of, two_class_predictions
+from scipy import stats
 from scipy.special import expit, logit
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
@@ -586,3 +587,23 @@ def test_a_metric_is_one_entry(monkeypatch):
     predictions = predictions_of(*two_classes())
     (differences,) = compare_figures([predictions, predictions], **TWO)
     assert differences["youden"].value == 0
+
+
+def test_net_benefit_by_hand():
+    probability = [0.12, 0.32, 0.62, 0.1, 0.15, 0.25, 0.4, 0.05, 0.05, 0.05]
+    predictions = two_class_predictions([1, 1, 1, *[0] * 7], probability, [f"p{row}" for row in range(10)])
+    found = evaluation.evaluate(predictions, classes=["0", "1"], positive="1")
+    curve = {each.threshold: each for each in found.decision_curve}
+    expected = {  # true positives / 10 - false positives / 10 * odds of the threshold; all: 3 and 7 of 10
+        0.05: (0.3 - 0.7 / 19, 0.3 - 0.7 / 19, 0),
+        0.2: (0.2 - 0.2 / 4, 0.3 - 0.7 / 4, 0.025),
+        0.5: (0.1, 0.3 - 0.7, 0.1),  # none is better than all
+    }
+    for threshold, values in expected.items():
+        row = curve[threshold]
+        assert (row.model.value, row.all_positive, row.gain.value) == pytest.approx(values), threshold
+    # one image in ten counts 1, the others 0: standard error sqrt(0.9 / 90), effective number 1.8^2 / 0.9 * pi / 2
+    half = stats.t.ppf(0.975, 1.8**2 / 0.9 * np.pi / 2 - 1) * 0.1
+    assert (curve[0.5].model.low, curve[0.5].model.high) == pytest.approx((0.1 - half, 0.1 + half))
+    assert [number for number, images in enumerate(found.distribution["1"]) if images] == [2, 6, 12]
+    assert [sum(counts) for counts in found.distribution.values()] == [7, 3]

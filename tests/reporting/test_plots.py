@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from cancernet.evaluation.results import CalibrationBin, Estimate, PatientRow, TwoClassPatientRow
+from cancernet.evaluation.results import CalibrationBin, Estimate, NetBenefit, PatientRow, TwoClassPatientRow
 from cancernet.reporting import plots
 
 DEFINED = Estimate(0.75, 0.5, 1.0)
@@ -42,6 +42,8 @@ def every_figure() -> dict[str, Figure]:
         "precision_recall": plots.plot_precision_recall(curves={"b": curve}, operating_point=(0.5, 0.5)),
         "reliability": plots.plot_reliability(bins=[], probabilities=SCORES, ece=DEFINED, positive="b"),
         "threshold": plots.plot_threshold(positive=TRUTH, probabilities=SCORES, threshold=0.4, name="b"),
+        "distribution": plots.plot_distribution(distribution={"a": [2, 0], "b": [0, 3]}, positive="b", threshold=0.4),
+        "net_benefit": plots.plot_net_benefit(curve=[NetBenefit(0.2, DEFINED, 0.1, DEFINED)], positive="b"),
         "patients": plots.plot_patients(patients=[patient("p", 1, 1, 1, 1)]),
     }
 
@@ -255,3 +257,20 @@ def test_names_in_any_script_take_a_font_that_has_it(monkeypatch, installed):
         families = matplotlib.rcParams["font.family"]
     assert families == (["DejaVu Sans", "cjk"] if installed else ["DejaVu Sans"])
     assert ("No installed font has 瘍 腫; pictures show boxes." in said) is not installed
+
+
+def test_net_benefit_draws_the_model_with_its_interval_and_both_alternatives():
+    rows = [(0.1, 0.3, 0.2), (0.2, 0.2, -0.1)]
+    curve = [NetBenefit(t, Estimate(v, v - 0.1, v + 0.1), of_all, DEFINED) for t, v, of_all in rows]
+    (axes,) = plots.plot_net_benefit(curve=curve, positive="IDC").axes
+    assert line(axes, "this model").get_xydata().tolist() == [[0.1, 0.3], [0.2, 0.2]]
+    assert line(axes, "classify all as IDC").get_ydata().tolist() == [0.2, -0.1]
+    assert line(axes, "classify none as IDC").get_ydata() == [0, 0]
+    corners = axes.collections[0].get_paths()[0].vertices
+    assert (corners[:, 1].min(), corners[:, 1].max()) == pytest.approx((0.1, 0.4))
+
+
+def test_distribution_has_a_panel_for_each_true_class():
+    figure = plots.plot_distribution(distribution={"benign": [2, 1], "IDC": [0, 4]}, positive="IDC", threshold=0.3)
+    assert [[bar.get_height() for bar in axes.patches] for axes in figure.axes] == [[2, 1], [0, 4]]
+    assert [axes.get_title() for axes in figure.axes] == ["true class benign: 3 images", "true class IDC: 4 images"]

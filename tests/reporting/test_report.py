@@ -19,7 +19,7 @@ from made_reports import (
 
 from cancernet.evaluation import metrics
 from cancernet.evaluation.predictions import Predictions
-from cancernet.evaluation.results import Estimate, as_json
+from cancernet.evaluation.results import Estimate, NetBenefit, as_json
 from cancernet.reporting.plots import plot_confusion_matrix
 from cancernet.reporting.printed import report_text
 from cancernet.reporting.report import draw_figures, write_report
@@ -339,3 +339,12 @@ def test_the_warnings_that_follow_from_the_data_are_written_and_nothing_else_is_
     assert many == make_report_of_three()
     assert len(json.loads((tmp_path / "report.json").read_bytes())["warnings"]) == 2
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+def test_the_page_has_the_decision_curve_as_a_table(report, tmp_path):
+    curve = [NetBenefit(0.025 * step, Estimate(0.25, 0.125, 0.375), -0.5, make_difference(0.1)) for step in (1, 2)]
+    html = page(tmp_path, replace(report, decision_curve=curve))
+    row = re.search(r"<tr><td>5%</td>(.*?)</tr>", html)[1]
+    assert '<td data-heading="this model">0.250<small>0.125 to 0.375</small></td>' in row
+    assert '<td data-heading="classify all">-0.500</td>' in row
+    assert "Net benefit" not in page(tmp_path, report)

@@ -6,7 +6,7 @@ import pytest
 from made_reports import make_report, make_report_of_three, undefined, without_interval
 
 from cancernet.evaluation.decision import FittedOn
-from cancernet.evaluation.results import AtPrevalence, Estimate, Interval, TwoClassPatientRow
+from cancernet.evaluation.results import AtPrevalence, Estimate, Interval, NetBenefit, TwoClassPatientRow
 from cancernet.reporting.printed import report_text
 from cancernet.reporting.schema import SplitCounts, ValidationRates
 from cancernet.reporting.wording import (
@@ -15,6 +15,7 @@ from cancernet.reporting.wording import (
     describe_counts,
     describe_decision,
     describe_fit,
+    describe_net_benefit,
     describe_out_of_distribution,
     describe_split,
     interval,
@@ -260,3 +261,21 @@ def test_numbers_and_words():
 def test_the_size_of_the_validation_set_is_described():
     assert describe_fit(FittedOn(456, 14)) == "456 images from 14 patients"
     assert describe_fit(FittedOn(1456)) == "1,456 images"
+
+
+@pytest.mark.parametrize(
+    ("lows", "words"),
+    [
+        ([0.1, 0.1, -0.1], "than that of classifying all images or none as IDC at thresholds from 0.1 to 0.2."),
+        ([0.1, -0.1, 0.1], "at 2 of 3 thresholds from 0.1 to 0.3."),
+        ([-0.1, -0.1, -0.1], "At no threshold is the net benefit of the model significantly higher than"),
+        ([None, None, None], "Whether the model is useful is unknown: too few patients."),
+    ],
+)
+def test_net_benefit_says_at_which_thresholds_the_model_is_useful(lows, words):
+    def estimate(low):
+        return Estimate(0.1, low, low and 0.3, None if low else "too few patients")
+
+    rows = zip((0.1, 0.2, 0.3), lows, strict=True)
+    curve = [NetBenefit(threshold, estimate(low), 0.05, estimate(low)) for threshold, low in rows]
+    assert words in describe_net_benefit(curve, "IDC")
