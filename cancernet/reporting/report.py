@@ -131,7 +131,7 @@ def write_report(folder: Path, report: Report, figures: Mapping[str, Figure]) ->
         embed=lambda picture: embed((folder / picture).read_bytes()),
     )
     texts = {REPORT_TEXT: report_text(report), REPORT_PAGE: html, REPORT: format_json(report)}
-    if report.title is None:  # of a run, not of its evaluation on other data
+    if report.title is None and report.cross_validation is None:  # of a run, which has a model
         texts["MODEL_CARD.md"] = write_model_card(report)
     write_pages(folder, drawn, texts)
 
@@ -180,7 +180,7 @@ def render_page(
     """Fill in a template, in which numbers are formatted by the functions of the printed text."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
+        autoescape=template.endswith(".html"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

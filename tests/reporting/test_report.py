@@ -224,6 +224,7 @@ def test_a_run_has_a_model_card_with_the_metadata_of_hubs_and_an_evaluation_has_
     _, front, text = (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8").split("---\n", 2)
     (entry,) = yaml.safe_load(front)["model-index"]
     assert entry["name"] == 'a "run"'
+    assert '# a "run"' in text
     values = {each["type"]: each["value"] for each in entry["results"][0]["metrics"]}
     assert values["auroc"] == pytest.approx(5 / 6, abs=1e-4)
     assert "The model detects 50% of IDC images" in text
