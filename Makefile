@@ -1,5 +1,5 @@
 # make demo       build, train and report on synthetic slides
-# make test       fast tests (four minutes on two cores)
+# make test       fast tests (eight minutes on two cores)
 # make test-slow  slow tests; KILLS=5 kills 20 trainings and 20 builds instead of 8 and 8
 # make test-jax   core tests with Keras on JAX
 # make test-versions  core tests with the lowest versions of pyproject.toml, and with the newest on Python 3.12 and 3.13
