@@ -138,7 +138,7 @@ def net_benefit(weighted: WeightedImages, threshold: float) -> np.ndarray:
 
 def net_benefit_of_all(weighted: WeightedImages, threshold: float) -> np.ndarray:
     """Compute the net benefit `[rows]` of classifying every image as positive."""
-    share = weighted.counts.sum(axis=2)[:, weighted.images.positive or 0] / weighted.total
+    share = ratio(weighted.counts.sum(axis=2)[:, weighted.images.positive or 0], weighted.total)
     return share - (1 - share) * threshold / (1 - threshold)
 
 
