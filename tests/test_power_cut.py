@@ -74,7 +74,7 @@ def cut_power(tmp_path):
 @pytest.mark.parametrize("files", [20, 400])
 def test_a_folder(cut_power, files):
     before, after = cut_power(["-c", WRITE, "{}/folder", 5], ["-c", WRITE, "{}/folder", files])
-    assert after == before
+    assert before.items() <= after.items()  # a deletion may be missing
     assert len(after) >= files + 1
 
 
@@ -85,11 +85,11 @@ def test_build_train_and_predict(cut_power, tmp_path):
     trained = ["train_model.py", "--dataset", "{}/dataset", "--output", "{}/run", *TRAIN, "--force"]
     predicted = ["-m", "cancernet", "predict", "{}/run", source / "100", "--output", "{}/predicted", "--force"]
     before, after = cut_power(built, built)
-    assert after == before
+    assert before.items() <= after.items()  # a deletion may be missing
     assert sum(name.endswith(".png") for name in after) >= 72
     before, after = cut_power(trained, trained)
-    assert after == before
+    assert before.items() <= after.items()  # a deletion may be missing
     assert {"run/model.keras", "run/report.json", "run/report.html", "run/predictions.csv"} <= set(after)
     before, after = cut_power(predicted, predicted)
-    assert after == before
+    assert before.items() <= after.items()  # a deletion may be missing
     assert {"predicted/predictions.csv", "predicted/summary.csv"} <= set(after)

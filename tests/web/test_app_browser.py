@@ -119,7 +119,7 @@ def test_the_outline_and_the_counts_follow_the_slider(page):
     page.get_by_role("button", name="Default").click()
     page.get_by_text("Expected from").wait_for()
     own = count_dark(page, slide_map)
-    assert dark["End"] < dark["Home"] < own  # no outline, one around all, one around some, which is longer
+    assert dark["End"] < min(dark["Home"], own)  # no outline; one around all, and around some, partly dashed
 
 
 def move_slider(page, key, expected):
@@ -142,8 +142,8 @@ def count_dark(page, slide_map):
 
 def test_no_text_about_breast_tissue_with_a_run_of_other_images(tmp_path):
     run = make_run(tmp_path / "run", classes=("covid", "normal", "pneumonia_bacterial"), mpp=None)
-    for name, data in sample_uploads()[:4]:
-        path = run / SAMPLES / "covid" / name
+    for number, (_, data) in enumerate(sample_uploads()[:4]):
+        path = run / SAMPLES / "covid" / f"person{number}.png"  # a name without a position
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     with browse(run, tmp_path) as page:
