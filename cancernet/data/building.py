@@ -352,6 +352,8 @@ def _cut_patches(
                 _write_image(data, str(slide.path), f"{output}/{target}", "copy")
                 checks[target] = _describe_image(tile.image, data)
     except InputError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno:
+            raise CancerNetError(str(error)) from error  # another attempt may succeed
         reason = str(error)
     return [checks.get(target, Check("", 0, 0, False, 0, reason)) for _, target in tasks]
 

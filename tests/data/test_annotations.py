@@ -1,17 +1,20 @@
 """Slides with annotations: which patches they give, with which class, and what is refused."""
 
+import errno
 import json
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
 
-from cancernet import InputError
+from cancernet import CancerNetError, InputError
+from cancernet.data import building, tiles
 from cancernet.data.annotations import classify_cells, read_regions
-from cancernet.data.dataset import open_dataset
+from cancernet.data.dataset import Patch, open_dataset
 from cancernet.data.grid import lay_out_patches
 from cancernet.workflow import build as workflow
 from cancernet.workflow.build import BuildOptions, write_dataset
@@ -197,3 +200,25 @@ def test_options_that_do_not_fit_slides_are_refused(tmp_path, options, message):
     write_source(tmp_path)
     with pytest.raises(InputError, match=message):
         build(tmp_path, **options)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, None])
+def test_a_failing_read_ends_a_build_and_a_damaged_block_is_rejected(tmp_path, monkeypatch, number):
+    def fail(*_, **__):
+        try:
+            raise OSError(number, "Input/output error") if number else ValueError("damaged")
+        except (OSError, ValueError) as error:
+            raise InputError("slide.tif: a chunk cannot be read.") from error
+
+    monkeypatch.setattr(tiles, "iterate_tiles", fail)
+    write_slide(tmp_path / "slide.tif")
+    slides = {"s": SimpleNamespace(path=tmp_path / "slide.tif", mpp=0.5)}
+    tasks = [(Patch("s_x0_y0.png", "a", "s", 0, 0, "", ""), "training/a/s_x0_y0.png")]
+    settings = SimpleNamespace(patch_pixels=32, mpp=0.5)
+    if number:
+        with pytest.raises(CancerNetError, match="a chunk cannot be read") as raised:
+            building._cut_patches(slides, str(tmp_path), settings, tasks)
+        assert not isinstance(raised.value, InputError)
+    else:
+        (check,) = building._cut_patches(slides, str(tmp_path), settings, tasks)
+        assert check.reason == "slide.tif: a chunk cannot be read."
