@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MODEL, DECISION, CONFIG, HISTORY = "model.keras", "decision.json", "config.json", "history.csv"
 REPORT, REPORT_TEXT, REPORT_PAGE, PREDICTIONS = "report.json", "report.txt", "report.html", "predictions.csv"
 OUT_OF_DISTRIBUTION = "out_of_distribution.npz"  # the detector; older runs do not have it
-FAMILIAR = "familiar.npz"  # its name in version 0.1
+_OLD_NAME = "familiar.npz"  # of it, in version 0.1
 SAMPLES = "samples"  # some of the test images, <class>/<file>
 REQUEST = "begun.json"  # what an unfinished run was started with
 FEATURES = "features"  # in an unfinished run: features of the backbone, where the dataset's folder cannot be written
@@ -232,7 +232,7 @@ def _load_detector(folder: Path, model: "keras.Model") -> "OutOfDistributionDete
     from cancernet.explain.out_of_distribution import OutOfDistributionDetector, ReferenceDistribution, check_detector
 
     fields = ReferenceDistribution._fields
-    path = next((folder / name for name in (OUT_OF_DISTRIBUTION, FAMILIAR) if (folder / name).is_file()), None)
+    path = next((folder / name for name in (OUT_OF_DISTRIBUTION, _OLD_NAME) if (folder / name).is_file()), None)
     if path is None:
         return None
     try:

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, write_slides
+from conftest import ROOT, SMALL_BACKBONE, write_slides
 
 pytestmark = pytest.mark.slow
 
@@ -33,28 +33,22 @@ from cancernet.workflow import build
 
 build.save_overview = lambda *_: None
 """
-TRAINER = """
+TRAINER = (
+    """
 import json, os, sys
 import keras, tensorflow, sklearn.model_selection, matplotlib.pyplot, optuna, tiffslide
 from cancernet import __main__
 from cancernet.cli import run_command
 from cancernet.inference import predict, prediction, results
-from cancernet.models.architectures import ARCHITECTURES
 from cancernet.reporting import illustration, montages, report
-from cancernet.training import checkpoints, ensembles
+from cancernet.training import ensembles
 from cancernet.workflow import train
 
-def small_backbone(include_top, weights, input_tensor):
-    maps = input_tensor
-    for name in ARCHITECTURES["mobilenetv3small"].stages:
-        maps = keras.layers.Conv2D(4, 3, strides=2, activation="relu", name=name)(maps)
-    return keras.Model(input_tensor, keras.layers.Conv2D(8, 3, activation="relu")(maps))
-
-keras.applications.MobileNetV3Small = small_backbone
-checkpoints._SECONDS_BETWEEN_CHECKPOINTS = checkpoints._MAX_SECONDS_BETWEEN = -1
 report.draw_figures = lambda *_, **__: {}
 illustration.draw_augmentation = lambda *_, **__: {}
 """
+    + SMALL_BACKBONE
+)
 SERVE = """
 print("ready", flush=True)
 for line in sys.stdin:

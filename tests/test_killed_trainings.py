@@ -8,10 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 
 import pytest
-from conftest import KILLS, ROOT, write_slides
+from conftest import KILLS, ROOT, SMALL_BACKBONE, write_slides
 
 import build_dataset
 
@@ -19,24 +20,19 @@ pytestmark = pytest.mark.slow
 
 # A checkpoint before every step, so that a kill can meet one that is being written; and a backbone of four layers,
 # since what a kill can spoil does not depend on its size.
-EAGER = """
+EAGER = (
+    """
 import sys
 from cancernet.cli import run_command
 import train_model
 def main(argv):
-    import keras
-    from cancernet.training import checkpoints
-    from cancernet.models.architectures import ARCHITECTURES
-    def small_backbone(include_top, weights, input_tensor):
-        maps = input_tensor
-        for name in ARCHITECTURES["mobilenetv3small"].stages:
-            maps = keras.layers.Conv2D(4, 3, strides=2, activation="relu", name=name)(maps)
-        return keras.Model(input_tensor, keras.layers.Conv2D(8, 3, activation="relu")(maps))
-    keras.applications.MobileNetV3Small = small_backbone
-    checkpoints._SECONDS_BETWEEN_CHECKPOINTS = checkpoints._MAX_SECONDS_BETWEEN = -1
+"""
+    + textwrap.indent(SMALL_BACKBONE, "    ")
+    + """
     train_model.main(argv)
 run_command(main)
 """
+)
 SMALL = ["--views", "one", "--batch-size", "16"]
 CNN = [*SMALL, "--model", "simple_cnn", "--image-size", "24"]
 BACKBONE = ["--model", "mobilenetv3small", "--weights", "none", "--image-size", "32", "--views", "one"]

@@ -16,7 +16,6 @@ from cancernet import InputError
 from cancernet.data.dataset import IDC_PIXELS, Patch
 from cancernet.data.images import resize_image
 
-PATCH_STEP = IDC_PIXELS  # pixels from one patch to the next, where nothing else is known
 LEAST_NEIGHBOURS = 4.0  # of 8, on average: a complete slide has 5.5 to 7.5, a sample of a slide less than 1
 MOST_CELLS = 25_000_000  # of a grid: a slide of 250,000 x 250,000 pixels at a step of 50
 PICTURE_PIXELS = 1600  # the longest side of a slide's picture, roughly
@@ -33,7 +32,7 @@ class SlideGrid:
     y: np.ndarray  # float [m] top pixel
     rows: np.ndarray  # int [m]
     columns: np.ndarray  # int [m]
-    step: float = PATCH_STEP  # pixels from one patch to the next
+    step: float = IDC_PIXELS  # pixels from one patch to the next
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -73,7 +72,7 @@ def lay_out(
     y: Sequence[float | None],
     files: Sequence[str],
     *,
-    step: float = PATCH_STEP,
+    step: float = IDC_PIXELS,
 ) -> Layout:
     """Place n patches on the grids of their slides.
 
@@ -103,7 +102,7 @@ def lay_out(
     return Layout(tuple(slides), unplaceable)
 
 
-def lay_out_patches(patches: Sequence[Patch], step: float = PATCH_STEP) -> Layout:
+def lay_out_patches(patches: Sequence[Patch], step: float = IDC_PIXELS) -> Layout:
     """Place the rows of a manifest on the grids of their slides, `step` pixels apart; see `lay_out`."""
     x, y, files = ([getattr(patch, name) for patch in patches] for name in ("x", "y", "file"))
     return lay_out([patch.slide for patch in patches], x, y, files, step=step)
@@ -155,10 +154,10 @@ def find_edges(mask: np.ndarray) -> np.ndarray:
 
 def thumbnail_side(shape: tuple[int, int]) -> int:
     """Return the pixels of a patch in the picture of a slide of `shape` rows and columns; see PICTURE_PIXELS."""
-    return int(np.clip(PICTURE_PIXELS // max(shape), LEAST_THUMBNAIL, PATCH_STEP))
+    return int(np.clip(PICTURE_PIXELS // max(shape), LEAST_THUMBNAIL, IDC_PIXELS))
 
 
-def make_thumbnail(image: np.ndarray, side: int, step: float = PATCH_STEP) -> np.ndarray:
+def make_thumbnail(image: np.ndarray, side: int, step: float = IDC_PIXELS) -> np.ndarray:
     """Return a patch as RGB, at the scale at which `step` pixels become `side`; an edge tile stays smaller."""
     rgb = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
     share = min(1.0, step / max(rgb.shape[:2])) * side / step

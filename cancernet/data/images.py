@@ -125,8 +125,8 @@ def decode_image(data: bytes, channels: int, *, megapixels: float | None = MOST_
     Grey, RGB, palette and transparent images of 8 or 16 bits are supported. Transparent pixels become white, the
     background of a slide. 16-bit values are divided by 257, so that 65535 becomes 255. In a PGM or PPM file the largest
     value that the header declares becomes 255. (PNG's significant bits and TIFF's MaxSampleValue are not used: both
-    formats define white by the whole range.) Only the first page of a file is read. An image is turned upright as its
-    EXIF orientation says, in every format.
+    formats define white by the whole range.) Only the first page of a file is read. An image is rotated and
+    flipped as its EXIF orientation says, in every format.
 
     Args:
         channels: 3 for RGB, 1 for grey (ITU-R BT.601 weights).
@@ -191,7 +191,7 @@ def _read_orientation(data: bytes) -> int:
 
 
 def _turn(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn an image [height, width, ...] upright, as its EXIF orientation says."""
+    """Rotate and flip an image [height, width, ...] as its EXIF orientation says."""
     if orientation >= 5:
         image = image.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):

@@ -6,8 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from cancernet.data.dataset import Patch
-from cancernet.data.grid import PATCH_STEP, Layout, lay_out_patches
+from cancernet.data.dataset import IDC_PIXELS, Patch
+from cancernet.data.grid import Layout, lay_out_patches
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +17,7 @@ class Scores:
     patches: Sequence[Patch]
     log_probabilities: np.ndarray  # float64 [n, classes]
     distances: np.ndarray | None = None  # [n] of out-of-distribution detection, above 1 outside; None if not measured
-    step: float = PATCH_STEP  # pixels from one patch to the next
+    step: float = IDC_PIXELS  # pixels from one patch to the next
 
     def __post_init__(self) -> None:
         if len(self.patches) != len(self.log_probabilities):

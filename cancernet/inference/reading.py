@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cancernet import InputError
-from cancernet.data.dataset import Patch, find_place
-from cancernet.data.grid import PATCH_STEP, lay_out_patches, thumbnail_side
+from cancernet.data.dataset import IDC_PIXELS, Patch, find_place
+from cancernet.data.grid import lay_out_patches, thumbnail_side
 from cancernet.data.images import decode_image, read_image
 from cancernet.data.tiles import SlideImage, Tile, iterate_tiles, open_slide_image, tile_grid
 from cancernet.inference.work_list import LARGE, SLIDE, WorkItem
@@ -68,7 +68,7 @@ def open_item(
             except InputError as error:
                 rejected.extend(explain([file], error))
 
-    thumbnail_pixels = min((thumbnail_side(slide.shape) for slide in layout.slides), default=PATCH_STEP)
+    thumbnail_pixels = min((thumbnail_side(slide.shape) for slide in layout.slides), default=IDC_PIXELS)
     yield OpenItem(read(), thumbnail_pixels, rejected=rejected)
 
 

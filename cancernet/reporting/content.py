@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cancernet.config import SPLITS, Experiment, describe_field
-from cancernet.data.dataset import Patch, Summary, name_classes
-from cancernet.data.grid import PATCH_STEP, Layout, lay_out_patches
+from cancernet.data.dataset import IDC_PIXELS, Patch, Summary, name_classes
+from cancernet.data.grid import Layout, lay_out_patches
 from cancernet.data.images import read_image
 from cancernet.evaluation.comparison import compare_figures
 from cancernet.evaluation.decision import Decision, decide_otherwise, expected_rates
@@ -90,7 +90,7 @@ def evaluate_split(scores: Scores, decision: Decision, context: ReportContext) -
 
 
 def pool_folds(
-    folders: Sequence[Path], patches: Sequence[Patch], context: ReportContext, step: float = PATCH_STEP
+    folders: Sequence[Path], patches: Sequence[Patch], context: ReportContext, step: float = IDC_PIXELS
 ) -> EvaluatedSplit:
     """Evaluate the test images of all folds together, each predicted by the model of its fold.
 

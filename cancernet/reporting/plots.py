@@ -287,9 +287,11 @@ def use_fonts(names: Iterable[str]) -> str:
     """
     families = ["DejaVu Sans"]
     missing = set("".join(names)) - _list_characters(font_manager.findfont(families[0]))
-    for font in font_manager.fontManager.ttflist if missing else ():
-        # Matplotlib's "Last Resort" has boxes for all characters
-        if "Last Resort" not in font.name and (found := missing & _list_characters(font.fname)):
+    if not missing:
+        return ""
+    for font in font_manager.fontManager.ttflist:
+        # Matplotlib's "Last Resort" has boxes for all characters.
+        if missing and "Last Resort" not in font.name and (found := missing & _list_characters(font.fname)):
             families.append(font.name)
             missing -= found
     matplotlib.rcParams["font.family"] = families

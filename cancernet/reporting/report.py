@@ -64,11 +64,11 @@ def draw_figures(
     if positive is not None:
         index = classes.index(positive)
         event, stated = names[index], probabilities[:, index]
-        if report.decision and report.decision.threshold is not None:
-            figures["threshold"] = plots.plot_threshold(
-                positive=truth == index, probabilities=stated, threshold=report.decision.threshold, name=event
-            )
         threshold = report.decision.threshold if report.decision else None
+        if threshold is not None:
+            figures["threshold"] = plots.plot_threshold(
+                positive=truth == index, probabilities=stated, threshold=threshold, name=event
+            )
         if report.distribution:
             named = dict(zip(names, report.distribution.values(), strict=True))
             figures["distribution"] = plots.plot_distribution(distribution=named, positive=event, threshold=threshold)
