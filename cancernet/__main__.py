@@ -34,11 +34,7 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the verb that the arguments name.
-
-    Raises:
-        CancerNetError: as the verb.
-    """
+    """Run the verb that the arguments name."""
     verb, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if verb in ("-h", "--help"):
         lines = [f"  {name:<10}{each.summary}" for name, each in VERBS.items()]
@@ -53,14 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run_verb(name: str, argv: Sequence[str], *, prog: str) -> object:
-    """Parse the options of a verb and call its function.
-
-    Args:
-        prog: what the user typed, for --help and errors.
-
-    Returns:
-        What the verb's function returns.
-    """
+    """Parse the options of a verb and return what its function returns; `prog` is what the user typed."""
     verb = VERBS[name]
     module = import_module(verb.module)
     options = parse_options(

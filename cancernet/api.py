@@ -49,13 +49,9 @@ class Run(run.Run):
 
 
 def load(folder: str | Path) -> Run:
-    """Load a run.
+    """Load a run from its folder, such as runs/cancernet.
 
-    Args:
-        folder: of the run, such as runs/cancernet.
-
-    Raises:
-        InputError: a file is missing or damaged, or the files are not of one run.
+    Raises InputError or StorageError if a file is missing or damaged, or the files are not of one run.
     """
     from cancernet.models.backend import import_keras
 
@@ -67,13 +63,8 @@ def load(folder: str | Path) -> Run:
 def build(source: str | Path = ORIGINAL, output: str | Path = DATASET, **options: Any) -> "Dataset":
     """Copy images into training, validation and testing class folders, whole patients at a time.
 
-    Args:
-        source: folder of images, one folder a class.
-        output: folder to make.
-        options: those of `cancernet build --help`, with underscores, such as `patient_pattern="^(person\\d+)_"`.
-
-    Raises:
-        InputError: an option, the source or the output cannot be used.
+    Options are those of `cancernet build --help`, with underscores, such as `patient_pattern="^(person\\d+)_"`. Raises
+    InputError if an option, the source or the output cannot be used.
     """
     from cancernet.workflow.build import BuildOptions, build
 
@@ -84,7 +75,6 @@ def train(dataset: str | Path = DATASET, output: str | Path | None = None, **opt
     """Train a network on a built dataset, then report on patients it has never seen.
 
     Args:
-        dataset: folder made by `build`.
         output: folder of the run; runs/MODEL by default.
         options: those of `cancernet train --help`, with underscores, such as `model="densenet121", folds=5`; and all
             settings of `config.Experiment`.
@@ -113,13 +103,8 @@ def train(dataset: str | Path = DATASET, output: str | Path | None = None, **opt
 def evaluate(folder: str | Path, dataset: str | Path = DATASET, **options: Any) -> "Report":
     """Evaluate a finished run, with its decision unchanged, on the images of a built dataset.
 
-    Args:
-        folder: of the run.
-        dataset: folder made by `build`.
-        options: those of `cancernet evaluate --help`, with underscores.
-
-    Raises:
-        InputError: the run or the dataset cannot be used, or the run has seen these patients.
+    Options are those of `cancernet evaluate --help`, with underscores. Raises InputError if the run or the dataset
+    cannot be used, or the run has seen these patients.
     """
     from cancernet.workflow.evaluate import EvaluationOptions, evaluate
 
@@ -132,7 +117,6 @@ def predict_slides(
     """Predict slides, large images and patches; a slide is smoothed over neighbouring patches.
 
     Args:
-        loaded: a run, as of `load`.
         paths: images, folders of images, whole slides, or CSV tables with a column `path`.
         output: folder for tables, maps and outlines; None writes none.
         options: mpp, tile, neighbours, threshold and force, as of `cancernet predict --help`.
@@ -147,14 +131,10 @@ def predict_slides(
 
 
 def compare(*runs: str | Path, **options: Any) -> "Comparison":
-    """Compare runs evaluated on the same images with the first of them.
+    """Compare runs evaluated on the same images, or evaluations or cross-validations, with the first of them.
 
-    Args:
-        runs: two or more folders of evaluations, runs or cross-validations.
-        options: those of `cancernet compare --help`, with underscores.
-
-    Raises:
-        InputError: fewer than two runs, or they were not evaluated on the same images.
+    Options are those of `cancernet compare --help`, with underscores. Raises InputError for fewer than two folders, or
+    if they were not evaluated on the same images.
     """
     from cancernet.workflow.compare import ComparisonOptions, compare
 
@@ -164,8 +144,7 @@ def compare(*runs: str | Path, **options: Any) -> "Comparison":
 def make_options(kind: type[Options], given: Mapping[str, object]) -> Options:
     """Make the options of a verb from keywords; text becomes a path where a path is expected.
 
-    Raises:
-        InputError: an unknown option, or a value of a wrong type or out of its range.
+    Raises InputError for an unknown option, or a value of a wrong type or out of its range.
     """
     from pydantic import TypeAdapter, ValidationError
 

@@ -34,12 +34,8 @@ class Parser(argparse.ArgumentParser):
 def parse_options(kind: type[Options], argv: Sequence[str], *, prog: str, about: str, epilog: str = "") -> Options:
     """Parse a command line into a dataclass whose fields were declared with `config.option`.
 
-    Args:
-        about: what the command does, for --help.
-        epilog: what --help says after the options.
-
-    Raises:
-        InputError: an unknown option, or a value that an option does not take.
+    `about` and `epilog` are what --help says before and after the options. Raises InputError for an unknown option, or
+    a value that an option does not take.
     """
     layout = argparse.RawDescriptionHelpFormatter if epilog else argparse.HelpFormatter
     parser = Parser(

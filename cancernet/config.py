@@ -95,11 +95,7 @@ def settings_of(owner: type) -> Any:
 
 
 def describe_field(owner: type, name: str) -> Option:
-    """Return the `Option` of a field; `augmentation.zoom` names a field within a field.
-
-    Raises:
-        KeyError: there is no such field.
-    """
+    """Return the `Option` of a field; `augmentation.zoom` names a field within a field. KeyError if there is none."""
     first, _, rest = name.partition(".")
     declared = {each.name: each for each in dataclasses.fields(owner)}[first]
     return describe_field(Augmentation, rest) if rest else declared.metadata["option"]
@@ -292,11 +288,8 @@ def update_settings(settings: dict[str, Any]) -> dict[str, Any]:
 def read_recipe(path: Path) -> dict[str, Any]:
     """Read a recipe file, a JSON object of settings of `Experiment`; those that it leaves out keep their values.
 
-    Returns:
-        What the file gives: name to value; `augmentation` is such an object itself.
-
-    Raises:
-        InputError: the file is missing or no JSON, or has an unknown name, or a value of a wrong type or out of range.
+    Returns the value of each given setting; `augmentation` is such an object itself. Raises InputError for a missing
+    file, an unknown name, or a value of a wrong type or out of range.
     """
     from cancernet.storage import read_json
 

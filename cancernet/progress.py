@@ -78,12 +78,7 @@ def show_progress() -> Iterator[None]:
 
 @contextlib.contextmanager
 def part(number: int, of: int, name: str) -> Iterator[None]:
-    """Tell that the body is one of several equal parts of the work around it, such as member 2 of 3.
-
-    Args:
-        number: from 1.
-        name: of what there are several.
-    """
+    """Tell that the body is one of several equal parts of the work around it, such as member 2 (`number`) of 3."""
     display = _display.get()
     if display is None or of == 1:
         yield

@@ -78,22 +78,13 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A trained network with its decision and settings.
+    """A trained network with its decision and settings."""
 
-    Attributes:
-        model: takes raw images [n, image_size, image_size, channels], 0 to 255, and returns uncalibrated probabilities
-            [n, classes].
-        decision: calibration, threshold and smoothing, fitted on validation patients.
-        settings: config.json.
-        folder: the run folder.
-        detector: detects images that are out of distribution; None in older runs.
-    """
-
-    model: "keras.Model"
-    decision: Decision
-    settings: Settings
+    model: "keras.Model"  # raw images [n, size, size, channels], 0 to 255, to uncalibrated probabilities [n, classes]
+    decision: Decision  # calibration, threshold and smoothing, fitted on validation patients
+    settings: Settings  # config.json
     folder: Path
-    detector: "OutOfDistributionDetector | None" = None
+    detector: "OutOfDistributionDetector | None" = None  # None in older runs
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -182,11 +173,7 @@ def _unwrap_outputs(network: "keras.layers.Layer") -> None:
 
 
 def _count_bytes(path: Path) -> int:
-    """Return the size of the weights in a model file, after checking that it declares no more than it contains.
-
-    Raises:
-        ValueError: its parts or its arrays would be larger than the file. Keras stores both uncompressed.
-    """
+    """Return the size of the weights in a model file; ValueError if it declares more than it contains, uncompressed."""
     import h5py
 
     with zipfile.ZipFile(path) as archive:
@@ -265,12 +252,7 @@ def _find_difference(model: "keras.Model", decision: Decision, settings: Setting
 
 
 def read_settings(folder: Path) -> Settings:
-    """Read the settings of a run, also of one that an earlier version wrote.
-
-    Raises:
-        InputError: there is no such run.
-        StorageError: config.json is damaged.
-    """
+    """Read config.json, also of an earlier version; InputError if there is no run, StorageError if it is damaged."""
     if not folder.is_dir():
         raise InputError(f"There is no run {folder}. Train one with train_model.py --output {folder}.")
     folds = sorted(folder.glob(f"fold_*/{MODEL}"))
@@ -286,14 +268,7 @@ def _update_config(config: dict[str, object]) -> dict[str, object]:
 
 
 def read_report(folder: Path, content: type[Content]) -> Content | None:
-    """Read report.json; None if the run has none.
-
-    Args:
-        content: its type, `reporting.content.Report`.
-
-    Raises:
-        StorageError: the file is damaged.
-    """
+    """Read report.json as `content`, `reporting.schema.Report`; None if there is none, StorageError if damaged."""
     return storage.read_json(folder / REPORT, content, advice=_ADVICE) if is_finished(folder) else None
 
 
@@ -348,10 +323,7 @@ def prepare_folder(folder: Path, request: Mapping[str, object], *, force: bool) 
     Args:
         folder: of the run; the caller holds its lock.
         request: all that the figures follow from, in JSON types and paths.
-        force: whether a finished run, or an unfinished one with another request, is replaced.
-
-    Raises:
-        InputError: `folder` cannot be replaced, or the unfinished run was started with another request.
+        force: whether a finished run, or an unfinished one with another request, is replaced; otherwise InputError.
     """
     storage.check_replaceable(folder, FolderKind.RUN, force=force)
     work = name_unfinished(folder)
@@ -405,11 +377,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def finish_folder(work: Path, folder: Path) -> None:
-    """Delete what only an unfinished run needs, and give a finished run its name.
-
-    Raises:
-        StorageError: the folder cannot be renamed; nothing is lost.
-    """
+    """Delete what only an unfinished run needs, and name the finished run; StorageError if it cannot be renamed."""
     try:
         storage.flush_folder(work)
         for name in ("checkpoint*", ".checkpoint*", FEATURES):
@@ -448,11 +416,7 @@ def find_seen(seen: Seen, patches: Sequence[Patch]) -> list[str]:
 
 
 def check_same_kind(settings: Settings, patches: Sequence[Patch], *, are_grey: bool) -> None:
-    """Check that a run can be evaluated on these patches.
-
-    Raises:
-        InputError: classes that the run does not have, or grey images for a run on colour images or the reverse.
-    """
+    """Raise InputError if a run lacks a class of the patches, or only either of them is grey."""
     unknown = {patch.label for patch in patches} - set(settings.classes)
     if unknown:
         raise InputError(f"The run has the classes {', '.join(settings.classes)}, not {', '.join(sorted(unknown))}.")
@@ -481,11 +445,7 @@ def write_predictions(folder: Path, predictions: Predictions, classes: Sequence[
 
 
 def read_predictions(folder: Path, classes: Sequence[str]) -> Predictions:
-    """Read predictions.csv, which lacks split and hash of a patch: they are empty.
-
-    Raises:
-        StorageError: the file is missing or damaged, or of other classes.
-    """
+    """Read predictions.csv, which lacks split and hash of a patch: they are empty. StorageError if it is damaged."""
     path = folder / PREDICTIONS
     try:
         with path.open(newline="", encoding="utf-8") as file:

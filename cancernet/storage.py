@@ -51,14 +51,9 @@ def check_replaceable(folder: Path, kind: FolderKind, *, force: bool) -> None:
     """Check that writing results as `folder` destroys nothing else.
 
     The folder must be absent or empty or, with `force`, contain results of the same kind. It is renamed as a whole, so
-    it cannot be a link, a mount point, the current folder or one of its parents.
-
-    Args:
-        force: whether results of the same kind may be replaced. A command that resumes its own results, or finds them
-            up to date, passes True and compares the request itself.
-
-    Raises:
-        InputError: the folder contains anything else, above all a trained run, or cannot be renamed.
+    it cannot be a link, a mount point, the current folder or one of its parents. A command that resumes its own
+    results, or finds them up to date, passes `force` and compares the request itself. Raises InputError if the folder
+    contains anything else, above all a trained run, or cannot be renamed.
     """
     if folder.is_symlink():
         raise InputError(f"{folder} is a link. Give the folder that it points to, {os.path.realpath(folder)}.")
@@ -104,15 +99,7 @@ def _is_mount_point(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def claim_folder(folder: Path | None, kind: FolderKind, *, force: bool) -> Iterator[None]:
-    """Lock a folder for results of a kind; `check_replaceable` decides whether it may be used.
-
-    Args:
-        folder: None where nothing is written; then nothing is locked.
-
-    Raises:
-        InputError: see `check_replaceable`.
-        StorageError: another process is writing the folder.
-    """
+    """Lock a folder, unless it is None, for results of a kind; `check_replaceable` decides whether it may be used."""
     if folder is None:
         yield
         return
@@ -128,14 +115,8 @@ def lock_folder(folder: Path, *, announce: Callable[[str], None] | None = None) 
 
     The lock is the file `.NAME.cancernet-lock` in the same parent folder. The system frees it when its process ends,
     however it ends. On a network file system without locks the existence of a file is the lock: a killed process leaves
-    it, and a later one on the same machine sees that it has ended.
-
-    Args:
-        folder: may be absent.
-        announce: receives a message before waiting for another process to release the lock.
-
-    Raises:
-        StorageError: another process has the lock, and `announce` is None.
+    it, and a later one on the same machine sees that it has ended. If another process has the lock, `announce` receives
+    a message before waiting for it; without `announce` StorageError is raised.
     """
     import filelock
 
@@ -184,8 +165,7 @@ def _read_holder(lock: Path) -> str:
 def fresh_folder(folder: Path) -> Iterator[Path]:
     """Write a folder under a provisional name. It replaces `folder` when the block ends without an error.
 
-    Raises:
-        StorageError: the system refused to write (a full disk, for example); `folder` is unchanged.
+    Raises StorageError if the system refused to write (a full disk, for example); `folder` is then unchanged.
     """
     folder = _resolve(folder)
     recover_folder(folder)
@@ -202,16 +182,11 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Flush a finished folder to disk and give it its name, then delete the one that had it.
+    """Flush a finished folder to disk and give it its name, then delete the one that had it; both have the same parent.
 
-    `recover_folder` repairs what a kill or a power cut at any moment leaves.
-
-    Args:
-        new: in the same parent folder as `folder`.
-
-    Raises:
-        OSError: it cannot be written or renamed; both are unchanged.
-        StorageError: nor could the folder that was being replaced get its name back.
+    `recover_folder` repairs what a kill or a power cut at any moment leaves. Raises OSError if the folder cannot be
+    written or renamed, and both are unchanged; StorageError if the one that was being replaced could not get its name
+    back.
     """
     flush_folder(new)
     replaced = _provisional(folder, "old")
@@ -283,11 +258,7 @@ def _delete(folder: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Write all files of a folder from the system's memory to disk.
-
-    Raises:
-        OSError: the disk could not store them.
-    """
+    """Write all files of a folder from the system's memory to disk; OSError if the disk could not store them."""
     paths = [Path(parent, name) for parent, folders, files in os.walk(folder) for name in (*folders, *files)]
     if len(paths) <= _FEW or sys.platform != "linux":
         for path in reversed([folder, *paths]):
@@ -333,14 +304,7 @@ def hash_file(path: Path) -> str:
 
 
 def check_space(folder: Path, needed: int, *, advice: str = "Choose another output folder.") -> None:
-    """Check that the file system has room for a folder to be written.
-
-    Args:
-        needed: estimated size in bytes.
-
-    Raises:
-        StorageError: there is too little space.
-    """
+    """Raise StorageError unless the file system has room for a folder of `needed` bytes."""
     folder = _resolve(folder)
     existing = next(above for above in (folder, *folder.parents) if above.exists())
     free = shutil.disk_usage(existing).free
@@ -404,8 +368,7 @@ def read_json(
 
     Raises:
         InputError: the file is missing, or one that the user gave is not what is expected.
-        StorageError: the file cannot be read, or one that CancerNet wrote is damaged: it is not JSON, or has a field
-            that is missing, of a wrong type or out of range.
+        StorageError: the file cannot be read, or one that CancerNet wrote is damaged.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -442,11 +405,7 @@ def write_rows(file: TextIO, rows: Iterable[Sequence[object]]) -> None:
 
 
 def read_rows(file: Iterable[str]) -> Iterator[list[str]]:
-    """Read CSV rows as `write_rows` received them, without the apostrophes that it added.
-
-    Raises:
-        csv.Error: it is not a CSV file.
-    """
+    """Read CSV rows as `write_rows` received them, without the apostrophes that it added; csv.Error if it is no CSV."""
     for row in csv.reader(file):
         yield [cell[1:] if cell[:1] == "'" and cell.lstrip("'")[:1] in _FORMULA else cell for cell in row]
 

@@ -59,10 +59,8 @@ class SlidePlan(NamedTuple):
 def read_slides(table: Path) -> list[AnnotatedSlide]:
     """Read a CSV file with the columns path, annotations and optionally patient, mpp and others.
 
-    Paths start at the folder of the table. A slide without a patient is a patient of its own.
-
-    Raises:
-        InputError: the table cannot be read, lacks a column or a file, or has a scale that is no number above 0.
+    Paths start at the folder of the table. A slide without a patient is a patient of its own. Raises InputError if the
+    table cannot be read, lacks a column or a file, or has a scale that is no number above 0.
     """
     try:
         rows = list(csv.DictReader(table.read_text(encoding="utf-8-sig").splitlines(), restval=""))
@@ -98,10 +96,7 @@ def read_regions(path: Path) -> list[Region]:
     """Read annotations as QuPath exports them, those of each class joined; the smallest region comes first.
 
     Annotations without a class, with one that QuPath ignores (its name ends in *), and those without an area, such as
-    points, are left out.
-
-    Raises:
-        InputError: the file is not GeoJSON, or a class cannot be the name of a folder.
+    points, are left out. Raises InputError if the file is not GeoJSON, or a class cannot be the name of a folder.
     """
     shapes: dict[str, list[shapely.Geometry]] = {}
     colours: dict[str, Colour | None] = {}
@@ -135,15 +130,10 @@ def _read_colour(given: Mapping) -> Colour | None:
 
 
 def classify_cells(regions: Sequence[Region], shape: tuple[int, int], side: float, least_share: float) -> np.ndarray:
-    """Find the region that covers most of each cell of a grid; of two that cover the same, the first.
+    """Find the region that covers most of each cell of a grid, at least `least_share`; of two alike, the first.
 
-    Args:
-        shape: rows and columns of the grid.
-        side: of a cell, in the pixels of the regions.
-        least_share: of a cell that must be covered.
-
-    Returns:
-        int [rows, columns], indices of regions; -1 where none covers enough.
+    Returns indices of regions, int [rows, columns], -1 where none covers enough. `side` of a cell is in the pixels of
+    the regions.
     """
     found, most = np.full(shape, -1), np.zeros(shape)
     for index, region in enumerate(regions):
@@ -163,15 +153,9 @@ def classify_cells(regions: Sequence[Region], shape: tuple[int, int], side: floa
 def plan_patches(slides: Sequence[AnnotatedSlide], *, patch_pixels: int, mpp: float, least_share: float) -> SlidePlan:
     """Lay one grid over each slide, and give its patches the classes of the annotations; no pixels are read.
 
-    A slide that cannot be opened is rejected.
-
-    Args:
-        patch_pixels: side of a patch.
-        mpp: micrometres per pixel of the patches.
-        least_share: share of a patch, above 0 to 1, that the annotations of its class cover.
-
-    Raises:
-        InputError: no slide has an annotated patch; see `read_regions`.
+    A slide that cannot be opened is rejected. `mpp` is the micrometres per pixel of the patches, `least_share` (above 0
+    to 1) the share of a patch that the annotations of its class cover. Raises InputError if no slide has an annotated
+    patch, and as `read_regions`.
     """
     plan = SlidePlan([], {}, {}, patch_pixels, {}, [])
     taken: set[str] = set()

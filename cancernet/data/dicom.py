@@ -15,11 +15,7 @@ MAGIC = slice(128, 132)  # where a file has the letters DICM
 
 
 def read_header(file: IO[bytes]) -> "Dataset":
-    """Read the tags of a DICOM file, without its pixels.
-
-    Raises:
-        InputError: it is not a DICOM file, or pydicom is not installed.
-    """
+    """Read the tags of a DICOM file, without its pixels; InputError if it is none, or pydicom is not installed."""
     return _read(file, stop_before_pixels=True)
 
 
@@ -27,10 +23,8 @@ def decode_dicom(data: bytes) -> np.ndarray:
     """Decode a DICOM file of one frame: uint8 [height, width, 1 or 3], grey or BGR, as a viewer shows it.
 
     Grey values are rescaled, and then shown through the file's first VOI table or window (DICOM PS3.3 C.11.2); without
-    one, the whole range of its stored bits is. MONOCHROME1 is inverted.
-
-    Raises:
-        InputError: the file is damaged, or of a kind that is not supported, which the message names.
+    one, the whole range of its stored bits is. MONOCHROME1 is inverted. Raises InputError if the file is damaged or of
+    a kind that is not supported.
     """
     dataset = _read(io.BytesIO(data), stop_before_pixels=False)
     frames = int(dataset.get("NumberOfFrames") or 1)

@@ -109,17 +109,10 @@ def lay_out_patches(patches: Sequence[Patch], step: float = IDC_PIXELS) -> Layou
 
 
 def stitch_slide(tiles: Sequence[np.ndarray], grid: SlideGrid, *, tile_pixels: int) -> np.ndarray:
-    """Draw the patches of one slide at their positions, on white.
+    """Draw the patches of one slide at their positions, on white: uint8 [height, width, channels].
 
-    Args:
-        tiles: m uint8 images [h, w, channels], one per patch of the grid; edge tiles may be smaller than the others.
-        tile_pixels: side of a whole tile in `tiles`; the picture is drawn at its scale.
-
-    Returns:
-        uint8 [height, width, channels]. Pixel [row, column] is at `grid.origin` + (column, row) * step / tile_pixels.
-
-    Raises:
-        InputError: a tile is larger than tile_pixels.
+    The tiles are m uint8 images [h, w, channels], at most `tile_pixels` a side; edge tiles may be smaller. Pixel [row,
+    column] is at `grid.origin` + (column, row) * step / tile_pixels.
     """
     large = [i for i, tile in enumerate(tiles) if max(tile.shape[:2]) > tile_pixels]
     if large:

@@ -59,14 +59,9 @@ class HeaderStream(io.BytesIO):
 
 
 def read_file(path: Path | str, *, megapixels: float | None = MOST_MEGAPIXELS) -> bytes:
-    """Read an image file.
+    """Read an image file. One with more bytes than an image of `megapixels` can have is not read.
 
-    Args:
-        megapixels: of the largest image accepted; a file with more bytes than it can have is not read. None: no limit.
-
-    Raises:
-        InputError: it is not a regular file, or too large.
-        OSError: it cannot be read.
+    Raises InputError if it is too large or not a regular file, OSError if it cannot be read.
     """
     descriptor = os.open(path, os.O_RDONLY | _HOW_TO_OPEN)
     with open(descriptor, "rb", buffering=0) as opened:
@@ -79,11 +74,7 @@ def read_file(path: Path | str, *, megapixels: float | None = MOST_MEGAPIXELS) -
 
 
 def read_size(data: bytes) -> tuple[int, int]:
-    """Read the width and height that an image file declares; nothing is decoded.
-
-    Raises:
-        InputError: it is not an image of a supported type (PNG, JPEG, TIFF, BMP, PGM).
-    """
+    """Read the width and height that an image file declares, without decoding; InputError if it is not supported."""
     if not data:
         raise InputError("the file is empty")
     try:
@@ -120,20 +111,17 @@ def read_size(data: bytes) -> tuple[int, int]:
 
 
 def decode_image(data: bytes, channels: int, *, megapixels: float | None = MOST_MEGAPIXELS) -> np.ndarray:
-    """Decode one image file.
+    """Decode one image file: uint8 array [height, width, channels], values 0 to 255.
 
     Grey, RGB, palette and transparent images of 8 or 16 bits are supported. Transparent pixels become white, the
     background of a slide. 16-bit values are divided by 257, so that 65535 becomes 255. In a PGM or PPM file the largest
     value that the header declares becomes 255. (PNG's significant bits and TIFF's MaxSampleValue are not used: both
-    formats define white by the whole range.) Only the first page of a file is read. An image is rotated and
-    flipped as its EXIF orientation says, in every format.
+    formats define white by the whole range.) Only the first page of a file is read. An image is rotated and flipped as
+    its EXIF orientation says, in every format.
 
     Args:
         channels: 3 for RGB, 1 for grey (ITU-R BT.601 weights).
         megapixels: the most that the header may declare; None for a file that was checked before.
-
-    Returns:
-        uint8 array [height, width, channels], values 0 to 255.
 
     Raises:
         InputError: the bytes are not a complete image, or it has too many pixels or floating point values.
@@ -204,8 +192,7 @@ def _turn(image: np.ndarray, orientation: int) -> np.ndarray:
 def read_image(path: Path | str, *, channels: int, sha256: str | None) -> np.ndarray:
     """Read and decode one image file, as `decode_image`; `sha256` is the hash that it must have, None if unknown.
 
-    Raises:
-        InputError: the file, which it names, is missing, damaged, or has another hash.
+    The InputError about a file that is missing, damaged, or has another hash names it.
     """
     most = MOST_MEGAPIXELS if sha256 is None else None  # the build checked the size
     try:
@@ -239,9 +226,6 @@ def _check_chunks(data: bytes) -> tuple[bytes, bytes]:
 
     A PNG chunk is its length, its name, its data and a checksum of four bytes. OpenCV allocates as much as a length
     says, 4 GB for a damaged file of 2 KB, so lengths are checked here.
-
-    Raises:
-        InputError: a chunk ends beyond the file, or the last chunk is missing.
     """
     start, name, profile, exif, chunks = len(_PNG), b"", slice(0, 0), b"", 0
     while name != b"IEND":
@@ -264,9 +248,6 @@ def _check_segments(data: bytes) -> None:
 
     A segment is a marker, its length and its content, which may be a thumbnail with an end marker of its own; pixels
     follow some of them.
-
-    Raises:
-        InputError: the file is cut off.
     """
     start = len(_JPEG)
     while marker := _JPEG_MARKER.search(data, start):
@@ -352,11 +333,7 @@ class ImageStore:
         return scaled
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
-        """Return the images of `indices` [n] in that order: uint8 [n, size, size, channels].
-
-        Raises:
-            InputError: a file is missing, damaged, or has another hash than `sha256`.
-        """
+        """Return the images of `indices` [n] in that order, uint8 [n, size, size, channels]."""
         rows = self._rows[indices]
         if self._images is None:
             images = np.empty((len(rows), *self.shape), np.uint8)

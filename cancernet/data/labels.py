@@ -25,11 +25,8 @@ class Label(NamedTuple):
 def read_labels(path: Path, columns: Sequence[str] = ()) -> list[Label]:
     """Read a table of labels: separated by commas, semicolons, tabs or spaces, with the names of its columns first.
 
-    Args:
-        columns: what columns of other names are, such as `label=pathology`.
-
-    Raises:
-        InputError: the table cannot be read, has no column for the path or the label, or has an unknown split.
+    `columns` say what columns of other names are, such as `label=pathology`. Raises InputError if the table cannot be
+    read, has no column for the path or the label, or has an unknown split.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -77,11 +74,8 @@ def _read_row(path: Path, row: dict[str, str], names: dict[str, str], others: Se
 def apply_labels(images: Iterable[Patch], labels: Sequence[Label]) -> tuple[list[Patch], list[tuple[str, str]]]:
     """Give images the labels of a table; folders say nothing.
 
-    Returns:
-        The images in the table, and file and reason of those that it does not name, or names with several labels.
-
-    Raises:
-        InputError: a row names several images, or no row names any.
+    Returns the images in the table, and file and reason of those that it does not name, or names with several labels.
+    Raises InputError if a row names several images, or no row names any.
     """
     images = list(images)
     by_name: dict[str, list[int]] = {}

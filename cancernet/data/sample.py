@@ -69,9 +69,6 @@ def make_slide(seed: int, patient: int, *, side: int = SIDE_PIXELS) -> Slide:
     """Paint the slide of one patient. The same arguments give the same bytes.
 
     Height and width are drawn between side and side + 49 pixels, so that slides end in edge tiles.
-
-    Raises:
-        InputError: side is below four patches.
     """
     if side < 4 * PATCH_PIXELS:
         raise InputError(f"A slide of {side} pixels is too small. Ask for {4 * PATCH_PIXELS} or more.")
@@ -84,11 +81,10 @@ def make_slide(seed: int, patient: int, *, side: int = SIDE_PIXELS) -> Slide:
 
 
 def cut_patches(slide: Slide) -> Iterator[tuple[np.ndarray, str, int, int]]:
-    """Cut a slide into tiles of 50 x 50 pixels. Tiles that are at least half empty glass are left out.
+    """Cut a slide into tiles of 50 x 50 pixels, fewer at its right and bottom edge, that are mostly not empty glass.
 
-    Yields:
-        Image, label, x and y. The image is uint8 [h, w, 3] RGB; h and w are 50, less at the right and bottom edge. The
-        label is "1" if most of the tile is tumour, else "0". x and y are its left and top pixel, counted from 1.
+    Yields uint8 [h, w, 3] RGB, the label, "1" if most of the tile is tumour, else "0", and its left and top pixel,
+    counted from 1.
     """
     height, width = slide.tissue.shape
     for top in range(0, height, PATCH_PIXELS):
@@ -99,12 +95,7 @@ def cut_patches(slide: Slide) -> Iterator[tuple[np.ndarray, str, int, int]]:
 
 
 def write_sample(folder: Path, *, seed: int, patients: int = 30, side: int = SIDE_PIXELS) -> int:
-    """Write synthetic patients as `<patient>/<0|1>/<patient>_idx5_x<X>_y<Y>_class<C>.png`; return the number of files.
-
-    Raises:
-        InputError: the folder is not empty, or there are no patients to write.
-        StorageError: the folder cannot be written.
-    """
+    """Write patients as `<patient>/<0|1>/<patient>_idx5_x<X>_y<Y>_class<C>.png`; return the number of files."""
     if patients < 1:
         raise InputError(f"Cannot make a sample of {patients} patients. Ask for 1 or more.")
     written = 0

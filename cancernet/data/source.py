@@ -31,14 +31,7 @@ class SourceFile(NamedTuple):
 
 
 def list_files(source: Path) -> tuple[list[SourceFile], Counter[str]]:
-    """List the image files in a folder and its subfolders, in the order of their names. No file is opened.
-
-    Returns:
-        The image files, and the number of files of unsupported types by their ending.
-
-    Raises:
-        InputError: the folder is missing, or has no image in it.
-    """
+    """List a folder's image files, in order of their names, and count files of unsupported types; none is opened."""
     if not source.exists():
         raise InputError(f"There is no folder {source}. Give --source, or use --sample for synthetic slides.")
     if not source.is_dir():
@@ -58,11 +51,7 @@ def list_files(source: Path) -> tuple[list[SourceFile], Counter[str]]:
 
 
 def compile_pattern(patient_pattern: str) -> re.Pattern[str]:
-    """Compile the regular expression whose first group, searched in a file's name, is the patient.
-
-    Raises:
-        InputError: it is not a regular expression, or has no group.
-    """
+    """Compile the regular expression whose first group, searched in a file's name, is the patient, or InputError."""
     try:
         find_patient = re.compile(patient_pattern)
     except re.error as error:
@@ -80,14 +69,8 @@ def find_images(
     """Read class, patient, position and split of each image from its name and its folders.
 
     The class of an image is the folder it is in, or one above: `class_level` counts upwards. Folders above class
-    folders that are named train, val or test (or the longer names) are the split.
-
-    Returns:
-        A patch for each file, in the same order. The label is "" for a file that is in no class folder, the split is
-        "" if the source is not split, and sha256 is "".
-
-    Raises:
-        InputError: see `compile_pattern`.
+    folders that are named train, val or test (or the longer names) are the split. The label is "" for a file that is in
+    no class folder, the split is "" if the source is not split, and sha256 is "".
     """
     find_patient = compile_pattern(patient_pattern)
     folders = _read_folders({each.file.rpartition("/")[0] for each in files}, class_level)
@@ -101,11 +84,7 @@ def find_images(
 
 
 def read_patients(source: Path, images: Sequence[Patch]) -> list[Patch]:
-    """Take the patient of each DICOM file from its PatientID; a file that cannot be read is rejected later.
-
-    Raises:
-        OSError: a file cannot be opened.
-    """
+    """Take the patient of each DICOM file from its PatientID; a file that cannot be read is rejected later."""
     known = []
     for image in images:
         if image.file.lower().endswith(dicom.ENDING):
@@ -162,14 +141,7 @@ def _find_other_levels(folders: Sequence[list[str]]) -> list[str]:
 
 
 def unify_classes(images: Sequence[Patch], *, merge: bool) -> list[Patch]:
-    """Check that no names of classes differ only in case, in spaces at their ends or in how Unicode encodes them.
-
-    Args:
-        merge: give the images of such classes the same name, instead of an error.
-
-    Raises:
-        InputError: there are such names.
-    """
+    """Merge classes whose names differ only in case, outer spaces or Unicode form; InputError unless `merge`."""
     alike: dict[str, Counter[str]] = {}
     for label, number in Counter(image.label for image in images).items():
         alike.setdefault(unicodedata.normalize("NFC", label.strip()).casefold(), Counter())[label] = number
@@ -193,11 +165,7 @@ def check_pattern(images: Sequence[Patch], patient_pattern: str) -> None:
 
 
 def separate_misplaced(images: Sequence[Patch]) -> tuple[list[Patch], list[tuple[str, str]]]:
-    """Separate the images whose class is clear from the others, of which file and reason are returned.
-
-    Raises:
-        InputError: no image has a clear class.
-    """
+    """Separate images whose class is clear from the others (file and reason); InputError if there is no clear one."""
     placed: list[Patch] = []
     misplaced: list[tuple[str, str]] = []
     for image in images:

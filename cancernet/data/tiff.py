@@ -46,9 +46,7 @@ class Decoded(NamedTuple):
 def decode_tiff(data: bytes) -> Decoded:
     """Decode the first image of a TIFF file; three channels of OME or ImageJ are red, green and blue.
 
-    Raises:
-        InputError: the file is damaged, or of a kind that is not supported, which the message names.
-        MemoryError: there is too little memory.
+    Raises InputError if it is damaged or of a kind that is not supported, MemoryError if there is too little memory.
     """
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
@@ -84,11 +82,7 @@ def read_scales(tiff: tifffile.TiffFile) -> list[float | str | None]:
 
 
 def _find_channels(series: tifffile.TiffPageSeries) -> int:
-    """Return the number of channels that are images of their own; of other stacks, the first image is decoded.
-
-    Raises:
-        InputError: there are several, but not only red, green and blue; or the axes have no names.
-    """
+    """Return the number of channels that are images of their own; of other stacks, the first image is decoded."""
     sizes = dict(zip(series.axes, series.shape, strict=True))
     channels = sizes.get("C", 1) * sizes.get("Q", 1)  # Q has no name
     if channels > 1 and (series.axes != "CYX" or channels != 3):

@@ -89,8 +89,7 @@ def open_slide_image(path: Path | str, mpp: float | None = None, data: bytes | N
         data: the bytes of the file if they are in memory; `path` is then only its name.
 
     Raises:
-        InputError: the file is missing or cut off, its scale is unknown, its format is not supported, or the picture is
-            too large.
+        InputError: the file cannot be read, its scale is unknown, its format is not supported, or it is too large.
     """
     path = Path(path)
     if mpp is not None and not mpp > 0:
@@ -110,11 +109,7 @@ def open_slide_image(path: Path | str, mpp: float | None = None, data: bytes | N
 
 
 def tile_grid(slide: SlideImage, *, patch_pixels: int, target_mpp: float = IDC_MPP) -> tuple[int, int]:
-    """Return the number of rows and columns of patches that cover the slide, background included.
-
-    Raises:
-        InputError: the slide is coarser than the model by more than the factor MOST_ENLARGED.
-    """
+    """Return the rows and columns of patches that cover a slide with its background; InputError if it is too coarse."""
     if slide.mpp > target_mpp * MOST_ENLARGED:
         raise InputError(
             f"{slide.path}: has {slide.mpp:g} micrometres per pixel, but the model was trained at {target_mpp:g}. "
@@ -140,14 +135,11 @@ def iterate_tiles(
 
     Args:
         file: name of the slide; it becomes the file and the patient of every tile.
-        patch_pixels: side of a patch.
+        patch_pixels: side of a patch; x and y of the tiles are multiples of it.
         target_mpp: micrometres per pixel of the model.
         least_tissue: tiles with a smaller `tissue_share` are skipped; 0 keeps all. The default would skip 1.4% of 8,650
             patches of the IDC set, none of them IDC.
         places: x and y of the tiles that are wanted; None for all. Blocks without any are not read.
-
-    Yields:
-        Tiles of uint8 [patch_pixels, patch_pixels, 3]; x and y are multiples of patch_pixels.
 
     Raises:
         InputError: a part of the file cannot be read, or the slide is too coarse (see `tile_grid`).
@@ -204,11 +196,7 @@ def _read_block(
 
 
 def is_pyramid(path: Path, data: bytes | None = None) -> bool:
-    """Return whether a TIFF must be read chunk by chunk; `data` are its bytes, if they are in memory.
-
-    Raises:
-        InputError: it is cut off, not a TIFF, or a planar pyramid.
-    """
+    """Return whether a TIFF must be read chunk by chunk; InputError if it is cut off, no TIFF, or a planar pyramid."""
     try:
         with _without_warnings("tifffile"), _open_file(path, data) as file, tifffile.TiffFile(file) as tiff:
             page = tiff.pages.first
@@ -288,10 +276,7 @@ def _check_supported(path: Path, pages: list[tifffile.TiffPage]) -> None:
 
 
 def _read_chunks(path: Path, page: tifffile.TiffPage, left: int, top: int, width: int, height: int) -> np.ndarray:
-    """Read a region of a page, uint8 [height, width, 3], chunk by chunk, so that an error names the broken chunk.
-
-    tiffslide reads many chunks at once through zarr, and its errors do not name the chunk.
-    """
+    """Read a region of a page, uint8 [height, width, 3]; unlike tiffslide's, an error names the broken chunk."""
     region = np.full((height, width, 3), 255, np.uint8)
     chunk_height, chunk_width = page.chunks[:2]
     across = ceil(page.imagewidth / chunk_width)

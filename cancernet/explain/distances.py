@@ -16,14 +16,7 @@ class Outliers(NamedTuple):
 
 
 def find_outliers(distances: np.ndarray) -> Outliers | None:
-    """Find the images that are out of distribution: those with a distance above 1.
-
-    Args:
-        distances: [n]; NaN where the run has no detector.
-
-    Returns:
-        None where distances are unknown, or there are none.
-    """
+    """Find the images with a distance [n] above 1; None where distances are unknown (NaN), or there are none."""
     if np.isnan(distances).any() or not len(distances):
         return None
     order = np.argsort(-distances, kind="stable")

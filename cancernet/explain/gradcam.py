@@ -31,7 +31,6 @@ def grad_cam(model: keras.Model, images: np.ndarray, class_index: int | np.ndarr
     score before the softmax. Dropout is off, and batch normalization uses its stored statistics.
 
     Args:
-        model: a sequential or functional model, with or without nested ones, that ends in a softmax.
         images: [n, height, width, channels], 0 to 255, of the model's size.
         class_index: the class to explain, one for all images or [n].
 
@@ -39,8 +38,7 @@ def grad_cam(model: keras.Model, images: np.ndarray, class_index: int | np.ndarr
         float32 [n, height, width], 0 to 1. The maximum of an image is 1, or 0 where no region supports the class.
 
     Raises:
-        InputError: the model has no convolutional maps or does not end in a softmax, or the backend of Keras is
-            neither TensorFlow nor JAX.
+        InputError: the model has no convolutional maps, does not end in a softmax, or Keras has no gradients.
     """
     classes = np.broadcast_to(np.asarray(class_index), len(images))
     heat = np.zeros(images.shape[:3], np.float32)
@@ -52,14 +50,9 @@ def grad_cam(model: keras.Model, images: np.ndarray, class_index: int | np.ndarr
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Draw heat over an image, from violet through green to yellow; 0 leaves the image unchanged.
+    """Draw heat [height, width], 0 to 1, over an image [height, width, 1 or 3], 0 to 255: uint8 RGB [height, width, 3].
 
-    Args:
-        image: [height, width, 3] RGB or [height, width, 1] grey, 0 to 255.
-        heat: [height, width], 0 to 1.
-
-    Returns:
-        uint8 RGB [height, width, 3].
+    The colours go from violet through green to yellow; heat of 0 leaves the image unchanged.
     """
     image = np.broadcast_to(image, (*image.shape[:2], 3)).astype(np.float32)
     levels = np.rint(np.clip(heat, 0, 1) * 255).astype(np.uint8)
@@ -69,14 +62,10 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def find_maps_layers(model: keras.Model) -> list[keras.Layer]:
-    """Find the layers whose feature maps Grad-CAM weights, also in nested models.
+    """Find the layers whose feature maps Grad-CAM weights, also in nested models; InputError if there are none.
 
-    Returns:
-        The one layer whose output is the last maps; or, where maps of several sizes are averaged into features, these
-        pooling layers, whose inputs are the maps. For an ensemble, the layers of all members.
-
-    Raises:
-        InputError: the model has no feature maps.
+    It is the one layer whose output is the last maps; or, where maps of several sizes are averaged into features, these
+    pooling layers, whose inputs are the maps. For an ensemble, the layers of all members.
     """
     members = [layer for layer in model.layers if layer.name.startswith("member_")]
     if members:
@@ -93,10 +82,7 @@ def find_maps_layers(model: keras.Model) -> list[keras.Layer]:
 
 
 def _find_maps(model: keras.Model) -> tuple[list[keras.Layer], list[keras.Layer]]:
-    """Find layers that return maps, and after the last of these the layers that average maps; the last comes first.
-
-    Maps are the output of a convolution, or of what follows it before pooling, with more than one place.
-    """
+    """Find layers that return maps, and after the last of these the layers that average maps; the last comes first."""
     maps: list[keras.Layer] = []
     pooling: list[keras.Layer] = []
     after = None
@@ -192,10 +178,7 @@ def _to_numpy(tensor) -> np.ndarray:
 
 
 def _weight(maps: np.ndarray, gradients: np.ndarray) -> np.ndarray:
-    """Sum maps [n, rows, columns, channels] over the channels, weighted by mean gradients: [n, rows, columns].
-
-    The gradients are by the maps, or by their averages [n, channels].
-    """
+    """Sum maps [n, rows, columns, channels] over the channels, weighted by mean gradients: [n, rows, columns]."""
     if gradients.ndim == 2:  # the gradient by an average, evenly distributed over the places
         weights = gradients[:, None, None] / np.prod(maps.shape[1:3])
     else:

@@ -42,18 +42,12 @@ class OutOfDistributionDetector:
 
 @threadpool_limits.wrap(limits=1)  # like the fit of a head: the same numbers with any number of cores
 def fit_detector(values: Sequence[tuple[np.ndarray, np.ndarray]], *, channels: int) -> OutOfDistributionDetector | None:
-    """Fit a detector to images that the networks were not trained on.
+    """Fit a detector to images that the networks were not trained on; None if they are too few or of a single patient.
 
     The distance is Mahalanobis', with a shrunk covariance (Ledoit & Wolf 2004), of the colours, the first principal
     components of the features, and the length of their residual. The limit is a quantile of the distances of images
-    that were left out with all of their patient: an image is closer to a distribution that it is part of.
-
-    Args:
-        values: for each network, in the order of `add_image_features`, values [n, c + f] and patient numbers [n].
-        channels: of the images.
-
-    Returns:
-        None without networks, or where one has fewer than MIN_IMAGES images or a single patient.
+    that were left out with all of their patient: an image is closer to a distribution that it is part of. `values` are,
+    for each network in the order of `add_image_features`, values [n, c + f] and patient numbers [n].
     """
     if not values or any(len(of_images) < MIN_IMAGES or len(set(patients)) < 2 for of_images, patients in values):
         return None
@@ -61,11 +55,7 @@ def fit_detector(values: Sequence[tuple[np.ndarray, np.ndarray]], *, channels: i
 
 
 def check_detector(model: keras.Model, detector: OutOfDistributionDetector) -> None:
-    """Check that a detector has finite float32 numbers in the shapes of a model's networks.
-
-    Raises:
-        ValueError: it does not.
-    """
+    """Raise ValueError unless a detector has finite float32 numbers in the shapes of a model's networks."""
     colours = 3 * model.input_shape[-1]
     values = add_image_features(model).output_shape[1:]
     for (_, count), reference in zip(values, detector.references, strict=True):
@@ -80,14 +70,10 @@ def check_detector(model: keras.Model, detector: OutOfDistributionDetector) -> N
 
 @lru_cache(maxsize=1)
 def add_detector(model: keras.Model, detector: OutOfDistributionDetector | None, views: str) -> keras.Model:
-    """Build a network that returns probabilities, averaged over views of an image, and a distance.
+    """Build a network from raw images to [probabilities [n, classes], distance [n]], averaged over views of an image.
 
-    Args:
-        views: as for `test_time_augmentation.average_over_views`.
-
-    Returns:
-        Raw images to [probabilities [n, classes], distance [n]]. Images above 1 are out of distribution. The distance
-        is the mean over several networks, and NaN without a detector.
+    Images with a distance above 1 are out of distribution. It is the mean over several networks, NaN without a
+    detector.
     """
     network = average_over_views(add_image_features(model), views)
     image = keras.Input(model.input_shape[1:])

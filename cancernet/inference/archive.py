@@ -26,11 +26,7 @@ class Archive:
     """The results of finished items. One process writes; an item is finished when finished.jsonl has its line."""
 
     def __init__(self, folder: Path):
-        """Read what is finished and delete the files of items that are not; the caller has the lock of the folder.
-
-        Raises:
-            StorageError: finished.jsonl is damaged.
-        """
+        """Read what is finished and delete the files of items that are not; the caller has the lock of the folder."""
         self.folder = folder
         written = {path.stem for path in (folder / PATCHES).glob("*.parquet")}
         self.finished = [result for result in _read_finished(folder / FINISHED) if result.item.stem in written]
@@ -72,12 +68,7 @@ class Archive:
 def open_folder(folder: Path, options: Mapping[str, str | float | bool | None], *, force: bool) -> None:
     """Make the folder of an archive, or check that the one that exists has results of the same run and options.
 
-    Args:
-        options: what the predictions depend on.
-        force: delete what is there.
-
-    Raises:
-        InputError: something else is there, or predictions of another run or with other options.
+    `options` are what the predictions depend on. Raises InputError if something else is there; `force` deletes it.
     """
     path = folder / OPTIONS
     check_replaceable(folder, FolderKind.ARCHIVE, force=True)  # the options are compared below

@@ -41,12 +41,7 @@ class ImagePredictions:
 def predict_images(
     run: Run, images: NDArray[Any] | Sequence[Image], *, threshold: float | None = None
 ) -> ImagePredictions:
-    """Predict single images; `api.Run.predict` describes them.
-
-    Raises:
-        InputError: an image cannot be used, or a threshold for more than two classes.
-        TrainingDiverged: an output of the network is not a number.
-    """
+    """Predict single images; `api.Run.predict` describes them, and what raises InputError."""
     if isinstance(images, np.ndarray) and images.ndim != 4:
         shape = images.shape
         raise InputError(f"The array of images has the shape {shape}. Give [n, height, width, 3], or a list of images.")

@@ -69,8 +69,7 @@ class ExportResult(NamedTuple):
 def export(options: ExportOptions) -> ExportResult:
     """Export a run to `RUN/FORMAT`, verify it on images of a dataset, and print where it is.
 
-    Raises:
-        InputError: a package is missing, the run or the dataset cannot be used, or the export predicts otherwise.
+    Raises InputError if a package is missing, the run or the dataset cannot be used, or the export predicts otherwise.
     """
     from cancernet import run as runs
     from cancernet.data.dataset import open_dataset
@@ -107,14 +106,9 @@ def check_packages(name: str) -> None:
 
 
 def export_run(run: "Run", name: str, images: "ImageStore") -> ExportResult:
-    """Export a run to the folder `name` in the run folder, which exists only once its predictions were verified.
+    """Export a run to the folder `name`, one of FORMATS, which exists only once predictions for images were verified.
 
-    Args:
-        name: one of FORMATS.
-        images: that the run and the export both predict.
-
-    Raises:
-        InputError: a probability differs by more than TOLERANCE, or an image cannot be used.
+    Raises InputError if a probability differs by more than TOLERANCE, or an image cannot be used.
     """
     from cancernet.evaluation.decision import calibrate
     from cancernet.inference.prediction import choose_decision
@@ -162,15 +156,8 @@ def export_run(run: "Run", name: str, images: "ImageStore") -> ExportResult:
 def build_predictor(model: "keras.Model", decision: "Decision", views: str) -> "keras.Model":
     """Build the network from raw images to calibrated probabilities: `model` over its views, then the calibration.
 
-    The views are put into one batch, so that the graph contains the network once.
-
-    Args:
-        model: raw images to probabilities.
-        decision: provides temperature and bias; it must not smooth over neighbours.
-        views: see `test_time_augmentation.list_views`.
-
-    Returns:
-        float32 [n, s, s, c] of 0 to 255 -> float32 [n, classes].
+    It takes float32 [n, s, s, c] of 0 to 255 and returns float32 [n, classes]. The views are put into one batch, so
+    that the graph contains the network once. The decision must not smooth over neighbours.
     """
     import keras
 

@@ -90,11 +90,7 @@ class SlidePredictions(NamedTuple):
 
 
 def predict(options: PredictOptions) -> None:
-    """Predict new images, write the results into a folder, and print a summary.
-
-    Raises:
-        InputError: the options or paths cannot be used, or no image can.
-    """
+    """Predict new images, write results into a folder, and print a summary; InputError if nothing can be predicted."""
     if options.ray and options.shard:
         raise InputError("--shard divides the work between jobs, and --ray divides it itself. Give one of them.")
     if options.ray:
@@ -145,12 +141,8 @@ def predict_slides(
 ) -> SlidePredictions:
     """Predict slides, large images and patches with a loaded run; memory holds a thumbnail of each patch.
 
-    Args:
-        output: folder for the files that `predict` writes; None writes none.
-        options: whose own run, paths and output are not used.
-
-    Raises:
-        InputError: the paths or an option cannot be used.
+    `output` is the folder for the files that `predict` writes; None writes none. Run, paths and output of the options
+    are not used. Raises InputError if the paths or an option cannot be used.
     """
     if options.ray or options.shard:
         raise InputError("ray and shard divide the work of the command `cancernet predict`. Leave them out.")

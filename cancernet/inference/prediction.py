@@ -76,16 +76,10 @@ class PredictedItem(NamedTuple):
 def score_images(
     run: Run, images: Iterable[np.ndarray], *, progress: Progress | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score images batch by batch; memory holds one batch.
+    """Score images batch by batch: log-probabilities [n, k] float64 and distances [n] (see `add_detector`), in order.
 
-    Args:
-        images: n, uint8 [height, width, 3] RGB or [height, width, 1] grey of any size; each is resized for the network.
-
-    Returns:
-        Log-probabilities [n, k] float64 and distances [n] (see `out_of_distribution.add_detector`), in order.
-
-    Raises:
-        TrainingDiverged: an output of the network is not a number.
+    Images are uint8 [height, width, 3] RGB or [height, width, 1] grey of any size; each is resized for the network.
+    Memory holds one batch. Raises TrainingDiverged if an output of the network is not a number.
     """
     with _network_lock:
         network = without_xla(add_detector(run.model, run.detector, run.settings.experiment.views))
@@ -104,11 +98,7 @@ def score_images(
 def score_tiles(
     run: Run, opened: OpenItem, *, progress: Progress | None = None, keep_images: bool = False
 ) -> ItemScores:
-    """Score the patches of one open work item; memory holds one batch, all thumbnails, and `images` if they are kept.
-
-    Raises:
-        InputError: the item cannot be read, see `reading.open_item`.
-    """
+    """Score the patches of an open work item; memory holds one batch, all thumbnails, and `images` if they are kept."""
     patches, thumbnails, images = list[Patch](), list[np.ndarray](), list[np.ndarray]()
     (size, _, channels), step = run.model.input_shape[1:], run.settings.patch_pixels
 
@@ -142,14 +132,10 @@ def score_item(
     progress: Progress | None = None,
     contents: Mapping[str, bytes] | None = None,
 ) -> ItemScores:
-    """Read and score the files of one work item.
+    """Read and score the files of one work item; InputError if the whole item cannot be used, see `reading.open_item`.
 
-    Args:
-        mpp: micrometres per pixel at level 0, for a large image that does not state it.
-        contents: the bytes of each file, where they are in memory and not on disk; the images are then kept too.
-
-    Raises:
-        InputError: the whole item cannot be used, see `reading.open_item`.
+    `mpp` is micrometres per pixel at level 0, for a large image that does not state it. `contents` are the bytes of
+    each file, where they are in memory and not on disk; the images are then kept too.
     """
     with open_item(run.settings, item, mpp=mpp, contents=contents) as opened:
         return score_tiles(run, opened, progress=progress, keep_images=contents is not None)
@@ -170,13 +156,9 @@ def decide_item(
 ) -> ItemPredictions:
     """Calibrate and decide the patches of one work item; a slide must be complete to be smoothed.
 
-    Args:
-        neighbours: False decides each patch on its own, by the decision that the run has for that. Patches without a
-            slide, and slides with many gaps, are always decided like this.
-        threshold: on the positive class's probability, in place of the run's own; 0 to 1.
-
-    Raises:
-        InputError: a threshold for more than two classes.
+    Without `neighbours` each patch is decided on its own, by the decision that the run has for that. Patches without a
+    slide, and slides with many gaps, are always decided like this. `threshold`, on the positive class's probability,
+    replaces the run's own; InputError for more than two classes.
     """
     decision = choose_decision(run, neighbours=neighbours and can_be_smoothed(run, scores))
     decided = apply_decision(decision, scores.log_probabilities, scores.layout.slides, threshold=threshold)

@@ -49,8 +49,7 @@ class Job(NamedTuple):
 def connect(address: str) -> None:
     """Join a Ray cluster; LOCAL starts one on this machine, which ends with `ray.shutdown` or this process.
 
-    Raises:
-        InputError: no cluster responds there, or it has another version of Ray or Python.
+    Raises InputError if no cluster responds there, or it has another version of Ray or Python.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send nothing to Ray's makers
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # our own table reports an item that cannot be read
@@ -70,13 +69,9 @@ def predict_items(
 ) -> Iterator[ItemResult]:
     """Predict items on the cluster at `options.ray`; yield the results as they come, recorded in the archive.
 
-    Args:
-        items: those that `Archive.plan` returned.
-        print_line: gets a line about the progress every LINE_SECONDS.
-
-    Raises:
-        InputError: the cluster cannot be joined, or the run cannot be loaded.
-        OSError: the results cannot be written.
+    `items` are those that `Archive.plan` returned. `print_line` gets a line about the progress every LINE_SECONDS.
+    Raises InputError if the cluster cannot be joined or the run not be loaded, OSError if the results cannot be
+    written.
     """
     connect(job.options.ray or LOCAL)
     try:
@@ -98,7 +93,6 @@ class Scheduler:
     """The processes at work. Iterating over it predicts all items, in the order in which they are finished."""
 
     def __init__(self, items: Sequence[WorkItem], job: Job):
-        """Start nothing yet; `connect` comes first."""
         self._waiting, self._tries = deque(items), Counter[str]()  # tries by stem
         self._unfinished = len(items)
         self._job, self._folder = ray.put(job), job.options.run
@@ -202,14 +196,10 @@ class Scheduler:
 
 @ray.remote(num_returns=2, max_calls=ITEMS_PER_READER, max_retries=TRIES - 1)
 def read_item(item: WorkItem, job: Job) -> tuple[int, OpenItem]:
-    """Read the patches of an item.
+    """Read the patches of an item; also return the memory of this process.
 
-    Returns:
-        The memory of this process; and what is read, apart from it, so that the pixels go straight to the machine that
-        predicts.
-
-    Raises:
-        InputError: the whole item cannot be used, see `reading.open_item`.
+    The patches are apart, so that the pixels go straight to the machine that predicts. Raises InputError as
+    `open_item`.
     """
     cv2.setNumThreads(1)  # there are as many readers as cores
     if any(file != printable(file) for file in item.files):

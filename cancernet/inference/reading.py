@@ -42,7 +42,7 @@ def open_item(
 
     Raises:
         InputError: the whole item cannot be used: patches of a slide overlap, a large image cannot be read, has no
-            known scale, or is in memory and has more than MAX_PLACES_IN_MEMORY places. While its patches are read: the
+            known scale, or is in memory and has more than MAX_PLACES_IN_MEMORY places. Or, while patches are read, the
             image is coarser than the run, part of the file is damaged, or no patch has tissue.
     """
     if item.kind == LARGE:

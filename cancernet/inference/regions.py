@@ -16,7 +16,7 @@ def outline_regions(
     colour: tuple[int, int, int],
     mpp: float | None = None,
 ) -> list[Feature]:
-    """Outline the cells of a map that have a probability.
+    """Outline the cells of a map [rows, columns] that have a probability, not NaN; the largest region comes first.
 
     Cells that share a side are one region, cells that only touch at a corner are two; holes are kept. A polygon follows
     the edges of its patches, so its area is exactly that of the patches. It may reach past the right and the lower edge
@@ -24,19 +24,15 @@ def outline_regions(
 
     Coordinates are pixels at the slide's level 0 from its top-left corner, as in QuPath, where RFC 7946 has degrees.
     Otherwise the result follows RFC 7946: rings are closed, the outer one is counterclockwise (with x to the right and
-    y upwards) and holes are clockwise.
+    y upwards) and holes are clockwise. Each feature is an annotation with the measurements "Patches", "Mean
+    probability", "Highest probability" and, with mpp, "Area mm^2".
 
     Args:
-        grid: float [rows, columns] probabilities; NaN in cells that belong to no region.
         patch_pixels: side of a cell in level-0 pixels.
         origin: x and y of the grid's top-left corner in level-0 pixels.
         name: of the class, as QuPath shows it.
         colour: red, green, blue, 0-255.
-        mpp: micrometres per level-0 pixel; adds the area of each region in square millimetres.
-
-    Returns:
-        The largest region first. Each feature is an annotation with the measurements "Patches", "Mean probability",
-        "Highest probability" and, with mpp, "Area mm^2".
+        mpp: micrometres per level-0 pixel.
     """
     labels, regions = label(~np.isnan(grid))  # by default cells that share a side are connected
     counts = np.bincount(labels.ravel(), minlength=regions + 1)

@@ -32,10 +32,8 @@ def write_results(
 ) -> list[ItemResult]:
     """Write predictions.csv, summary.csv, rejected.csv, furthest.jpg and the files of each slide.
 
-    Args:
-        predicted: in the order of the work list; predicted while they are iterated over.
-        missing: paths that led to no image, and why.
-        print_line: gets a line for each slide that has a map.
+    Items come in the order of the work list, and are predicted while they are iterated over. `missing` are paths that
+    led to no image, and why. `print_line` gets a line for each slide that has a map.
     """
     names = [name_class(run.settings, name) for name in run.decision.classes]
     results: list[ItemResult] = []
@@ -105,11 +103,7 @@ def draw_map(run: Run, predictions: ItemPredictions) -> Figure:
 
 
 def write_slide(run: Run, item: WorkItem, predictions: ItemPredictions, folder: Path) -> str:
-    """Write the regions and, of two classes, the map of one slide, unless it has too many gaps.
-
-    Returns:
-        A line that describes the slide and names the files; "" for a slide without a map.
-    """
+    """Write the regions and, of two classes, the map of a slide; return a line about it, "" where gaps leave no map."""
     scores = predictions.scores
     if item.kind != LARGE and not (scores.grid and illustration.is_worth_drawing(scores.grid)):
         return ""
@@ -124,11 +118,9 @@ def write_slide(run: Run, item: WorkItem, predictions: ItemPredictions, folder: 
 
 
 def find_regions(run: Run, predictions: ItemPredictions) -> dict[str, object]:
-    """Outline the patches of one slide that were classified as positive; of several classes, or if the classes
-    are those of annotations, all patches by their class.
+    """Outline the patches of one slide that were classified as positive, as GeoJSON in the file's pixels (level 0).
 
-    Returns:
-        A GeoJSON FeatureCollection in the file's own pixels (level 0); see `regions.outline_regions`.
+    Of several classes, or if the classes are those of annotations, all patches are outlined by their class.
     """
     classes, positive = run.decision.classes, run.decision.positive
     colours = run.settings.class_colours

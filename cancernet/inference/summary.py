@@ -84,10 +84,7 @@ def write_tables(
 
 
 def list_slides(settings: Settings, results: Iterable[ItemResult]) -> list[list[object]]:
-    """Make the rows of summary.csv: of two classes one for a slide, of more one for a slide and class.
-
-    All patches without a slide are one row, whose slide is "".
-    """
+    """Make the rows of summary.csv: one for each slide or, with more than two classes, for each slide and class."""
     by_slide: dict[str, list[ItemResult]] = {}
     for result in results:
         if result.patches:

@@ -49,12 +49,9 @@ class FoundFiles(NamedTuple):
 def find_files(paths: Iterable[str | os.PathLike[str]]) -> FoundFiles:
     """List the given files, the images in given folders at any depth in the order of their names, and those in tables.
 
-    Args:
-        paths: images, folders, and tables: .csv files with a column `path`, whose relative paths start at the folder of
-            the table. A path in a table that leads to no image is rejected; the others are used.
-
-    Raises:
-        InputError: a given path does not exist, a folder has no image, or a table has no path.
+    Tables are .csv files with a column `path`, whose relative paths start at the folder of the table. A path in a table
+    that leads to no image is rejected; the others are used. Raises InputError if a given path does not exist, a folder
+    has no image, or a table has no path.
     """
     files: list[str] = []
     skipped: Counter[str] = Counter()
@@ -121,7 +118,6 @@ def plan_work(
     Args:
         mpp: the run's scale, micrometres per pixel; None where it has none.
         tile: which images are tiled into patches: auto (see `is_tiled`; not patches with a position), always or never.
-        patch_pixels: of a patch of the run.
         contents: the bytes of each file, where they are in memory and not on disk.
     """
     items: list[WorkItem] = []

@@ -109,21 +109,14 @@ def list_model_names() -> list[str]:
 
 
 def find_architecture(name: str) -> Architecture:
-    """Return the entry of a name in `ARCHITECTURES`.
-
-    Raises:
-        InputError: there is none.
-    """
+    """Return the entry of a name in `ARCHITECTURES`; InputError if there is none."""
     if name not in ARCHITECTURES:
         raise InputError(f"Unknown model {name}. Choose one of {', '.join(list_model_names())}.")
     return ARCHITECTURES[name]
 
 
 def list_architectures(model: str) -> list[Architecture]:
-    """List the architectures in a model's name, such as `cancernet+densenet121`.
-
-    Names that this version does not know are left out: the model file of a run suffices to load it.
-    """
+    """List the architectures in a model's name, such as `cancernet+densenet121`, that this version knows."""
     return [ARCHITECTURES[name] for name in model.split("+") if name in ARCHITECTURES]
 
 
@@ -146,16 +139,11 @@ def split_by_architecture(experiment: Experiment) -> list[Experiment]:
 
 
 def build_model(experiment: Experiment, classes: int) -> "keras.Model":
-    """Build the network that an experiment names.
+    """Build the network that an experiment names: raw images [n, size, size, channels] -> [n, classes] float32 softmax.
 
-    All layers are trainable except the batch normalisation of a backbone. New weights are random:
+    It is not compiled. All layers are trainable except the batch normalisation of a backbone. New weights are random:
     `keras.utils.set_random_seed` makes them repeatable. `experiment.weights` says where those of a backbone come from.
-
-    Returns:
-        An uncompiled model: [n, size, size, channels] of 0 to 255 -> [n, classes] float32 softmax.
-
-    Raises:
-        InputError: see `check_architecture`; also fewer than two classes, or weights that do not fit the backbone.
+    Raises InputError as `check_architecture`, and for fewer than two classes or weights that do not fit the backbone.
     """
     architecture = check_architecture(experiment)
     if classes < 2:
@@ -168,9 +156,8 @@ def build_model(experiment: Experiment, classes: int) -> "keras.Model":
 def check_architecture(experiment: Experiment) -> Architecture:
     """Return the architecture of an experiment after checking that the other settings fit it. Needs no Keras.
 
-    Raises:
-        InputError: an unknown model, too small an image, a number of channels, a strategy or weights that the
-            architecture does not support, a missing file of weights, or a missing Python package.
+    Raises InputError for an unknown model, too small an image, a number of channels, a strategy or weights that the
+    architecture does not support, a missing file of weights, or a missing Python package.
     """
     name = experiment.model
     architecture = find_architecture(name)

@@ -22,8 +22,8 @@ _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 def import_keras() -> None:
     """Import Keras without its greeting, with images channels last and numbers in float32 whatever keras.json says.
 
-    Raises:
-        InputError: KERAS_BACKEND or keras.json names a backend other than TensorFlow and JAX, or it is not installed.
+    Raises InputError if KERAS_BACKEND or keras.json names a backend other than TensorFlow and JAX, or one not
+    installed.
     """
     backend = _read_backend()
     if backend not in BACKENDS:
@@ -82,11 +82,7 @@ def find_nvidia_gpu() -> str:
 
 
 def explain_unused_gpu(device: str) -> str:
-    """Say why an NVIDIA GPU is not used, and the remedy; "" if nothing is wrong.
-
-    Args:
-        device: what Keras uses, `training.pipeline.describe_device`.
-    """
+    """Say why an NVIDIA GPU is not used if `device`, see `describe_device`, is "CPU", and the remedy; otherwise ""."""
     import keras
 
     if device != "CPU" or os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):

@@ -12,17 +12,11 @@ class CancerNet:
 
     @staticmethod
     def build(width: int, height: int, depth: int, classes: int, dropout: float = 0.5) -> keras.Sequential:
-        """Build the network; 1,235,133 parameters for 48x48x3 and two classes.
+        """Build the network: [n, height, width, depth] of 0 to 255 -> [n, classes] softmax, uncompiled.
 
-        Args:
-            width, height: of the images in pixels, at least 8.
-            depth: number of colour channels.
-            classes: number of outputs.
-            dropout: rate before the last layer; half of it after each block.
-
-        Returns:
-            An uncompiled network: [n, height, width, depth] of 0 to 255 -> [n, classes] softmax. If Keras is set to
-            channels first, as in the tutorial, it takes [n, depth, height, width].
+        It has 1,235,133 parameters for 48x48x3 and two classes; height and width are at least 8 pixels. `dropout` is
+        the rate before the last layer; half of it follows each block. If Keras is set to channels first, as in the
+        tutorial, the network takes [n, depth, height, width].
         """
         channels_first = keras.config.image_data_format() == "channels_first"
         shape, axis = ((depth, height, width), 1) if channels_first else ((height, width, depth), -1)

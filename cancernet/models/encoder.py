@@ -24,14 +24,9 @@ def build_encoder(preset: str, image_size: int) -> keras.Model:
     """Build the network from raw images [n, image_size, image_size, 3], 0 to 255, to features [n, 2 * width].
 
     It resizes them to the encoder's own size and normalises them in Keras' own layers. The features are the class token
-    and the mean of the patch tokens, as recommended for Virchow (Vorontsov et al. 2024), without register tokens.
-
-    Args:
-        preset: `hf://owner/name`, `kaggle://...`, a name that KerasHub knows, or a folder.
-
-    Raises:
-        InputError: the preset does not exist, cannot be downloaded, or is not a vision transformer with its
-            preprocessing.
+    and the mean of the patch tokens, as recommended for Virchow (Vorontsov et al. 2024), without register tokens. The
+    preset is `hf://owner/name`, `kaggle://...`, a name that KerasHub knows, or a folder; InputError if it cannot be
+    loaded or is not a vision transformer with its preprocessing.
     """
     import keras_hub
 

@@ -13,13 +13,10 @@ MAX_IMAGES = 10_000  # that out-of-distribution detection is fitted to
 
 @lru_cache(maxsize=2)  # rebuilding a backbone takes seconds
 def add_image_features(model: keras.Model) -> keras.Model:
-    """Return a network that shares the model's weights and also outputs image features for each ensemble member.
+    """Return a network from raw images to [probabilities [n, classes], image features [n, c + f] of each member, ...].
 
-    Image features are colour statistics (see `build_colour_statistics`) followed by the input of the member's last
-    layer; for a transfer model, by the output of its extractor.
-
-    Returns:
-        Raw images to [probabilities [n, classes], image features [n, c + f], ...], one array for each member.
+    It shares the model's weights. Image features are colour statistics (see `build_colour_statistics`) followed by the
+    input of the member's last layer; for a transfer model, by the output of its extractor.
     """
     image = keras.Input(model.input_shape[1:])
     output, *features = _output_penultimate_features(model)(image)

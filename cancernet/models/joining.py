@@ -9,10 +9,7 @@ from cancernet.models.structure import attach_head, has_backbone, split_model
 
 
 def downsample_input(network: keras.Sequential, image_size: int) -> keras.Sequential:
-    """Let a network take images of another size, which it first resizes to its own.
-
-    Bilinear interpolation to half the side is the mean of four pixels.
-    """
+    """Let a network take larger images, which it resizes to its own size: half the side is the mean of four pixels."""
     height, width, channels = network.input_shape[1:]
     if image_size == height:
         return network
@@ -23,10 +20,8 @@ def downsample_input(network: keras.Sequential, image_size: int) -> keras.Sequen
 def join_members(networks: Sequence[keras.Model], temperatures: Sequence[float] | None = None) -> keras.Model:
     """Join networks with the same inputs and classes into one whose output is the softmax of their mean logits.
 
-    The members become sub-models with the names `member_1`, `member_2`, ... A single network is returned as it is.
-
-    Args:
-        temperatures: divisor of the logits of each network; 1 by default.
+    The members become sub-models with the names `member_1`, `member_2`, ... A single network is returned as it is. The
+    logits of each network are divided by its temperature, 1 by default.
     """
     if len(networks) == 1:
         return networks[0]

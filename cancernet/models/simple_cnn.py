@@ -5,16 +5,10 @@ from keras import layers
 
 
 def build_simple_cnn(size: int, channels: int, classes: int, dropout: float = 0.5) -> keras.Sequential:
-    """Build three convolutions of 16, 32 and 64 filters, each with max pooling, then a dense layer of 128.
+    """Build the network: [n, size, size, channels] of 0 to 255 -> [n, classes] softmax, uncompiled.
 
-    It has 1,629,443 parameters for 128x128x1 and three classes.
-
-    Args:
-        size: side of the square images in pixels, at least 22.
-        dropout: rate after the last pooling.
-
-    Returns:
-        An uncompiled network: [n, size, size, channels] of 0 to 255 -> [n, classes] softmax.
+    Three convolutions of 16, 32 and 64 filters, each with max pooling, precede a dropout and a dense layer of 128. It
+    has 1,629,443 parameters for 128x128x1 and three classes; `size` is at least 22 pixels.
     """
     model = keras.Sequential(name="simple_cnn")
     model.add(keras.Input((size, size, channels), name="image"))

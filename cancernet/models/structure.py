@@ -17,9 +17,6 @@ def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     """Return the extractor and the head of a transfer model; they share their weights with `model`.
 
     So the features [n, f] of a frozen backbone can be computed once, and training the head on them trains `model`.
-
-    Raises:
-        ValueError: the model is not a transfer model.
     """
     if not has_backbone(model):
         raise ValueError(f"{model.name} has no extractor and head; only transfer models have.")

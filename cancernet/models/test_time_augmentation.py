@@ -6,9 +6,7 @@ import keras
 def average_over_views(model: keras.Model, views: str) -> keras.Model:
     """Return a network that shares the model's weights and outputs the mean over the views of each square image.
 
-    Args:
-        model: images to one or several outputs of any kind.
-        views: `one`, the image itself; `mirror`, also its horizontal flip; `eight`, all its flips and quarter turns.
+    `one` is the image itself; `mirror` is also its horizontal flip; `eight` are all its flips and quarter turns.
     """
     if views == "one":
         return model

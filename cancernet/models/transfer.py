@@ -28,12 +28,8 @@ def build_extractor(architecture: Architecture, image_size: int, weights: str) -
     and variance, whatever is trained; the saved model keeps that. Calling the extractor with training=False would not
     do it: Keras 3 overrides it by the training=True of the call around it.
 
-    Args:
-        architecture: one of a backbone in keras.applications.
-        weights: `imagenet`, `none`, or a file of weights of that backbone without its top.
-
-    Raises:
-        InputError: the weights are missing, unreadable or belong to another network.
+    `weights` is `imagenet`, `none`, or a file of weights of that backbone without its top; InputError if they are
+    missing, unreadable or belong to another network.
     """
     image = keras.Input((image_size, image_size, architecture.channels), name="image")
     pixels = preprocess(image, architecture.preprocessing)
@@ -60,11 +56,7 @@ def build_extractor(architecture: Architecture, image_size: int, weights: str) -
 
 
 def preprocess(image: KerasTensor, preprocessing: str) -> KerasTensor:
-    """Preprocess raw RGB images, 0 to 255, as for the backbone's pretraining, in layers without trainable weights.
-
-    It is `caffe` (BGR minus the mean), `torch` (scaled to 0 to 1, then standardised), or `included` (the backbone
-    contains it).
-    """
+    """Preprocess raw RGB images, 0 to 255, as for the backbone's pretraining, in layers without trainable weights."""
     if preprocessing == "caffe":
         image = reverse_channels(image)
         return layers.Normalization(mean=CAFFE_MEAN_BGR, variance=(1, 1, 1), name="subtract_mean")(image)
@@ -91,17 +83,10 @@ def reverse_channels(image: KerasTensor) -> KerasTensor:
 
 
 def load_backbone_weights(backbone: keras.Model, name: str, file: Path) -> None:
-    """Load a file of weights into a backbone.
+    """Load a file of weights, HDF5 of Keras 3 (`.weights.h5`) or Keras 2 (`.h5`), into a backbone.
 
     Keras also reads a file of a wider network, or of one with more layers, as far as the names go. So the shapes of all
-    arrays are compared first.
-
-    Args:
-        name: of the backbone in keras.applications, for error messages.
-        file: HDF5, written by Keras 3 (`.weights.h5`) or Keras 2 (`.h5`, such as the published ImageNet weights).
-
-    Raises:
-        InputError: the file is missing, unreadable or belongs to another network.
+    arrays are compared first. Raises InputError if the file is unreadable or belongs to another network.
     """
     expected = f"the weights of keras.applications.{name} without its top (include_top=False)"
     try:

@@ -44,7 +44,7 @@ def augment_batch(
     step: Integer,
     part: tuple[Integer, Integer] | None = None,
 ) -> tf.Tensor:
-    """Augment a copy of a batch at random: first the geometry, then the stains.
+    """Augment a copy of a batch at random, first the geometry, then the stains: float32 [n, s, s, c], 0 to 255.
 
     The geometry is that of Keras' `ImageDataGenerator` with `fill_mode="nearest"`: rotation about the image's centre,
     zoom and shift drawn for each axis, shear and flips. Flips and quarter turns alone are exact, since they only move
@@ -55,12 +55,6 @@ def augment_batch(
         seed, epoch, step: the same give the same result; the step is within the epoch.
         part: if the images are part of a larger batch, the position of the first in it and its size; they are then
             augmented as in that batch.
-
-    Returns:
-        float32 [n, s, s, c], 0 to 255.
-
-    Raises:
-        InputError: the images are not square, or stain jitter meets images without three colours.
     """
     images = tf.convert_to_tensor(images)
     shape = images.shape
@@ -82,15 +76,9 @@ def inverse_matrices(
 ) -> tf.Tensor:
     """Compute the matrices [n, 2, 3] from a point (x, y) of the result to its source point in the image.
 
-    The order is that of Keras' `apply_affine_transform`: rotation @ shift @ shear @ zoom, about the centre
-    (side - 1) / 2. Each number may be a tensor [n], one value for each image.
-
-    Args:
-        side: in pixels.
-        rotation: in radians, counter-clockwise.
-        zoom: along x and y: the share of the image that fills the result.
-        shift: along x and y, in pixels; positive values move the content left and up.
-        shear: in radians.
+    The order is that of Keras' `apply_affine_transform`: rotation @ shift @ shear @ zoom, about the centre (side - 1) /
+    2. Each number may be a tensor [n], one value for each image. Rotation (counter-clockwise) and shear are in radians.
+    Zoom is the share of the image that fills the result; a positive shift moves the content left and up, in pixels.
     """
     (zoom_x, zoom_y), (shift_x, shift_y) = zoom, shift
     cosine, sine, centre = tf.cos(rotation), tf.sin(rotation), (side - 1) / 2
@@ -107,15 +95,7 @@ def inverse_matrices(
 def orient_matrices(
     matrices: Tensor, horizontal_flip: Tensor, vertical_flip: Tensor, turns: Tensor, *, side: int
 ) -> tf.Tensor:
-    """Add flips and then quarter turns to the transformations of `inverse_matrices`.
-
-    Args:
-        matrices: float32 [n, 2, 3], like the result.
-        horizontal_flip: bool [n], left to right.
-        vertical_flip: bool [n], top to bottom.
-        turns: int32 [n], counter-clockwise quarter turns, 0 to 3.
-        side: in pixels.
-    """
+    """Add flips, bool [n], and then counter-clockwise quarter turns, int32 [n], to matrices of `inverse_matrices`."""
     sign = tf.where(tf.stack([horizontal_flip, vertical_flip], axis=-1), -1.0, 1.0)
     cosine, sine = tf.gather([1.0, 0.0, -1.0, 0.0], turns), tf.gather([0.0, 1.0, 0.0, -1.0], turns)
     linear = tf.stack([tf.stack([cosine, -sine], -1), tf.stack([sine, cosine], -1)], -2) * sign[:, :, None]
@@ -155,18 +135,10 @@ def warp_images(images: Tensor, matrices: Tensor) -> tf.Tensor:
 
 
 def change_stains(images: Tensor, factor: Tensor, addition: Tensor) -> tf.Tensor:
-    """Scale and shift the concentration of each stain.
+    """Scale and shift the concentration of each stain in RGB images [n, s, s, 3], 0 to 255: float32 of the same shape.
 
-    The concentrations c solve `-log(rgb / 255) = c @ STAIN_DENSITIES` (Beer-Lambert; Ruifrok & Johnston 2001). They
-    become `c * factor + addition` (Tellez et al. 2019). Both steps are one affine map of the optical densities.
-
-    Args:
-        images: RGB [n, s, s, 3], 0 to 255; 0 counts as 1.
-        factor: float32 [n, 3], one for each stain.
-        addition: float32 [n, 3], in natural optical density.
-
-    Returns:
-        float32 [n, s, s, 3], 0 to 255.
+    The concentrations c solve `-log(rgb / 255) = c @ STAIN_DENSITIES` (Beer-Lambert; Ruifrok & Johnston 2001; 0 counts
+    as 1). They become `c * factor + addition`, both float32 [n, 3] (Tellez et al. 2019).
     """
     unmixing = np.linalg.inv(STAIN_DENSITIES.astype(np.float64)).astype(np.float32)
     mixing = unmixing @ (factor[:, :, None] * STAIN_DENSITIES)  # [n, 3, 3]

@@ -127,12 +127,8 @@ class Recorder(keras.callbacks.Callback):
     def save(self, *, step: int = 0) -> None:
         """Write the checkpoint: the model with its optimizer, the weights kept so far and the history.
 
-        Args:
-            step: finished steps of the current epoch; the metrics summed over them are saved too.
-
-        Raises:
-            StorageError: the disk is full.
-            TrainingDiverged: the loss is not finite; a checkpoint of that would replace a better one.
+        `step` is the number of finished steps of the current epoch; the metrics summed over them are saved too. Raises
+        TrainingDiverged if the loss is not finite: a checkpoint of that would replace a better one.
         """
         if not distribution.is_first():
             return
@@ -161,11 +157,7 @@ class Recorder(keras.callbacks.Callback):
         self._pause = min(max(_SECONDS_BETWEEN_CHECKPOINTS, affordable), _MAX_SECONDS_BETWEEN)
 
     def restore(self, model: keras.Model) -> None:
-        """Put the checkpoint's state into a compiled model and its optimizer.
-
-        Raises:
-            StorageError: the checkpoint is missing or damaged.
-        """
+        """Put the checkpoint's state into a compiled model and its optimizer; StorageError if it is damaged."""
         folder = self.workspace.folder
         state = _read_state(folder)
         try:
@@ -211,10 +203,7 @@ def _make_callbacks(experiment: Experiment) -> list[keras.callbacks.Callback]:
 
 @contextlib.contextmanager
 def defer_signals(recorder: Recorder) -> Iterator[None]:
-    """Defer the first signal that would end the process until the step is finished and the checkpoint is written.
-
-    A second signal takes effect at once.
-    """
+    """Defer the first signal that would end the process until a step is finished and the checkpoint is written."""
     handlers: dict[signal.Signals, Callable[[int, FrameType | None], object]] = {}
 
     def defer(number: int, frame: FrameType | None) -> None:
@@ -239,14 +228,7 @@ def defer_signals(recorder: Recorder) -> Iterator[None]:
 
 
 def check_checkpoint(workspace: Workspace) -> None:
-    """Check that a checkpoint, if there is one, is of this training and as it was written.
-
-    With `force`, one that is not is deleted.
-
-    Raises:
-        InputError: it has another fingerprint.
-        StorageError: it is damaged.
-    """
+    """Raise an error unless a checkpoint, if any, is of this training and as it was written; `force` deletes it."""
     folder = workspace.folder
     if not folder.exists():
         return
@@ -265,11 +247,7 @@ def check_checkpoint(workspace: Workspace) -> None:
 
 
 def read_precision(checkpoint: Path) -> str | None:
-    """Return the dtype policy of an unfinished training; None if there is no checkpoint.
-
-    Raises:
-        StorageError: the checkpoint is damaged.
-    """
+    """Return the dtype policy of an unfinished training; None if there is no checkpoint."""
     return _read_state(checkpoint)["precision"] if checkpoint.exists() else None
 
 

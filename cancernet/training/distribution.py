@@ -35,11 +35,8 @@ def joined() -> Iterator[None]:
 
     JAX detects the launcher (Slurm, Open MPI 4, Kubernetes), or the launcher sets Keras' environment variables
     (KERAS_DISTRIBUTION_JOB_ADDRESSES, _NUM_PROCESSES, _PROCESS_ID), or it has joined the processes already, as Ray
-    does. Without a launcher there is one process with all devices of its machine.
-
-    Raises:
-        InputError: Keras' backend is not JAX, or the launcher's information is incomplete.
-        CancerNetError: another process has ended.
+    does. Without a launcher there is one process with all devices of its machine. Raises InputError if Keras' backend
+    is not JAX or the launcher's information is incomplete, CancerNetError if another process has ended.
     """
     global _all_devices
     import_keras()

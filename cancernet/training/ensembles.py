@@ -52,16 +52,10 @@ class FittedEnsemble(NamedTuple):
 def fit_ensemble(
     experiment: Experiment, data: TrainingData, members: Sequence[Fold], workspace: Workspace
 ) -> FittedEnsemble:
-    """Train one network of each architecture for each ensemble member, and join them.
+    """Train one network of each architecture for each ensemble member, and join them; `members` are the rows of each.
 
     The output is the softmax of the members' mean logits, the normalised geometric mean of their probabilities. Logits
     of different architectures are first scaled by a temperature, or those with the largest logits would dominate.
-
-    Args:
-        members: training and validation rows of each. A single member is the usual training.
-
-    Raises:
-        InputError, StorageError, TrainingDiverged: see `fitting.fit_network` and `feature_cache.find_features`.
     """
     fitted = []
     architectures = split_by_architecture(experiment)
@@ -87,13 +81,10 @@ def fit_ensemble(
 
 
 def fit_temperature(scores: np.ndarray, labels: np.ndarray, class_weights: np.ndarray) -> float:
-    """Fit the temperature (0.1 to 10) with the lowest log-loss of softmax(scores / temperature).
+    """Fit the temperature (0.1 to 10) with the lowest weighted log-loss of softmax(scores / temperature).
 
-    Guo et al., "On calibration of modern neural networks", 2017, section 4.2.
-
-    Args:
-        scores: log-probabilities [n, classes] of images that were not trained on.
-        class_weights: in the loss [classes].
+    Guo et al., "On calibration of modern neural networks", 2017, section 4.2. The scores are log-probabilities [n,
+    classes] of images that were not trained on.
     """
     rows = np.arange(len(labels))
 

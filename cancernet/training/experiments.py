@@ -25,8 +25,7 @@ from cancernet.models.architectures import ENCODER, split_by_architecture
 def choose_experiment(options: TrainingOptions) -> Experiment:
     """Return the recipe's settings, replaced by those of a recipe file and by those given.
 
-    Raises:
-        InputError: a value out of range, or settings that do not go together.
+    Raises InputError for a value out of range, or settings that do not go together.
     """
     experiment = _choose_head(options) if options.features else _choose_network(options)
     if options.tensorboard and not any(kind.way in EPOCHS for kind in split_by_architecture(experiment)):
@@ -69,13 +68,9 @@ def _choose_network(options: TrainingOptions) -> Experiment:
 
 
 def check_settings_apply(experiment: Experiment, base: Experiment, given: Mapping[str, object]) -> None:
-    """Check that no setting of a backbone differs from its recipe's where a backbone does not use it.
+    """Raise InputError if a setting of a backbone differs from its recipe's where a backbone does not use it.
 
-    Args:
-        given: what the command line set, to name an option as it was typed.
-
-    Raises:
-        InputError: the first setting that does not apply.
+    `given` is what the command line set, to name an option as it was typed.
     """
     ways = {kind.way for kind in split_by_architecture(experiment)}
     if "scratch" in ways:
@@ -94,11 +89,7 @@ def check_settings_apply(experiment: Experiment, base: Experiment, given: Mappin
 
 
 def check_values(settings: Mapping[str, object]) -> None:
-    """Check types and ranges of settings, named as in `Experiment`.
-
-    Raises:
-        InputError: an unknown name, or a value that the setting cannot have.
-    """
+    """Raise InputError for settings of unknown names, or with values that `Experiment` does not take."""
     from pydantic import TypeAdapter, ValidationError
 
     try:
@@ -112,10 +103,8 @@ def check_values(settings: Mapping[str, object]) -> None:
 def fit_to_grey(experiment: Experiment, *, views: Any) -> Experiment:
     """Adapt an experiment to grey images, such as X-rays, which have a fixed orientation and no stains.
 
-    They are flipped left to right only, never rotated or flipped top to bottom.
-
-    Args:
-        views: test-time augmentation that the user asked for; None keeps it to the horizontal flip at most.
+    They are flipped left to right only, never rotated or flipped top to bottom. `views` is the test-time augmentation
+    that the user asked for; None keeps it to the horizontal flip at most.
     """
     changes = dataclasses.replace(experiment.augmentation, vertical_flip=False, quarter_turns=False, stain_jitter=0.0)
     views = views or ("mirror" if experiment.views == "eight" else experiment.views)

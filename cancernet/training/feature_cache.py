@@ -72,9 +72,7 @@ def find_features(
 
     Args:
         extractor: raw images to features [n, f].
-        experiment: determines model and views.
         images: all n images of the dataset in the manifest's order.
-        say: receives progress messages.
 
     Returns:
         float32 [n, views, f], memory-mapped and read-only.
@@ -103,11 +101,7 @@ def find_features(
 
 
 def hash_extractor(extractor: keras.Model) -> str:
-    """Return the SHA-256 of an extractor's weights and of the settings of its layers without weights.
-
-    These layers preprocess the image, so the same backbone with other preprocessing is another extractor. Layer names,
-    which contain Keras' counters, are ignored.
-    """
+    """Return the SHA-256 of an extractor's weights and of the settings of its layers without any: the preprocessing."""
     digest = hashlib.sha256()
     for weight in extractor.get_weights():
         digest.update(f"{weight.dtype} {weight.shape} ".encode())
@@ -162,11 +156,7 @@ def _compute(
 
 
 def _begin(path: Path, shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Write the header of an array, or truncate what a killed process left after its last whole batch.
-
-    Returns:
-        The number of finished rows, and the bytes still to be written.
-    """
+    """Write an array's header, or truncate what follows its last whole batch; return rows done and missing bytes."""
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": _DTYPE, "fortran_order": False, "shape": shape})
     header, row_bytes = buffer.getvalue(), shape[1] * shape[2] * np.dtype(_DTYPE).itemsize

@@ -39,11 +39,8 @@ def fit_network(
     """Compile and train a network, and leave in it the weights that `experiment.kept_weights` names.
 
     Mean weights get new statistics of batch normalisation (stochastic weight averaging: Izmailov et al. 2018). A crash
-    loses at most two minutes and one validation: the training resumes from its checkpoint to the same numbers.
-
-    Args:
-        class_weights: in the loss [classes].
-        workspace: its folder is for the checkpoint.
+    loses at most two minutes and one validation: the training resumes from the checkpoint, `workspace.folder`, to the
+    same numbers.
 
     Raises:
         InputError: an image cannot be read, the devices cannot share a batch, or the checkpoint has other settings.
@@ -224,15 +221,10 @@ def estimate_size(model: keras.Model, experiment: Experiment) -> int:
 
 
 def compute_class_weights(labels: np.ndarray, n_classes: int, kind: str) -> np.ndarray:
-    """Compute the weight of each class in the loss [n_classes].
+    """Compute the weight of each class in the loss [n_classes] from the class indices [n] of the training images.
 
-    Args:
-        labels: class index of each training image [n].
-        kind: `ratio`, max(count) / count, as in the tutorial; `balanced`, n / (classes * count), as in scikit-learn;
-            `none`, 1 for all.
-
-    Raises:
-        InputError: a class has no images.
+    `ratio` is max(count) / count, as in the tutorial; `balanced` is n / (classes * count), as in scikit-learn; `none`
+    is 1.
     """
     counts = np.bincount(labels, minlength=n_classes)
     if not counts.all():

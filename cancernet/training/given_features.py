@@ -16,21 +16,13 @@ _ROWS_IN_MEMORY = 4096
 
 
 def import_features(path: Path, patches: Sequence[Patch], folder: Path) -> np.ndarray:
-    """Import features of all images of a dataset.
+    """Import features of all images of a dataset: float32 [n, views, f], memory-mapped and read-only.
 
     A `.npy` file contains [n, f], or [n, views, f] with several views of each image; a CSV of the same name next to it
     has a column `file` with the name of each row. An HDF5 file contains the datasets `features` and `file`. Names are
-    those of the manifest or, if unique, their last parts.
-
-    Args:
-        patches: of the dataset, in the manifest's order.
-        folder: where the features are written in that order, block by block.
-
-    Returns:
-        float32 [n, views, f], memory-mapped and read-only.
-
-    Raises:
-        InputError: the file is missing, unreadable, has other rows than the dataset, or a value that is not finite.
+    those of the manifest or, if unique, their last parts. The features are written to `folder` block by block, in the
+    order of `patches`, the manifest's. Raises InputError if the file cannot be read, has other rows than the dataset,
+    or a value that is not finite.
     """
     if path.suffix == ".npy":
         try:

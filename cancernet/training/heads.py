@@ -56,13 +56,9 @@ class HeadData(NamedTuple):
 def fit_heads(data: HeadData, members: Sequence[Fold], *, folds: Sequence[Fold] | None = None) -> FittedHeads:
     """Fit a logistic regression with an L2 penalty for each ensemble member, to the mean features over the views.
 
-    The strength is the one of STRENGTHS with the lowest log-loss, weighted by class, on left-out images, searched from
-    the middle outward until the loss rises. Standardised features lie in a file, and no more than some thousand images
-    are in memory at once.
-
-    Args:
-        members: training and validation rows of each member.
-        folds: splits by which the strength is chosen; None uses the members.
+    The strength is the one of STRENGTHS with the lowest log-loss, weighted by class, on the left-out images of `folds`
+    (None: of the members), searched from the middle outward until the loss rises. Standardised features lie in a file,
+    and no more than some thousand images are in memory at once.
     """
     started, chosen_by = time.perf_counter(), folds or members
     labels = data.labels[np.concatenate([split.validation for split in chosen_by])]

@@ -33,10 +33,8 @@ def open_store(
 ) -> ImageStore:
     """Open the images of patches as a store, which decodes a file and checks its hash when it is first needed.
 
-    Args:
-        experiment: determines image size and channels.
-        cache_limit: bytes that decoded images may take in memory, one for each value; None allows half of the free
-            memory. If they need more, nothing is cached and every epoch reads the files.
+    `cache_limit` is the bytes that decoded images may take in memory; None allows half of the free memory. If they need
+    more, nothing is cached and every epoch reads the files.
     """
     limit = psutil.virtual_memory().available // 2 if cache_limit is None else cache_limit
     return ImageStore(
@@ -71,8 +69,7 @@ def training_batches(
     epoch's first images, with weight 0; the other weights keep the mean loss that of the other images.
 
     Args:
-        store: n images.
-        targets: [n, classes], float32.
+        targets: float32 [n, classes].
         weights: of each image in the loss [n]; None for 1.
 
     Returns:
@@ -104,16 +101,9 @@ def training_batches(
 def evaluation_batches(store: ImageStore, *, batch_size: int, targets: np.ndarray | None = None) -> tf.data.Dataset:
     """Make batches of every image once, in order and without augmentation; the last may be smaller.
 
+    Batches are images uint8 [batch, size, size, channels] or, with targets [n, classes], pairs of images and targets.
     Inside `distribution.spread` these are this process's shares, with weights: the last batch is filled up with the
     first images, with weight 0, and the other weights keep the mean loss that of all images.
-
-    Args:
-        store: n images.
-        targets: [n, classes], float32.
-
-    Returns:
-        Dataset of images uint8 [batch, size, size, channels]; with `targets`, of pairs of images and targets [batch,
-        classes].
     """
     n, share = len(store), distribution.share()
 
@@ -183,10 +173,7 @@ def explain_variation(experiment: Experiment) -> str:
 
 
 def enable_determinism(experiment: Experiment) -> None:
-    """Let TensorFlow compute the same numbers on a GPU each time, where networks are trained and it can.
-
-    Otherwise it adds up gradients, those of depthwise convolutions among them, in any order.
-    """
+    """Let TensorFlow compute the same numbers on a GPU each time, where networks are trained and it can."""
     if keras.backend.backend() == "tensorflow" and tf.config.list_physical_devices("GPU") and _list_trained(experiment):
         is_possible = not explain_variation(experiment)
         (framework.enable_op_determinism if is_possible else framework.disable_op_determinism)()

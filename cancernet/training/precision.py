@@ -19,10 +19,7 @@ _STEPS = 5
 
 
 def set_precision(model: keras.Model, policy: str) -> None:
-    """Set the dtype policy (`SINGLE` or `MIXED`) of all layers of a model except the last one, the softmax.
-
-    The weights stay float32. Takes effect when the model is next compiled.
-    """
+    """Set the dtype policy of all layers but the last, the softmax; it takes effect when the model is next compiled."""
     for layer in list_layers(model)[:-1]:
         layer.dtype_policy = policy
 
@@ -30,12 +27,9 @@ def set_precision(model: keras.Model, policy: str) -> None:
 def choose_precision(
     model: keras.Model, compile_model: Callable[[], object], images: np.ndarray, targets: np.ndarray
 ) -> dict[str, float]:
-    """Time a training step with each policy on one batch, and set the model to the faster one.
+    """Time a step with each policy on a batch, set the model to the faster one, and return median seconds by policy.
 
     The weights do not change. Compile the model afterwards.
-
-    Returns:
-        Policy -> median seconds of a step.
     """
     weights, seconds = model.get_weights(), {}
     for policy in (SINGLE, MIXED):

@@ -32,11 +32,7 @@ class TrainingSummary:
 
 
 def average_results(results: Sequence[TrainingResult]) -> TrainingResult:
-    """Combine the results of several ensemble members, each trained in epochs.
-
-    History is the mean over the members that trained so long, kept epochs are the range over all members, seconds are
-    the sum, and images per second the mean.
-    """
+    """Combine members trained in epochs: mean history, range of kept epochs, total seconds, mean images per second."""
     history = {}
     for key in results[0].history:
         epochs = itertools.zip_longest(*(each.history[key] for each in results))

@@ -15,19 +15,11 @@ BATCH = 64  # images; larger batches are no faster on a CPU and take more memory
 
 
 def log_scores(probabilities: np.ndarray) -> np.ndarray:
-    """Turn a network's softmax outputs into log-probabilities.
+    """Turn softmax outputs [n, classes] into natural log-probabilities, float64.
 
-    The difference of the columns of two classes is the log-odds. It still orders images whose larger output has
-    saturated to exactly 1, because the smaller one has not.
-
-    Args:
-        probabilities: [n, classes] float32 or float64, 0 to 1; clipped at the smallest normal float32.
-
-    Returns:
-        Natural log-probabilities [n, classes], float64.
-
-    Raises:
-        TrainingDiverged: an output is not a finite number.
+    Outputs are clipped at the smallest normal float32. The difference of the columns of two classes is the log-odds. It
+    still orders images whose larger output has saturated to exactly 1, because the smaller one has not. Raises
+    TrainingDiverged if an output is not finite.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     broken = int((~np.isfinite(probabilities)).any(axis=-1).sum())
@@ -40,30 +32,16 @@ def log_scores(probabilities: np.ndarray) -> np.ndarray:
 
 
 def predict_scores(model: keras.Model, store: ImageStore, *, views: str) -> np.ndarray:
-    """Predict log-probabilities [n, classes] float64 for every image of a store, in its order.
+    """Predict log-probabilities [n, classes] float64 of all images of a store, in order.
 
-    Args:
-        model: raw images to probabilities.
-        views: test-time augmentation, see `average_over_views`; the mean is over probabilities.
-
-    Raises:
-        InputError: a file cannot be read.
-        TrainingDiverged: an output is not a finite number.
+    The mean is over the probabilities of the views, see `average_over_views`. Raises InputError if a file cannot be
+    read, TrainingDiverged if an output is not finite.
     """
     return log_scores(predict(average_over_views(model, views), store))
 
 
 def score_features(head: keras.Model, features: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Predict log-probabilities [m, classes] float64 from features, with the mean probability over the views.
-
-    Args:
-        head: features [n, f] to probabilities.
-        features: [n, views, f], in memory or memory-mapped.
-        rows: of them [m].
-
-    Raises:
-        TrainingDiverged: an output is not a finite number.
-    """
+    """Predict log-probabilities [m, classes] of rows [m] of features [n, views, f]: mean probability over the views."""
     outputs = []
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         block = features[rows[start : start + _ROWS_AT_ONCE]]
@@ -72,11 +50,7 @@ def score_features(head: keras.Model, features: np.ndarray, rows: np.ndarray) ->
 
 
 def predict(model: keras.Model, store: ImageStore) -> np.ndarray:
-    """Compute the outputs [n, ...] float32, of any kind, of a network for every image of a store, in its order.
-
-    Raises:
-        InputError: a file cannot be read.
-    """
+    """Compute the outputs [n, ...] float32, of any kind, of a network for every image of a store, in its order."""
     own = store.select(distribution.own_rows(len(store)))
     with reraise_file_errors(store), progress.count("Predicting", len(own)) as add:
         shown = keras.callbacks.LambdaCallback(

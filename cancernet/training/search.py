@@ -52,16 +52,13 @@ class Search(NamedTuple):
 def join_search(
     folder: Path, storage: str | None, space: Mapping[str, Range], default: Mapping[str, Setting], request: Mapping
 ) -> Iterator[Search]:
-    """Begin a search, or join an existing one.
+    """Begin a search, or join one; InputError if it was begun with another request or the storage cannot be used.
 
     Args:
         folder: of the search; the study is named after it.
         storage: an Optuna storage, or a file `.journal`, also on a network file system; None for a file in `folder`.
         default: the value of each setting in `space` that is tried first.
-        request: all that the figures follow from, as JSON, including `seed`; every process must have the same.
-
-    Raises:
-        InputError: the study was begun with another request, or the storage cannot be used or is locked.
+        request: all that the figures follow from, as JSON, including `seed`.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     process = f"{platform.node()}-{os.getpid()}-{time.time_ns()}"
@@ -78,13 +75,10 @@ def join_search(
 
 
 def take_trial(search: Search, trials: int) -> Trial | None:
-    """Take the next trial, with its settings; those of killed processes come first.
+    """Take the next trial; those of killed processes come first. None if as many as `trials` are finished or running.
 
     Its settings are a function of the seed, its number and the trials before it (tree-structured Parzen estimator,
     Bergstra et al. 2011).
-
-    Args:
-        trials: number of trials of the study; None is returned when as many are finished or running.
     """
     with filelock.FileLock(search.folder / _ASK):
         _recover(search)
@@ -102,11 +96,8 @@ def evaluate_trial(search: Search, trial: Trial, folds: Iterable[tuple[float, in
     """Evaluate a trial fold by fold until it is finished or pruned, or the time is up.
 
     A trial is pruned if its log-loss after some fold is above the median of the other trials after that fold, or if its
-    training diverges.
-
-    Args:
-        folds: yields the sum of the log-losses and the number of images of each fold, which it trains on demand.
-        until: a time of `time.monotonic`; a trial that still has folds then is left for another process.
+    training diverges. One that still has folds at the time `until` (of `time.monotonic`) is left for another process.
+    `folds` yields the sum of the log-losses and the number of images of each fold, which it trains on demand.
     """
     study, loss, images = search.study, 0.0, 0
     try:
@@ -133,10 +124,7 @@ def count_finished(study: optuna.Study) -> int:
 
 
 def find_importance(study: optuna.Study) -> dict[str, float]:
-    """Return the importance of each setting for the log-loss, the largest first; {} for fewer than ten trials.
-
-    PED-ANOVA (Watanabe, Bansal & Hutter 2023).
-    """
+    """Return each setting's importance, the largest first (PED-ANOVA, Watanabe et al. 2023); {} below ten trials."""
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(finished) < LEAST_FOR_IMPORTANCE or len({trial.value for trial in finished}) < 2:
         return {}

@@ -24,11 +24,7 @@ def choose_space(experiment: Experiment) -> dict[str, Range]:
 
 
 def read_space(path: Path) -> dict[str, Range]:
-    """Read a table from a JSON file.
-
-    Raises:
-        InputError: the file is missing or not JSON, or an entry is not of the form above.
-    """
+    """Read a table from a JSON file; raise InputError if it is missing or not of the form above."""
     space = read_json(path, dict[str, Range], expected="a search space", advice="docs/search.md describes the form.")
     if not space:
         raise InputError(f"{path} is not a search space: it names no setting. docs/search.md describes the form.")
@@ -36,11 +32,7 @@ def read_space(path: Path) -> dict[str, Range]:
 
 
 def check_space(space: Mapping[str, Range]) -> None:
-    """Check that every range is well formed and that the setting can have every value at its ends.
-
-    Raises:
-        InputError: a setting that cannot be searched, a malformed range, or a value that the setting cannot have.
-    """
+    """Raise InputError unless every range is well formed and the setting can have every value at its ends."""
     for name, tried in space.items():
         if name not in list_searchable():
             raise InputError(f"{name} cannot be searched. Choose from {', '.join(list_searchable())}.")

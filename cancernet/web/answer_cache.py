@@ -12,10 +12,7 @@ Value = TypeVar("Value")
 
 
 class AnswerCache(Generic[Value]):
-    """Keep the latest value of each visitor; evict the least recently used ones above the byte limit.
-
-    Safe to use from several threads.
-    """
+    """Keep the latest value of each visitor; evict the least recently used ones above the byte limit. Thread-safe."""
 
     def __init__(self, max_bytes: int):
         # An entry is key, value and size. The newest is kept however large it is: at most, it evicts all others.

@@ -38,11 +38,7 @@ class AppOptions:
 
 
 def launch(options: AppOptions) -> None:
-    """Serve the page until the process is interrupted.
-
-    Raises:
-        InputError: Streamlit is not installed, or the folder contains no run.
-    """
+    """Serve the page until the process is interrupted; InputError without Streamlit, or if the folder has no run."""
     try:
         from streamlit.web import cli
     except ImportError as error:

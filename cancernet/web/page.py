@@ -80,9 +80,8 @@ def answer_uploads(
 ) -> Answer:
     """Score uploaded files; `cancernet predict` reads and groups them in the same way.
 
-    Args:
-        mpp: micrometres per pixel of large images whose files do not store it.
-        report_progress: takes the finished fraction, 0 to 1, and a text.
+    `mpp` is micrometres per pixel of large images whose files do not store it. `report_progress` takes the finished
+    fraction, 0 to 1, and a text.
     """
     contents, problems = uploads.accept_uploads(files)
     items = work_list.plan_work(
@@ -146,10 +145,7 @@ def list_labels(run: Run) -> list[str]:
 
 
 def describe_patch(run: Run, patch: Shown) -> str:
-    """Return HTML with the predicted class and the probabilities as bars, the highest first.
-
-    The bar of the positive class has a mark at the threshold, from which the patch is of that class.
-    """
+    """Return HTML: the predicted class, and bars of the probabilities with a mark at the positive class's threshold."""
     labels, colours = [html.escape(label) for label in list_labels(run)], [*COLOURS] * len(run.classes)
     if run.positive is not None:
         colours = [ORANGE if name == run.positive else GREY for name in run.classes]
@@ -183,10 +179,7 @@ def list_patches(run: Run, predictions: Sequence[ItemPredictions], order: str) -
 
 
 def show_distant(scores: Sequence[ItemScores], outside: Outliers) -> list[tuple[np.ndarray, str]]:
-    """Return picture, uint8 [SHOWN_PIXELS, SHOWN_PIXELS, 3], and caption of the most distant images, largest first.
-
-    `outside` numbers the patches of `scores` in their order.
-    """
+    """Return picture, uint8 [SHOWN_PIXELS, SHOWN_PIXELS, 3], and caption of the most distant images, largest first."""
     patches = [(each, row) for each in scores for row in range(len(each.patches))]
     shown = []
     for index, distance in outside.furthest[:MAX_DISTANT]:

@@ -52,9 +52,7 @@ def find_test_rates(report: Report, decision: Decision, threshold: float, *, uns
     """Return sensitivity and specificity on the evaluated images; empty if the report lacks this threshold.
 
     Tuning a threshold on the test images would turn them into validation images, so only those in the report count.
-
-    Args:
-        unsmoothed: whether `decision` is the run's second one, for patches that are not smoothed.
+    `unsmoothed` says that `decision` is the run's second one, for patches that are not smoothed.
     """
     rows: list[tuple[float | None, Mapping[str, Estimate]]] = []
     if not unsmoothed:

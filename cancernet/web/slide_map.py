@@ -36,10 +36,7 @@ class Frame(NamedTuple):
 def map_rows(
     grid: SlideGrid, *, files: Sequence[str], probability: Sequence[float] | np.ndarray, decision: Sequence[str]
 ) -> Table:
-    """List the m patches of a slide with the probability of the displayed class, 0 to 1, and the predicted class.
-
-    Column `patch` numbers them from 0.
-    """
+    """List the m patches of a slide with the probability of the displayed class, 0 to 1, and the predicted class."""
     return {
         "patch": list(range(len(grid.x))),
         "left": grid.x.tolist(),

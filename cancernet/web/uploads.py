@@ -46,11 +46,9 @@ class Problem(NamedTuple):
 def accept_uploads(files: Iterable[Upload], *, limits: Limits = Limits()) -> tuple[dict[str, bytes], list[Problem]]:
     """Unpack zip archives and check the dimensions in each image header, before anything is decoded.
 
-    The pixels of pyramids do not count, because they are read block by block.
-
-    Returns:
-        The content of each image by its name, in upload order, and the files that cannot be used. Images in an archive
-        are named by their path in it; a second image of the same name gets a number.
+    Returns the content of each image by its name, in upload order, and the files that cannot be used. Images in an
+    archive are named by their path in it; a second image of the same name gets a number. The pixels of pyramids do not
+    count, because they are read block by block.
     """
     from cancernet.data.tiles import is_pyramid
 
