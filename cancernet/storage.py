@@ -143,7 +143,10 @@ def lock_folder(folder: Path, *, announce: Callable[[str], None] | None = None) 
     is_system_lock = isinstance(lock, filelock.UnixFileLock)
     try:
         if is_system_lock:
-            path.write_text(f"{os.getpid()}\n{platform.node()}\n", encoding="utf-8")
+            try:
+                path.write_text(f"{os.getpid()}\n{platform.node()}\n", encoding="utf-8")
+            except OSError as error:  # a failed write does not name the file
+                raise StorageError(f"{path} cannot be written: {error.strerror}.") from error
         recover_folder(folder)
         yield
     finally:

@@ -174,30 +174,31 @@ def sweep(server, command, output, begin, names):
     assert len(tried) >= 12
 
 
-def begin_with(folder, old=None, name=""):
-    """Empty the folder, and put an old result into it."""
+def begin_with(folder, **copied):
+    """Empty the folder, and put copies of other folders, such as an old result, into it."""
 
     def begin():
         shutil.rmtree(folder)
         folder.mkdir()
-        if old:
-            shutil.copytree(old, folder / name)
+        for name, path in copied.items():
+            shutil.copytree(path, folder / name)
 
     return begin
 
 
 def test_a_build(built):
     server, hidden, folder = built
-    command = ["build", "--source", hidden / "source", "--output", folder / "built", "--seed", 7, "--force"]
+    command = ["build", "--source", folder / "source", "--output", folder / "built", "--seed", 7, "--force"]
     names = ("manifest.csv", "rejected.csv", "*/*/*.png")
-    sweep(server, command, folder / "built", begin_with(folder, hidden / "dataset", "built"), names)
+    begin = begin_with(folder, source=hidden / "source", built=hidden / "dataset")
+    sweep(server, command, folder / "built", begin, names)
 
 
 def test_a_training_with_checkpoints_and_report(made):
     server, hidden, folder = made
     command = [*TRAIN, "--dataset", hidden / "dataset", "--output", folder / "run", "--seed", 3, "--force"]
     names = ("predictions.csv", "decision.json", "samples/*/*")
-    sweep(server, command, folder / "run", begin_with(folder, hidden / "run", "run"), names)
+    sweep(server, command, folder / "run", begin_with(folder, run=hidden / "run"), names)
 
 
 def test_features(made):
@@ -205,14 +206,12 @@ def test_features(made):
     shutil.copytree(hidden / "dataset", hidden / "copy", dirs_exist_ok=True)
     command = [*FROZEN, "--dataset", folder / "dataset", "--output", hidden / "frozen", "--force"]
     features = folder / "dataset.features"
-    sweep(
-        server, command, features, begin_with(folder, hidden / "copy", "dataset"), ("*/features.npy", "*/features.json")
-    )
+    sweep(server, command, features, begin_with(folder, dataset=hidden / "copy"), ("*/features.npy", "*/features.json"))
 
 
 def test_a_prediction(made):
     server, hidden, folder = made
-    images = [hidden / "source/100", hidden / "source/101"]
-    assert server.run(["predict", hidden / "run", images[0], "--output", hidden / "old"])[0] == 0
-    command = ["predict", hidden / "run", *images, "--output", folder / "new", "--force"]
-    sweep(server, command, folder / "new", begin_with(folder, hidden / "old", "new"), ("*.csv", "*.geojson"))
+    assert server.run(["predict", hidden / "run", hidden / "source/100", "--output", hidden / "old"])[0] == 0
+    command = ["predict", hidden / "run", folder / "source/100", folder / "source/101", "--output", folder / "new"]
+    begin = begin_with(folder, source=hidden / "source", new=hidden / "old")
+    sweep(server, [*command, "--force"], folder / "new", begin, ("*.csv", "*.geojson"))

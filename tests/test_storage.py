@@ -344,6 +344,16 @@ def test_a_file_system_that_refuses_locks_has_one_by_the_existence_of_a_file(tmp
     assert os.listdir(tmp_path) == []
 
 
+def test_a_lock_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    said = r"\.folder\.cancernet-lock cannot be written: No space left on device"
+    with pytest.raises(StorageError, match=said), lock_folder(tmp_path / "folder"):
+        pass
+
+
 def test_a_lock_puts_right_what_a_killed_process_left(tmp_path):
     make_provisional(tmp_path / OLD, "old")
     with lock_folder(tmp_path / "folder"):

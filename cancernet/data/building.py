@@ -1,6 +1,5 @@
 """Write a built dataset: check the images and copy them into class folders."""
 
-import errno
 import functools
 import gc
 import hashlib
@@ -39,7 +38,7 @@ from cancernet.data.dataset import (
     is_unchanged,
     read_summary,
 )
-from cancernet.data.images import MOST_MEGAPIXELS, decode_image, read_file
+from cancernet.data.images import MOST_MEGAPIXELS, decode_image, is_failed_read, read_file
 from cancernet.data.source import SourceFile
 
 if TYPE_CHECKING:
@@ -49,7 +48,6 @@ ALMOST_BLACK = 16  # of 255; in 16 bits 4095, the largest value of a 12-bit imag
 _MOST_WORKERS = 61 if sys.platform == "win32" else 1024  # more end in ValueError on Windows
 _CHUNK = 128  # files that a worker takes at a time
 _LONGEST_NAME = 255  # bytes of a file name, on nearly all file systems
-_NO_FILE = (errno.ENOENT, errno.ELOOP, errno.ENXIO)  # links to nothing or to themselves; sockets
 _MORE_MEMORY = "Start the build again with more memory, or with a smaller --megapixels."
 _BLOCK, _BYTES_PER_ROW = 4096, 300  # of a file system; of a manifest
 
@@ -318,7 +316,7 @@ def _check_and_copy(source: str, output: str, mode: str, megapixels: float, task
             data = read_file(origin, megapixels=megapixels)
             image = decode_image(data, channels=3, megapixels=megapixels)
         except (InputError, OSError) as error:
-            if isinstance(error, OSError) and not (error.errno in _NO_FILE and os.path.lexists(origin)):
+            if is_failed_read(error) or not os.path.lexists(origin):
                 raise  # another attempt may succeed
             reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
             checks.append(Check("", 0, 0, False, 0, reason))
@@ -352,7 +350,7 @@ def _cut_patches(
                 _write_image(data, str(slide.path), f"{output}/{target}", "copy")
                 checks[target] = _describe_image(tile.image, data)
     except InputError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno:
+        if is_failed_read(error):
             raise CancerNetError(str(error)) from error  # another attempt may succeed
         reason = str(error)
     return [checks.get(target, Check("", 0, 0, False, 0, reason)) for _, target in tasks]

@@ -1,6 +1,7 @@
 """Decode images: the bytes of a file to an array, and many files to batches of one size."""
 
 import copy
+import errno
 import functools
 import hashlib
 import io
@@ -43,6 +44,7 @@ _EXIF_WITHIN = 2**17  # bytes; a segment of a JPEG file has at most 2**16
 _EXIF_ORIENTATION = re.compile(  # tag, type, count and value, in either order of bytes
     rb"\x12\x01\x03\0\x01\0\0\0(?P<little>[\x01-\x08])\0|\x01\x12\0\x03\0\0\0\x01\0(?P<big>[\x01-\x08])"
 )
+_NO_FILE = (errno.ENOENT, errno.ELOOP, errno.ENXIO)  # links to nothing or to themselves; sockets
 _BLOCK_ROWS = 1024  # that transparency is removed from at a time
 
 
@@ -71,6 +73,13 @@ def read_file(path: Path | str, *, megapixels: float | None = MOST_MEGAPIXELS) -
         if megapixels is not None and status.st_size > megapixels * 1e6 * _MOST_BYTES_A_PIXEL + 2**20:
             raise InputError(f"has {status.st_size:,} bytes, more than an image of {megapixels:g} megapixels can have")
         return opened.read()
+
+
+def is_failed_read(error: BaseException | None) -> bool:
+    """Return whether an error comes from a failure to read a file that is there: another attempt may succeed."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error is not None and error.errno is not None and error.errno not in _NO_FILE
 
 
 def read_size(data: bytes) -> tuple[int, int]:

@@ -20,7 +20,7 @@ import pyarrow.parquet
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from cancernet import InputError
+from cancernet import CancerNetError, InputError
 from cancernet.inference.archive import PATCHES, SLIDES, Archive, describe_progress
 from cancernet.inference.predict import PredictOptions
 from cancernet.inference.reading import OpenItem, explain, open_item
@@ -258,4 +258,4 @@ def _measure() -> int:
 def _describe(error: BaseException) -> str:
     """Put an error into one line, with its type if it is not ours."""
     first = (str(error).strip() or "no reason given").splitlines()[0]
-    return first if isinstance(error, InputError) else f"{type(error).__name__}: {first}"
+    return first if isinstance(error, CancerNetError) else f"{type(error).__name__}: {first}"

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cancernet import InputError
+from cancernet import InputError, StorageError
 from cancernet.data.dataset import IDC_PIXELS, Patch, find_place
 from cancernet.data.grid import lay_out_patches, thumbnail_side
-from cancernet.data.images import decode_image, read_image
+from cancernet.data.images import decode_image, is_failed_read, read_image
 from cancernet.data.tiles import SlideImage, Tile, iterate_tiles, open_slide_image, tile_grid
 from cancernet.inference.work_list import LARGE, SLIDE, WorkItem
 from cancernet.run import Settings
@@ -73,7 +73,13 @@ def open_item(
 
 
 def explain(files: Sequence[str], error: InputError | str) -> list[Rejected]:
-    """Pair files with the reason why they cannot be used, without their name at its beginning."""
+    """Pair files with the reason why they cannot be used, without their name at its beginning.
+
+    Raises:
+        StorageError: the system failed to read them. They are not rejected: another attempt may succeed.
+    """
+    if isinstance(error, InputError) and is_failed_read(error):
+        raise StorageError(str(error)) from error
     return [(file, str(error).removeprefix(f"{file}: ")) for file in files]
 
 
