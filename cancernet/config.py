@@ -83,6 +83,12 @@ def option(value: Any, /, help: str, **described: Any) -> Any:
     return field(default=value, metadata={"option": Option(help, **described)})
 
 
+def group_option() -> Any:
+    """Declare the option that names a column of the manifest to give results by."""
+    text = "Also give the results by a column of the manifest, such as site, with differences from all other images"
+    return option(None, text, group="decision", metavar="COLUMN")
+
+
 _network_option = partial(option, group="model", applies_to=IMAGES)
 _training_option = partial(option, group="training")
 _epochs_option = partial(_training_option, applies_to=EPOCHS, default="from the recipe")
@@ -330,6 +336,7 @@ class TrainingOptions:
         metavar="CLASS",
     )
     prevalence: Prevalence | None = option(None, "Also give PPV and NPV at this prevalence", group="decision")
+    group: str | None = group_option()
     cache_limit: Annotated[float, Gt(0)] | None = _training_option(
         None, "GB of decoded images to keep in memory", default="half of what is free", applies_to=IMAGES
     )

@@ -24,6 +24,7 @@ SUMMARY = "dataset.json"
 IDC_PATIENT = r"^(\d+)_idx"
 IDC_MPP = 4.0  # micrometres per pixel of the IDC patches
 IDC_PIXELS = 50  # from one of them to the next
+MOST_VALUES = 10  # of a column that results are given by
 _COORDINATES = re.compile(r"_x(\d+)_y(\d+)")
 
 
@@ -290,6 +291,31 @@ def count_patches(patches: Sequence[Patch]) -> Counts:
         patients=len({patch.patient for patch in patches} - {""}),
         classes=dict(sorted(Counter(patch.label for patch in patches).items())),
     )
+
+
+def read_column(patches: Sequence[Patch], name: str, *, most: int | None = MOST_VALUES) -> list[str]:
+    """Read the value of each image in a column of the user's own, such as site; "" where it has none.
+
+    Args:
+        most: number of values that the column may have; None for any.
+
+    Raises:
+        InputError: there is no such column, or it has more values.
+    """
+    names = list(dict(patches[0].more))
+    if name not in names:
+        others = f", only {', '.join(names)}" if names else ""
+        raise InputError(
+            f"The images have no column {name}{others}. Columns come from the table of build_dataset.py --labels."
+        )
+    values = [dict(patch.more)[name] for patch in patches]
+    distinct = sorted(set(values) - {""})
+    if most is not None and len(distinct) > most:
+        raise InputError(
+            f"The column {name} has {len(distinct):,} values, such as {distinct[0]} and {distinct[1]}; results are "
+            f"given by at most {most}. Put ranges or groups of values into a column of the table, and build again."
+        )
+    return values
 
 
 def list_classes(patches: Iterable[Patch]) -> list[str]:

@@ -65,15 +65,26 @@ def compare_figures(
     (first, first_left_out), *others = (measure(each, computations) for each in images)
 
     def subtract(metric: Metric, values: dict[str, float], left_out: dict[str, np.ndarray]) -> Difference:
-        change = values[metric.name] - first[metric.name]
-        if not np.isfinite(change):
-            return Difference(None, None, None, UNDEFINED, verdict="unclear")
         with np.errstate(invalid="ignore"):  # between two infinite ratios
             changes = left_out[metric.name] - first_left_out[metric.name]
-        bounds = _find_bounds(metric, change, changes, images[0])
-        return Difference(change, *bounds, verdict=_give_verdict(metric, bounds))
+        change = values[metric.name] - first[metric.name]
+        return estimate_difference(metric, change, changes, n_groups=images[0].n_groups, unit=images[0].unit)
 
     return [{metric.name: subtract(metric, *other) for metric in metrics} for other in others]
+
+
+def estimate_difference(metric: Metric, change: float, changes: np.ndarray, *, n_groups: int, unit: str) -> Difference:
+    """Give a difference of a metric its interval and verdict.
+
+    Args:
+        change: the difference; NaN or infinite where it is undefined.
+        changes: the same with each group left out, from `intervals.jackknife`.
+        n_groups, unit: as of `intervals.jackknife_interval`.
+    """
+    if not np.isfinite(change):
+        return Difference(None, None, None, UNDEFINED, verdict="unclear")
+    bounds = _find_bounds(metric, change, changes, n_groups, unit)
+    return Difference(change, *bounds, verdict=_give_verdict(metric, bounds))
 
 
 def compare_patients(
@@ -95,12 +106,12 @@ def compare_patients(
     return sorted(rows, key=lambda row: (-_mcnemar(row), -row.images, row.patient))
 
 
-def _find_bounds(metric: Metric, change: float, changes: np.ndarray, images: EvaluatedImages) -> Bounds:
+def _find_bounds(metric: Metric, change: float, changes: np.ndarray, n_groups: int, unit: str) -> Bounds:
     if metric.biased_upward:
         return Bounds(None, None, "no interval: noise increases both errors, by different amounts")
     if not changes.any():
-        return Bounds(None, None, f"no interval: both are the same, whichever of the {images.unit} are left out")
-    return jackknife_interval(change, changes, images.n_groups, unit=images.unit, scale=PLAIN, why_undefined=UNDEFINED)
+        return Bounds(None, None, f"no interval: both are the same, whichever of the {unit} are left out")
+    return jackknife_interval(change, changes, n_groups, unit=unit, scale=PLAIN, why_undefined=UNDEFINED)
 
 
 def _mcnemar(row: PatientDifference) -> float:

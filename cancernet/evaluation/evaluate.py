@@ -118,9 +118,13 @@ def evaluate_points(
     found = {}
     for point, predicted in decided.items():
         images = EvaluatedImages.of(replace(predictions, predicted=predicted), classes=classes, positive=positive)
-        figures = {rate.name: _figure(METRICS[rate.name], images) for rate in fields(PointRates)}
-        found[point] = PointRates(**_estimate(images, figures))
+        found[point] = PointRates(**estimate_metrics(images, [rate.name for rate in fields(PointRates)]))
     return found
+
+
+def estimate_metrics(images: EvaluatedImages, names: Iterable[str]) -> dict[str, Estimate]:
+    """Estimate some of METRICS by their names, with intervals as `evaluate`."""
+    return _estimate(images, {name: _figure(METRICS[name], images) for name in names})
 
 
 def measure(

@@ -121,6 +121,26 @@ class NetBenefit:
 
 
 @dataclass(frozen=True)
+class ValueResults:
+    """The main metrics on the images with one value of a column, such as one site."""
+
+    value: str  # "" where the column is empty
+    images: int
+    patients: int  # known ones
+    prevalence: float | None  # share of the positive class; None of more than two classes
+    metrics: dict[str, Estimate]
+    difference: dict[str, Difference]  # from the same metric on all other images
+
+
+@dataclass(frozen=True)
+class ColumnResults:
+    """Results by the values of a column."""
+
+    column: str
+    values: list[ValueResults]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """All metrics of the predictions of some images."""
 

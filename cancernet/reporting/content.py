@@ -9,12 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from cancernet.config import SPLITS, Experiment, describe_field
-from cancernet.data.dataset import IDC_PIXELS, Patch, Summary, name_classes
+from cancernet.data.dataset import IDC_PIXELS, Patch, Summary, name_classes, read_column
 from cancernet.data.grid import Layout, lay_out_patches
 from cancernet.data.images import read_image
 from cancernet.evaluation.comparison import compare_figures
 from cancernet.evaluation.decision import Decision, decide_otherwise, expected_rates
 from cancernet.evaluation.evaluate import evaluate, evaluate_points
+from cancernet.evaluation.groups import evaluate_groups
 from cancernet.evaluation.predictions import Predictions, Scores, pool_predictions
 from cancernet.evaluation.results import Estimate
 from cancernet.evaluation.smoothing import predict_scores
@@ -39,6 +40,7 @@ class ReportContext:
     seen: Sequence[str] = ()  # training and validation patients or images among those evaluated, by `run.find_seen`
     warnings: Sequence[str] = ()
     prevalence: float | None = None  # at which to give PPV and NPV
+    group: str | None = None  # column of the manifest to give results by
     dataset: str = ""  # name of the dataset in the evaluation of a finished run
     class_weights: dict[str, float] | None = None
     training: schema.TrainingSummary | None = None
@@ -124,6 +126,10 @@ def _start_report(
     statement: str,
 ) -> Report:
     """Everything that follows from the predictions and the context; no decision yet."""
+    groups = None
+    if context.group:
+        values = read_column(predictions.patches, context.group, most=None)  # how many it has was checked before
+        groups = evaluate_groups(predictions, context.group, values, classes=classes, positive=positive)
     return Report(
         **vars(evaluate(predictions, classes=classes, positive=positive, prevalence=context.prevalence)),
         name=context.name,
@@ -138,6 +144,7 @@ def _start_report(
         chose_model=context.chose_model,
         data=context.data,
         worst_errors=find_confident_errors(predictions, classes, positive),
+        groups=groups,
         class_weights=context.class_weights,
         training=context.training,
         settings=context.settings,

@@ -1,14 +1,14 @@
 """The printed report: the key results first, and no more than fits on a screen. The rest is in report.html."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cancernet.data.dataset import label_class
 from cancernet.evaluation.metrics import METRICS, Place
 from cancernet.evaluation.results import Estimate
 from cancernet.reporting import wording
 from cancernet.reporting.schema import Report
-from cancernet.reporting.wording import count, cut, list_shown, number
+from cancernet.reporting.wording import count, cut, list_shown, number, signed
 
 COLUMNS = 100  # of the printed text
 
@@ -22,7 +22,7 @@ def report_text(report: Report) -> str:
     parts = [wrap(unlike and f"WARNING: {unlike}"), wrap(report.title or ""), wrap(report.statement)]
     parts += [wrap(f"WARNING: {warning}") for warning in wording.list_warnings(report)]
     parts.append("\n".join(wrap(result.text) for result in wording.key_results(report)))
-    parts += [_confusion_matrix(report), _metrics(report), _classes(report), _folds(report)]
+    parts += [_confusion_matrix(report), _metrics(report), _classes(report), _groups(report), _folds(report)]
     origin = [wording.describe_decision(report), wording.describe_training(report)]
     origin += [wording.describe_source(report.data), wording.explain_intervals(report)]
     parts.append("\n".join(wrap(line) for line in origin if line))
@@ -71,6 +71,40 @@ def _classes(report: Report) -> str:
 def _with_bounds(metric: Estimate) -> str:
     bounds = "" if metric.low is None else f" ({metric.low:.2f}-{metric.high:.2f})"
     return number(metric.value) + bounds
+
+
+def _groups(report: Report) -> str:
+    """The main metrics by the values of a column, and their differences from all other images."""
+    groups = report.groups
+    if not groups:
+        return ""
+    sections = {
+        wording.describe_value(groups.column, each): [
+            [
+                f"  {METRICS[name].label}",
+                *_with_interval(metric, number),
+                *_with_interval(each.difference[name], signed),
+            ]
+            for name, metric in each.metrics.items()
+        ]
+        for each in groups.values
+    }
+    heading = [f"BY {groups.column.upper()}", "value", "95% interval", "minus the others", "95% interval"]
+    return f"{sectioned_table(heading, sections)}\n{wrap(wording.describe_groups(groups))}"
+
+
+def _with_interval(metric: Estimate, spell: Callable[[float | None], str]) -> tuple[str, str]:
+    return spell(metric.value), "none" if metric.high is None else wording.interval(metric, spell)
+
+
+def sectioned_table(heading: Sequence[str], sections: Mapping[str, Sequence[Sequence[str]]]) -> str:
+    """Write a table with a line of text above the rows of each section."""
+    first, *lines = table([heading, *(row for rows in sections.values() for row in rows)]).splitlines()
+    written = [first]
+    for text, rows in sections.items():
+        written += [text, *lines[: len(rows)]]
+        lines = lines[len(rows) :]
+    return "\n".join(written)
 
 
 def _folds(report: Report) -> str:

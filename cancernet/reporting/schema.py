@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from cancernet.data.dataset import Patch, count_patches
 from cancernet.evaluation.decision import FittedOn, ValidationRates
-from cancernet.evaluation.results import Difference, Estimate, Evaluation, PointRates
+from cancernet.evaluation.results import ColumnResults, Difference, Estimate, Evaluation, PointRates
 from cancernet.training.results import TrainingSummary
 
 SettingValue = bool | int | float | str | list | None
@@ -135,6 +135,7 @@ class Report(Evaluation, Heading):
     training: TrainingSummary | None = None
     settings: dict[str, SettingValue] | None = None
     cross_validation: CrossValidation | None = None
+    groups: ColumnResults | None = None  # results by a column of the manifest
     slides: list[Picture] | None = None
     gradcam: list[Picture] | None = None
 

@@ -8,7 +8,14 @@ from cancernet.config import INSIDE_SHARE
 from cancernet.evaluation.decision import FittedOn, ValidationRates
 from cancernet.evaluation.intervals import FEW_GROUPS, LEAST_GROUPS, exact_interval
 from cancernet.evaluation.metrics import METRICS, Place
-from cancernet.evaluation.results import Estimate, Interval, NetBenefit, TwoClassPatientRow
+from cancernet.evaluation.results import (
+    ColumnResults,
+    Estimate,
+    Interval,
+    NetBenefit,
+    TwoClassPatientRow,
+    ValueResults,
+)
 from cancernet.reporting.schema import DataSummary, Report, SplitCounts
 
 FIXED_MODEL = (
@@ -126,6 +133,37 @@ def describe_net_benefit(curve: Sequence[NetBenefit], positive: str) -> str:
     if better != between:
         where = f"{len(better)} of {plural(len(between), 'threshold')} from {better[0]:g} to {better[-1]:g}"
     return f"The net benefit of the model is significantly higher than that of {alternatives} at {where}."
+
+
+def describe_groups(groups: ColumnResults) -> str:
+    """Say on which values of a column the results differ significantly from those on all other images."""
+    differences = [difference for each in groups.values for difference in each.difference.values()]
+    if all(each.low is None for each in differences):
+        return f"Whether the results differ by {groups.column} is unknown: {differences[0].reason}."
+    different = {
+        name_value(groups.column, each.value): [
+            f"{METRICS[name].label} {signed(difference.value)}"
+            for name, difference in each.difference.items()
+            if difference.verdict != "unclear"
+        ]
+        for each in groups.values
+    }
+    found = [f"{value} ({', '.join(metrics)})" for value, metrics in different.items() if metrics]
+    if not found:
+        return f"No {groups.column} differs significantly from all other images."
+    return f"Significantly different from all other images: {'; '.join(found)}."
+
+
+def name_value(column: str, value: str) -> str:
+    """Name a value of a column; images may have none."""
+    return value or f"no {column}"
+
+
+def describe_value(column: str, results: ValueResults) -> str:
+    """`Berlin: 1,200 images from 12 patients, prevalence 27.0%`."""
+    counts = describe_counts(SplitCounts(results.images, results.patients, {}))
+    prevalence = "" if results.prevalence is None else f", prevalence {share(results.prevalence)}"
+    return f"{name_value(column, results.value)}: {counts}{prevalence}"
 
 
 def key_results(report: Report) -> list[KeyResult]:

@@ -40,7 +40,8 @@ def cross_validate(plan: Plan, wanted: Sequence[int], work: Path) -> None:
         return
     which = "all folds" if len(wanted) == folds else f"folds {', '.join(map(str, wanted))} of {folds}"
     data_of = content.describe_data(plan.dataset.patches, plan.dataset.summary)
-    context = content.ReportContext(plan.name, which, data_of, prevalence=plan.options.prevalence)
+    options = plan.options
+    context = content.ReportContext(plan.name, which, data_of, prevalence=options.prevalence, group=options.group)
     places, step = [work / f"fold_{n}" for n in wanted], plan.dataset.summary.patch_pixels
     described, predictions, _ = content.pool_folds(places, plan.dataset.patches, context, step)
     errors = content.read_images([each.file for each in described.worst_errors], predictions, plan.dataset.folder)

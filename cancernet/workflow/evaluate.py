@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cancernet import InputError
-from cancernet.config import DATASET, Prevalence, option
+from cancernet.config import DATASET, Prevalence, group_option, option
 from cancernet.models.backend import explain_unused_gpu, import_keras
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class EvaluationOptions:
     )
     neighbours: bool = option(True, help="Do not smooth over neighbouring patches of a slide", group="decision")
     prevalence: Prevalence | None = option(None, help="Also give PPV and NPV at this prevalence", group="decision")
+    group: str | None = group_option()
     output: Path | None = option(None, help="Folder for the report with its pictures", default="print only")
     force: bool = option(False, help="Replace a report that exists")
 
@@ -44,7 +45,7 @@ def evaluate(options: EvaluationOptions) -> "Report":
 
 
 def _evaluate(options: EvaluationOptions) -> "Report":
-    from cancernet.data.dataset import open_dataset
+    from cancernet.data.dataset import open_dataset, read_column
     from cancernet.run import read_settings
 
     read_settings(options.run)  # a missing run is found before TensorFlow is loaded
@@ -52,6 +53,8 @@ def _evaluate(options: EvaluationOptions) -> "Report":
     patches = [patch for patch in dataset.patches if patch.split == options.split]
     if not patches:
         raise InputError(f"{options.dataset} has no {options.split} images. Choose another --split.")
+    if options.group:
+        read_column(patches, options.group)
 
     import_keras()
     from cancernet import run
@@ -83,6 +86,7 @@ def _evaluate(options: EvaluationOptions) -> "Report":
         seen=seen,
         warnings=run.compare_sizes(settings, dataset.summary.usual_size),
         prevalence=options.prevalence,
+        group=options.group,
         dataset=options.dataset.resolve().name,
     )
     network = out_of_distribution.add_detector(evaluated.model, evaluated.detector, settings.experiment.views)

@@ -66,6 +66,8 @@ def make_plan(options: TrainingOptions, experiment: Experiment, name: str) -> Pl
     if summary.split != "image":
         dataset.check_patients(patches)
     dataset.check_trainable(patches)
+    if options.group:
+        dataset.read_column(patches, options.group)
     if summary.are_grey and not options.features:
         print("The images are grey: they are taken to have a fixed orientation and are only flipped left to right.")
         experiment = fit_to_grey(experiment, views=options.settings.get("views"))
@@ -205,6 +207,7 @@ def report_run(plan: Plan, finished: FittedRun, data: "TrainingData", patches: S
         chose_model=scores is None,
         warnings=[*list_warnings(plan.options.features, left_out), *filter(None, [explain_variation(plan.experiment)])],
         prevalence=plan.options.prevalence,
+        group=plan.options.group,
     )
     step = run.settings.patch_pixels
     if scores is not None:

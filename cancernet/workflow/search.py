@@ -70,6 +70,7 @@ class SearchOptions(TrainingOptions):
     output: Path | None = option(RUNS / "search", help="Folder of the search")
     features: Path | None = option(None, help="", on_command_line=False)
     prevalence: float | None = option(None, help="", on_command_line=False)
+    group: str | None = option(None, help="", on_command_line=False)
     only_folds: tuple[int, ...] | None = option(None, help="", on_command_line=False)
     distributed: bool = option(False, help="", on_command_line=False)
     tensorboard: bool = option(False, help="", on_command_line=False)

@@ -22,6 +22,7 @@ from cancernet.data.dataset import (
     list_classes,
     name_classes,
     open_dataset,
+    read_column,
     read_manifest,
     read_place,
     read_summary,
@@ -252,6 +253,21 @@ def test_patches_are_counted_by_known_patient_and_class():
 
 def test_classes_come_in_alphabetical_order():
     assert list_classes([patch(label="normal"), patch(label="benign"), patch(label="normal")]) == ["benign", "normal"]
+
+
+def test_a_column_of_the_manifest_is_read_by_its_name():
+    sites = [patch()._replace(more=(("site", site), ("age", f"{age}"))) for age, site in enumerate(["a", "", "b"] * 4)]
+    assert read_column(sites, "site") == ["a", "", "b"] * 4
+    only_from = "Columns come from the table of build_dataset.py --labels."
+    with pytest.raises(InputError, match=f"^The images have no column Site, only site, age. {only_from}$"):
+        read_column(sites, "Site")
+    with pytest.raises(InputError, match=f"^The images have no column site. {only_from}$"):
+        read_column([patch()], "site")
+    with pytest.raises(
+        InputError, match="^The column age has 12 values, such as 0 and 1; results are given by at most 10"
+    ):
+        read_column(sites, "age")
+    assert len(read_column(sites, "age", most=None)) == 12
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ from cancernet.evaluation.results import (
     Calibration,
     CalibrationBin,
     ClassMetrics,
+    ColumnResults,
     Difference,
     Estimate,
     Interval,
     PointRates,
     Spread,
     TwoClassPatientRow,
+    ValueResults,
 )
 from cancernet.reporting.schema import (
     ConfidentError,
@@ -152,6 +154,24 @@ def make_report_of_three(**changes) -> Report:
 
 def make_difference(value, low=None, high=None, verdict="unclear", reason=None) -> Difference:
     return Difference(value, low, high, reason, verdict=verdict)
+
+
+def make_groups() -> ColumnResults:
+    """Two sites, of which one differs from the other, and images without a site."""
+    better, same = make_difference(0.25, 0.1, 0.4, "better"), make_difference(-0.125, reason="too few patients")
+    absent = undefined("no image of class 1")
+    return ColumnResults(
+        "site",
+        [
+            ValueResults(
+                "Bonn", 1200, 12, 0.25, {"sensitivity": HALF, "auroc": THIRD}, {"sensitivity": better, "auroc": same}
+            ),
+            ValueResults(
+                "<Köln>", 20, 1, 0.0, {"sensitivity": absent, "auroc": THIRD}, {"sensitivity": same, "auroc": same}
+            ),
+            ValueResults("", 1, 0, 1.0, {"sensitivity": HALF, "auroc": THIRD}, {"sensitivity": same, "auroc": same}),
+        ],
+    )
 
 
 def make_point_rates(**changes) -> PointRates:

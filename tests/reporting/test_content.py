@@ -102,6 +102,21 @@ def test_the_effect_of_neighbours_is_a_paired_difference():
     assert tuple(effect["difference"]) == tuple(effect["with"])
 
 
+def test_results_by_a_column_are_those_of_its_images():
+    slides = [make_slide(patient) for patient in "abcdefgh"]
+    patches = [
+        patch._replace(more=(("site", "n" if patch.patient < "d" else "s"),)) for each, _ in slides for patch in each
+    ]
+    scores = np.concatenate([each for _, each in slides])
+    _, report, predictions = evaluate(patches, scores, group="site")
+    assert [(each.value, each.patients) for each in report.groups.values] == [("n", 3), ("s", 5)]
+    missed = sum(label == 1 != decided for label, decided in zip(predictions.labels[:75], predictions.predicted[:75]))
+    positive = predictions.labels[:75].sum()
+    assert report.groups.values[0].metrics["sensitivity"].value == pytest.approx(1 - missed / positive)
+    with pytest.raises(InputError, match="The images have no column scanner, only site."):
+        evaluate(patches, scores, group="scanner")
+
+
 def test_reports_warn_where_the_results_differ_from_what_is_expected_unless_the_images_chose_the_model():
     slides = [make_slide(patient) for patient in "abcdefgh"]
     patches, scores = [patch for each, _ in slides for patch in each], np.concatenate([each for _, each in slides])

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_reports import make_report, make_report_of_three, undefined, without_interval
+from made_reports import make_groups, make_report, make_report_of_three, undefined, without_interval
 
 from cancernet.evaluation.results import Estimate
 from cancernet.reporting.printed import report_text
@@ -86,6 +86,31 @@ def test_of_several_classes_each_has_its_own_line():
     assert "malignant 0 n/a 0.500 (0.00-1.00)" in lines
     assert "n/a: no image of class malignant" in lines
     assert "4 images from 2 patients). Each image is assigned its most probable class." in " ".join(lines)
+
+
+def test_results_by_a_column_have_a_line_for_each_value_and_metric():
+    text = report_text(make_report(groups=make_groups()))
+    assert max(map(len, text.splitlines())) <= 100
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    start = lines.index("BY SITE value 95% interval minus the others 95% interval")
+    assert lines[start + 1 : start + 12] == [
+        "Bonn: 1,200 images from 12 patients, prevalence 25.0%",
+        "sensitivity (recall) 0.500 0.000 to 1.000 +0.250 +0.100 to +0.400",
+        "AUROC 0.667 0.250 to 1.000 -0.125 none",
+        "<Köln>: 20 images from 1 patient, prevalence 0.0%",
+        "sensitivity (recall) n/a none -0.125 none",
+        "AUROC 0.667 0.250 to 1.000 -0.125 none",
+        "no site: 1 image, prevalence 100.0%",
+        "sensitivity (recall) 0.500 0.000 to 1.000 -0.125 none",
+        "AUROC 0.667 0.250 to 1.000 -0.125 none",
+        "Significantly different from all other images: Bonn (sensitivity (recall) +0.250).",
+        "",
+    ]
+    groups = make_groups()
+    unknown = report_text(make_report(groups=replace(groups, values=groups.values[1:])))
+    assert "Whether the results differ by site is unknown: too few patients." in unknown
+    groups.values[0].difference["sensitivity"] = replace(groups.values[0].difference["sensitivity"], verdict="unclear")
+    assert "No site differs significantly from all other images." in report_text(make_report(groups=groups))
 
 
 def test_text_fits_a_hundred_columns_whatever_the_number_of_classes():

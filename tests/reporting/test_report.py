@@ -10,6 +10,7 @@ import pytest
 import yaml
 from made_reports import (
     make_difference,
+    make_groups,
     make_point_rates,
     make_report,
     make_report_of_three,
@@ -95,6 +96,20 @@ def test_neighbours_are_described_as_they_were_used(report, tmp_path):
     assert "Effect of neighbouring patches" not in unused
     used = page(tmp_path, replace(smooths, neighbours=effect, smoothed_images=3))
     assert "scores of neighbours are averaged (Gaussian, SD 1 patch): 3 images here." in used
+
+
+def test_results_by_a_column_are_a_table_with_the_rows_that_differ_marked(report, tmp_path):
+    assert "Results by site" not in page(tmp_path, report)
+    html = page(tmp_path, replace(report, groups=make_groups()))
+    rows = re.findall(r"<tr.*?</tr>", html.partition("<h2>Results by site</h2>")[2].partition("</table>")[0])
+    assert [row.startswith('<tr class="hit"><td class="name">Bonn</td>') for row in rows] == [False, True, False, False]
+    assert '<td data-heading="prevalence">25.0%</td>' in rows[1]
+    assert 'data-heading="difference">+0.250<small>+0.100 to +0.400</small>' in rows[1]
+    assert '<td class="name">&lt;Köln&gt;</td><td data-heading="images">20</td>' in rows[2]
+    assert '<td class="name">no site</td>' in rows[3]
+    assert "&ndash;: too few patients; no image of class 1.</p>" in html
+    assert json.loads((tmp_path / "report.json").read_text())["groups"] == as_json(make_groups())
+    assert read_json(tmp_path / "report.json", Report, advice="").groups == make_groups()
 
 
 def test_settings_are_named_without_the_parts_of_the_program(report, tmp_path):
