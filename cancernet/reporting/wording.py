@@ -25,8 +25,8 @@ FIXED_MODEL = (
 OPERATING_POINTS = {"balanced": "highest expected balanced accuracy"}
 IDEAL = {"calibration_slope": 1.0, "calibration_intercept": 0.0}
 DEVIATIONS = {  # meaning of a value that is too low, and of one that is too high
-    "sensitivity": ("The threshold misses more positive images here.", "The threshold misses fewer."),
-    "specificity": ("The threshold gives more false alarms here.", "The threshold gives fewer false alarms here."),
+    "sensitivity": ("More positive images are missed.", "Fewer positive images are missed."),
+    "specificity": ("There are more false alarms.", "There are fewer false alarms."),
     "calibration_slope": ("The probabilities are overconfident.", "The probabilities are underconfident."),
     "calibration_intercept": (
         "The probabilities are too high on average.",

@@ -147,7 +147,7 @@ def test_rates_and_calibration_outside_what_validation_expects_are_warned_of():
     sensitivity, slope = warn_of_change(metrics, ValidationRates(0.8, 0.9), FittedOn(4))
     assert sensitivity == (
         "Not as expected from the validation set: sensitivity (recall) is 0.600 (95% interval 0.500 to 0.700), "
-        "expected 0.800. The threshold misses more positive images here."
+        "expected 0.800. More positive images are missed."
     )
     assert (
         "calibration slope is 1.400 (95% interval 1.200 to 1.600), expected 1.000. The probabilities are under" in slope
