@@ -52,8 +52,7 @@ def read_labels(path: Path, columns: Sequence[str] = ()) -> list[Label]:
                 f"{path} has no column {meaning}, only {', '.join(found) or 'an empty first line'}. Give --columns "
                 f"{meaning}=NAME."
             )
-    taken = {*names.values(), *Patch._fields}
-    others = [name for name in found if name not in taken]
+    others = [name for name in found if name not in names.values()]
     return [_read_row(path, row, names, others) for row in rows if (row[names["path"]] or "").strip()]
 
 
@@ -65,7 +64,7 @@ def _read_row(path: Path, row: dict[str, str], names: dict[str, str], others: Se
         raise InputError(f"{path}: {file} has the split {split!r}. Use one of {', '.join(SPLITS)}.")
     if label and (label.startswith(".") or set(label) & set("/\\\0")):
         raise InputError(f"{path}: the label {label!r} cannot be the name of a folder. Rename it.")
-    more = tuple((name, row[name].strip()) for name in others)
+    more = tuple((f"table_{name}" if name in Patch._fields else name, row[name].strip()) for name in others)
     return Label(
         (file or "").replace("\\", "/"), label or "", patient, SPLIT_NAMES.get((split or "").lower(), ""), more
     )

@@ -22,8 +22,8 @@ def test_a_table_gives_label_patient_split_and_other_columns(tmp_path, separator
     table = write(tmp_path / "t.csv", "\n".join(lines).replace(",", separator))
     labelled, left_out = apply_labels(images("in/a/1.png", "in/b/1.png", "2.jpg"), read_labels(table))
     assert labelled == [
-        Patch("in/a/1.png", "benign", "p1", None, None, "training", "", (("site", "north"),)),
-        Patch("2.jpg", "cancer", "p2", None, None, "testing", "", (("site", "south"),)),
+        Patch("in/a/1.png", "benign", "p1", None, None, "training", "", (("site", "north"), ("table_x", "7"))),
+        Patch("2.jpg", "cancer", "p2", None, None, "testing", "", (("site", "south"), ("table_x", "8"))),
     ]
     assert left_out == [("in/b/1.png", "has no label in the table")]
 
