@@ -21,7 +21,7 @@ import numpy as np
 
 from cancernet import InputError, StorageError, __version__, storage
 from cancernet.config import Experiment, update_settings
-from cancernet.data.dataset import IDC_PIXELS, Patch
+from cancernet.data.dataset import IDC_PIXELS, Patch, list_columns
 from cancernet.evaluation.decision import Decision, load_decision, save_decision
 from cancernet.evaluation.predictions import Predictions
 from cancernet.models.architectures import describe_missing_package, list_architectures
@@ -436,12 +436,22 @@ def compare_sizes(settings: Settings, usual_size: str) -> list[str]:
 
 
 def write_predictions(folder: Path, predictions: Predictions, classes: Sequence[str]) -> None:
-    """Write predictions.csv: file, label, patient, x, y, probability of each class at full precision, predicted."""
+    """Write predictions.csv: file, label, patient, x, y, probability of each class at full precision, predicted.
+
+    Columns of the manifest follow by which results can be given (`dataset.list_columns`).
+    """
+    names = list_columns(predictions.patches)
     with (folder / PREDICTIONS).open("w", newline="", encoding="utf-8") as file:
-        header = [*Patch._fields[:5], *(f"probability_{name}" for name in classes), "predicted"]
         rows = zip(predictions.patches, predictions.probabilities.tolist(), predictions.predicted, strict=True)
-        lines = ([*patch[:5], *probabilities, classes[index]] for patch, probabilities, index in rows)
-        storage.write_rows(file, itertools.chain([header], lines))
+        lines = (
+            [*patch[:5], *probabilities, classes[index], *map(dict(patch.more).get, names)]
+            for patch, probabilities, index in rows
+        )
+        storage.write_rows(file, itertools.chain([[*_name_columns(classes), *names]], lines))
+
+
+def _name_columns(classes: Sequence[str]) -> list[str]:
+    return [*Patch._fields[:5], *(f"probability_{name}" for name in classes), "predicted"]
 
 
 def read_predictions(folder: Path, classes: Sequence[str]) -> Predictions:
@@ -450,11 +460,17 @@ def read_predictions(folder: Path, classes: Sequence[str]) -> Predictions:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *lines = storage.read_rows(file)
-        rows = [dict(zip(header, line, strict=True)) for line in lines]
+        names = _name_columns(classes)
+        if header[: len(names)] != names:
+            raise ValueError("it has other columns")
+        others = header[len(names) :]  # they may have any names
+        rows = [dict(zip(names, line)) for line in lines]
+        places = [(_read_axis(row["x"]), _read_axis(row["y"])) for row in rows]
+        more = [tuple(zip(others, line[len(names) :], strict=True)) for line in lines]
         return Predictions(
             [
-                Patch(row["file"], row["label"], row["patient"], _read_axis(row["x"]), _read_axis(row["y"]), "", "")
-                for row in rows
+                Patch(row["file"], row["label"], row["patient"], x, y, "", "", own)
+                for row, (x, y), own in zip(rows, places, more, strict=True)
             ],
             np.array([classes.index(row["label"]) for row in rows]),
             np.array([[float(row[f"probability_{name}"]) for name in classes] for row in rows]),

@@ -181,8 +181,26 @@ def test_predictions_come_back_to_the_last_digit(tmp_path):
     write_predictions(tmp_path, written, ["0", "1"])
     read = read_predictions(tmp_path, ["0", "1"])
     assert read.patches == patches
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()[0].split(",")) == 8
     for column in ("labels", "probabilities", "predicted"):
         np.testing.assert_array_equal(getattr(read, column), getattr(written, column))
+
+
+def test_predictions_have_the_manifests_columns_of_few_values_whatever_their_names(tmp_path):
+    patches = [
+        Patch(
+            f"{row}.png", "0", "p", 1, 51, "", "", (("age", f"{row}"), ("predicted", "1"), ("site", "a,b" * (row % 2)))
+        )
+        for row in range(12)
+    ]
+    write_predictions(tmp_path, Predictions(patches, np.zeros(12, int), np.full((12, 2), 0.5), np.zeros(12, int)), "01")
+    assert (tmp_path / "predictions.csv").read_text().splitlines()[2] == '1.png,0,p,1,51,0.5,0.5,0,1,"a,b"'
+    read = read_predictions(tmp_path, "01")
+    assert [patch.more for patch in read.patches[:2]] == [
+        (("predicted", "1"), ("site", "")),
+        (("predicted", "1"), ("site", "a,b")),
+    ]
+    assert not read.predicted.any()
 
 
 ASKED = {"epochs": 3}

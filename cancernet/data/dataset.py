@@ -318,6 +318,12 @@ def read_column(patches: Sequence[Patch], name: str, *, most: int | None = MOST_
     return values
 
 
+def list_columns(patches: Sequence[Patch]) -> list[str]:
+    """List the columns of the user's own that `read_column` takes: those with few values."""
+    names = [name for name, _ in patches[0].more] if patches else []
+    return [name for name in names if len({dict(patch.more)[name] for patch in patches} - {""}) <= MOST_VALUES]
+
+
 def list_classes(patches: Iterable[Patch]) -> list[str]:
     """List the names of the classes, sorted: the order of the model's outputs."""
     return sorted({patch.label for patch in patches})

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from cancernet.evaluation.comparison import estimate_difference
+from cancernet.evaluation.comparison import compare_figures, estimate_difference
 from cancernet.evaluation.evaluate import estimate_metrics
 from cancernet.evaluation.intervals import jackknife
 from cancernet.evaluation.metrics import Metric, list_metrics
@@ -59,6 +59,25 @@ def evaluate_groups(
 
 
 _NO_OTHERS = Difference(None, None, None, "there are no other images", verdict="unclear")
+
+
+def compare_groups(
+    runs: Sequence[Predictions], values: Sequence[str], *, classes: Sequence[str], positive: str | None
+) -> list[dict[str, dict[str, Difference]]]:
+    """Compare the main metrics of each run after the first with those of the first, value by value of a column.
+
+    Args:
+        runs: as of `comparison.compare_figures`.
+        values: as of `evaluate_groups`.
+    """
+    shown = {metric.name for metric in list_main_metrics(two_classes=positive is not None)}
+    found: list[dict[str, dict[str, Difference]]] = [{} for _ in runs[1:]]
+    for value in list_values(values):
+        rows = np.flatnonzero(np.array(values) == value)
+        compared = compare_figures([run.take(rows) for run in runs], classes=classes, positive=positive)
+        for by_value, differences in zip(found, compared, strict=True):
+            by_value[value] = {name: each for name, each in differences.items() if name in shown}
+    return found
 
 
 def list_main_metrics(*, two_classes: bool) -> list[Metric]:

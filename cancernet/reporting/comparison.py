@@ -10,13 +10,23 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from cancernet import InputError
+from cancernet.data.dataset import list_columns, read_column
 from cancernet.evaluation.comparison import align_predictions, compare_figures, compare_patients
 from cancernet.evaluation.evaluate import evaluate
+from cancernet.evaluation.groups import compare_groups, evaluate_groups
 from cancernet.evaluation.metrics import METRICS
 from cancernet.evaluation.predictions import Predictions
-from cancernet.evaluation.results import Calibration, Difference, Estimate, Evaluation, Interval, PatientDifference
+from cancernet.evaluation.results import (
+    Calibration,
+    ColumnResults,
+    Difference,
+    Estimate,
+    Evaluation,
+    Interval,
+    PatientDifference,
+)
 from cancernet.reporting import wording
-from cancernet.reporting.printed import table, wrap
+from cancernet.reporting.printed import sectioned_table, table, wrap
 from cancernet.reporting.report import draw_pictures, format_json, render_page, write_pages
 from cancernet.reporting.schema import Heading, count_split
 from cancernet.reporting.wording import describe_counts, list_shown, number, plural, shown_names, signed
@@ -38,6 +48,7 @@ class ComparedRun:
     metrics: dict[str, Estimate]
     sensitivity: dict[str, Estimate]  # of each class
     calibration: Calibration
+    groups: ColumnResults | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,7 @@ class Pair:
     run: str  # that is compared with the first
     metrics: dict[str, Difference]
     patients: list[PatientDifference]  # the most significant difference first
+    groups: dict[str, dict[str, Difference]] | None = None  # the main metrics on the images with each value of a column
 
 
 @dataclass(frozen=True)
@@ -78,14 +90,18 @@ class KeyDifferences(NamedTuple):
     reach: float  # the end of an interval that is farthest from zero
 
 
-def compare_runs(folders: Sequence[Path]) -> tuple[Comparison, dict[str, Predictions]]:
+def compare_runs(folders: Sequence[Path], group: str | None = None) -> tuple[Comparison, dict[str, Predictions]]:
     """Compare two or more evaluations or cross-validations on the same images with the first of them.
+
+    Args:
+        group: column of the manifest to compare them by, too.
 
     Returns:
         The comparison, and the predictions of each run by its name, in the same order of images.
 
     Raises:
-        InputError: a folder is given twice or holds no evaluation, or the runs differ in their classes or images.
+        InputError: a folder is given twice or holds no evaluation, the runs differ in their classes or images, or none
+            has the column.
     """
     names = name_runs(folders)
     reports = {name: _read_report(folder) for name, folder in zip(names, folders, strict=True)}
@@ -99,6 +115,15 @@ def compare_runs(folders: Sequence[Path]) -> tuple[Comparison, dict[str, Predict
     baseline, *others = runs.values()
     differences = compare_figures([baseline, *others], classes=classes, positive=positive)
     patients = [compare_patients(baseline, other, classes=classes, positive=positive) for other in others]
+    by_value: list[dict[str, dict[str, Difference]] | None] = [None] * len(others)
+    groups: dict[str, ColumnResults] = {}
+    if group:
+        values = _read_column(runs, group)
+        groups = {
+            name: evaluate_groups(each, group, values, classes=classes, positive=positive)
+            for name, each in runs.items()
+        }
+        by_value = [*compare_groups([baseline, *others], values, classes=classes, positive=positive)]
     comparison = Comparison(
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
         statement=_describe_images(baseline, len(names)),
@@ -108,8 +133,8 @@ def compare_runs(folders: Sequence[Path]) -> tuple[Comparison, dict[str, Predict
         positive=positive,
         interval=evaluations[names[0]].interval,
         baseline=names[0],
-        runs=[_describe_run(name, reports[name], evaluations[name]) for name in names],
-        differences=[Pair(*each) for each in zip(names[1:], differences, patients, strict=True)],
+        runs=[_describe_run(name, reports[name], evaluations[name], groups.get(name)) for name in names],
+        differences=[Pair(*each) for each in zip(names[1:], differences, patients, by_value, strict=True)],
     )
     return comparison, runs
 
@@ -157,6 +182,19 @@ def _check_classes(reports: Mapping[str, Heading]) -> None:
             )
 
 
+def _read_column(runs: Mapping[str, Predictions], name: str) -> list[str]:
+    """Read a column from the first run that has it; those that earlier versions made do not."""
+    columns = {run: list_columns(each.patches) for run, each in runs.items()}
+    having = [run for run, names in columns.items() if name in names]
+    if not having:
+        known = ", ".join(sorted({column for names in columns.values() for column in names}))
+        raise InputError(
+            f"predictions.csv of these runs has no column {name}{known and f', only {known}'}. Evaluate one of them "
+            f"again on a dataset whose manifest has it: cancernet evaluate RUN --group {name} --output FOLDER."
+        )
+    return read_column(runs[having[0]].patches, name)
+
+
 def _describe_images(predictions: Predictions, n_runs: int) -> str:
     runs = "Both runs" if n_runs == 2 else f"All {n_runs} runs"
     return f"{runs} were evaluated on the same {describe_counts(count_split(predictions.patches))}."
@@ -171,7 +209,7 @@ def _gather_warnings(reports: Mapping[str, Heading]) -> list[str]:
     return [text if len(of) == len(reports) else f"{', '.join(of)}: {text}" for text, of in names.items()]
 
 
-def _describe_run(name: str, report: Heading, evaluation: Evaluation) -> ComparedRun:
+def _describe_run(name: str, report: Heading, evaluation: Evaluation, groups: ColumnResults | None) -> ComparedRun:
     return ComparedRun(
         name=name,
         created=report.created,
@@ -180,6 +218,7 @@ def _describe_run(name: str, report: Heading, evaluation: Evaluation) -> Compare
         metrics=evaluation.metrics,
         sensitivity={key: rates.sensitivity for key, rates in evaluation.per_class.items()},
         calibration=evaluation.calibration,
+        groups=groups,
     )
 
 
@@ -228,7 +267,7 @@ def comparison_text(comparison: Comparison) -> str:
         parts.append("\n".join(wrap(verdict + line.text) for verdict, line in zip(verdicts, result.lines)))
     first, *others = comparison.runs
     for run, pair in zip(others, comparison.differences, strict=True):
-        parts += [_metrics_table(first, run, pair), _patients_table(pair)]
+        parts += [_metrics_table(first, run, pair), _groups_table(first, run, pair), _patients_table(pair)]
     parts.append(wrap(explain(comparison)))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -244,14 +283,35 @@ def explain(comparison: Comparison) -> str:
 
 
 def _metrics_table(first: ComparedRun, run: ComparedRun, pair: Pair) -> str:
-    rows = [[f"{run.name} vs {first.name}", "first run", "this run", "difference", "95% interval", ""]]
-    for name in shown_names(pair.metrics):
-        difference = pair.metrics[name]
-        values = [number(each.metrics[name].value) for each in (first, run)]
+    return table([_head_metrics(first, run), *_metrics_rows(first.metrics, run.metrics, pair.metrics)])
+
+
+def _groups_table(first: ComparedRun, run: ComparedRun, pair: Pair) -> str:
+    if not (first.groups and run.groups and pair.groups):
+        return ""
+    column = first.groups.column
+    sections = {
+        wording.describe_value(column, one): _metrics_rows(one.metrics, two.metrics, pair.groups[one.value])
+        for one, two in zip(first.groups.values, run.groups.values, strict=True)
+    }
+    return f"BY {column.upper()}\n{sectioned_table(_head_metrics(first, run), sections)}"
+
+
+def _head_metrics(first: ComparedRun, run: ComparedRun) -> list[str]:
+    return [f"{run.name} vs {first.name}", "first run", "this run", "difference", "95% interval", ""]
+
+
+def _metrics_rows(
+    first: Mapping[str, Estimate], other: Mapping[str, Estimate], differences: Mapping[str, Difference]
+) -> list[list[str]]:
+    rows = []
+    for name in shown_names(differences):
+        difference = differences[name]
+        values = [number(each[name].value) for each in (first, other)]
         bounds = wording.signed_interval(difference) if difference.low is not None else "none"
         verdict = "" if difference.verdict == "unclear" else difference.verdict
         rows.append([METRICS[name].label, *values, signed(difference.value), bounds, verdict])
-    return table(rows)
+    return rows
 
 
 def _patients_table(pair: Pair) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cancernet import InputError
-from cancernet.config import option
+from cancernet.config import group_option, option
 
 if TYPE_CHECKING:
     from cancernet.reporting.comparison import Comparison
@@ -21,6 +21,7 @@ class ComparisonOptions:
     runs: tuple[Path, ...] = option(
         (), help="Two or more folders of evaluations, runs or cross-validations", group="data", positional=True
     )
+    group: str | None = group_option()
     output: Path | None = option(None, help="Folder for the comparison with its pictures", default="print only")
     force: bool = option(False, help="Replace a comparison that exists")
 
@@ -38,7 +39,7 @@ def compare(options: ComparisonOptions) -> "Comparison":
     if len(options.runs) < 2:
         raise InputError(f"One run alone, {options.runs[0]}, cannot be compared. Give two or more.")
     with claim_folder(output, FolderKind.COMPARISON, force=options.force):
-        compared, predictions = comparison.compare_runs(options.runs)
+        compared, predictions = comparison.compare_runs(options.runs, options.group)
         if output:
             figures = comparison_plots.draw_figures(compared, predictions)
             with fresh_folder(output) as folder:

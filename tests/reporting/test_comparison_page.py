@@ -4,10 +4,13 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from evaluated_runs import make_predictions, write_run
 
+from cancernet import InputError
 from cancernet.evaluation import metrics
+from cancernet.evaluation.comparison import compare_figures
 from cancernet.evaluation.results import as_json
 from cancernet.reporting import comparison, comparison_plots
 
@@ -102,6 +105,44 @@ def test_the_page_and_the_json_hold_what_was_compared(folders, tmp_path):
     assert "one per fold" in page
     for text in (page, (output / "comparison.json").read_text()):
         assert str(tmp_path) not in text
+
+
+def test_by_a_column_the_runs_are_compared_on_the_images_of_each_value(tmp_path):
+    runs, sites = {}, ["n"] * 70 + ["s"] * 40 + [""] * 10
+    for name, strength, more in (("weak", 0.5, []), ("strong", 2.5, sites)):
+        predictions = make_predictions(1, strength)
+        if more:  # the other run is of a version that did not write the column
+            patches = [patch._replace(more=(("site", site),)) for patch, site in zip(predictions.patches, more)]
+            predictions = replace(predictions, patches=patches)
+        runs[write_run(tmp_path / name, predictions)] = predictions
+    compared, predictions = comparison.compare_runs(list(runs), "site")
+    rows = np.arange(70)
+    (expected,) = compare_figures([run.take(rows) for run in runs.values()], classes=["0", "1"], positive="1")
+    (pair,) = compared.differences
+    assert list(pair.groups) == ["n", "s", ""]
+    assert pair.groups["n"] == {name: expected[name] for name in ("sensitivity", "specificity", "auroc")}
+    assert pair.groups["n"]["auroc"].verdict == "better"
+    assert pair.groups["s"]["auroc"].reason == "too few patients for an interval"
+    assert [each.images for each in compared.runs[0].groups.values] == [70, 40, 10]
+    text = comparison.comparison_text(compared)
+    assert max(map(len, text.splitlines())) <= 100
+    assert re.search(
+        r"BY SITE\nstrong vs weak +first run .*\nn: 70 images from 7 patients, prevalence 50.0%\nsens", text
+    )
+    assert re.search(r"^no site: 10 images from 1 patient, .*\n.*\n.*\nAUROC .* none$", text, re.M)
+    (tmp_path / "out").mkdir()
+    comparison.write_comparison(tmp_path / "out", compared, {})
+    html = (tmp_path / "out/comparison.html").read_text()
+    assert (
+        '<tr class="hit"><td class="name">n</td><td class="left" data-heading="images">70 from 7 patients</td>' in html
+    )
+    assert "&ndash;: too few patients for an interval.</p>" in html
+    written = json.loads((tmp_path / "out/comparison.json").read_text())
+    assert written["differences"][0]["groups"] == as_json(pair.groups)
+    with pytest.raises(
+        InputError, match="^predictions.csv of these runs has no column age, only site. Evaluate one of"
+    ):
+        comparison.compare_runs(list(runs), "age")
 
 
 def test_without_known_patients_there_is_no_part_on_them(tmp_path):

@@ -78,6 +78,13 @@ def test_other_classes_or_another_positive_class_are_refused_in_one_line(pair, t
     )
 
 
+def test_a_column_that_no_run_has_is_refused(pair):
+    assert complaint(*pair, "--group", "site") == (
+        "predictions.csv of these runs has no column site. Evaluate one of them again on a dataset whose manifest has "
+        "it: cancernet evaluate RUN --group site --output FOLDER."
+    )
+
+
 def test_other_images_are_refused(pair, tmp_path):
     fewer = shutil.copytree(pair[1], tmp_path / "fewer")
     lines = (fewer / "predictions.csv").read_text().splitlines(keepends=True)
