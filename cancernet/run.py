@@ -12,7 +12,7 @@ import shutil
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from cancernet import InputError, StorageError, __version__, storage
 from cancernet.config import Experiment, update_settings
 from cancernet.data.dataset import IDC_PIXELS, Patch, list_columns
 from cancernet.evaluation.decision import Decision, load_decision, save_decision
+from cancernet.evaluation.label_check import SuspiciousLabel
 from cancernet.evaluation.predictions import Predictions
 from cancernet.models.architectures import describe_missing_package, list_architectures
 from cancernet.storage import Content, FolderKind
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 MODEL, DECISION, CONFIG, HISTORY = "model.keras", "decision.json", "config.json", "history.csv"
 REPORT, REPORT_TEXT, REPORT_PAGE, PREDICTIONS = "report.json", "report.txt", "report.html", "predictions.csv"
+LABELS_TO_CHECK = "labels_to_check.csv"  # of runs with out-of-fold predictions
 OUT_OF_DISTRIBUTION = "out_of_distribution.npz"  # the detector; older runs do not have it
 _OLD_NAME = "familiar.npz"  # of it, in version 0.1
 SAMPLES = "samples"  # some of the test images, <class>/<file>
@@ -452,6 +454,13 @@ def write_predictions(folder: Path, predictions: Predictions, classes: Sequence[
 
 def _name_columns(classes: Sequence[str]) -> list[str]:
     return [*Patch._fields[:5], *(f"probability_{name}" for name in classes), "predicted"]
+
+
+def write_labels_to_check(folder: Path, suspicious: Sequence[SuspiciousLabel]) -> None:
+    """Write labels_to_check.csv, whose columns are the fields of `SuspiciousLabel`."""
+    with (folder / LABELS_TO_CHECK).open("w", newline="", encoding="utf-8") as file:
+        header = [field.name for field in fields(SuspiciousLabel)]
+        storage.write_rows(file, [header, *(list(vars(each).values()) for each in suspicious)])
 
 
 def read_predictions(folder: Path, classes: Sequence[str]) -> Predictions:

@@ -56,7 +56,7 @@ def write_results(
     write_tables(folder, run.settings, results, missing)
     if furthest:
         captions = [f"{name}\ndistance {distance:.1f}" for distance, name, _ in furthest]
-        figure = montages.plot_furthest(images=[image for *_, image in furthest], captions=captions)
+        figure = montages.plot_captioned(images=[image for *_, image in furthest], captions=captions)
         illustration.save_picture(figure, folder / FURTHEST_PICTURE)
     return results
 

@@ -11,19 +11,20 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cancernet.config import Augmentation, Experiment
-from cancernet.data.dataset import Patch
+from cancernet.data.dataset import Patch, label_class
 from cancernet.data.grid import SlideGrid, make_thumbnail, paint_grid, stitch_slide, thumbnail_side
 from cancernet.data.images import fit_image, read_image
+from cancernet.evaluation.label_check import find_suspicious_labels
 from cancernet.evaluation.predictions import Predictions
 from cancernet.explain.gradcam import grad_cam, overlay
 from cancernet.models.architectures import list_architectures
-from cancernet.reporting.content import EvaluatedSplit
-from cancernet.reporting.montages import plot_augmentation
+from cancernet.reporting.content import EvaluatedSplit, read_images
+from cancernet.reporting.montages import plot_augmentation, plot_captioned
 from cancernet.reporting.plots import use_fonts
-from cancernet.reporting.schema import Picture, Report
+from cancernet.reporting.schema import LabelCheck, Picture, Report
 from cancernet.reporting.slide_plots import Explained, SlideMaps, plot_explained, plot_slide
 from cancernet.reporting.wording import cut
-from cancernet.run import SAMPLES, Run, name_class
+from cancernet.run import SAMPLES, Run, name_class, write_labels_to_check
 from cancernet.storage import file_stem
 from cancernet.training.augment import augment_batch
 
@@ -31,6 +32,7 @@ SLIDES, GRADCAM = "slides", "gradcam.jpg"  # in the folder of the report
 LEAST_PATCHES = 20  # of a slide that is drawn
 MOST_SLIDES = 12  # in the report; the pictures of the others are only in the folder
 EXPLAINED = 4  # images a group
+MOST_SUSPICIOUS = 24  # labels in the report; labels_to_check.csv has all
 AUGMENTED_IMAGES, AUGMENTATIONS = 4, 7  # training images, and augmentations of each
 MOST_SAMPLES, SAMPLE_BYTES = 8, 2_000_000  # of all classes together, and of one file
 PICTURE_DPI, JPEG_QUALITY = 120, 88
@@ -82,6 +84,32 @@ def draw_augmentation(patches: Sequence[Patch], dataset: Path, experiment: Exper
         augmented = augment_batch(images, experiment.augmentation, seed=experiment.seed, epoch=epoch, step=0)
         columns.append(np.rint(np.asarray(augmented)).astype(np.uint8))
     return {"augmented": plot_augmentation(columns)}
+
+
+def check_labels(
+    report: Report, out_of_fold: Predictions, dataset: Path, folder: Path
+) -> tuple[Report, dict[str, Figure]]:
+    """Write labels_to_check.csv into the folder of a report, and draw the images with the most suspicious labels.
+
+    Returns:
+        The report with `label_check`, and its figure `labels_to_check`; none if no label is suspicious.
+
+    Raises:
+        InputError: a file has changed since the training.
+    """
+    found = find_suspicious_labels(out_of_fold, report.classes)
+    write_labels_to_check(folder, found)
+    shown = found[:MOST_SUSPICIOUS]
+    report = replace(report, label_check=LabelCheck(len(out_of_fold.patches), len(found), shown))
+    if not shown:
+        return report, {}
+    captions = []
+    for each in shown:
+        lines = [Path(each.file).name, f"label: {label_class(report.class_names, each.label)}"]
+        lines.append(f"probability {each.probability_of_label:.3f}")
+        captions.append("\n".join(lines + [f"patient {each.patient}"] * bool(each.patient)))
+    images = read_images([each.file for each in shown], out_of_fold, dataset)
+    return report, {"labels_to_check": plot_captioned(images=images, captions=captions)}
 
 
 def copy_samples(predictions: Predictions, dataset: Path, folder: Path) -> None:

@@ -17,7 +17,7 @@ from cancernet.reporting.wording import cut
 
 SPLIT_COLOURS = {"training": plots.BLUE, "validation": plots.AMBER, "testing": plots.GREEN}
 TILE_PIXELS = 200  # side of one picture of a montage
-IMAGE_INCHES, IMAGES_ACROSS = 1.6, 6  # size of one error or out-of-distribution image, and how many are in a row
+IMAGE_INCHES, IMAGES_ACROSS = 1.6, 6  # size of one image, and how many are in a row
 MISSED, FALSE_ALARM, WRONG = "missed", "false alarm", "wrong"  # kinds of errors; the last of more than two classes
 HEADING = 100  # characters that fit across a group's heading
 
@@ -60,11 +60,8 @@ def plot_errors(
     return figure
 
 
-def plot_furthest(*, images: Sequence[np.ndarray], captions: Sequence[str]) -> Figure:
-    """Show out-of-distribution images, as for `plot_errors`, in the order given.
-
-    Each caption has a line for the image's name and one for its distance.
-    """
+def plot_captioned(*, images: Sequence[np.ndarray], captions: Sequence[str]) -> Figure:
+    """Show images, as for `plot_errors`, in the order given. Each caption has a few lines, the first for its name."""
     broken = ["\n".join(break_lines(line, 18, limit=54) for line in caption.split("\n")) for caption in captions]
     figure = Figure(figsize=(IMAGES_ACROSS * IMAGE_INCHES, _group_height(broken)))
     _draw_group(figure.add_axes((0, 0, 1, 1)), images, broken)

@@ -24,7 +24,8 @@ def report_text(report: Report) -> str:
     parts.append("\n".join(wrap(result.text) for result in wording.key_results(report)))
     parts += [_confusion_matrix(report), _metrics(report), _classes(report), _groups(report), _folds(report)]
     origin = [wording.describe_decision(report), wording.describe_training(report)]
-    origin += [wording.describe_source(report.data), wording.explain_intervals(report)]
+    origin += [wording.describe_source(report.data), wording.describe_label_check(report)]
+    origin += [wording.explain_intervals(report)]
     parts.append("\n".join(wrap(line) for line in origin if line))
     return "\n\n".join(part for part in parts if part) + "\n"
 

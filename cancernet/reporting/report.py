@@ -84,7 +84,7 @@ def draw_figures(
         figures["worst_errors"] = _draw_errors(report, error_images)
     if len(furthest_images) and report.outside:
         captions = [f"{each.file.split('/')[-1]}\ndistance {each.distance:.1f}" for each in report.outside.furthest]
-        figures["furthest"] = montages.plot_furthest(images=furthest_images, captions=captions)
+        figures["furthest"] = montages.plot_captioned(images=furthest_images, captions=captions)
     return figures
 
 

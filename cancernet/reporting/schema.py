@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from cancernet.data.dataset import Patch, count_patches
 from cancernet.evaluation.decision import FittedOn, ValidationRates
+from cancernet.evaluation.label_check import SuspiciousLabel
 from cancernet.evaluation.results import ColumnResults, Difference, Estimate, Evaluation, PointRates
 from cancernet.training.results import TrainingSummary
 
@@ -97,6 +98,13 @@ class OutOfDistribution:
 
 
 @dataclass(frozen=True)
+class LabelCheck:
+    images: int  # with an out-of-fold prediction
+    suspicious: int  # of these: the prediction contradicts the label
+    shown: list[SuspiciousLabel]  # the most suspicious first
+
+
+@dataclass(frozen=True)
 class Picture:
     title: str
     picture: str  # name of the file in the folder of the report
@@ -136,6 +144,7 @@ class Report(Evaluation, Heading):
     settings: dict[str, SettingValue] | None = None
     cross_validation: CrossValidation | None = None
     groups: ColumnResults | None = None  # results by a column of the manifest
+    label_check: LabelCheck | None = None  # None without out-of-fold predictions
     slides: list[Picture] | None = None
     gradcam: list[Picture] | None = None
 

@@ -351,6 +351,20 @@ def describe_kept_epochs(first: int, last: int) -> str:
     return f"The final model averages the weights of epochs {first} to {last}."
 
 
+def describe_label_check(report: Report) -> str:
+    """Say how many labels are suspicious and how they were found; "" without out-of-fold predictions."""
+    check = report.label_check
+    if not check:
+        return ""
+    unseen = "its patient" if report.data.patients_known and report.data.split_by != "image" else "it"
+    return (
+        f"Labels to check: {check.suspicious:,} of {plural(check.images, 'image')} "
+        f"({share(check.suspicious / check.images)}). The prediction of a model that was trained without {unseen} "
+        "contradicts the label (confident learning). This is a suspicion, not an error: the model may be wrong. "
+        "labels_to_check.csv lists them, the most suspicious first."
+    )
+
+
 def describe_source(data: DataSummary) -> str:
     """Say how many source images were used and how they were split."""
     return (

@@ -46,8 +46,11 @@ def cross_validate(plan: Plan, wanted: Sequence[int], work: Path) -> None:
     described, predictions, _ = content.pool_folds(places, plan.dataset.patches, context, step)
     errors = content.read_images([each.file for each in described.worst_errors], predictions, plan.dataset.folder)
     figures = report.draw_figures(described, predictions, error_images=errors)
+    from cancernet.reporting import illustration  # TensorFlow is loaded by now
+
+    described, drawn = illustration.check_labels(described, predictions, plan.dataset.folder, work)
     run.write_predictions(work, predictions, described.classes)
-    report.write_report(work, described, figures)
+    report.write_report(work, described, figures | drawn)
 
 
 def deal_folds(plan: Plan, patches: Sequence[Patch], folds: int) -> list[list[Patch]]:

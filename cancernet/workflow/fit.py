@@ -185,7 +185,6 @@ def report_run(plan: Plan, finished: FittedRun, data: "TrainingData", patches: S
     Args:
         data, patches: as of `fit_run`.
     """
-    from cancernet.evaluation.predictions import Scores
     from cancernet.reporting import content, illustration, report
     from cancernet.run import save_run
     from cancernet.training import distribution
@@ -223,6 +222,10 @@ def report_run(plan: Plan, finished: FittedRun, data: "TrainingData", patches: S
     errors = content.read_images([each.file for each in described.worst_errors], evaluated.predictions, source)
     figures = report.draw_figures(described, evaluated.predictions, history=history, error_images=errors)
     figures |= illustration.draw_augmentation(patches, source, plan.experiment)
+    if plan.experiment.members > 1:
+        out_of_fold = smoothing.predict_scores(run.decision, Scores(left_out, fitted.left_out, step=step))
+        described, drawn = illustration.check_labels(described, out_of_fold, source, folder)
+        figures |= drawn
     report.write_report(folder, described, figures)
     return described
 

@@ -16,7 +16,7 @@ from cancernet.data.grid import lay_out, lay_out_patches
 from cancernet.evaluation.predictions import Predictions
 from cancernet.reporting import illustration
 from cancernet.reporting.content import EvaluatedSplit
-from cancernet.reporting.illustration import MOST_SLIDES, illustrate, is_worth_drawing
+from cancernet.reporting.illustration import MOST_SLIDES, MOST_SUSPICIOUS, illustrate, is_worth_drawing
 from cancernet.reporting.montages import TILE_PIXELS
 from cancernet.reporting.schema import Picture
 
@@ -87,6 +87,25 @@ def test_frozen_backbones_and_networks_without_maps_have_no_grad_cam(loaded):
     assert not explains(model="densenet121", strategy="frozen")
     assert not explains(model="cancernet+densenet121", strategy="frozen")
     assert not explains(model="encoder", strategy="finetune")
+
+
+def test_suspicious_labels_are_listed_and_the_first_are_drawn_with_label_probability_and_patient(tmp_path):
+    predictions = make_predictions(tmp_path, 2, wrong=lambda slide: 15)
+    report, drawn = illustration.check_labels(make_report(), predictions, tmp_path, tmp_path)
+    header, *rows = (tmp_path / "labels_to_check.csv").read_text().splitlines()
+    assert header == "file,patient,label,suggested,probability_of_label,probability_of_suggested"
+    check = report.label_check
+    assert (check.images, check.suspicious, len(check.shown)) == (50, len(rows), MOST_SUSPICIOUS)
+    assert len(rows) > MOST_SUSPICIOUS
+    assert rows[0].startswith("testing/1_idx5_x201_y101_class0.png,1,0,1,")
+    captions = [text.get_text() for text in drawn["labels_to_check"].axes[0].texts]
+    assert len(captions) == MOST_SUSPICIOUS
+    probability = 1 - predictions.probabilities.max(axis=1)[39]
+    assert captions[0] == f"1_idx5_x201_y101_\nclass0.png\nlabel: 0 (benign)\nprobability {probability:.3f}\npatient 1"
+    right = make_predictions(tmp_path / "right", 1)
+    report, drawn = illustration.check_labels(make_report(), right, tmp_path / "right", tmp_path)
+    assert (report.label_check.suspicious, drawn) == (0, {})
+    assert (tmp_path / "labels_to_check.csv").read_text() == header + "\n"
 
 
 def test_of_many_slides_the_report_shows_some_from_the_worst_to_the_best(loaded, tmp_path, monkeypatch):

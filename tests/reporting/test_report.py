@@ -19,12 +19,21 @@ from made_reports import (
 )
 
 from cancernet.evaluation import metrics
+from cancernet.evaluation.label_check import SuspiciousLabel
 from cancernet.evaluation.predictions import Predictions
 from cancernet.evaluation.results import Estimate, NetBenefit, as_json
 from cancernet.reporting.plots import plot_confusion_matrix
 from cancernet.reporting.printed import report_text
 from cancernet.reporting.report import draw_figures, write_report
-from cancernet.reporting.schema import CrossValidation, Fold, OperatingPoint, Picture, Report, ValidationRates
+from cancernet.reporting.schema import (
+    CrossValidation,
+    Fold,
+    LabelCheck,
+    OperatingPoint,
+    Picture,
+    Report,
+    ValidationRates,
+)
 from cancernet.storage import read_json
 
 PROBABILITIES = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4], [0.2, 0.8]])
@@ -334,6 +343,26 @@ def test_confident_errors_name_their_kind_and_the_class_of_the_probability(repor
     html = page(tmp_path, grey, {"worst_errors": PICTURE})
     assert "<th>probability of the predicted class</th>" in html
     assert "tissue" not in html.partition("<h2>Errors</h2>")[2].partition("<h2>Limitations</h2>")[0]
+
+
+def test_labels_to_check_are_called_a_suspicion_and_a_run_without_them_says_how_to_get_them(report, tmp_path):
+    advice = "Train with --members 5 or --folds 5 for a list of images whose label may be wrong."
+    without = page(tmp_path, report)
+    assert advice in without
+    assert "Labels to check" not in without + report_text(report)
+    assert advice not in page(tmp_path, replace(report, title="Evaluation"))
+    suspicious = SuspiciousLabel("training/1/<b>.png", "8863", "1", "0", 0.0123, 0.9877)
+    checked = replace(report, label_check=LabelCheck(200, 13, [suspicious]))
+    html = page(tmp_path, checked, {"labels_to_check": PICTURE})
+    said = "Labels to check: 13 of 200 images (6.5%). The prediction of a model that was trained without its patient"
+    for text in (html, " ".join(report_text(checked).split())):
+        assert said in text
+        assert "This is a suspicion, not an error: the model may be wrong. labels_to_check.csv lists them" in text
+    assert '<td class="file">training/1/&lt;b&gt;.png</td><td class="left" data-heading="patient">8863</td>' in html
+    assert '<td data-heading="probability of the label">0.012</td>' in html
+    assert 'alt="Most suspicious labels"' in html
+    assert advice not in html
+    assert read_json(tmp_path / "report.json", Report, advice="").label_check == checked.label_check
 
 
 def test_draws_every_plot_that_the_report_allows(report, many):

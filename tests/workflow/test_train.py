@@ -73,6 +73,7 @@ def test_the_run_folder_is_whole_and_knows_no_absolute_path(folder):
     expected |= {"report.json", "report.txt", "report.html", "confusion_matrix.png", "roc.png", "history.png"}
     assert expected <= {path.name for path in run.iterdir()}
     assert not list(folder.glob("runs/*.unfinished"))
+    assert not (run / "labels_to_check.csv").exists()  # one member predicts no training image out of fold
     for name in ("config.json", "report.json", "report.txt", "predictions.csv", "decision.json"):
         assert str(folder) not in (run / name).read_text()
 
@@ -177,6 +178,8 @@ def test_folds_test_every_patient_once(folder, tmp_path, capsys):
     values = [fold["metrics"]["auroc"]["value"] for fold in folds]
     assert report["cross_validation"]["mean"]["auroc"] == pytest.approx(np.mean(values))
     assert report["cross_validation"]["spread"]["auroc"] == pytest.approx(np.std(values, ddof=1))
+    assert report["label_check"]["images"] == 120
+    assert (tmp_path / "cv/labels_to_check.csv").is_file()
     printed = " ".join(capsys.readouterr().out.split())
     assert "of the 120 images from 20 patients was predicted by a model that was not trained on its patient" in printed
 
@@ -272,6 +275,10 @@ def test_a_head_on_given_features_answers_features_and_says_so(folder, tmp_path,
     assert "gradcam" not in report
     assert str(tmp_path) not in (tmp_path / "run/report.json").read_text()
     testing = [row for row, patch in enumerate(patches) if patch.split == "testing"]
+    check = report["label_check"]
+    assert check["images"] == len(patches) - len(testing)
+    with (tmp_path / "run/labels_to_check.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == check["suspicious"]
     answers = np.asarray(keras.models.load_model(tmp_path / "run/model.keras")(features[testing]))[:, 1]
     assert (np.argsort(answers) == np.argsort(columns["probability_1"].astype(float))).all()
     assert not (tmp_path / "run/features").exists()
