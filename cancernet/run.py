@@ -430,8 +430,12 @@ def check_same_kind(settings: Settings, patches: Sequence[Patch], *, are_grey: b
         )
 
 
-def compare_sizes(settings: Settings, usual_size: str) -> list[str]:
-    """Warn of images whose usual size differs from that of training: they probably have another scale."""
+def compare_scales(settings: Settings, usual_size: str, mpp: float | None) -> list[str]:
+    """Warn of images of another scale than in training; where one is unknown, of another usual size."""
+    if mpp and settings.mpp:
+        if abs(mpp / settings.mpp - 1) < 0.05:
+            return []
+        return [f"The images have {mpp:g} micrometres per pixel, those in training had {settings.mpp:g}."]
     if usual_size == settings.usual_size:
         return []
     return [f"The images are {usual_size} pixels, those in training were {settings.usual_size}: is the scale the same?"]

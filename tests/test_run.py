@@ -18,7 +18,7 @@ from cancernet.run import (
     Seen,
     check_same_kind,
     choose_folder,
-    compare_sizes,
+    compare_scales,
     describe_machine,
     describe_seen,
     find_runs,
@@ -406,9 +406,13 @@ def test_images_must_be_of_the_runs_classes_and_colours(tiny_run):
     check_same_kind(grey, [], are_grey=True)
     with pytest.raises(InputError, match="trained on grey images; these are colour"):
         check_same_kind(grey, [], are_grey=False)
-    assert compare_sizes(settings, "50x50") == []
+    assert compare_scales(settings, "50x50", None) == []
     warning = "The images are 96x96 pixels, those in training were 50x50: is the scale the same?"
-    assert compare_sizes(settings, "96x96") == [warning]
+    assert compare_scales(settings, "96x96", None) == [warning]
+    of_tissue = dataclasses.replace(settings, mpp=4.0)
+    assert compare_scales(of_tissue, "50x50", None) == compare_scales(of_tissue, "96x96", 4.02) == []
+    warning = "The images have 2 micrometres per pixel, those in training had 4."
+    assert compare_scales(of_tissue, "50x50", 2.0) == [warning]
 
 
 def test_a_class_has_its_own_name_where_it_has_no_other(tiny_run):

@@ -84,7 +84,7 @@ def _evaluate(options: EvaluationOptions) -> "Report":
         content.describe_data(dataset.patches, dataset.summary),
         settings=content.flatten({"run": name, "of the run": content.list_settings(settings)}),
         seen=seen,
-        warnings=run.compare_sizes(settings, dataset.summary.usual_size),
+        warnings=run.compare_scales(settings, dataset.summary.usual_size, dataset.summary.mpp),
         prevalence=options.prevalence,
         group=options.group,
         dataset=options.dataset.resolve().name,
