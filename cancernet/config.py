@@ -327,6 +327,12 @@ class TrainingOptions:
         "How the threshold is chosen: balanced, sensitivity=0.95, specificity=0.95 or a number",
         group="decision",
     )
+    refer: Annotated[float, Interval(gt=0, le=0.5)] | None = option(
+        None,
+        "Answer uncertain, to be referred to a person, for this share of images, the least certain ones: 0.1",
+        group="decision",
+        default="none",
+    )
     neighbours: bool = option(True, "Do not smooth over neighbouring patches of a slide", group="decision")
     positive: str | None = option(
         None,

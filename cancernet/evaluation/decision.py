@@ -64,6 +64,8 @@ class Decision:
     curve: RatesCurve | None  # see `expected_rates`
     other_points: dict[str, float] | None = None  # name -> threshold, for comparison
     without_neighbours: "Decision | None" = None  # for patches that are not smoothed; None where sigma is 0
+    refer: float | None = None  # share of the images fitted on that are uncertain; None refers none to a person
+    uncertain_below: float | None = None  # this certainty, see `measure_certainty`
     __pydantic_config__ = {"allow_inf_nan": False}  # noqa: RUF012
 
 
@@ -103,6 +105,7 @@ def fit_decision(
     positive: str | None,
     operating_point: str = DEFAULT_OPERATING_POINT,
     log_class_weight: float = 0.0,
+    refer: float | None = None,
 ) -> Decision:
     """Fit temperature, bias (see `calibration.fit_calibration`) and threshold on the validation images.
 
@@ -120,6 +123,7 @@ def fit_decision(
             `balanced` is allowed.
         operating_point: see `parse_operating_point`.
         log_class_weight: of two classes, log of the weight of the positive over that of the negative one in training.
+        refer: share of these images, above 0 and below 1, that the decision leaves to a person: the least certain ones.
 
     Raises:
         InputError: no images, one class only, or an operating point that cannot be used.
@@ -142,9 +146,13 @@ def fit_decision(
         expected = ValidationRates(curve.sensitivity[at], curve.specificity[at])
     out_of_fold = any(patch.split == "training" for patch in scores.patches)
     fitted_on = FittedOn(len(labels), len(set(patients) - {""}) or None, out_of_fold)
-    return Decision(
+    fitted = Decision(
         tuple(classes), positive, temperature, bias, threshold, operating_point, 0.0, fitted_on, expected, curve, others
     )
+    if refer is None:
+        return fitted
+    certainty = measure_certainty(fitted, calibrate(fitted, values))
+    return replace(fitted, refer=refer, uncertain_below=float(np.quantile(certainty, refer)))
 
 
 def calibrate(decision: Decision, scores: np.ndarray) -> np.ndarray:
@@ -175,6 +183,27 @@ def decide(decision: Decision, probabilities: np.ndarray, threshold: float | Non
     index = decision.classes.index(decision.positive)
     threshold = decision.threshold if threshold is None else threshold
     return np.where(probabilities[:, index] >= threshold, index, 1 - index)
+
+
+def measure_certainty(decision: Decision, probabilities: np.ndarray, threshold: float | None = None) -> np.ndarray:
+    """Measure how certain the decided classes are, `[n]` from 0 to 1, from calibrated probabilities `[n, k]`.
+
+    Of two classes, with a probability p of the positive one, (t - p) / t below the threshold t and (p - t) / (1 - t)
+    from it on. A threshold t implies that a missed positive image costs (1 - t) / t times as much as a false alarm
+    (Elkan 2001, IJCAI 973), and an image is the less certain the higher the expected cost of its class is: to refer the
+    least certain ones is Chow's rule (1970, IEEE Transactions on Information Theory 16:41). Of more classes all errors
+    cost the same: the probability of the most probable class.
+
+    Args:
+        threshold: in place of the decision's own, see `decide`.
+    """
+    probabilities = np.asarray(probabilities)
+    threshold = decision.threshold if threshold is None else threshold
+    if decision.positive is None or threshold is None:
+        return probabilities.max(axis=1)
+    probability = probabilities[:, decision.classes.index(decision.positive)]
+    room = np.where(probability >= threshold, 1 - threshold, threshold)  # 0 only for a probability at the threshold
+    return np.abs(probability - threshold) / np.where(room > 0, room, 1)
 
 
 def decide_otherwise(decision: Decision, point: str) -> Decision:
@@ -232,6 +261,7 @@ def _find_contradiction(decision: Decision) -> str:
         f"threshold is {threshold}": of_two and (threshold is None or not 0 <= threshold <= ABOVE_ONE),
         "expected_on_validation is None": of_two and decision.expected_on_validation is None,
         f"other_points is {others}": of_two and not all(0 <= other <= ABOVE_ONE for other in others.values()),
+        f"uncertain_below is {decision.uncertain_below}": not 0 <= (decision.uncertain_below or 0) <= 1,
         "its curve is not three lists of one length": of_two
         and (curve is None or not len(curve.threshold) == len(curve.sensitivity) == len(curve.specificity) > 0),
     }

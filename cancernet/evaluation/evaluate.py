@@ -61,7 +61,7 @@ def evaluate(
     """
     _check(predictions, classes, positive, prevalence)
     images = EvaluatedImages.of(predictions, classes=classes, positive=positive)
-    found = _estimate(images, _list_figures(images, prevalence))
+    found = estimate_figures(images, _list_figures(images, prevalence))
     rows = patient_table(images)
     rates = ("accuracy",) if positive is None else ("accuracy", "sensitivity", "specificity", "auroc")
     at_prevalence = None
@@ -97,7 +97,7 @@ def trace_net_benefit(images: EvaluatedImages) -> list[results.NetBenefit]:
     for threshold in NET_BENEFIT_THRESHOLDS:
         for name, compute in (("model", metrics.net_benefit), ("gain", compute_gain)):
             figures[threshold, name] = Figure(partial(compute, threshold=threshold), metrics.ONE_EMPTY, PLAIN)
-    found = _estimate(images, figures)
+    found = estimate_figures(images, figures)
     return [results.NetBenefit(each, found[each, "model"], of_all[each], found[each, "gain"]) for each in of_all]
 
 
@@ -124,7 +124,7 @@ def evaluate_points(
 
 def estimate_metrics(images: EvaluatedImages, names: Iterable[str]) -> dict[str, Estimate]:
     """Estimate some of METRICS by their names, with intervals as `evaluate`."""
-    return _estimate(images, {name: _figure(METRICS[name], images) for name in names})
+    return estimate_figures(images, {name: _figure(METRICS[name], images) for name in names})
 
 
 def measure(
@@ -200,7 +200,7 @@ def _find_images(images: EvaluatedImages, name: str, index: int | None) -> np.nd
     return shares.get(name)
 
 
-def _estimate(images: EvaluatedImages, figures: Mapping[Key, Figure]) -> dict[Key, Estimate]:
+def estimate_figures(images: EvaluatedImages, figures: Mapping[Key, Figure]) -> dict[Key, Estimate]:
     """Values with their intervals; an undefined value, or an interval that cannot be given, is None with a reason."""
     values, left_out = measure(images, {key: figure.compute for key, figure in figures.items()})
     estimates = {}

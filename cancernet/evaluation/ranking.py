@@ -44,8 +44,8 @@ def weighted_areas(ranking: Ranking, weights: np.ndarray) -> Areas:
     scikit-learn's `average_precision_score`.
     """
     positive = np.take(weights, ranking.positive_groups, axis=1)  # [rows, P]
-    negative_sums = _running_sums(np.take(weights, ranking.negative_groups, axis=1))  # [rows, N + 1]
-    positive_sums = _running_sums(positive)
+    negative_sums = running_sums(np.take(weights, ranking.negative_groups, axis=1))  # [rows, N + 1]
+    positive_sums = running_sums(positive)
     n_positive, n_negative = positive_sums[:, -1:], negative_sums[:, -1:]
 
     below = np.take(negative_sums, ranking.negatives_below, axis=1)  # [rows, P]
@@ -66,7 +66,7 @@ def weighted_areas(ranking: Ranking, weights: np.ndarray) -> Areas:
     return areas
 
 
-def _running_sums(weights: np.ndarray) -> np.ndarray:
+def running_sums(weights: np.ndarray) -> np.ndarray:
     """Sum along the rows, with a leading 0: `[rows, n]` to `[rows, n + 1]`."""
     sums = np.zeros((len(weights), weights.shape[1] + 1))
     np.cumsum(weights, axis=1, out=sums[:, 1:])

@@ -141,6 +141,35 @@ class ColumnResults:
 
 
 @dataclass(frozen=True)
+class RiskPoint:
+    """The share of errors among the most certain images."""
+
+    coverage: float  # their share of all images
+    error: Estimate
+
+
+@dataclass(frozen=True)
+class Referred:
+    """What is left where some images are referred to a person; the rates are of the other images."""
+
+    share: float  # of the images that are referred
+    caught: Estimate  # share of all errors that are among them
+    error: Estimate
+    sensitivity: Estimate | None = None  # these three of two classes only
+    specificity: Estimate | None = None
+    ppv: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Referral:
+    """What referring the least certain images would achieve."""
+
+    curve: list[RiskPoint]  # risk-coverage curve, from all images to few
+    table: list[Referred]  # of the least certain 5, 10 and 20%
+    band: Referred | None = None  # of those that the decision refers; None of a decision that refers none
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """All metrics of the predictions of some images."""
 

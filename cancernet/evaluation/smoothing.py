@@ -91,6 +91,7 @@ def fit_on_validation(
     operating_point: str,
     neighbours: bool,
     log_class_weight: float = 0.0,
+    refer: float | None = None,
 ) -> Decision:
     """Fit the decision on the validation split: calibration, threshold, and the smoothing over neighbours.
 
@@ -108,6 +109,7 @@ def fit_on_validation(
         positive=positive,
         operating_point=operating_point,
         log_class_weight=log_class_weight,
+        refer=refer,
     )
     alone = fit(scores)
     if not (neighbours and scores.layout.slides):

@@ -13,10 +13,11 @@ from cancernet.data.dataset import IDC_PIXELS, Patch, Summary, name_classes, rea
 from cancernet.data.grid import Layout, lay_out_patches
 from cancernet.data.images import read_image
 from cancernet.evaluation.comparison import compare_figures
-from cancernet.evaluation.decision import Decision, decide_otherwise, expected_rates
+from cancernet.evaluation.decision import Decision, decide_otherwise, expected_rates, load_decision
 from cancernet.evaluation.evaluate import evaluate, evaluate_points
 from cancernet.evaluation.groups import evaluate_groups
 from cancernet.evaluation.predictions import Predictions, Scores, pool_predictions
+from cancernet.evaluation.referral import Certainty, evaluate_referral, find_uncertain
 from cancernet.evaluation.results import Estimate
 from cancernet.evaluation.smoothing import predict_scores
 from cancernet.explain.distances import find_outliers
@@ -24,7 +25,7 @@ from cancernet.reporting import schema
 from cancernet.reporting.montages import FALSE_ALARM, MISSED, WRONG
 from cancernet.reporting.schema import DataSummary, Report, count_split
 from cancernet.reporting.wording import describe_counts, plural, warn_of_change
-from cancernet.run import Settings, read_predictions, read_report
+from cancernet.run import DECISION, Settings, read_predictions, read_report
 
 _ERRORS_SHOWN = 6  # of each kind
 
@@ -58,7 +59,11 @@ class EvaluatedSplit(NamedTuple):
 def evaluate_split(scores: Scores, decision: Decision, context: ReportContext) -> EvaluatedSplit:
     """Evaluate the scores of one split with a frozen decision."""
     predictions, classes, positive = predict_scores(decision, scores), decision.classes, decision.positive
-    report = _start_report(predictions, scores.layout, context, classes, positive, _describe_test(context))
+    certainty = find_uncertain(
+        decision, predictions.probabilities, scores.layout.slides, distances=predictions.distances
+    )
+    statement = _describe_test(context)
+    report = _start_report(predictions, certainty, scores.layout, context, classes, positive, statement)
     neighbours: Mapping[str, Mapping[str, Estimate]] | None = None
     smoothed: int | None = None
     if decision.without_neighbours:
@@ -81,6 +86,7 @@ def evaluate_split(scores: Scores, decision: Decision, context: ReportContext) -
             positive=positive,
             bias=list(decision.bias),
             neighbour_sigma=decision.neighbour_sigma,
+            refer=decision.refer,
         ),
         expected_on_validation=decision.expected_on_validation,
         neighbours=neighbours,
@@ -102,12 +108,13 @@ def pool_folds(
     reports = [report for folder in folders if (report := read_report(folder, Report))]
     classes, positive = reports[0].classes, reports[0].positive
     row_of = {patch.file: patch for patch in patches}
-    pooled = pool_predictions([read_predictions(folder, classes) for folder in folders])
-    pooled = dataclasses.replace(pooled, patches=[row_of[patch.file] for patch in pooled.patches])
+    parts = [read_predictions(folder, classes) for folder in folders]
+    parts = [dataclasses.replace(part, patches=[row_of[patch.file] for patch in part.patches]) for part in parts]
+    pooled, certainty = pool_predictions(parts), _pool_certainty(folders, parts, step)
     layout = lay_out_patches(pooled.patches, step)
     where = f"in {len(folders)} folds" if context.evaluated_on == "all folds" else f"on {context.evaluated_on}"
     statement = f"Cross-validated {where}: {_describe_folds(context.data, pooled.patches)}"
-    report = _start_report(pooled, layout, context, classes, positive, statement)
+    report = _start_report(pooled, certainty, layout, context, classes, positive, statement)
     report = dataclasses.replace(
         report,
         class_names=reports[0].class_names,
@@ -117,8 +124,20 @@ def pool_folds(
     return EvaluatedSplit(report, pooled, layout)
 
 
+def _pool_certainty(folders: Sequence[Path], parts: Sequence[Predictions], step: float) -> Certainty:
+    """Find the certainty of the predictions of each fold by its own decision."""
+    found = [
+        find_uncertain(load_decision(folder / DECISION), part.probabilities, lay_out_patches(part.patches, step).slides)
+        for folder, part in zip(folders, parts, strict=True)
+    ]
+    uncertain = [each.uncertain for each in found if each.uncertain is not None]
+    values = np.concatenate([each.values for each in found])
+    return Certainty(values, np.concatenate(uncertain) if len(uncertain) == len(found) else None)
+
+
 def _start_report(
     predictions: Predictions,
+    certainty: Certainty,
     layout: Layout,
     context: ReportContext,
     classes: Sequence[str],
@@ -132,6 +151,7 @@ def _start_report(
         groups = evaluate_groups(predictions, context.group, values, classes=classes, positive=positive)
     return Report(
         **vars(evaluate(predictions, classes=classes, positive=positive, prevalence=context.prevalence)),
+        referral=evaluate_referral(predictions, certainty, classes=classes, positive=positive),
         name=context.name,
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
         statement=statement,

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from cancernet.evaluation.results import CalibrationBin, Estimate, NetBenefit, PatientRow, TwoClassPatientRow
+from cancernet.evaluation.results import CalibrationBin, Estimate, NetBenefit, PatientRow, Referral, TwoClassPatientRow
 from cancernet.reporting.wording import cut, plural
 
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -220,6 +220,28 @@ def plot_distribution(
             axes.axvline(threshold, color="black", linestyle=":", label=f"decision threshold: {threshold:.3f}")
     panels[-1].set_xlabel(f"predicted probability of {shorten(positive, 24)}")
     return _add_legend(figure, panels[0])
+
+
+def plot_risk_coverage(*, referral: Referral) -> Figure:
+    """Plot the share of errors among the most certain images by their share of all, and the decision's own point."""
+    figure, (axes,) = new_figure(5.2, 4.8)
+    points = [(each.coverage, each.error) for each in referral.curve if each.error.value is not None]
+    line = np.array([(x, error.value) for x, error in points], float).reshape(-1, 2)
+    axes.plot(*line.T, "o-", color=BLUE, markersize=3, label="error rate (band: 95% interval)")
+    ends = [(x, error.low, error.high) for x, error in points if error.low is not None and error.high is not None]
+    if ends:
+        axes.fill_between(*np.array(ends, float).T, color=BLUE, alpha=0.18, linewidth=0)
+    highest = max([0.05, *(end for _, error in points for end in (error.value, error.high) if end is not None)])
+    if referral.band and referral.band.error.value is not None:
+        label = f"uncertain images of this run referred: {referral.band.share:.1%}"
+        axes.plot(1 - referral.band.share, referral.band.error.value, "o", color="black", markersize=9, label=label)
+    axes.set(xlim=(1.02, 0), ylim=(0, 1.05 * highest), xlabel="share of the images that is not referred")
+    axes.set_ylabel("error rate of these images")
+    axes.set_title("Risk-coverage curve", fontsize=TITLE_SIZE)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    axes.grid(alpha=0.3)
+    return _add_legend(figure, axes)
 
 
 def plot_threshold(*, positive: np.ndarray, probabilities: np.ndarray, threshold: float, name: str) -> Figure:

@@ -22,7 +22,8 @@ def report_text(report: Report) -> str:
     parts = [wrap(unlike and f"WARNING: {unlike}"), wrap(report.title or ""), wrap(report.statement)]
     parts += [wrap(f"WARNING: {warning}") for warning in wording.list_warnings(report)]
     parts.append("\n".join(wrap(result.text) for result in wording.key_results(report)))
-    parts += [_confusion_matrix(report), _metrics(report), _classes(report), _groups(report), _folds(report)]
+    parts += [_confusion_matrix(report), _metrics(report), _classes(report), _referral(report)]
+    parts += [_groups(report), _folds(report)]
     origin = [wording.describe_decision(report), wording.describe_training(report)]
     origin += [wording.describe_source(report.data), wording.describe_label_check(report)]
     origin += [wording.explain_intervals(report)]
@@ -106,6 +107,28 @@ def sectioned_table(heading: Sequence[str], sections: Mapping[str, Sequence[Sequ
         written += [text, *lines[: len(rows)]]
         lines = lines[len(rows) :]
     return "\n".join(written)
+
+
+def _referral(report: Report) -> str:
+    rows = wording.list_referred(report)
+    if not rows:
+        return ""
+    of_two = ["sensitivity", "specificity", "ppv"] if report.positive is not None else []
+    head = [
+        "REFERRED TO A PERSON",
+        "errors caught",
+        "errors in the rest",
+        *(METRICS[name].label.split(" (")[0] for name in of_two),
+    ]
+    cells = [
+        [
+            name,
+            *(wording.share(getattr(row, rate).value) for rate in ("caught", "error")),
+            *(number(getattr(row, rate).value) for rate in of_two),
+        ]
+        for name, row in rows.items()
+    ]
+    return table([head, *cells])
 
 
 def _folds(report: Report) -> str:

@@ -74,6 +74,8 @@ def draw_figures(
             figures["distribution"] = plots.plot_distribution(distribution=named, positive=event, threshold=threshold)
         if report.decision_curve:
             figures["net_benefit"] = plots.plot_net_benefit(curve=report.decision_curve, positive=event)
+    if report.referral:
+        figures["risk_coverage"] = plots.plot_risk_coverage(referral=report.referral)
     bins = report.calibration.bins
     figures["reliability"] = plots.plot_reliability(bins=bins, probabilities=stated, ece=metrics["ece"], positive=event)
     if report.patients:

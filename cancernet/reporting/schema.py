@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from cancernet.data.dataset import Patch, count_patches
 from cancernet.evaluation.decision import FittedOn, ValidationRates
 from cancernet.evaluation.label_check import SuspiciousLabel
-from cancernet.evaluation.results import ColumnResults, Difference, Estimate, Evaluation, PointRates
+from cancernet.evaluation.results import ColumnResults, Difference, Estimate, Evaluation, PointRates, Referral
 from cancernet.training.results import TrainingSummary
 
 SettingValue = bool | int | float | str | list | None
@@ -51,6 +51,7 @@ class DecisionSummary:
     positive: str | None = field(default_factory=lambda: None)
     bias: list[float] = field(default_factory=list)
     neighbour_sigma: float = 0.0  # patches; 0 if neighbours are not used
+    refer: float | None = None  # share of the images fitted on that are uncertain; None refers none to a person
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +138,7 @@ class Report(Evaluation, Heading):
     # metrics `with` and `without` smoothing over neighbouring patches, and their `difference`
     smoothed_images: int | None = field(default_factory=lambda: None)  # evaluated with their neighbours; None: not used
     operating_points: list[OperatingPoint] | None = field(default_factory=lambda: None)
+    referral: Referral | None = None
     worst_errors: list[ConfidentError]
     outside: OutOfDistribution | None = field(default_factory=lambda: None)
     class_weights: dict[str, float] | None = field(default_factory=lambda: None)

@@ -13,6 +13,8 @@ from cancernet.evaluation.results import (
     Estimate,
     Interval,
     NetBenefit,
+    Referral,
+    Referred,
     TwoClassPatientRow,
     ValueResults,
 )
@@ -164,6 +166,47 @@ def describe_value(column: str, results: ValueResults) -> str:
     counts = describe_counts(SplitCounts(results.images, results.patients, {}))
     prevalence = "" if results.prevalence is None else f", prevalence {share(results.prevalence)}"
     return f"{name_value(column, results.value)}: {counts}{prevalence}"
+
+
+def describe_referral(referral: Referral) -> str:
+    """Say what referring the least certain 10% of the images to a person would achieve."""
+    row, of_all = referral.table[1], referral.curve[0].error.value
+    if row.caught.value is None or row.error.value is None or of_all is None:
+        return "Every image was classified correctly, so there is no error that a person could catch."
+    low, high = row.caught.low, row.caught.high
+    bounds = "" if low is None or high is None else f" (95% interval {percent(low)} to {percent(high)})"
+    return (
+        f"If the least certain {row.share:.0%} of the images were referred to a person, {percent(row.caught.value)} of "
+        f"the errors would be among them{bounds}, and {percent(row.error.value)} of the other images would be "
+        f"classified wrongly instead of {percent(of_all)}."
+    )
+
+
+def describe_band(report: Report) -> str:
+    """Say which images the run itself refers to a person; "" if it refers none."""
+    band, decision = report.referral and report.referral.band, report.decision
+    if not band:
+        return ""
+    fit = name_fit(decision.fitted_on) if decision else "its own validation set in each fold"
+    share_of = f"the least certain {decision.refer:.0%}" if decision and decision.refer else "the least certain share"
+    outside = ", and images that are out of distribution" if report.outside else ""
+    return (
+        f"This run answers “uncertain: refer to a person” for images as uncertain as {share_of} of {fit}{outside}. "
+        f"Here, these are {percent(band.share)} of the images."
+    )
+
+
+def list_referred(report: Report) -> dict[str, Referred]:
+    """List what is left where no image, the least certain 5, 10 or 20%, or those of the run's own are referred."""
+    if not report.referral:
+        return {}
+    none, rates = Estimate(None, None, None), ("sensitivity", "specificity", "ppv")
+    error = report.referral.curve[0].error
+    of_two = {rate: report.metrics[rate] for rate in rates if report.positive is not None}
+    rows = {"none": Referred(0.0, none, error, **of_two)}
+    rows |= {f"least certain {row.share:.0%}": row for row in report.referral.table}
+    band = report.referral.band
+    return rows | ({f"uncertain: {share(band.share)}": band} if band else {})
 
 
 def key_results(report: Report) -> list[KeyResult]:

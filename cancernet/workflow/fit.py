@@ -168,6 +168,7 @@ def fit_run(plan: Plan, data: "TrainingData", patches: Sequence[Patch], folder: 
         operating_point=plan.options.operating_point,
         neighbours=plan.options.neighbours,
         log_class_weight=log_weight_of_positive(plan.positive, classes, weights),
+        refer=plan.options.refer,
     )
     groups = np.array(splits.list_groups(patches, by_patient=by_patient))
     values = [(values, groups[rows]) for rows, values in fitted.held_out]

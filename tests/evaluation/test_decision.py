@@ -21,6 +21,7 @@ from cancernet.evaluation.decision import (
     expected_rates,
     fit_decision,
     load_decision,
+    measure_certainty,
     parse_operating_point,
     save_decision,
 )
@@ -384,6 +385,7 @@ def test_a_folder_in_its_place_is_named(tmp_path):
         ("expected_on_validation", {"sensitivity": 1.0}, r"expected_on_validation\.specificity: Field required"),
         ("expected_on_validation", None, "expected_on_validation is None"),
         ("other_points", {"highest F1": 1.5}, r"other_points is \{'highest F1': 1\.5\}"),
+        ("uncertain_below", 1.5, r"uncertain_below is 1\.5"),
         ("curve", None, "its curve is not three lists"),
         ("curve", {"threshold": [], "sensitivity": [], "specificity": []}, "its curve is not three lists"),
         (
@@ -401,6 +403,25 @@ def test_a_decision_with_a_wrong_field_is_refused(tmp_path, field, value, proble
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
     with pytest.raises(StorageError, match=f"is damaged: {problem}"):
         load_decision(path)
+
+
+def test_a_share_of_the_images_fitted_on_is_uncertain_and_all_else_stays_the_same(tmp_path):
+    probability, labels = np.linspace(0.02, 0.98, 40), [*[0] * 15, *[1, 0] * 5, *[1] * 15]
+    plain, referring = fit(probability, labels), fit(probability, labels, refer=0.1)
+    certainty = measure_certainty(referring, calibrate(referring, scores_of(probability)))
+    assert (certainty < referring.uncertain_below).sum() == 4
+    assert dataclasses.replace(referring, refer=None, uncertain_below=None) == plain
+    save_decision(referring, tmp_path / "decision.json")
+    assert load_decision(tmp_path / "decision.json") == referring
+    of_three = fit_arrays(
+        np.log([[0.6, 0.2, 0.2], [0.3, 0.4, 0.3], [0.1, 0.1, 0.8], [0.9, 0.05, 0.05]]),
+        [0, 1, 2, 0],
+        "pqrs",
+        classes=("a", "b", "c"),
+        positive=None,
+        refer=0.25,
+    )
+    assert of_three.uncertain_below is not None
 
 
 @pytest.mark.parametrize("field", ["classes", "temperature", "threshold", "curve"])

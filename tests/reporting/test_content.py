@@ -10,7 +10,7 @@ from conftest import make_summary
 from cancernet import InputError
 from cancernet.config import Experiment
 from cancernet.data.dataset import Patch
-from cancernet.evaluation.decision import ValidationRates
+from cancernet.evaluation.decision import ValidationRates, save_decision
 from cancernet.evaluation.predictions import Predictions, Scores
 from cancernet.evaluation.results import as_json
 from cancernet.evaluation.smoothing import fit_on_validation
@@ -240,16 +240,20 @@ def test_folds_claim_of_patients_what_is_true(tmp_path, patients, split_by, endi
         patches, scores = make_slide("ab"[number])
         patches = [patch._replace(patient=patient) for patch in patches]
         everything += patches
-        _, report, predictions = evaluate(patches, scores)
+        decision, report, predictions = evaluate(patches, scores)
         folder = tmp_path / f"fold_{2 * number + 1}"
         folder.mkdir()
         (folder / "report.json").write_text(json.dumps(as_json(report)))
         write_predictions(folder, predictions, report.classes)
+        alone, limit = decision.without_neighbours, {"uncertain_below": 1.0 - number}  # all images, then none
+        alone = alone and dataclasses.replace(alone, **limit)
+        save_decision(dataclasses.replace(decision, without_neighbours=alone, **limit), folder / "decision.json")
     data = describe_data(everything, make_summary(split=split_by))
     context = ReportContext("folds", "all folds", data)
     folds = [tmp_path / "fold_1", tmp_path / "fold_3"]
     report = pool_folds(folds, everything, context).report
     assert report.statement == f"Cross-validated in 2 folds: {ending}"
+    assert report.referral.band.share == 0.5  # each fold refers images by its own decision
     some = pool_folds(folds, everything, dataclasses.replace(context, evaluated_on="folds 1, 3 of 5")).report
     assert some.statement == f"Cross-validated on folds 1, 3 of 5: {ending}"
     assert [fold.fold for fold in some.cross_validation.folds] == [1, 3]

@@ -10,7 +10,16 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from cancernet.evaluation.results import CalibrationBin, Estimate, NetBenefit, PatientRow, TwoClassPatientRow
+from cancernet.evaluation.results import (
+    CalibrationBin,
+    Estimate,
+    NetBenefit,
+    PatientRow,
+    Referral,
+    Referred,
+    RiskPoint,
+    TwoClassPatientRow,
+)
 from cancernet.reporting import plots
 
 DEFINED = Estimate(0.75, 0.5, 1.0)
@@ -44,6 +53,7 @@ def every_figure() -> dict[str, Figure]:
         "threshold": plots.plot_threshold(positive=TRUTH, probabilities=SCORES, threshold=0.4, name="b"),
         "distribution": plots.plot_distribution(distribution={"a": [2, 0], "b": [0, 3]}, positive="b", threshold=0.4),
         "net_benefit": plots.plot_net_benefit(curve=[NetBenefit(0.2, DEFINED, 0.1, DEFINED)], positive="b"),
+        "risk_coverage": plots.plot_risk_coverage(referral=Referral([RiskPoint(1.0, DEFINED)], [])),
         "patients": plots.plot_patients(patients=[patient("p", 1, 1, 1, 1)]),
     }
 
@@ -274,3 +284,12 @@ def test_distribution_has_a_panel_for_each_true_class():
     figure = plots.plot_distribution(distribution={"benign": [2, 1], "IDC": [0, 4]}, positive="IDC", threshold=0.3)
     assert [[bar.get_height() for bar in axes.patches] for axes in figure.axes] == [[2, 1], [0, 4]]
     assert [axes.get_title() for axes in figure.axes] == ["true class benign: 3 images", "true class IDC: 4 images"]
+
+
+def test_risk_coverage_draws_the_errors_of_what_is_kept_and_the_run_s_own_point():
+    curve = [RiskPoint(1.0, Estimate(0.2, 0.1, 0.3)), RiskPoint(0.5, Estimate(0.1, None, None))]
+    band = Referred(0.1, DEFINED, Estimate(0.18, 0.1, 0.3))
+    (axes,) = plots.plot_risk_coverage(referral=Referral(curve, [], band)).axes
+    assert line(axes, "error rate").get_xydata().tolist() == [[1.0, 0.2], [0.5, 0.1]]
+    assert line(axes, "uncertain images of this run referred: 10.0%").get_xydata().tolist() == [[0.9, 0.18]]
+    assert len(axes.collections) == 1

@@ -21,7 +21,7 @@ from made_reports import (
 from cancernet.evaluation import metrics
 from cancernet.evaluation.label_check import SuspiciousLabel
 from cancernet.evaluation.predictions import Predictions
-from cancernet.evaluation.results import Estimate, NetBenefit, as_json
+from cancernet.evaluation.results import Estimate, NetBenefit, Referral, Referred, RiskPoint, as_json
 from cancernet.reporting.plots import plot_confusion_matrix
 from cancernet.reporting.printed import report_text
 from cancernet.reporting.report import draw_figures, write_report
@@ -393,3 +393,25 @@ def test_the_page_has_the_decision_curve_as_a_table(report, tmp_path):
     assert '<td data-heading="this model">0.250<small>0.125 to 0.375</small></td>' in row
     assert '<td data-heading="classify all">-0.500</td>' in row
     assert "Net benefit" not in page(tmp_path, report)
+
+
+def test_uncertain_images_are_a_section_and_a_few_lines_of_text(report, tmp_path):
+    part = [Estimate(value, 0.05, 0.95) for value in (0.25, 0.125, 0.9, 0.8, 0.7)]
+    table = [Referred(share, *part) for share in (0.05, 0.1, 0.2)]
+    referral = Referral([RiskPoint(1.0, Estimate(0.4, 0.2, 0.6))], table, Referred(0.123, *part))
+    decision = replace(report.decision, refer=0.1)
+    shown = replace(report, referral=referral, decision=decision)
+    html = page(tmp_path, shown)
+    row = re.search(r'<tr><td class="text">least certain 20%</td>(.*?)</tr>', html)[1]
+    assert '<td data-heading="errors caught">0.250<small>0.050 to 0.950</small></td>' in row
+    assert '<td data-heading="PPV (precision)">0.700<small>' in row
+    assert "images as uncertain as the least certain 10% of the validation set. Here, these are 12% of the" in html
+    assert "--refer 0.1" in page(tmp_path, replace(shown, referral=replace(referral, band=None)))
+    lines = report_text(shown).splitlines()
+    start = next(row for row, line in enumerate(lines) if line.startswith("REFERRED TO A PERSON"))
+    assert [line.split()[-5:] for line in lines[start + 1 : start + 6]] == [
+        ["n/a", "40.0%", "0.500", "0.667", "0.500"],
+        *[["25.0%", "12.5%", "0.900", "0.800", "0.700"]] * 4,
+    ]
+    assert lines[start + 5].startswith("uncertain: 12.3%")
+    assert "Uncertain images" not in page(tmp_path, report)

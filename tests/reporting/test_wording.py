@@ -6,7 +6,16 @@ import pytest
 from made_reports import make_report, make_report_of_three, undefined, without_interval
 
 from cancernet.evaluation.decision import FittedOn
-from cancernet.evaluation.results import AtPrevalence, Estimate, Interval, NetBenefit, TwoClassPatientRow
+from cancernet.evaluation.results import (
+    AtPrevalence,
+    Estimate,
+    Interval,
+    NetBenefit,
+    Referral,
+    Referred,
+    RiskPoint,
+    TwoClassPatientRow,
+)
 from cancernet.reporting.printed import report_text
 from cancernet.reporting.schema import SplitCounts, ValidationRates
 from cancernet.reporting.wording import (
@@ -17,6 +26,7 @@ from cancernet.reporting.wording import (
     describe_fit,
     describe_net_benefit,
     describe_out_of_distribution,
+    describe_referral,
     describe_split,
     interval,
     key_results,
@@ -279,3 +289,14 @@ def test_net_benefit_says_at_which_thresholds_the_model_is_useful(lows, words):
     rows = zip((0.1, 0.2, 0.3), lows, strict=True)
     curve = [NetBenefit(threshold, estimate(low), 0.05, estimate(low)) for threshold, low in rows]
     assert words in describe_net_benefit(curve, "IDC")
+
+
+def test_referring_images_is_described_by_what_it_achieves():
+    rows = [Referred(share, Estimate(0.34, 0.25, 0.43), Estimate(0.09, 0.06, 0.13)) for share in (0.05, 0.1, 0.2)]
+    referral = Referral([RiskPoint(1.0, Estimate(0.123, 0.1, 0.15))], rows)
+    assert describe_referral(referral) == (
+        "If the least certain 10% of the images were referred to a person, 34% of the errors would be among them (95% "
+        "interval 25% to 43%), and 9% of the other images would be classified wrongly instead of 12%."
+    )
+    perfect = [replace(row, caught=undefined("no image was classified wrongly")) for row in rows]
+    assert describe_referral(replace(referral, table=perfect)).startswith("Every image was classified correctly")
