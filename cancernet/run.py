@@ -114,10 +114,8 @@ def load_run(folder: Path) -> Run:
     settings = read_settings(folder)
     for architecture in list_architectures(settings.experiment.model):
         if not architecture.takes_images:
-            raise InputError(
-                f"{folder} takes features, not images: it was trained with --features. Give features of new images to "
-                f"{folder / MODEL} in Keras, or train a run with --model."
-            )
+            advice = f"Give features of new images to {folder / MODEL} in Keras, or train a run with --model."
+            raise InputError(f"{folder} takes features, not images: it was trained with --features. {advice}")
         try:
             if architecture.package:
                 import_module(architecture.package)  # registers the layers of the model's file
@@ -334,9 +332,8 @@ def prepare_folder(folder: Path, request: Mapping[str, object], *, force: bool) 
         if has_started and not (work / REQUEST).is_file():
             raise InputError(f"{work} contains other files, not an unfinished run. Choose another output folder.")
         if has_started and not force:
-            raise InputError(
-                f"{work} was started with other settings. Finish it with them, or add --force to start again."
-            )
+            advice = "Finish it with them, or add --force to start again."
+            raise InputError(f"{work} was started with other settings. {advice}")
         shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
     storage.write_files(work, {REQUEST: _encode_request(request)})
@@ -387,10 +384,8 @@ def finish_folder(work: Path, folder: Path) -> None:
                 shutil.rmtree(leftover)
         storage.replace_folder(work, folder)
     except OSError as error:
-        raise StorageError(
-            f"{error.strerror}: {folder} cannot be replaced. The finished run is in {work}; repeat the command to "
-            "rename it."
-        ) from error
+        advice = f"The finished run is in {work}; repeat the command to rename it."
+        raise StorageError(f"{error.strerror}: {folder} cannot be replaced. {advice}") from error
     with contextlib.suppress(OSError):  # the run is whole with it, too
         (folder / REQUEST).unlink()
 
@@ -422,12 +417,9 @@ def check_same_kind(settings: Settings, patches: Sequence[Patch], *, are_grey: b
     unknown = {patch.label for patch in patches} - set(settings.classes)
     if unknown:
         raise InputError(f"The run has the classes {', '.join(settings.classes)}, not {', '.join(sorted(unknown))}.")
-    kinds = {True: "grey", False: "colour"}
     if settings.images_are_grey != are_grey:
-        raise InputError(
-            f"The run was trained on {kinds[settings.images_are_grey]} images; these are {kinds[are_grey]}. "
-            "Train another run."
-        )
+        trained, found = ("colour", "grey") if are_grey else ("grey", "colour")
+        raise InputError(f"The run was trained on {trained} images; these are {found}. Train another run.")
 
 
 def compare_scales(settings: Settings, usual_size: str, mpp: float | None) -> list[str]:
@@ -478,7 +470,7 @@ def read_predictions(folder: Path, classes: Sequence[str]) -> Predictions:
             raise ValueError("it has other columns")
         others = header[len(names) :]  # they may have any names
         rows = [dict(zip(names, line)) for line in lines]
-        places = [(_read_axis(row["x"]), _read_axis(row["y"])) for row in rows]
+        places = [[int(row[axis]) if row[axis] else None for axis in "xy"] for row in rows]
         more = [tuple(zip(others, line[len(names) :], strict=True)) for line in lines]
         return Predictions(
             [
@@ -491,7 +483,3 @@ def read_predictions(folder: Path, classes: Sequence[str]) -> Predictions:
         )
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise StorageError(f"{path} is missing or damaged. {_ADVICE}") from error
-
-
-def _read_axis(text: str) -> int | None:
-    return int(text) if text else None

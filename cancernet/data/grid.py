@@ -66,46 +66,27 @@ class Layout:
     unplaceable: dict[str, str]  # slide -> reason: two of its patches overlap, or are too far apart
 
 
-def lay_out(
-    patients: Sequence[str],
-    x: Sequence[float | None],
-    y: Sequence[float | None],
-    files: Sequence[str],
-    *,
-    step: float = IDC_PIXELS,
-) -> Layout:
-    """Place n patches on the grids of their slides.
+def lay_out_patches(patches: Sequence[Patch], step: float = IDC_PIXELS) -> Layout:
+    """Place the rows of a manifest on the grids of their slides, `step` pixels apart.
 
     A slide is left out, with the reason, if two of its patches overlap or are implausibly far apart: names may contain
     numbers that are not positions, or a patient may have two slides.
-
-    Args:
-        patients: [n] the slide of each patch; "" is unknown.
-        x, y: [n] left and top pixel; None or NaN is unknown.
-        files: [n] names for the reasons.
     """
-    places = np.array([[np.nan if each is None else each for each in axis] for axis in (x, y)], float)
     members_of: dict[str, list[int]] = {}
-    for index in np.flatnonzero(~np.isnan(places).any(axis=0)).tolist():
-        if patients[index]:
-            members_of.setdefault(patients[index], []).append(index)
+    for index, patch in enumerate(patches):
+        if patch.slide and patch.x is not None and patch.y is not None:
+            members_of.setdefault(patch.slide, []).append(index)
     slides, unplaceable = [], {}
-    for slide in sorted(members_of):
-        members = np.array(members_of[slide])
-        left, top = places[:, members]
+    for slide, members in sorted(members_of.items()):
+        placed = [patches[index] for index in members]
+        left, top = (np.array([getattr(patch, axis) for patch in placed], float) for axis in "xy")
         try:
-            rows, columns = _find_cells(slide, left, top, step, [files[i] for i in members])
+            rows, columns = _find_cells(slide, left, top, step, [patch.file for patch in placed])
         except InputError as error:
             unplaceable[slide] = str(error)
             continue
-        slides.append(SlideGrid(slide, members, left, top, rows, columns, step))
+        slides.append(SlideGrid(slide, np.array(members), left, top, rows, columns, step))
     return Layout(tuple(slides), unplaceable)
-
-
-def lay_out_patches(patches: Sequence[Patch], step: float = IDC_PIXELS) -> Layout:
-    """Place the rows of a manifest on the grids of their slides, `step` pixels apart; see `lay_out`."""
-    x, y, files = ([getattr(patch, name) for patch in patches] for name in ("x", "y", "file"))
-    return lay_out([patch.slide for patch in patches], x, y, files, step=step)
 
 
 def stitch_slide(tiles: Sequence[np.ndarray], grid: SlideGrid, *, tile_pixels: int) -> np.ndarray:
@@ -114,10 +95,6 @@ def stitch_slide(tiles: Sequence[np.ndarray], grid: SlideGrid, *, tile_pixels: i
     The tiles are m uint8 images [h, w, channels], at most `tile_pixels` a side; edge tiles may be smaller. Pixel [row,
     column] is at `grid.origin` + (column, row) * step / tile_pixels.
     """
-    large = [i for i, tile in enumerate(tiles) if max(tile.shape[:2]) > tile_pixels]
-    if large:
-        side = max(tiles[large[0]].shape[:2])
-        raise InputError(f"Tile {large[0]} has {side} pixels a side, more than {tile_pixels}. Give tile_pixels={side}.")
     lefts = np.floor((grid.x - grid.origin[0]) * tile_pixels / grid.step + 0.5).astype(int)
     tops = np.floor((grid.y - grid.origin[1]) * tile_pixels / grid.step + 0.5).astype(int)
     shape = (tops.max() + tile_pixels, lefts.max() + tile_pixels, tiles[0].shape[2])
@@ -165,16 +142,14 @@ def _find_cells(
     overlapping = cKDTree(np.column_stack([x, y])).query_pairs(np.nextafter(step, 0), p=np.inf, output_type="ndarray")
     if len(overlapping):
         i, j = overlapping[np.lexsort(overlapping.T[::-1])[0]].tolist()
-        raise InputError(
-            f"Two patches of slide {slide} overlap: {files[i]} at x {x[i]:g}, y {y[i]:g} and {files[j]} at x "
-            f"{x[j]:g}, y {y[j]:g}; patches are {step:g} pixels apart. Remove one of them."
-        )
+        two = " and ".join(f"{files[each]} at x {x[each]:g}, y {y[each]:g}" for each in (i, j))
+        advice = f"patches are {step:g} pixels apart. Remove one of them."
+        raise InputError(f"Two patches of slide {slide} overlap: {two}; {advice}")
     rows = np.floor((y - y.min()) / step + 0.5)
     columns = np.floor((x - x.min()) / step + 0.5)
     if (rows.max() + 1) * (columns.max() + 1) > MOST_CELLS:
         far = int(np.argmax(rows + columns))
-        raise InputError(
-            f"The patches of slide {slide} span {columns.max() + 1:.0f} x {rows.max() + 1:.0f} cells, more than "
-            f"{MOST_CELLS:,}. Check x and y of {files[far]}, x {x[far]:g}, y {y[far]:g}."
-        )
+        span = f"{columns.max() + 1:.0f} x {rows.max() + 1:.0f} cells, more than {MOST_CELLS:,}"
+        advice = f"Check x and y of {files[far]}, x {x[far]:g}, y {y[far]:g}."
+        raise InputError(f"The patches of slide {slide} span {span}. {advice}")
     return rows.astype(int), columns.astype(int)

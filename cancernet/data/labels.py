@@ -41,17 +41,13 @@ def read_labels(path: Path, columns: Sequence[str] = ()) -> list[Label]:
     for given in columns:
         meaning, _, name = given.partition("=")
         if meaning not in COLUMNS or name not in found:
-            raise InputError(
-                f"--columns {given}: give {', '.join(f'{each}=NAME' for each in COLUMNS)}, with a column of {path}: "
-                f"{', '.join(found)}."
-            )
+            form = ", ".join(f"{each}=NAME" for each in COLUMNS)
+            raise InputError(f"--columns {given}: give {form}, with a column of {path}: {', '.join(found)}.")
         names[meaning] = name
     for meaning in COLUMNS[:2]:
         if names[meaning] not in found:
-            raise InputError(
-                f"{path} has no column {meaning}, only {', '.join(found) or 'an empty first line'}. Give --columns "
-                f"{meaning}=NAME."
-            )
+            only = ", ".join(found) or "an empty first line"
+            raise InputError(f"{path} has no column {meaning}, only {only}. Give --columns {meaning}=NAME.")
     others = [name for name in found if name not in names.values()]
     return [_read_row(path, row, names, others) for row in rows if (row[names["path"]] or "").strip()]
 
@@ -92,11 +88,8 @@ def apply_labels(images: Iterable[Patch], labels: Sequence[Label]) -> tuple[list
         for number in found:
             rows_of.setdefault(number, []).append(row)
     if not rows_of:
-        first = labels[0].path if labels else "missing"
-        raise InputError(
-            f"The table of labels names none of {len(images):,} images. Its first row is {first}, the first image is "
-            f"{images[0].file}."
-        )
+        first = f"Its first row is {labels[0].path if labels else 'missing'}, the first image is {images[0].file}."
+        raise InputError(f"The table of labels names none of {len(images):,} images. {first}")
     labelled, left_out = [], []
     for number, image in enumerate(images):
         rows = rows_of.get(number, [])

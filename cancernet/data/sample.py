@@ -15,7 +15,6 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.special import expit, ndtri
 
-from cancernet import InputError
 from cancernet.storage import FolderKind, claim_folder, fresh_folder
 
 PATCH_PIXELS = 50
@@ -70,8 +69,6 @@ def make_slide(seed: int, patient: int, *, side: int = SIDE_PIXELS) -> Slide:
 
     Height and width are drawn between side and side + 49 pixels, so that slides end in edge tiles.
     """
-    if side < 4 * PATCH_PIXELS:
-        raise InputError(f"A slide of {side} pixels is too small. Ask for {4 * PATCH_PIXELS} or more.")
     rng = np.random.default_rng([seed, patient])
     stain, anatomy = draw_stain(rng), draw_anatomy(rng)
     height, width = (side + rng.integers(PATCH_PIXELS, size=2)).tolist()
@@ -96,8 +93,6 @@ def cut_patches(slide: Slide) -> Iterator[tuple[np.ndarray, str, int, int]]:
 
 def write_sample(folder: Path, *, seed: int, patients: int = 30, side: int = SIDE_PIXELS) -> int:
     """Write patients as `<patient>/<0|1>/<patient>_idx5_x<X>_y<Y>_class<C>.png`; return the number of files."""
-    if patients < 1:
-        raise InputError(f"Cannot make a sample of {patients} patients. Ask for 1 or more.")
     written = 0
     with claim_folder(folder, FolderKind.SAMPLE, force=False), fresh_folder(folder) as partial:
         for patient in range(FIRST_PATIENT, FIRST_PATIENT + patients):

@@ -43,10 +43,8 @@ def list_files(source: Path) -> tuple[list[SourceFile], Counter[str]]:
         status = entry.stat(follow_symlinks=not is_broken)
         files.append(SourceFile(file, status.st_size, status.st_mtime_ns))
     if not files:
-        raise InputError(
-            f'No images under {source}. Expected names like 10253_idx5_x1351_y1101_class0.png; see README, "Data". '
-            + describe_unsupported(unsupported)
-        )
+        expected = 'Expected names like 10253_idx5_x1351_y1101_class0.png; see README, "Data".'
+        raise InputError(f"No images under {source}. {expected} {describe_unsupported(unsupported)}")
     return files, unsupported
 
 
@@ -148,10 +146,8 @@ def unify_classes(images: Sequence[Patch], *, merge: bool) -> list[Patch]:
     names: dict[str, str] = {}
     for labels in alike.values():
         if len(labels) > 1 and not merge:
-            raise InputError(
-                f"The classes {', '.join(map(ascii, sorted(labels)))} have nearly the same name. Rename them, or give "
-                "--merge-classes to make them one."
-            )
+            advice = "Rename them, or give --merge-classes to make them one."
+            raise InputError(f"The classes {', '.join(map(ascii, sorted(labels)))} have nearly the same name. {advice}")
         chosen = unicodedata.normalize("NFC", labels.most_common(1)[0][0].strip())
         names |= {label: chosen if len(labels) > 1 else label for label in labels}
     return [image._replace(label=names[image.label]) for image in images]
@@ -179,8 +175,6 @@ def separate_misplaced(images: Sequence[Patch]) -> tuple[list[Patch], list[tuple
         else:
             placed.append(image)
     if not placed:
-        raise InputError(
-            f"No image is in a class folder. The first, {images[0].file}: {misplaced[0][1]}. "
-            "Expected <patient>/<class>/x.png or <class>/x.png."
-        )
+        expected = "Expected <patient>/<class>/x.png or <class>/x.png."
+        raise InputError(f"No image is in a class folder. The first, {images[0].file}: {misplaced[0][1]}. {expected}")
     return placed, misplaced

@@ -107,10 +107,8 @@ def _check_kind(page: tifffile.TiffPage) -> None:
         or (kind == PHOTOMETRIC.SEPARATED and (page.compression in _JPEG or bits != 8))
         or (kind == PHOTOMETRIC.YCBCR and page.compression not in _JPEG and (page.is_subsampled or bits != 8))
     ):
-        raise InputError(
-            f"has {page.samplesperpixel} channels of {bits} bits as {kind.name} with {packed}, which is not supported. "
-            "Save it as RGB or grey."
-        )
+        stored = f"{page.samplesperpixel} channels of {bits} bits as {kind.name} with {packed}"
+        raise InputError(f"has {stored}, which is not supported. Save it as RGB or grey.")
     pixels = page.imagewidth * page.imagelength
     if page.nbytes > _MOST_BYTES_A_PIXEL * pixels or np.prod(page.chunks) > _MOST_BYTES_A_PIXEL * max(pixels, 2**20):
         raise InputError("cannot be decoded: damaged, for it declares more values than its pixels have")

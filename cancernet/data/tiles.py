@@ -20,14 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cancernet import InputError
 from cancernet.data.dataset import IDC_MPP
-from cancernet.data.images import (
-    EXTENSIONS,
-    MOST_MEGAPIXELS,
-    TIFF_MAGIC,
-    decode_image,
-    read_image,
-    resize_image,
-)
+from cancernet.data.images import EXTENSIONS, MOST_MEGAPIXELS, TIFF_MAGIC, decode_image, read_image, resize_image
 from cancernet.data.tiff import DECODING_ERRORS, read_scales
 
 CHROMA = 15  # a pixel is stained if its largest and smallest channel differ by at least this
@@ -111,10 +104,8 @@ def open_slide_image(path: Path | str, mpp: float | None = None, data: bytes | N
 def tile_grid(slide: SlideImage, *, patch_pixels: int, target_mpp: float = IDC_MPP) -> tuple[int, int]:
     """Return the rows and columns of patches that cover a slide with its background; InputError if it is too coarse."""
     if slide.mpp > target_mpp * MOST_ENLARGED:
-        raise InputError(
-            f"{slide.path}: has {slide.mpp:g} micrometres per pixel, but the model was trained at {target_mpp:g}. "
-            "Give a finer image, or correct --mpp."
-        )
+        scales = f"{slide.mpp:g} micrometres per pixel, but the model was trained at {target_mpp:g}"
+        raise InputError(f"{slide.path}: has {scales}. Give a finer image, or correct --mpp.")
     side = patch_pixels * target_mpp / slide.mpp
     return ceil(slide.height / side - 1e-6), ceil(slide.width / side - 1e-6)
 
@@ -205,9 +196,8 @@ def is_pyramid(path: Path, data: bytes | None = None) -> bool:
             if not is_large and len(tiff.series[0].levels) == 1:
                 return False
             if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1:
-                raise InputError(
-                    f"{path}: stores red, green and blue apart (planar); such slides are not supported. {CONVERT}"
-                )
+                found = "stores red, green and blue apart (planar)"
+                raise InputError(f"{path}: {found}; such slides are not supported. {CONVERT}")
             return True
     except DECODING_ERRORS as error:
         raise InputError(f"{path}: cannot be read as TIFF ({error}); it may be cut off. Copy it again.") from error
@@ -266,10 +256,8 @@ def _check_supported(path: Path, pages: list[tifffile.TiffPage]) -> None:
     for page in pages:
         kind = tifffile.PHOTOMETRIC(page.photometric)
         if page.dtype != np.uint8 or page.samplesperpixel not in (1, 3, 4) or kind == tifffile.PHOTOMETRIC.PALETTE:
-            raise InputError(
-                f"{path}: holds {page.samplesperpixel} x {page.dtype} per pixel ({kind.name}); only slides of 8-bit "
-                f"RGB or grey are supported. {CONVERT}"
-            )
+            found = f"{page.samplesperpixel} x {page.dtype} per pixel ({kind.name})"
+            raise InputError(f"{path}: holds {found}; only slides of 8-bit RGB or grey are supported. {CONVERT}")
         if np.prod(page.chunks) > CHUNK_BYTES:
             shape = "x".join(map(str, page.chunks))
             raise InputError(f"{path}: is stored in chunks of {shape} pixels, which are too large to read. {CONVERT}")
@@ -294,9 +282,9 @@ def _read_chunks(path: Path, page: tifffile.TiffPage, left: int, top: int, width
                 if decoded is None:
                     raise ValueError("it is empty")
             except DECODING_ERRORS as error:
+                place = f"x {x}, y {y} of the level {page.imagewidth} pixels wide"
                 raise InputError(
-                    f"{path}: the chunk at x {x}, y {y} of the level {page.imagewidth} pixels wide cannot be read "
-                    f"({error}). Copy the file again."
+                    f"{path}: the chunk at {place} cannot be read ({error}). Copy the file again."
                 ) from error
             chunk = decoded[0, max(top - y, 0) : top + height - y, max(left - x, 0) : left + width - x, :3]
             y, x = max(y - top, 0), max(x - left, 0)
@@ -343,9 +331,8 @@ def _open_openslide(
     if data is not None:
         raise InputError(f"{path}: cannot be read from memory ({reason}). Use cancernet predict.")
     if importlib.util.find_spec("openslide") is None:
-        raise InputError(
-            f"{path}: cannot be read ({reason}). For more slide formats: pip install openslide-python openslide-bin"
-        )
+        advice = "For more slide formats: pip install openslide-python openslide-bin"
+        raise InputError(f"{path}: cannot be read ({reason}). {advice}")
     import openslide
 
     try:
@@ -383,10 +370,8 @@ def _choose_mpp(path: Path, scales: Sequence[float | str | None], given: float |
     if len(known) == 2 and SCALES[0] <= min(known) and max(known) <= SCALES[1]:
         return sum(known) / 2
     if given is None:
-        raise InputError(
-            f"{path}: does not give its scale. Give --mpp, micrometres per pixel, such as 0.25 for a scan at 40x, "
-            "0.5 at 20x or 4 for a picture at the scale of the IDC patches."
-        )
+        examples = "0.25 for a scan at 40x, 0.5 at 20x or 4 for a picture at the scale of the IDC patches"
+        raise InputError(f"{path}: does not give its scale. Give --mpp, micrometres per pixel, such as {examples}.")
     return given
 
 

@@ -151,7 +151,7 @@ def _weight_maps(model: keras.Model, images: np.ndarray, classes: np.ndarray) ->
     zeros = [np.zeros((len(images), *layer.output.shape[1:]), np.float32) for layer in maps_layers]
     with _hooks_lock:
         gradients, maps = _differentiate(score, zeros)
-    return [_weight(*map(_to_numpy, sides)) for sides in zip(maps, gradients, strict=True)]
+    return [_weight(*sides) for sides in zip(maps, gradients, strict=True)]
 
 
 def _differentiate(function: Callable[[list], tuple], points: list[np.ndarray]) -> tuple[list, list]:
@@ -164,22 +164,15 @@ def _differentiate(function: Callable[[list], tuple], points: list[np.ndarray]) 
             tape.watch(tensors)
             value, others = function(tensors)
         return tape.gradient(value, tensors), others
-    if keras.backend.backend() == "jax":
-        import jax
+    import jax
 
-        return jax.grad(function, has_aux=True)(points)
-    raise InputError(
-        f"Grad-CAM needs Keras on TensorFlow or JAX, not on {keras.backend.backend()}. Set KERAS_BACKEND=tensorflow."
-    )
-
-
-def _to_numpy(tensor) -> np.ndarray:
-    return ops.convert_to_numpy(ops.cast(tensor, "float32"))
+    return jax.grad(function, has_aux=True)(points)
 
 
 def _weight(maps: np.ndarray, gradients: np.ndarray) -> np.ndarray:
     """Sum maps [n, rows, columns, channels] over the channels, weighted by mean gradients: [n, rows, columns]."""
-    if gradients.ndim == 2:  # the gradient by an average, evenly distributed over the places
+    maps, gradients = (ops.convert_to_numpy(ops.cast(each, "float32")) for each in (maps, gradients))
+    if gradients.ndim == 2:  # the gradient by an average [n, channels], evenly distributed over the places
         weights = gradients[:, None, None] / np.prod(maps.shape[1:3])
     else:
         weights = gradients.mean(axis=(1, 2), keepdims=True)

@@ -130,10 +130,9 @@ def export_run(run: "Run", name: str, images: "ImageStore") -> ExportResult:
                 add(len(rows))
         difference = float(np.abs(np.concatenate(found) - expected).max())
         if not difference <= TOLERANCE:
-            raise InputError(
-                f"The {name} export gives probabilities that differ by up to {difference:.2g} from the run's, more "
-                f"than {TOLERANCE:g}, and was deleted. Use model.keras, or another --format."
-            )
+            excess = f"up to {difference:.2g} from the run's, more than {TOLERANCE:g}, and was deleted"
+            advice = "Use model.keras, or another --format."
+            raise InputError(f"The {name} export gives probabilities that differ by {excess}. {advice}")
         settings = run.settings
         description = {
             "image_size": settings.experiment.image_size,

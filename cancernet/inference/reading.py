@@ -86,15 +86,12 @@ def explain(files: Sequence[str], error: InputError | str) -> list[Rejected]:
 def _open_slide(settings: Settings, slide: SlideImage, file: str, *, in_memory: bool) -> OpenItem:
     """Open a slide for tiling into patches of the size and scale of the run, without its background."""
     if settings.mpp is None:
-        raise InputError(
-            f"{file}: this run does not know the scale of its patches and cannot tile it. Give patches, or "
-            "train on a dataset that was built with --mpp."
-        )
+        advice = "Give patches, or train on a dataset that was built with --mpp."
+        raise InputError(f"{file}: this run does not know the scale of its patches and cannot tile it. {advice}")
     shape = tile_grid(slide, patch_pixels=settings.patch_pixels, target_mpp=settings.mpp)
     if in_memory and np.prod(shape) > MAX_PLACES_IN_MEMORY:
-        raise InputError(
-            f"{file}: has {np.prod(shape):,} patches, more than {MAX_PLACES_IN_MEMORY:,}. Use `cancernet predict`."
-        )
+        found = f"{np.prod(shape):,} patches, more than {MAX_PLACES_IN_MEMORY:,}"
+        raise InputError(f"{file}: has {found}. Use `cancernet predict`.")
 
     def read(target_mpp: float) -> Iterator[Tile]:
         empty = True

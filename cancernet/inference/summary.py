@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cancernet import storage
-from cancernet.explain.distances import MOST_NAMED
+from cancernet.explain.distances import find_outliers
 from cancernet.inference.work_list import LARGE, SINGLE, SLIDE, WorkItem, printable
 from cancernet.reporting import printed, wording
 from cancernet.run import Settings, name_class
@@ -52,8 +52,7 @@ def summarise_item(settings: Settings, item: WorkItem, predictions: "ItemPredict
     for name, index, probabilities in zip(names[:MAX_LISTED], predictions.predicted, predictions.probabilities):
         shown = index if settings.positive is None else classes.index(settings.positive)
         listed.append((name, name_class(settings, classes[index]), f"{probabilities[shown]:.3f}"))
-    outside = np.flatnonzero(distances > 1)
-    furthest = outside[np.argsort(-distances[outside])][:MOST_NAMED]
+    found = find_outliers(distances)
     if item.kind == LARGE:
         names = [f"{name} at {patch.x}, {patch.y}" for name, patch in zip(names, patches)]
     return ItemResult(
@@ -64,8 +63,8 @@ def summarise_item(settings: Settings, item: WorkItem, predictions: "ItemPredict
         tuple(predictions.probabilities.sum(axis=0).tolist()),
         has_map,
         () if has_map else tuple(listed),
-        None if np.isnan(distances).any() else len(outside),
-        tuple(Outlier(float(distances[row]), names[row], int(row)) for row in furthest),
+        found and found.outside,
+        tuple(Outlier(distance, names[row], row) for row, distance in found.furthest) if found else (),
     )
 
 

@@ -96,9 +96,8 @@ def _list_images(path: str, skipped: Counter[str]) -> list[str]:
         return [path]
     inside = [entry.path for _, entry in walk(path, EXTENSIONS + SLIDE_EXTENSIONS, others=skipped)]
     if not inside:
-        raise InputError(
-            f"No images under {printable(path)}. Give a folder with images such as .png, .jpg, .tif, .svs."
-        )
+        advice = "Give a folder with images such as .png, .jpg, .tif, .svs."
+        raise InputError(f"No images under {printable(path)}. {advice}")
     return inside
 
 

@@ -162,32 +162,24 @@ def check_architecture(experiment: Experiment) -> Architecture:
     name = experiment.model
     architecture = find_architecture(name)
     if experiment.image_size < architecture.smallest_image_size:
-        raise InputError(
-            f"{name} takes images of at least {architecture.smallest_image_size} pixels; got {experiment.image_size}. "
-            f"Use --image-size {architecture.image_size}."
-        )
+        sizes = f"at least {architecture.smallest_image_size} pixels; got {experiment.image_size}"
+        raise InputError(f"{name} takes images of {sizes}. Use --image-size {architecture.image_size}.")
     if experiment.strategy not in architecture.strategies:
         raise InputError(f"{name} does not support --strategy {experiment.strategy}. Leave --strategy out.")
     if architecture.package and importlib.util.find_spec(architecture.package) is None:
         raise InputError(describe_missing_package(f"{name} {experiment.weights}", architecture))
     if not architecture.is_backbone:
-        if experiment.channels < 1:
-            raise InputError(f"{name} takes images of at least one channel; got {experiment.channels}.")
         if experiment.weights != "none":
-            raise InputError(
-                f"{name} has no pretrained weights; got --weights {experiment.weights}. Use --weights none."
-            )
+            found = f"--weights {experiment.weights}"
+            raise InputError(f"{name} has no pretrained weights; got {found}. Use --weights none.")
     elif experiment.channels != architecture.channels:
-        raise InputError(
-            f"{name} takes images of {architecture.channels} channels; got {experiment.channels}. "
-            f"Grey images work with {architecture.channels} channels too; they are read as equal channels."
-        )
+        wanted = f"{architecture.channels} channels"
+        advice = f"Grey images work with {wanted} too; they are read as equal channels."
+        raise InputError(f"{name} takes images of {wanted}; got {experiment.channels}. {advice}")
     needs_file = architecture.constructor and experiment.weights not in ("none", "imagenet")
     if needs_file and not Path(experiment.weights).is_file():
-        raise InputError(
-            f"No weights file {experiment.weights}. --weights takes imagenet, none, or an HDF5 file of weights of "
-            f"keras.applications.{architecture.constructor} without its top."
-        )
+        file = f"an HDF5 file of weights of keras.applications.{architecture.constructor} without its top"
+        raise InputError(f"No weights file {experiment.weights}. --weights takes imagenet, none, or {file}.")
     return architecture
 
 

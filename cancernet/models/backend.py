@@ -27,17 +27,14 @@ def import_keras() -> None:
     """
     backend = _read_backend()
     if backend not in BACKENDS:
-        raise InputError(
-            f"Keras is set to the backend {backend!r} (KERAS_BACKEND or keras.json). Set KERAS_BACKEND=tensorflow."
-        )
+        found = f"Keras is set to the backend {backend!r} (KERAS_BACKEND or keras.json)"
+        raise InputError(f"{found}. Set KERAS_BACKEND=tensorflow.")
     try:
         with quiet_import():
             import keras
     except ImportError as error:
-        raise InputError(
-            f"Keras on {backend} cannot be imported: {error}. Install it, or set KERAS_BACKEND to another of "
-            f"{', '.join(BACKENDS)}."
-        ) from error
+        advice = f"Install it, or set KERAS_BACKEND to another of {', '.join(BACKENDS)}."
+        raise InputError(f"Keras on {backend} cannot be imported: {error}. {advice}") from error
     keras.config.set_image_data_format("channels_last")
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)

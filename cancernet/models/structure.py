@@ -18,8 +18,6 @@ def split_model(model: keras.Model) -> tuple[keras.Model, keras.Model]:
 
     So the features [n, f] of a frozen backbone can be computed once, and training the head on them trains `model`.
     """
-    if not has_backbone(model):
-        raise ValueError(f"{model.name} has no extractor and head; only transfer models have.")
     return model.get_layer("extractor"), model.get_layer("head")
 
 

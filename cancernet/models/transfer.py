@@ -39,10 +39,9 @@ def build_extractor(architecture: Architecture, image_size: int, weights: str) -
             backbone = construct(weights="imagenet")
         except Exception as error:  # Keras raises a plain Exception, and sockets raise many kinds
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise InputError(
-                f"Cannot download the ImageNet weights of {architecture.constructor} ({reason}). Download them on a "
-                "machine with internet access, and give the file with --weights FILE."
-            ) from error
+            failed = f"Cannot download the ImageNet weights of {architecture.constructor} ({reason})"
+            advice = "Download them on a machine with internet access, and give the file with --weights FILE."
+            raise InputError(f"{failed}. {advice}") from error
     else:
         backbone = construct(weights=None)
         if weights != "none":
@@ -64,9 +63,7 @@ def preprocess(image: KerasTensor, preprocessing: str) -> KerasTensor:
         image = layers.Rescaling(1 / 255, name="rescale")(image)
         variance = [deviation**2 for deviation in TORCH_DEVIATION_RGB]
         return layers.Normalization(mean=TORCH_MEAN_RGB, variance=variance, name="standardise")(image)
-    if preprocessing == "included":
-        return image
-    raise ValueError(f"Preprocessing must be caffe, torch or included; got {preprocessing}.")
+    return image  # included in the backbone
 
 
 def reverse_channels(image: KerasTensor) -> KerasTensor:

@@ -58,12 +58,9 @@ def augment_batch(
     """
     images = tf.convert_to_tensor(images)
     shape = images.shape
-    if shape.rank != 4 or None in shape[1:] or shape[1] != shape[2]:
-        raise InputError(f"Images to augment must be [n, side, side, channels], not {shape}. Give square images.")
     if augmentation.stain_jitter and shape[3] != 3:
-        raise InputError(
-            f"Stain jitter needs images with 3 colours, not {shape[3]} channel(s). Set it to 0 for grey images."
-        )
+        found = f"Stain jitter needs images with 3 colours, not {shape[3]} channel(s)"
+        raise InputError(f"{found}. Set it to 0 for grey images.")
     if augmentation == Augmentation():
         return tf.cast(images, tf.float32)
     numbers = (seed, epoch, step, *(part or (0, tf.shape(images)[0])))

@@ -69,10 +69,9 @@ def _explain_lost_processes() -> Iterator[None]:
     except (ValueError, RuntimeError) as error:
         if not any(word in str(error).lower() for word in _LOST):
             raise
-        raise CancerNetError(
-            "Another process of this training has ended; its own output says why. Run the same command again to resume "
-            f"from the last checkpoint. ({str(error).splitlines()[0]})"
-        ) from error
+        found = "Another process of this training has ended; its own output says why"
+        advice = "Run the same command again to resume from the last checkpoint."
+        raise CancerNetError(f"{found}. {advice} ({str(error).splitlines()[0]})") from error
 
 
 def share() -> Share | None:

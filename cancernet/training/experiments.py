@@ -6,18 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cancernet import InputError
-from cancernet.config import (
-    DEFAULT_RECIPE,
-    EPOCHS,
-    GIVEN_FEATURES,
-    RECIPES,
-    Augmentation,
-    Experiment,
-    TrainingOptions,
-    describe_field,
-    read_recipe,
-)
+from cancernet import InputError, config
+from cancernet.config import RECIPES, Augmentation, Experiment, TrainingOptions, describe_field
 from cancernet.models import architectures
 from cancernet.models.architectures import ENCODER, split_by_architecture
 
@@ -28,7 +18,7 @@ def choose_experiment(options: TrainingOptions) -> Experiment:
     Raises InputError for a value out of range, or settings that do not go together.
     """
     experiment = _choose_head(options) if options.features else _choose_network(options)
-    if options.tensorboard and not any(kind.way in EPOCHS for kind in split_by_architecture(experiment)):
+    if options.tensorboard and not any(kind.way in config.EPOCHS for kind in split_by_architecture(experiment)):
         raise InputError("--tensorboard is for networks trained in epochs. Leave it out.")
     return experiment
 
@@ -40,7 +30,7 @@ def _choose_network(options: TrainingOptions) -> Experiment:
     model = given.get("model") or (RECIPES[named].model if named else "cancernet")
     kinds = [architectures.find_architecture(name) for name in model.split("+")]
     has_backbone = any(kind.is_backbone for kind in kinds)
-    recipe = named or DEFAULT_RECIPE
+    recipe = named or config.DEFAULT_RECIPE
     if has_backbone and not named:
         recipe = "transfer" if len(kinds) == 1 else "joined"
     base = RECIPES[recipe]
@@ -123,7 +113,7 @@ def _gather_settings(options: TrainingOptions) -> dict[str, Any]:
         if not str(recipe).endswith(".json"):
             raise InputError(f"--recipe takes {', '.join(RECIPES)}, or a file .json of settings, not {recipe!r}.")
         del given["recipe"]
-        given = read_recipe(Path(recipe)) | given
+        given = config.read_recipe(Path(recipe)) | given
     check_values(given)
     names = architectures.list_model_names()
     for name in given.get("model", "cancernet").split("+"):
@@ -141,7 +131,12 @@ def _choose_head(options: TrainingOptions) -> Experiment:
         if "features" not in described.applies_to:
             raise InputError(f"{_spell(name, given)} is for networks that take images. Leave it or --features out.")
     check_values(options.settings)
-    own: dict[str, Any] = {"model": GIVEN_FEATURES, "weights": "none", "views": "one", "augmentation": Augmentation()}
+    own: dict[str, Any] = {
+        "model": config.GIVEN_FEATURES,
+        "weights": "none",
+        "views": "one",
+        "augmentation": Augmentation(),
+    }
     return dataclasses.replace(RECIPES["transfer"], **(own | dict(options.settings)))
 
 

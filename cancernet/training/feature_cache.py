@@ -60,11 +60,7 @@ def name_cache_folder(dataset: Path) -> Path:
 
 
 def find_features(
-    extractor: keras.Model,
-    experiment: Experiment,
-    images: ImageStore,
-    cache: FeatureCache,
-    say: Callable[[str], None],
+    extractor: keras.Model, experiment: Experiment, images: ImageStore, cache: FeatureCache, say: Callable[[str], None]
 ) -> np.ndarray:
     """Open the features of a dataset's images, after computing them if they are not in the cache.
 
@@ -81,16 +77,9 @@ def find_features(
         InputError: an image cannot be read, or the features in the cache belong to something else.
         StorageError: the features in the cache are damaged, or the disk is full.
     """
-    manifest = FeatureManifest(
-        form=_FORM,
-        encoder=experiment.model,
-        sha256=hash_extractor(extractor),
-        image_size=images.image_size,
-        views=experiment.views,
-        manifest_sha256=cache.manifest_sha256,
-    )
-    key = f"{manifest.encoder}-{manifest.image_size}-{manifest.views}-{manifest.sha256[:8]}"
-    key = re.sub(r"[^\w.-]+", "_", key)
+    encoder = experiment.model, hash_extractor(extractor), images.image_size, experiment.views
+    manifest = FeatureManifest(_FORM, *encoder, cache.manifest_sha256)
+    key = re.sub(r"[^\w.-]+", "_", f"{manifest.encoder}-{manifest.image_size}-{manifest.views}-{manifest.sha256[:8]}")
     folder = cache.folder / key
     if not folder.is_dir():
         folder = _choose_parent(cache, say) / key
@@ -171,20 +160,16 @@ def _begin(path: Path, shape: tuple[int, int, int]) -> tuple[int, int]:
 def _open(folder: Path, manifest: FeatureManifest, rows: int) -> np.ndarray:
     found = read_json(folder / MANIFEST, FeatureManifest, advice=_ADVICE)
     for name, wanted in dataclasses.asdict(manifest).items():
-        if name != "blocks" and getattr(found, name) != wanted:
-            raise InputError(
-                f"{folder} does not fit: its {name} is {getattr(found, name)}, that of this training is {wanted}. "
-                f"{_ADVICE}"
-            )
+        if name != "blocks" and (has := getattr(found, name)) != wanted:
+            problem = f"does not fit: its {name} is {has}, that of this training is {wanted}"
+            raise InputError(f"{folder} {problem}. {_ADVICE}")
     try:
         features = np.load(folder / FEATURES, mmap_mode="r")
     except (OSError, ValueError) as error:
         raise StorageError(f"{folder / FEATURES} is missing or damaged. {_ADVICE}") from error
     if features.ndim != 3 or len(features) != rows or features.dtype != _DTYPE:
-        raise StorageError(
-            f"{folder / FEATURES} contains {features.dtype} {list(features.shape)}; the dataset has {rows:,} images. "
-            f"{_ADVICE}"
-        )
+        contents = f"{features.dtype} {list(features.shape)}; the dataset has {rows:,} images"
+        raise StorageError(f"{folder / FEATURES} contains {contents}. {_ADVICE}")
     blocks = _hash_blocks(folder / FEATURES, (folder / FEATURES).stat().st_mtime_ns)
     if found.blocks and found.blocks != blocks:
         raise StorageError(f"{folder / FEATURES} was changed after it was computed. {_ADVICE}")

@@ -87,10 +87,8 @@ def fit_network(
 def _check_devices(batch_size: int) -> None:
     devices = distribution.count_devices()
     if batch_size % devices:
-        raise InputError(
-            f"{devices} devices cannot share a batch of {batch_size} images evenly. Give a --batch-size that is a "
-            f"multiple of {devices}."
-        )
+        advice = f"Give a --batch-size that is a multiple of {devices}."
+        raise InputError(f"{devices} devices cannot share a batch of {batch_size} images evenly. {advice}")
 
 
 class _EpochReport(keras.callbacks.Callback):

@@ -24,10 +24,8 @@ def log_scores(probabilities: np.ndarray) -> np.ndarray:
     probabilities = np.asarray(probabilities, dtype=np.float64)
     broken = int((~np.isfinite(probabilities)).any(axis=-1).sum())
     if broken:
-        raise TrainingDiverged(
-            f"The network's output is not a number for {broken:,} of {len(probabilities):,} images: its training "
-            "diverged. Train again with a smaller --learning-rate."
-        )
+        found = f"not a number for {broken:,} of {len(probabilities):,} images: its training diverged"
+        raise TrainingDiverged(f"The network's output is {found}. Train again with a smaller --learning-rate.")
     return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
 
 

@@ -207,7 +207,5 @@ def _translate_errors(storage: str) -> Iterator[None]:
         yield
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
         told = str(error.__cause__ or error).splitlines()[0]
-        raise InputError(
-            f"The storage {storage} cannot be used: {told}. Try again when no other program locks it, or choose "
-            "another --storage."
-        ) from error
+        advice = "Try again when no other program locks it, or choose another --storage."
+        raise InputError(f"The storage {storage} cannot be used: {told}. {advice}") from error

@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 
 from cancernet import InputError
 from cancernet.data.dataset import Patch
-from cancernet.data.grid import lay_out
+from cancernet.data.grid import lay_out_patches
 from cancernet.evaluation import decision, smoothing
 from cancernet.evaluation.predictions import Scores
 from cancernet.evaluation.smoothing import (
@@ -25,7 +25,8 @@ from cancernet.evaluation.smoothing import (
 
 
 def layout_of(patients, x, y):
-    return lay_out(patients, x, y, [f"patch {i}" for i in range(len(x))])
+    places = enumerate(zip(patients, x, y))
+    return lay_out_patches([Patch(f"patch {i}", "0", *place, "", "") for i, place in places])
 
 
 def smooth(scores, patients, x, y, sigma):
@@ -94,11 +95,6 @@ def test_what_has_no_neighbour_or_no_place_stays_as_it_is():
     unchanged = smooth(scores, patients, x, y, 0)
     np.testing.assert_array_equal(unchanged, scores)
     assert unchanged is not scores
-
-
-def test_nan_is_an_unknown_place_too():
-    scores = np.log([[0.2, 0.8], [0.9, 0.1]])
-    np.testing.assert_array_equal(smooth(scores, ["p", "p"], [1, np.nan], [1, 1], 1)[1], scores[1])
 
 
 def test_smoothing_280_slides_takes_seconds():

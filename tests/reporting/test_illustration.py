@@ -12,7 +12,7 @@ from made_reports import make_report
 from cancernet import InputError, run
 from cancernet.config import Augmentation, Experiment
 from cancernet.data.dataset import Patch
-from cancernet.data.grid import lay_out, lay_out_patches
+from cancernet.data.grid import lay_out_patches
 from cancernet.evaluation.predictions import Predictions
 from cancernet.reporting import illustration
 from cancernet.reporting.content import EvaluatedSplit
@@ -165,7 +165,7 @@ def test_a_complete_slide_is_drawn_and_a_sample_is_not():
     y, x = 50 * np.array(np.divmod(np.arange(SIDE**2), SIDE))
 
     def grid(x, y):
-        return lay_out(["p"] * len(x), x, y, [""] * len(x)).slides[0]
+        return lay_out_patches([Patch("", "0", "p", *place, "", "") for place in zip(x, y)]).slides[0]
 
     assert is_worth_drawing(grid(x, y))
     assert not is_worth_drawing(grid(x[:19], y[:19]))  # too few

@@ -294,15 +294,3 @@ def test_grey_images_are_warped_but_have_no_stains(images):
     np.testing.assert_allclose(change(grey, TUTORIAL_AUGMENTATION), colours[..., :1], atol=1e-3)
     with pytest.raises(InputError, match=r"Stain jitter needs images with 3 colours, not 1 channel\(s\)"):
         change(grey, Augmentation(stain_jitter=0.1))
-
-
-@pytest.mark.parametrize(
-    ("shape", "augmentation", "message"),
-    [
-        ((2, 4, 5, 3), Augmentation(), r"must be \[n, side, side, channels\], not \(2, 4, 5, 3\)"),
-        ((4, 4, 3), Augmentation(), r"must be \[n, side, side, channels\], not \(4, 4, 3\)"),
-    ],
-)
-def test_what_cannot_be_augmented_is_said(shape, augmentation, message):
-    with pytest.raises(InputError, match=message):
-        change(np.zeros(shape, np.uint8), augmentation)

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from cancernet.data.grid import lay_out
+from cancernet.data.dataset import Patch
+from cancernet.data.grid import lay_out_patches
 from cancernet.reporting.slide_plots import MAX_OPACITY
 from cancernet.web.slide_map import OUTLINE, Frame, map_rows, map_specification, outline_rows
 
@@ -24,7 +25,7 @@ def patches_of(specification):
 
 def test_a_row_is_a_patch_and_reaches_one_step_to_the_right_and_down():
     files = ["a.png", "b.png"]
-    (grid,) = lay_out(["7", "7"], [1, 51], [101, 151], files).slides
+    (grid,) = lay_out_patches([Patch("", "0", "7", *place, "", "") for place in ((1, 101), (51, 151))]).slides
     rows = map_rows(grid, files=files, probability=np.float32([0.25, 1]), decision=["benign", "IDC"])
     assert rows == {
         "patch": [0, 1],
@@ -79,8 +80,7 @@ def test_a_probability_of_0_shows_the_tissue_and_one_of_1_is_orange():
 
 
 def test_the_outline_surrounds_the_predicted_class():
-    files = ["a.png", "b.png", "c.png"]
-    (grid,) = lay_out(["7"] * 3, [1, 51, 101], [101, 101, 101], files).slides
+    (grid,) = lay_out_patches([Patch("", "0", "7", x, 101, "", "") for x in (1, 51, 101)]).slides
     rows = outline_rows(grid, np.array([True, True, False]), np.array([False, True, True]))
     lines = list(zip(*(rows[side] for side in ("left", "top", "right", "bottom")), rows["line"], strict=True))
     assert {tuple(sides) for *sides, line in lines if line == "solid"} == {  # of the second, the third is not selected
