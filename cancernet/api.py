@@ -116,13 +116,9 @@ def predict_slides(
 ) -> "SlidePredictions":
     """Predict slides, large images and patches; a slide is smoothed over neighbouring patches.
 
-    Args:
-        paths: images, folders of images, whole slides, or CSV tables with a column `path`.
-        output: folder for tables, maps and outlines; None writes none.
-        options: mpp, tile, neighbours, threshold and force, as of `cancernet predict --help`.
-
-    Raises:
-        InputError: the paths or an option cannot be used.
+    `paths` are images, folders of images, whole slides, or CSV tables with a column `path`. `output` is the folder for
+    tables, maps and outlines; None writes none. Options are mpp, tile, neighbours, threshold and force, as of
+    `cancernet predict --help`. Raises InputError if the paths or an option cannot be used.
     """
     from cancernet.inference.predict import PredictOptions, predict_slides
 

@@ -201,8 +201,7 @@ def _terminate(number: int, frame: object) -> None:
 def run_command(main: Callable[[Sequence[str]], object]) -> typing.NoReturn:
     """Run a command's main with the arguments of the command line and end the program.
 
-    The exit status is 0; 2 with one line for an error that the user can fix; 128 and its number for a signal, 130 for
-    Ctrl-C.
+    The exit status is 0; 2 with one line for an error that the user can fix; 128 and its number for a signal.
     """
     sys.stdout, output = _open_stream(1, sys.stdout)  # in this order: a closed stream takes the lowest number
     sys.stderr, errors = _open_stream(2, sys.stderr)
@@ -229,7 +228,6 @@ def run_command(main: Callable[[Sequence[str]], object]) -> typing.NoReturn:
 
 
 def _run(main: Callable[[Sequence[str]], object]) -> tuple[int | str | None, str]:
-    """Run a command. Returns the exit status, and the message of an error."""
     try:
         if sys.getfilesystemencoding() != "utf-8":  # it would change what the names of files are
             raise InputError("Python reads file names in another encoding than UTF-8. Set PYTHONUTF8=1 and try again.")

@@ -107,9 +107,8 @@ class Run:
 def load_run(folder: Path) -> Run:
     """Load a run that takes images.
 
-    Raises:
-        InputError: there is no such run, its package is not installed, or it takes features instead of images.
-        StorageError: one of its files is missing or damaged, or they are not of the same run.
+    Raises InputError if there is no such run, its package is not installed, or it takes features instead of images;
+    StorageError if one of its files is missing or damaged, or they are not of the same run.
     """
     settings = read_settings(folder)
     for architecture in list_architectures(settings.experiment.model):
@@ -235,7 +234,6 @@ def _load_detector(folder: Path, model: "keras.Model") -> "OutOfDistributionDete
 
 
 def _find_difference(model: "keras.Model", decision: Decision, settings: Settings) -> str:
-    """Return in what the files of a run folder disagree; "" for nothing."""
     experiment, classes = settings.experiment, settings.classes
     shape = [experiment.image_size, experiment.image_size, experiment.channels]
     if list(model.input_shape[1:]) != shape:
@@ -262,7 +260,6 @@ def read_settings(folder: Path) -> Settings:
 
 
 def _update_config(config: dict[str, object]) -> dict[str, object]:
-    """Translate a config.json that an earlier version wrote."""
     experiment = config.get("experiment")
     return config | {"experiment": update_settings(experiment)} if isinstance(experiment, dict) else config
 

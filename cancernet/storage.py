@@ -187,9 +187,8 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
 def replace_folder(new: Path, folder: Path) -> None:
     """Flush a finished folder to disk and give it its name, then delete the one that had it; both have the same parent.
 
-    `recover_folder` repairs what a kill or a power cut at any moment leaves. Raises OSError if the folder cannot be
-    written or renamed, and both are unchanged; StorageError if the one that was being replaced could not get its name
-    back.
+    `recover_folder` repairs what a kill or a power cut leaves. Raises OSError if the folder cannot be written or
+    renamed, and both are unchanged; StorageError if the one being replaced could not get its name back.
     """
     flush_folder(new)
     replaced = _provisional(folder, "old")

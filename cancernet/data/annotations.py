@@ -132,8 +132,7 @@ def _read_colour(given: Mapping) -> Colour | None:
 def classify_cells(regions: Sequence[Region], shape: tuple[int, int], side: float, least_share: float) -> np.ndarray:
     """Find the region that covers most of each cell of a grid, at least `least_share`; of two alike, the first.
 
-    Returns indices of regions, int [rows, columns], -1 where none covers enough. `side` of a cell is in the pixels of
-    the regions.
+    Returns indices of regions, int [rows, columns], or -1. `side` of a cell is in the pixels of the regions.
     """
     found, most = np.full(shape, -1), np.zeros(shape)
     for index, region in enumerate(regions):

@@ -14,9 +14,16 @@ ENDING = ".dcm"
 MAGIC = slice(128, 132)  # where a file has the letters DICM
 
 
-def read_header(file: IO[bytes]) -> "Dataset":
-    """Read the tags of a DICOM file, without its pixels; InputError if it is none, or pydicom is not installed."""
-    return _read(file, stop_before_pixels=True)
+def read_header(file: IO[bytes], *, stop_before_pixels: bool = True) -> "Dataset":
+    """Read the tags of a DICOM file; InputError if it is none, or pydicom is not installed."""
+    try:
+        import pydicom
+    except ImportError as error:
+        raise InputError('is a DICOM image. To read it: pip install "cancernet[dicom]"') from error
+    try:
+        return pydicom.dcmread(file, stop_before_pixels=stop_before_pixels)
+    except (pydicom.errors.InvalidDicomError, ValueError, LookupError, OSError, TypeError) as error:
+        raise InputError("cannot be decoded: not a DICOM image, damaged or cut off") from error
 
 
 def decode_dicom(data: bytes) -> np.ndarray:
@@ -26,7 +33,7 @@ def decode_dicom(data: bytes) -> np.ndarray:
     one, the whole range of its stored bits is. MONOCHROME1 is inverted. Raises InputError if the file is damaged or of
     a kind that is not supported.
     """
-    dataset = _read(io.BytesIO(data), stop_before_pixels=False)
+    dataset = read_header(io.BytesIO(data), stop_before_pixels=False)
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
         raise InputError(f"is a DICOM file of {frames} frames. Save the frame to use as a file of its own.")
@@ -49,17 +56,6 @@ def decode_dicom(data: bytes) -> np.ndarray:
         raise
     except (RuntimeError, ValueError, LookupError, ArithmeticError, AttributeError, TypeError, OSError) as error:
         raise InputError(f"cannot be decoded: DICOM as {packed}, {kind} ({error})".replace("\n", " ")) from error
-
-
-def _read(file: IO[bytes], *, stop_before_pixels: bool) -> "Dataset":
-    try:
-        import pydicom
-    except ImportError as error:
-        raise InputError('is a DICOM image. To read it: pip install "cancernet[dicom]"') from error
-    try:
-        return pydicom.dcmread(file, stop_before_pixels=stop_before_pixels)
-    except (pydicom.errors.InvalidDicomError, ValueError, LookupError, OSError, TypeError) as error:
-        raise InputError("cannot be decoded: not a DICOM image, damaged or cut off") from error
 
 
 def _show(values: np.ndarray, dataset: "Dataset") -> np.ndarray:

@@ -20,15 +20,11 @@ def is_ignored(name: str) -> bool:
 def walk(
     folder: str | Path, endings: tuple[str, ...], *, prefix: str = "", others: Counter[str] | None = None
 ) -> Iterator[tuple[str, _Entry]]:
-    """Find the files with these endings in a folder and its subfolders, without those that `is_ignored`.
+    """Find the files with these endings (lower case) in a folder and its subfolders, without those that `is_ignored`.
 
-    Yields the path relative to the folder, with forward slashes, and its directory entry, in order of names.
-
-    Args:
-        endings: in lower case, such as `.png`.
-        prefix: put before each path.
-        others: counts, by their ending, the files of other types; and folders that are skipped because their path is
-            too long, or because they are links to a folder above them, which would be followed for ever.
+    Yields the path relative to the folder, with forward slashes and after `prefix`, and its directory entry, in order
+    of names. `others` counts, by their ending, the files of other types; and folders that are skipped because their
+    path is too long, or because they are links to a folder above them, which would be followed for ever.
     """
     others = Counter() if others is None else others
     levels = [(prefix, *_open_folder(folder))]  # from the first folder down to the one that is being read

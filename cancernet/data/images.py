@@ -33,6 +33,9 @@ _HEADERS: dict[bytes, Callable[[io.BytesIO], ImageFile.ImageFile]] = {  # by the
     b"BM": BmpImageFile,
     b"P": PpmImageFile,
 }
+_HEADER_ERRORS = (  # of a damaged file
+    *(OSError, ValueError, SyntaxError, LookupError, ArithmeticError, TypeError, AttributeError, struct.error),
+)
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")  # of a segment, or of the end
 _JPEG_FRAME = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]\0[\x0b\x11\x14](?P<bits>.)", re.DOTALL)
 _NO_IMAGE = "cannot be decoded: not an image, damaged or cut off"
@@ -101,16 +104,7 @@ def read_size(data: bytes) -> tuple[int, int]:
         for beginning, header in _HEADERS.items():
             if data.startswith(beginning):
                 return header(HeaderStream(data)).size
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        LookupError,
-        ArithmeticError,
-        TypeError,
-        AttributeError,
-        struct.error,
-    ) as error:
+    except _HEADER_ERRORS as error:
         frame = _JPEG_FRAME.search(data) if data.startswith(_JPEG) else None
         if frame and ord(frame["bits"]) != 8:
             bits = ord(frame["bits"])

@@ -80,8 +80,7 @@ def make_slide(seed: int, patient: int, *, side: int = SIDE_PIXELS) -> Slide:
 def cut_patches(slide: Slide) -> Iterator[tuple[np.ndarray, str, int, int]]:
     """Cut a slide into tiles of 50 x 50 pixels, fewer at its right and bottom edge, that are mostly not empty glass.
 
-    Yields uint8 [h, w, 3] RGB, the label, "1" if most of the tile is tumour, else "0", and its left and top pixel,
-    counted from 1.
+    Yields uint8 [h, w, 3] RGB, "1" if most of it is tumour, else "0", and the left and top pixel, counted from 1.
     """
     height, width = slide.tissue.shape
     for top in range(0, height, PATCH_PIXELS):
@@ -153,7 +152,6 @@ def _outline_tissue(rng: Random, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _outline_tumour(rng: Random, tissue: np.ndarray, share: float) -> np.ndarray:
-    """Outline one connected region of about `share` of the tissue."""
     depth = ndimage.distance_transform_edt(np.pad(tissue, 1))[1:-1, 1:-1]
     row, column = rng.choice(np.argwhere(depth > 0.4 * depth.max()))
     rows, columns = np.indices(tissue.shape)
@@ -244,10 +242,7 @@ def _paint_tumour(rng: Random, paint: np.ndarray, flow: np.ndarray, margin: np.n
 
 
 def _smooth(rng: Random, shape: tuple[int, ...], scale: float, across: float | None = None) -> np.ndarray:
-    """Draw a random field of mean 0 and standard deviation 1, smooth over `scale` pixels; float32 [h, w].
-
-    `across` is the scale down the columns, if it is another one: the field then looks like fibres along the rows.
-    """
+    """Draw a field of mean 0, deviation 1, smooth over `scale` pixels, `across` down the columns; float32 [h, w]."""
     step = 1 if across else max(1, int(scale / 3))
     noise = rng.standard_normal((shape[0] // step + 8, shape[1] // step + 8), np.float32)
     coarse = cv2.GaussianBlur(noise, (0, 0), sigmaX=scale / step, sigmaY=(across or scale) / step)
@@ -274,10 +269,7 @@ def _warp(canvas: np.ndarray, flow: np.ndarray) -> np.ndarray:
 def _scatter_nuclei(
     rng: Random, chance: np.ndarray | float, shape: tuple[int, ...], spacing: int, radii: tuple[float, float]
 ) -> np.ndarray:
-    """Scatter ellipses of two radii in pixels, of height 0.7 to 1.1 with a soft edge; float32 [h, w].
-
-    The candidate positions are at least about half of `spacing` apart. Each is taken with probability `chance`.
-    """
+    """Scatter ellipses of two radii in pixels, of height 0.7 to 1.1, each with probability `chance`; float32 [h, w]."""
     noise = rng.random(shape, np.float32)
     places = (noise == cv2.dilate(noise, np.ones((spacing, spacing)))) & (rng.random(shape) < chance)
     reach = int(np.ceil(max(radii))) + 1
@@ -287,10 +279,7 @@ def _scatter_nuclei(
 
 
 def _depth(shape: tuple[int, ...], ellipses: Sequence[tuple[float, ...]]) -> np.ndarray:
-    """Compute the depth in pixels inside overlapping ellipses, below 0 outside; float32 [h, w].
-
-    An ellipse is the row and column of its centre, its two radii and its rotation in degrees.
-    """
+    """Compute the depth in pixels inside ellipses (row, column, radii, degrees), below 0 outside; float32 [h, w]."""
     mask = np.zeros(shape, np.uint8)
     for row, column, radius_x, radius_y, degrees in ellipses:
         centre, radii = (round(16 * column), round(16 * row)), (round(16 * radius_x), round(16 * radius_y))
@@ -307,6 +296,5 @@ def _blend(paint: np.ndarray, cover: np.ndarray, haematoxylin: np.ndarray | floa
 
 
 def _largest_piece(mask: np.ndarray) -> np.ndarray:
-    """Return the largest connected piece of a mask, with its holes filled."""
     pieces, _ = ndimage.label(mask)
     return ndimage.binary_fill_holes(pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]))

@@ -22,7 +22,7 @@ _MICROMETRES = {"nm": 0.001, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm":
 _ORIENTATION = 274  # the number of the tag
 _GREY = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
 _JPEG = (COMPRESSION.OJPEG, COMPRESSION.JPEG)  # decoded to RGB or grey
-_SAMPLES = {  # that are allowed of one pixel
+_SAMPLES = {
     PHOTOMETRIC.RGB: range(3, 9),
     PHOTOMETRIC.YCBCR: (3,),
     PHOTOMETRIC.SEPARATED: (4,),

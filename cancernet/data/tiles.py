@@ -75,14 +75,9 @@ def open_slide_image(path: Path | str, mpp: float | None = None, data: bytes | N
 
     Pyramids and tiled TIFFs (svs, ndpi, tif, ...) are opened with tiffslide, other slides (mrxs, scn, ...) with
     OpenSlide if it is installed. Pictures (PNG, JPEG, BMP, PGM, TIFF in one piece) are decoded whole, up to
-    PLAIN_PIXELS.
-
-    Args:
-        mpp: micrometres per pixel, for a file that does not give its scale within SCALES.
-        data: the bytes of the file if they are in memory; `path` is then only its name.
-
-    Raises:
-        InputError: the file cannot be read, its scale is unknown, its format is not supported, or it is too large.
+    PLAIN_PIXELS. `mpp` is micrometres per pixel, for a file that does not give its scale within SCALES. `data` are the
+    bytes of the file if they are in memory; `path` is then only its name. Raises InputError if the file cannot be read,
+    its scale is unknown, its format is not supported, or it is too large.
     """
     path = Path(path)
     if mpp is not None and not mpp > 0:
@@ -342,14 +337,10 @@ def _open_openslide(
     # Outside the bounds nothing was scanned. QuPath counts x and y from their corner.
     bounds = [int(slide.properties.get(f"openslide.bounds-{name}", 0)) for name in ("x", "y", "width", "height")]
     size = bounds[2:] if all(bounds[2:]) else slide.dimensions
-    levels = tuple(
-        Level(
-            max(1, round(size[0] / downsample)),
-            max(1, round(size[1] / downsample)),
-            int(slide.properties.get(f"openslide.level[{i}].tile-width", BLOCK_SIDE)),
-        )
-        for i, downsample in enumerate(slide.level_downsamples)
-    )
+    levels = []
+    for i, downsample in enumerate(slide.level_downsamples):
+        width, height = (max(1, round(side / downsample)) for side in size)
+        levels.append(Level(width, height, int(slide.properties.get(f"openslide.level[{i}].tile-width", BLOCK_SIDE))))
 
     def read_region(level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
         downsample = slide.level_downsamples[level]
@@ -361,7 +352,7 @@ def _open_openslide(
         return np.where(pixels[..., 3:] == 0, np.uint8(255), pixels[..., :3])
 
     scales = [slide.properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
-    return SlideImage(path, _choose_mpp(path, scales, mpp), levels, read_region)
+    return SlideImage(path, _choose_mpp(path, scales, mpp), tuple(levels), read_region)
 
 
 def _choose_mpp(path: Path, scales: Sequence[float | str | None], given: float | None) -> float:
@@ -376,7 +367,6 @@ def _choose_mpp(path: Path, scales: Sequence[float | str | None], given: float |
 
 
 def _read_number(scale: float | str | None) -> float | None:
-    """Return a scale as a number, also with a decimal comma; None if it is none."""
     try:
         return float(str(scale).replace(",", "."))
     except ValueError:

@@ -107,7 +107,6 @@ def _find_last_layer(model: keras.Model) -> keras.Layer:
 
 
 def _iterate_layers(model: keras.Model) -> Iterator[keras.Layer]:
-    """Iterate over all layers in the order of the graph, including those of nested models."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from _iterate_layers(layer)
@@ -116,7 +115,6 @@ def _iterate_layers(model: keras.Model) -> Iterator[keras.Layer]:
 
 
 def _has_places(shape: tuple[int, ...]) -> bool:
-    """Return whether an output [n, height, width, channels] has more than one place."""
     return len(shape) == 4 and shape[1] * shape[2] > 1
 
 

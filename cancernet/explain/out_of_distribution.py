@@ -72,8 +72,7 @@ def check_detector(model: keras.Model, detector: OutOfDistributionDetector) -> N
 def add_detector(model: keras.Model, detector: OutOfDistributionDetector | None, views: str) -> keras.Model:
     """Build a network from raw images to [probabilities [n, classes], distance [n]], averaged over views of an image.
 
-    Images with a distance above 1 are out of distribution. It is the mean over several networks, NaN without a
-    detector.
+    Images with a distance, the mean over several networks, above 1 are out of distribution; NaN without a detector.
     """
     network = average_over_views(add_image_features(model), views)
     image = keras.Input(model.input_shape[1:])

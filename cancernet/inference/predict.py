@@ -166,7 +166,6 @@ def predict_slides(
 def _predict_here(
     options: PredictOptions, settings: "Settings", items: "Sequence[WorkItem]", missing: Sequence[tuple[str, str]]
 ) -> "list[ItemResult]":
-    """Predict in this process and show a progress bar."""
     import_keras()
     from cancernet.inference import prediction, results, work_list
     from cancernet.reporting.wording import plural, speed_of

@@ -180,7 +180,6 @@ def predict_items(
 
 
 def _fit(image: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """Convert an image to uint8 [size, size, channels]."""
     if channels == 1 and image.shape[2] == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
     elif channels == 3 and image.shape[2] == 1:

@@ -70,8 +70,6 @@ def predict_items(
     """Predict items on the cluster at `options.ray`; yield the results as they come, recorded in the archive.
 
     `items` are those that `Archive.plan` returned. `print_line` gets a line about the progress every LINE_SECONDS.
-    Raises InputError if the cluster cannot be joined or the run not be loaded, OSError if the results cannot be
-    written.
     """
     connect(job.options.ray or LOCAL)
     try:
@@ -198,8 +196,7 @@ class Scheduler:
 def read_item(item: WorkItem, job: Job) -> tuple[int, OpenItem]:
     """Read the patches of an item; also return the memory of this process.
 
-    The patches are apart, so that the pixels go straight to the machine that predicts. Raises InputError as
-    `open_item`.
+    They are separate so that the pixels go straight to the machine that predicts. Raises InputError as `open_item`.
     """
     cv2.setNumThreads(1)  # there are as many readers as cores
     if any(file != printable(file) for file in item.files):

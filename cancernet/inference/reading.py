@@ -35,15 +35,10 @@ def open_item(
 ) -> Iterator[OpenItem]:
     """Open the files of one work item. Memory holds one patch, of a large image one block (see cancernet.data.tiles).
 
-    Args:
-        settings: of the run that is to score the patches.
-        mpp: micrometres per pixel at level 0, for a large image that does not state it.
-        contents: the bytes of each file, where they are in memory and not on disk.
-
-    Raises:
-        InputError: the whole item cannot be used: patches of a slide overlap, a large image cannot be read, has no
-            known scale, or is in memory and has more than MAX_PLACES_IN_MEMORY places. Or, while patches are read, the
-            image is coarser than the run, part of the file is damaged, or no patch has tissue.
+    `settings` are of the run that is to score the patches, `mpp` and `contents` as for `prediction.score_item`. Raises
+    InputError if the whole item cannot be used: patches of a slide overlap, a large image cannot be read, has no known
+    scale, or is in memory and has more than MAX_PLACES_IN_MEMORY places; or, while patches are read, the image is
+    coarser than the run, part of the file is damaged, or no patch has tissue.
     """
     if item.kind == LARGE:
         (file,) = item.files

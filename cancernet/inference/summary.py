@@ -131,7 +131,6 @@ def describe_results(settings: Settings, results: Sequence[ItemResult]) -> str:
 
 
 def _add_up(results: Sequence[ItemResult]) -> tuple[int, list[int], list[float]]:
-    """Patches, patches of each class, and summed probabilities of each class."""
     return (
         sum(result.patches for result in results),
         [sum(counts) for counts in zip(*(result.class_counts for result in results), strict=True)],

@@ -22,8 +22,7 @@ _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 def import_keras() -> None:
     """Import Keras without its greeting, with images channels last and numbers in float32 whatever keras.json says.
 
-    Raises InputError if KERAS_BACKEND or keras.json names a backend other than TensorFlow and JAX, or one not
-    installed.
+    Raises InputError if the backend of KERAS_BACKEND or keras.json is not TensorFlow or JAX, or is not installed.
     """
     backend = _read_backend()
     if backend not in BACKENDS:

@@ -53,11 +53,8 @@ def _output_penultimate_features(network: keras.Model) -> keras.Model:
             if layer not in members and not isinstance(layer, layers.InputLayer):
                 output = layer(output)
         return keras.Model(image, [output, *features], name=network.name)
-    if has_backbone(network):
-        extractor, head = split_model(network)
-        features = extractor(image)
-        return keras.Model(image, [head(features), features], name=network.name)
-    *before, last = (layer for layer in network.layers if not isinstance(layer, layers.InputLayer))
+    parts = [layer for layer in network.layers if not isinstance(layer, layers.InputLayer)]
+    *before, last = split_model(network) if has_backbone(network) else parts
     features = image
     for layer in before:
         features = layer(features)

@@ -34,10 +34,9 @@ def set_momentum(model: keras.Model, momentum: float) -> None:
 def recompute_statistics(model: keras.Model, batches: Iterable) -> None:
     """Replace a model's moving statistics by those of all images of some training batches, which begin with images.
 
-    While weights change, the moving statistics lag behind, and mean weights have none of their own; the weights stay as
-    they are ("precise batch normalisation": Wu & Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3). With
-    batches of equal size, the variance of all images is the mean of the batches' variances plus the variance of their
-    means.
+    While weights change, the moving statistics lag behind, and mean weights have none of their own ("precise batch
+    normalisation": Wu & Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3). With batches of equal size, the
+    variance of all images is the mean of the batches' variances plus the variance of their means.
     """
     layers = _list_trained(model)
     if not layers:

@@ -54,17 +54,8 @@ def joined() -> Iterator[None]:
         except ValueError as error:
             if "coordinator_address should be defined" not in str(error):
                 raise InputError(f"The processes of --distributed cannot be joined: {error}") from error
-    with _explain_lost_processes():
-        _all_devices = keras.distribution.DataParallel(auto_shard_dataset=False)
-        try:
-            yield
-        finally:
-            _all_devices = None
-
-
-@contextlib.contextmanager
-def _explain_lost_processes() -> Iterator[None]:
     try:
+        _all_devices = keras.distribution.DataParallel(auto_shard_dataset=False)
         yield
     except (ValueError, RuntimeError) as error:
         if not any(word in str(error).lower() for word in _LOST):
@@ -72,6 +63,8 @@ def _explain_lost_processes() -> Iterator[None]:
         found = "Another process of this training has ended; its own output says why"
         advice = "Run the same command again to resume from the last checkpoint."
         raise CancerNetError(f"{found}. {advice} ({str(error).splitlines()[0]})") from error
+    finally:
+        _all_devices = None
 
 
 def share() -> Share | None:

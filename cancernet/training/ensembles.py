@@ -83,8 +83,7 @@ def fit_ensemble(
 def fit_temperature(scores: np.ndarray, labels: np.ndarray, class_weights: np.ndarray) -> float:
     """Fit the temperature (0.1 to 10) with the lowest weighted log-loss of softmax(scores / temperature).
 
-    Guo et al., "On calibration of modern neural networks", 2017, section 4.2. The scores are log-probabilities [n,
-    classes] of images that were not trained on.
+    `scores` [n, classes] of images not trained on (Guo et al., "On calibration of modern neural networks", 2017, 4.2).
     """
     rows = np.arange(len(labels))
 

@@ -24,7 +24,6 @@ def choose_experiment(options: TrainingOptions) -> Experiment:
 
 
 def _choose_network(options: TrainingOptions) -> Experiment:
-    """The experiment of networks that take images."""
     given = _gather_settings(options)
     named = given.get("recipe")
     model = given.get("model") or (RECIPES[named].model if named else "cancernet")
@@ -123,7 +122,6 @@ def _gather_settings(options: TrainingOptions) -> dict[str, Any]:
 
 
 def _choose_head(options: TrainingOptions) -> Experiment:
-    """The experiment of a linear head on features that were computed elsewhere."""
     given = {name: describe_field(Experiment, name) for name in options.settings}
     others = {name: getattr(options, name) for name in ("encoder", "cache_limit")}
     given |= {name: describe_field(TrainingOptions, name) for name, value in others.items() if value}

@@ -64,14 +64,9 @@ def find_features(
 ) -> np.ndarray:
     """Open the features of a dataset's images, after computing them if they are not in the cache.
 
-    A killed computation resumes where it stopped. If another process computes the same features, this one waits.
-
-    Args:
-        extractor: raw images to features [n, f].
-        images: all n images of the dataset in the manifest's order.
-
-    Returns:
-        float32 [n, views, f], memory-mapped and read-only.
+    A killed computation resumes where it stopped. If another process computes the same features, this one waits. The
+    images are all n of the dataset in the manifest's order, the features float32 [n, views, f], memory-mapped and
+    read-only.
 
     Raises:
         InputError: an image cannot be read, or the features in the cache belong to something else.

@@ -39,15 +39,18 @@ def fit_network(
     """Compile and train a network, and leave in it the weights that `experiment.kept_weights` names.
 
     Mean weights get new statistics of batch normalisation (stochastic weight averaging: Izmailov et al. 2018). A crash
-    loses at most two minutes and one validation: the training resumes from the checkpoint, `workspace.folder`, to the
-    same numbers.
+    loses at most two minutes and one validation: training resumes from the checkpoint in `workspace` to the same
+    numbers.
 
     Raises:
         InputError: an image cannot be read, the devices cannot share a batch, or the checkpoint has other settings.
         StorageError: the disk is full, or the checkpoint is damaged.
         TrainingDiverged: the loss is not finite, or far above that of chance.
     """
-    _check_devices(experiment.batch_size)
+    devices = distribution.count_devices()
+    if experiment.batch_size % devices:
+        found = f"{devices} devices cannot share a batch of {experiment.batch_size} images evenly"
+        raise InputError(f"{found}. Give a --batch-size that is a multiple of {devices}.")
     steps = pipeline.count_steps(len(training.labels), experiment.batch_size)
     targets, validation_targets = (
         keras.utils.to_categorical(each.labels, len(class_weights)) for each in (training, validation)
@@ -82,13 +85,6 @@ def fit_network(
     rate = len(training.labels) * len(steady) / max(sum(epoch["seconds"] for epoch in steady), 1e-9)
     history = {key: [epoch[key] for epoch in recorder.epochs] for key in recorder.epochs[0]}
     return TrainingResult(history, recorder.kept_epochs, seconds, rate, policy)
-
-
-def _check_devices(batch_size: int) -> None:
-    devices = distribution.count_devices()
-    if batch_size % devices:
-        advice = f"Give a --batch-size that is a multiple of {devices}."
-        raise InputError(f"{devices} devices cannot share a batch of {batch_size} images evenly. {advice}")
 
 
 class _EpochReport(keras.callbacks.Callback):
@@ -221,8 +217,7 @@ def estimate_size(model: keras.Model, experiment: Experiment) -> int:
 def compute_class_weights(labels: np.ndarray, n_classes: int, kind: str) -> np.ndarray:
     """Compute the weight of each class in the loss [n_classes] from the class indices [n] of the training images.
 
-    `ratio` is max(count) / count, as in the tutorial; `balanced` is n / (classes * count), as in scikit-learn; `none`
-    is 1.
+    It is max(count) / count for `ratio`, n / (classes * count) for `balanced`, as in scikit-learn, and 1 for `none`.
     """
     counts = np.bincount(labels, minlength=n_classes)
     if not counts.all():

@@ -79,7 +79,6 @@ def _write_in_order(
 
 
 def _find_rows(names: Sequence[str], path: Path, files: Sequence[str]) -> np.ndarray:
-    """Return the row of each file of the dataset."""
     if not set(names) & set(files):
         short = [file.rpartition("/")[2] for file in files]
         if len(set(short)) == len(short):

@@ -57,8 +57,8 @@ def fit_heads(data: HeadData, members: Sequence[Fold], *, folds: Sequence[Fold] 
     """Fit a logistic regression with an L2 penalty for each ensemble member, to the mean features over the views.
 
     The strength is the one of STRENGTHS with the lowest log-loss, weighted by class, on the left-out images of `folds`
-    (None: of the members), searched from the middle outward until the loss rises. Standardised features lie in a file,
-    and no more than some thousand images are in memory at once.
+    (or `members`), searched from the middle outward until the loss rises. Memory holds no more than some thousand
+    images.
     """
     started, chosen_by = time.perf_counter(), folds or members
     labels = data.labels[np.concatenate([split.validation for split in chosen_by])]

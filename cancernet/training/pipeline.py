@@ -180,7 +180,6 @@ def enable_determinism(experiment: Experiment) -> None:
 
 
 def _list_trained(experiment: Experiment) -> list[Experiment]:
-    """List the networks of an experiment that are trained in epochs."""
     return [single for single in split_by_architecture(experiment) if single.way in EPOCHS]
 
 

@@ -178,7 +178,6 @@ def _recover(search: Search) -> None:
 
 
 def _is_dead(lock: Path) -> bool:
-    """Return whether the process that made this lock has ended."""
     if not lock.is_file():
         return False
     try:

@@ -68,12 +68,7 @@ def map_specification(
 
     The wheel zooms, dragging pans, and a double click resets the view. Pixels stay square at every screen width. The
     selection `clicked` holds the number of a patch. Because the data sets are separate, the view keeps its zoom when
-    only they change.
-
-    Args:
-        picture: uint8 [height, width, 3] of the slide.
-        event: label of the displayed class.
-        mpp: micrometres per pixel of the patch coordinates, for the scale bar; None draws no bar.
+    only they change. `mpp` is micrometres per pixel of the patch coordinates, for the scale bar; None draws no bar.
     """
     left, top, right, bottom = frame
     height = (bottom - top) * (1 + SCALE_BAR_SHARE * (mpp is not None))

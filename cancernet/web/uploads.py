@@ -46,9 +46,8 @@ class Problem(NamedTuple):
 def accept_uploads(files: Iterable[Upload], *, limits: Limits = Limits()) -> tuple[dict[str, bytes], list[Problem]]:
     """Unpack zip archives and check the dimensions in each image header, before anything is decoded.
 
-    Returns the content of each image by its name, in upload order, and the files that cannot be used. Images in an
-    archive are named by their path in it; a second image of the same name gets a number. The pixels of pyramids do not
-    count, because they are read block by block.
+    Returns the content of each image by its name, in upload order, and the files that cannot be used. A second image of
+    the same name gets a number. The pixels of pyramids do not count, because they are read block by block.
     """
     from cancernet.data.tiles import is_pyramid
 
@@ -147,7 +146,6 @@ def _is_hidden(entry: zipfile.ZipInfo) -> bool:
 
 
 def _reason_to_reject(entry: zipfile.ZipInfo) -> str:
-    """Return why a file in an archive cannot be used; "" if it can."""
     name = entry.filename.replace("\\", "/")
     if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
         return "has a path that leads out of the archive"
