@@ -1,7 +1,4 @@
-"""The package from Python: each function takes the options of its verb as keywords and returns a typed result.
-
-`import cancernet` offers all of them without importing Keras.
-"""
+"""The package from Python: each function takes the options of its verb as keywords and returns a typed result."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -72,19 +69,11 @@ def build(source: str | Path = ORIGINAL, output: str | Path = DATASET, **options
 
 
 def train(dataset: str | Path = DATASET, output: str | Path | None = None, **options: Any) -> "Trained":
-    """Train a network on a built dataset, then report on patients it has never seen.
+    """Train a network on a dataset, then report on patients it has never seen; return the run's folder and the report.
 
-    Args:
-        output: folder of the run; runs/MODEL by default.
-        options: those of `cancernet train --help`, with underscores, such as `model="densenet121", folds=5`; and all
-            settings of `config.Experiment`.
-
-    Returns:
-        The folder of the run, and its report.
-
-    Raises:
-        InputError: an option or the dataset cannot be used.
-        TrainingDiverged: the loss is not finite.
+    `output` is the folder of the run; runs/MODEL by default. Options are those of `cancernet train --help`, with
+    underscores, such as `model="densenet121", folds=5`; and all settings of `config.Experiment`. Raises InputError if
+    an option or the dataset cannot be used, TrainingDiverged if the loss is not finite.
     """
     from cancernet.workflow.train import train
 

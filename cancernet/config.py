@@ -91,6 +91,7 @@ def group_option() -> Any:
 
 _network_option = partial(option, group="model", applies_to=IMAGES)
 _training_option = partial(option, group="training")
+_decision_option = partial(option, group="decision")
 _epochs_option = partial(_training_option, applies_to=EPOCHS, default="from the recipe")
 _recipe_setting = partial(_epochs_option, on_command_line=False)  # of networks trained in epochs
 
@@ -322,26 +323,19 @@ class TrainingOptions:
     features: Path | None = option(
         None, "Features of all images in place of a network, .npy or HDF5 (see docs/encoders.md)", group="model"
     )
-    operating_point: str = option(
-        "balanced",
-        "How the threshold is chosen: balanced, sensitivity=0.95, specificity=0.95 or a number",
-        group="decision",
+    operating_point: str = _decision_option(
+        "balanced", "How the threshold is chosen: balanced, sensitivity=0.95, specificity=0.95 or a number"
     )
-    refer: Annotated[float, Interval(gt=0, le=0.5)] | None = option(
+    refer: Annotated[float, Interval(gt=0, le=0.5)] | None = _decision_option(
         None,
         "Answer uncertain, to be referred to a person, for this share of images, the least certain ones: 0.1",
-        group="decision",
         default="none",
     )
-    neighbours: bool = option(True, "Do not smooth over neighbouring patches of a slide", group="decision")
-    positive: str | None = option(
-        None,
-        "Positive class of two, which sensitivity refers to",
-        group="decision",
-        default="the last by name",
-        metavar="CLASS",
+    neighbours: bool = _decision_option(True, "Do not smooth over neighbouring patches of a slide")
+    positive: str | None = _decision_option(
+        None, "Positive class of two, which sensitivity refers to", default="the last by name", metavar="CLASS"
     )
-    prevalence: Prevalence | None = option(None, "Also give PPV and NPV at this prevalence", group="decision")
+    prevalence: Prevalence | None = _decision_option(None, "Also give PPV and NPV at this prevalence")
     group: str | None = group_option()
     cache_limit: Annotated[float, Gt(0)] | None = _training_option(
         None, "GB of decoded images to keep in memory", default="half of what is free", applies_to=IMAGES

@@ -317,10 +317,8 @@ def describe_machine() -> tuple[dict[str, str], dict[str, str | int | None]]:
 def prepare_folder(folder: Path, request: Mapping[str, object], *, force: bool) -> Path:
     """Make the folder in which a training works until it is finished; one with the same request is resumed.
 
-    Args:
-        folder: of the run; the caller holds its lock.
-        request: all that the figures follow from, in JSON types and paths.
-        force: whether a finished run, or an unfinished one with another request, is replaced; otherwise InputError.
+    The caller holds the lock of `folder`, the run's. The request is all that the figures follow from, in JSON types and
+    paths. A finished run, or an unfinished one with another request, raises InputError; with `force` it is replaced.
     """
     storage.check_replaceable(folder, FolderKind.RUN, force=force)
     work = name_unfinished(folder)

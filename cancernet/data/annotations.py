@@ -1,6 +1,5 @@
 """Whole slides with annotations as a source of patches: QuPath's GeoJSON, laid over the grid of each slide."""
 
-import csv
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from shapely.errors import ShapelyError
 
 from cancernet import InputError
 from cancernet.data.dataset import Patch
+from cancernet.data.labels import read_table
 from cancernet.data.source import SourceFile
 from cancernet.data.tiles import find_blocks, open_slide_image, tile_grid
 from cancernet.storage import file_stem
@@ -62,10 +62,7 @@ def read_slides(table: Path) -> list[AnnotatedSlide]:
     Paths start at the folder of the table. A slide without a patient is a patient of its own. Raises InputError if the
     table cannot be read, lacks a column or a file, or has a scale that is no number above 0.
     """
-    try:
-        rows = list(csv.DictReader(table.read_text(encoding="utf-8-sig").splitlines(), restval=""))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"Cannot read the table {table}: {getattr(error, 'strerror', None) or error}.") from error
+    rows = read_table(table)
     for name in COLUMNS[:2]:
         if not rows or name not in rows[0]:
             raise InputError(f"{table} has no column {name}, or no row. It needs path, annotations and, best, patient.")

@@ -120,15 +120,10 @@ def decode_image(data: bytes, channels: int, *, megapixels: float | None = MOST_
     background of a slide. 16-bit values are divided by 257, so that 65535 becomes 255. In a PGM or PPM file the largest
     value that the header declares becomes 255. (PNG's significant bits and TIFF's MaxSampleValue are not used: both
     formats define white by the whole range.) Only the first page of a file is read. An image is rotated and flipped as
-    its EXIF orientation says, in every format.
+    its EXIF orientation says, in every format. One channel is grey (ITU-R BT.601 weights), three are RGB.
 
-    Args:
-        channels: 3 for RGB, 1 for grey (ITU-R BT.601 weights).
-        megapixels: the most that the header may declare; None for a file that was checked before.
-
-    Raises:
-        InputError: the bytes are not a complete image, or it has too many pixels or floating point values.
-        MemoryError: there is too little memory.
+    Raises InputError if the bytes are not a complete image, it has floating point values, or its header declares more
+    than `megapixels` (None for a file that was checked before); MemoryError if there is too little memory.
     """
     width, height = read_size(data)
     if megapixels is not None and width * height > megapixels * 1e6:

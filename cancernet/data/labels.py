@@ -28,14 +28,7 @@ def read_labels(path: Path, columns: Sequence[str] = ()) -> list[Label]:
     `columns` say what columns of other names are, such as `label=pathology`. Raises InputError if the table cannot be
     read, has no column for the path or the label, or has an unknown split.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Cannot read the table {path}: {getattr(error, 'strerror', None) or error}.") from error
-    header = lines[0] if lines else ""
-    delimiter = next((each for each in ",;\t" if each in header), None)
-    text = lines if delimiter else [",".join(line.split()) for line in lines]
-    rows = list(csv.DictReader(text, delimiter=delimiter or ",", restval=""))
+    rows = read_table(path)
     found = [name for name in rows[0] if name] if rows else []
     names = {"path": "id" if "id" in found and "path" not in found else "path"} | {name: name for name in COLUMNS[1:]}
     for given in columns:
@@ -50,6 +43,17 @@ def read_labels(path: Path, columns: Sequence[str] = ()) -> list[Label]:
             raise InputError(f"{path} has no column {meaning}, only {only}. Give --columns {meaning}=NAME.")
     others = [name for name in found if name not in names.values()]
     return [_read_row(path, row, names, others) for row in rows if (row[names["path"]] or "").strip()]
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Read the rows of a table as `read_labels` takes it; InputError if it cannot be read."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        delimiter = next((each for each in ",;\t" if lines and each in lines[0]), None)
+        text = lines if delimiter else [",".join(line.split()) for line in lines]
+        return list(csv.DictReader(text, delimiter=delimiter or ",", restval=""))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"Cannot read the table {path}: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def _read_row(path: Path, row: dict[str, str], names: dict[str, str], others: Sequence[str]) -> Label:

@@ -30,15 +30,9 @@ def grad_cam(model: keras.Model, images: np.ndarray, class_index: int | np.ndarr
     its features, 56x56 to 7x7 at 224 pixels; all are weighted and added on the finest grid. The gradient is that of the
     score before the softmax. Dropout is off, and batch normalization uses its stored statistics.
 
-    Args:
-        images: [n, height, width, channels], 0 to 255, of the model's size.
-        class_index: the class to explain, one for all images or [n].
-
-    Returns:
-        float32 [n, height, width], 0 to 1. The maximum of an image is 1, or 0 where no region supports the class.
-
-    Raises:
-        InputError: the model has no convolutional maps, does not end in a softmax, or Keras has no gradients.
+    Images are [n, height, width, channels], 0 to 255, of the model's size; the class is one for all or [n]. Returns
+    float32 [n, height, width]; the maximum of an image is 1, or 0 where no region supports the class. Raises InputError
+    if the model has no convolutional maps or does not end in a softmax.
     """
     classes = np.broadcast_to(np.asarray(class_index), len(images))
     heat = np.zeros(images.shape[:3], np.float32)

@@ -112,12 +112,9 @@ def plan_work(
     """Divide files into items: each slide, each large image, and patches without a position by SINGLE_FILES.
 
     The items are in the order of their first files. They do not depend on the shards, so that every image is scored in
-    the same batch and gets the same probability to the last digit, however the work is divided.
-
-    Args:
-        mpp: the run's scale, micrometres per pixel; None where it has none.
-        tile: which images are tiled into patches: auto (see `is_tiled`; not patches with a position), always or never.
-        contents: the bytes of each file, where they are in memory and not on disk.
+    the same batch and gets the same probability to the last digit, however the work is divided. `mpp` is the run's
+    scale, None where it has none. `tile` is auto (see `is_tiled`; not patches with a position), always or never.
+    `contents` are the bytes of each file, where they are in memory and not on disk.
     """
     items: list[WorkItem] = []
     open_items: dict[str, WorkItem] = {}  # by slide; "" has the patches without a position

@@ -9,6 +9,7 @@ import importlib.util
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cancernet import InputError
@@ -73,13 +74,11 @@ def _in_keras(constructor: str, preprocessing: str, stages: tuple[str, ...]) -> 
     return Architecture(constructor=constructor, preprocessing=preprocessing, stages=stages)
 
 
+_from_scratch = partial(Architecture, strategies=("all",), is_backbone=False)
+_always_frozen = partial(Architecture, smallest_image_size=1, strategies=("frozen",), has_maps=False)
 ARCHITECTURES = {
-    "cancernet": Architecture(
-        _build_cancernet, image_size=48, smallest_image_size=8, strategies=("all",), is_backbone=False
-    ),
-    "simple_cnn": Architecture(
-        _build_simple_cnn, image_size=128, smallest_image_size=22, channels=1, strategies=("all",), is_backbone=False
-    ),
+    "cancernet": _from_scratch(_build_cancernet, image_size=48, smallest_image_size=8),
+    "simple_cnn": _from_scratch(_build_simple_cnn, image_size=128, smallest_image_size=22, channels=1),
     "resnet50": _in_keras("ResNet50", "caffe", ("conv2_block3_out", "conv3_block4_out", "conv4_block6_out")),
     "densenet121": _in_keras("DenseNet121", "torch", ("pool2_relu", "pool3_relu", "pool4_relu")),
     "densenet201": _in_keras("DenseNet201", "torch", ("pool2_relu", "pool3_relu", "pool4_relu")),
@@ -89,17 +88,8 @@ ARCHITECTURES = {
     "mobilenetv3small": _in_keras(
         "MobileNetV3Small", "included", ("expanded_conv_project_bn", "expanded_conv_2_add", "expanded_conv_7_add")
     ),
-    ENCODER: Architecture(
-        _build_encoder,
-        smallest_image_size=1,
-        strategies=("frozen",),
-        has_maps=False,
-        chosen_by="--encoder",
-        package="keras_hub",
-    ),
-    GIVEN_FEATURES: Architecture(
-        None, smallest_image_size=1, strategies=("frozen",), takes_images=False, has_maps=False, chosen_by="--features"
-    ),
+    ENCODER: _always_frozen(_build_encoder, chosen_by="--encoder", package="keras_hub"),
+    GIVEN_FEATURES: _always_frozen(None, takes_images=False, chosen_by="--features"),
 }
 
 

@@ -50,11 +50,9 @@ def augment_batch(
     zoom and shift drawn for each axis, shear and flips. Flips and quarter turns alone are exact, since they only move
     pixels. With everything off the images do not change.
 
-    Args:
-        images: [n, s, s, c], 0 to 255, uint8 or float; in a graph s and c must be known, n need not be.
-        seed, epoch, step: the same give the same result; the step is within the epoch.
-        part: if the images are part of a larger batch, the position of the first in it and its size; they are then
-            augmented as in that batch.
+    Images are [n, s, s, c], 0 to 255, uint8 or float; in a graph s and c must be known, n need not be. The same seed,
+    epoch and step within it give the same result. If the images are part of a larger batch, `part` is the position of
+    the first in it and its size; they are then augmented as in that batch.
     """
     images = tf.convert_to_tensor(images)
     shape = images.shape

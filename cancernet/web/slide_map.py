@@ -1,7 +1,4 @@
-"""An interactive map of a slide for the browser: tissue, probability, outline of the predicted class and scale bar.
-
-It matches the static figures of cancernet.reporting.slide_plots.
-"""
+"""An interactive map of a slide for the browser, like the static figures of cancernet.reporting.slide_plots."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

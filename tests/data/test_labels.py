@@ -59,6 +59,7 @@ def test_several_rows_of_an_image_must_agree(tmp_path):
         ("id,label\n9,a\n", "names none of 2 images. Its first row is 9, the first image is a/1.png"),
         ("id,label\n1,a\n", "1 of the table of labels names a/1.png and b/1.png. Give the folder, too"),
         ("", "has no column path, only an empty first line. Give --columns path=NAME"),
+        (f"id,label\n{'1' * 140_000},a\n", "Cannot read the table"),
     ],
 )
 def test_tables_that_cannot_be_used_are_refused(tmp_path, text, reason):
