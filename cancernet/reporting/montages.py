@@ -83,24 +83,30 @@ def plot_augmentation(columns: Sequence[np.ndarray]) -> Figure:
 def plot_dataset(
     *,
     counts: Mapping[str, Mapping[str, int]],
+    patients: Mapping[str, Sequence[int]],
     sizes: np.ndarray | Sequence[tuple[int, int]],
     samples: Mapping[str, Sequence[np.ndarray]],
 ) -> Figure:
-    """Show a built dataset at a glance: images per class and split, image sizes, and samples of each class.
+    """Show a built dataset at a glance: images per class and split, image sizes, patients, and samples of each class.
 
     Args:
         counts: split -> class -> images.
+        patients: split -> number of images of each known patient; without any, patients are not shown.
         sizes: width and height of every image in pixels, [n, 2].
         samples: class -> up to eight images as for `plot_errors`.
     """
     classes, columns = sorted(samples), 8
-    heights = (1.1 + 0.17 * len(classes) * max(3, len(counts)), 0.5 + 1.05 * len(classes))
+    known = {split: sorted(images, reverse=True) for split, images in patients.items() if images}
+    heights = [1.1 + 0.17 * len(classes) * max(3, len(counts)), 0.5 + 1.05 * len(classes)]
+    heights[1:1] = [2.2] if known else []
     figure = Figure(figsize=(9.6, sum(heights)), layout="constrained")
-    grid = figure.add_gridspec(2, 2, height_ratios=heights, width_ratios=(3, 2))
+    grid = figure.add_gridspec(len(heights), 2, height_ratios=heights, width_ratios=(3, 2))
     _draw_counts(figure.add_subplot(grid[0, 0]), counts, classes)
     figure.legend(loc="outside upper left", ncols=len(counts), fontsize=plots.TEXT_SIZE, frameon=False)
     _draw_sizes(figure.add_subplot(grid[0, 1]), np.asarray(sizes))
-    axes = figure.add_subplot(grid[1, :])
+    if known:
+        _draw_patients(figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[1, 1]), known)
+    axes = figure.add_subplot(grid[-1, :])
     blank = np.full((1, 1), 255, np.uint8)
     padded = [image for name in classes for image in [*samples[name][:columns], *[blank] * columns][:columns]]
     axes.imshow(_montage(padded, columns=columns, rows=len(classes)))
@@ -124,6 +130,26 @@ def _draw_counts(axes: Axes, counts: Mapping[str, Mapping[str, int]], classes: S
     axes.margins(x=0.18)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.set_title("Images per class and split", fontsize=TITLE_SIZE)
+
+
+def _draw_patients(numbers: Axes, images: Axes, known: Mapping[str, Sequence[int]]) -> None:
+    """Draw how many patients each split has, and the number of images of each patient."""
+    end = 0
+    for split, values in known.items():
+        colour = SPLIT_COLOURS[split]
+        images.bar(np.arange(end, end + len(values)), values, width=1, color=colour, edgecolor=colour, linewidth=0.5)
+        end += len(values)
+        bars = numbers.barh(split, len(values), color=colour)
+        numbers.bar_label(bars, [f"{len(values):,}"], padding=3, fontsize=NOTE_SIZE)
+    numbers.invert_yaxis()
+    numbers.margins(x=0.18)
+    numbers.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    numbers.set_title("Patients per split", fontsize=TITLE_SIZE)
+    images.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    images.set_xticks([])
+    images.set(xlabel="patients, most images first", ylabel="images")
+    images.set_title(f"Images per patient: {min(map(min, known.values())):,} to {max(map(max, known.values())):,}")
+    images.title.set_fontsize(TITLE_SIZE)
 
 
 def _class_labels(classes: Sequence[str]) -> list[str]:

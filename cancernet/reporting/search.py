@@ -14,6 +14,7 @@ from cancernet.config import Setting
 from cancernet.evaluation.results import Difference
 from cancernet.reporting import printed
 from cancernet.reporting.plots import BLUE, GREEN, GREY, NOTE_SIZE, ORANGE, TITLE_SIZE, new_figure
+from cancernet.reporting.report import render_page
 from cancernet.reporting.wording import plural
 
 SHOWN = 8  # of the finished trials, in the printed table
@@ -56,12 +57,7 @@ class SearchResult:
 
 def search_text(result: SearchResult) -> str:
     """Write what is printed at the end of a search."""
-    ended = [row for row in result.rows if row.state != "interrupted"]
-    counts = {state: sum(row.state == state for row in ended) for state in ("finished", "pruned", "diverged")}
-    states = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-    lines = [printed.wrap(f"{plural(len(ended), 'trial')} ({states}), {result.data}. Test patients were not used.")]
-    if result.running:
-        lines.append(f"Still running in other processes: {plural(result.running, 'trial')}.")
+    lines = [printed.wrap(line) for line in _count_trials(result)]
     finished = sorted(result.finished(), key=lambda each: each[0])
     default = result.default.number
     default_loss = next(loss for loss, row in finished if row.number == default)
@@ -72,6 +68,36 @@ def search_text(result: SearchResult) -> str:
             rows.append([name, f"{loss:.4f}", f"{loss - default_loss:+.4f}", f"{row.seconds:.0f}"])
     texts = [_describe_verdict(result), describe_changes(result)]
     return "\n".join([*lines, "", printed.table(rows), "", *(printed.wrap(text) for text in texts if text)])
+
+
+def search_page(result: SearchResult, name: str, pictures: Mapping[str, bytes]) -> str:
+    """Write search.html of the search in the folder `name`, with the picture of `plot_search`."""
+    order = sorted(
+        result.rows, key=lambda row: (row.state != "finished", row.log_loss is None, row.log_loss or 0.0, row.number)
+    )
+    return render_page(
+        "search.html",
+        pictures,
+        None,
+        name=name,
+        result=result,
+        rows=order,
+        statement=" ".join(_count_trials(result)),
+        verdict=_describe_verdict(result),
+        changes=describe_changes(result),
+        spell=_format,
+    )
+
+
+def _count_trials(result: SearchResult) -> list[str]:
+    """Sentences that count the trials that have ended, and those that run in other processes."""
+    ended = [row for row in result.rows if row.state != "interrupted"]
+    counts = {state: sum(row.state == state for row in ended) for state in ("finished", "pruned", "diverged")}
+    states = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+    lines = [f"{plural(len(ended), 'trial')} ({states}), {result.data}. Test patients were not used."]
+    if result.running:
+        lines.append(f"Still running in other processes: {plural(result.running, 'trial')}.")
+    return lines
 
 
 def _describe_verdict(result: SearchResult) -> str:

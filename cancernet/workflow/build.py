@@ -287,7 +287,7 @@ def check_usable(patches: Sequence["Patch"], split_by: str) -> None:
 
 
 def save_overview(folder: Path, built: "Built") -> str:
-    """Draw counts, sizes and eight images of each class as overview.png; return a warning, "" without any."""
+    """Draw counts, sizes, patients and eight images of each class as overview.png; return a warning, "" without any."""
     import numpy as np
 
     from cancernet.data.dataset import label_class, name_classes
@@ -306,8 +306,15 @@ def save_overview(folder: Path, built: "Built") -> str:
         shown = examples.setdefault(label[patch.label], [])
         if len(shown) < EXAMPLES:
             shown.append(read_image(folder / patch.file, channels=3, sha256=patch.sha256))
+    patients = {
+        split: list(
+            Counter(patch.patient for patch in built.patches if patch.split == split and patch.patient).values()
+        )
+        for split in SPLITS
+    }
     sizes = np.array([(check.width, check.height) for check in built.checks])
-    plot_dataset(counts=counts, sizes=sizes, samples=examples).savefig(folder / "overview.png", dpi=120)
+    figure = plot_dataset(counts=counts, patients=patients, sizes=sizes, samples=examples)
+    figure.savefig(folder / "overview.png", dpi=120)
     return boxes
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from cancernet.workflow.fit import Plan
 
 REQUEST = "search.json"  # what a search was begun for
-RECIPE, TABLE, TEXT = "recipe.json", "trials.csv", "search.txt"
+RECIPE, TABLE, TEXT, PAGE = "recipe.json", "trials.csv", "search.txt", "search.html"
 TRIALS, LOGS = "trials", "logs"  # folders: predictions of each finished trial, and what its training printed
 
 
@@ -334,18 +334,18 @@ def describe_trial(trial: "optuna.trial.FrozenTrial") -> "TrialRow":
 
 
 def write_outcome(output: Path, result: "SearchResult", base: Experiment) -> str:
-    """Write recipe.json, trials.csv, search.txt and search.png. Returns the text to print."""
+    """Write recipe.json, trials.csv, search.txt, search.html and search.png. Returns the text to print."""
     from cancernet.reporting import search as words
-    from cancernet.reporting.report import draw_pictures
-    from cancernet.storage import write_files
+    from cancernet.reporting.report import draw_pictures, write_pages
 
     best = search_space.apply_settings(base, result.best.settings)
     text = words.search_text(result)
+    pictures = draw_pictures({"search": words.plot_search(result)})
     files = {
         RECIPE: json.dumps(dataclasses.asdict(best), indent=1) + "\n",
         TABLE: words.trials_csv(result),
         TEXT: text + "\n",
+        PAGE: words.search_page(result, output.name, pictures),
     }
-    pictures = draw_pictures({"search": words.plot_search(result)})
-    write_files(output, pictures | {name: content.encode("utf-8") for name, content in files.items()})
+    write_pages(output, pictures, files)
     return text

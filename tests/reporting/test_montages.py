@@ -87,7 +87,9 @@ def test_no_text_is_smaller_than_nine_points():
     image = np.zeros((5, 5, 3), np.uint8)
     figures = [
         montages.plot_errors(images=[image], errors=[error("a.png", montages.MISSED, 0.1)], classes=("IDC", "benign")),
-        montages.plot_dataset(counts={"training": {"a": 1}}, sizes=np.array([[5, 5]]), samples={"a": [image]}),
+        montages.plot_dataset(
+            counts={"training": {"a": 1}}, patients={"training": [1]}, sizes=[(5, 5)], samples={"a": [image]}
+        ),
     ]
     for figure in figures:
         assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 9
@@ -99,7 +101,7 @@ def test_dataset_shows_counts_sizes_and_samples_of_every_class(n_classes):
     counts = {"training": {name: 10 * (i + 1) for i, name in enumerate(classes)}, "testing": {"class0": 3}}
     samples = {name: [np.full((50, 50, 3), 20 * i, np.uint8)] * (8 if i else 3) for i, name in enumerate(classes)}
     sizes = np.array([[50, 50]] * 8 + [[50, 42], [7, 50]])
-    bars, histogram, grid = montages.plot_dataset(counts=counts, sizes=sizes, samples=samples).axes
+    bars, histogram, grid = montages.plot_dataset(counts=counts, patients={}, sizes=sizes, samples=samples).axes
     training, testing = bars.containers
     assert [bar.get_width() for bar in training] == [10 * (i + 1) for i in range(n_classes)]
     assert [bar.get_width() for bar in testing] == [3] + [0] * (n_classes - 1)
@@ -112,8 +114,23 @@ def test_dataset_shows_counts_sizes_and_samples_of_every_class(n_classes):
     assert montage[-side // 2, -side // 2].tolist() == [20 * (n_classes - 1)] * 3
 
 
+def test_dataset_shows_patients_per_split_and_images_per_patient():
+    samples = {"a": [np.zeros((5, 5, 3), np.uint8)]}
+    patients = {"training": [2, 9, 4], "validation": [], "testing": [7, 1]}
+    axes = montages.plot_dataset(
+        counts={"training": {"a": 23}}, patients=patients, sizes=[(5, 5)], samples=samples
+    ).axes
+    numbers, images = axes[2:4]
+    assert [bar.get_width() for bar in numbers.patches] == [3, 2]
+    assert [label.get_text() for label in numbers.get_yticklabels()] == ["training", "testing"]
+    assert [bar.get_height() for bar in images.patches] == [9, 4, 2, 7, 1]
+    assert [bar.get_x() + 0.5 for bar in images.patches] == [0, 1, 2, 3, 4]
+    assert images.patches[2].get_facecolor() != images.patches[3].get_facecolor()
+    assert images.get_title() == "Images per patient: 1 to 9"
+
+
 def test_dataset_shows_the_classes_in_the_order_of_every_table_whatever_that_of_the_samples():
     samples = {name: [np.zeros((5, 5, 3), np.uint8)] for name in ("b", "c", "a")}
-    bars, _, grid = montages.plot_dataset(counts={"training": {}}, sizes=np.array([[5, 5]]), samples=samples).axes
+    bars, _, grid = montages.plot_dataset(counts={"training": {}}, patients={}, sizes=[(5, 5)], samples=samples).axes
     for axes in (bars, grid):
         assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]

@@ -2,11 +2,20 @@
 
 import csv
 import io
+import re
 
 import pytest
 
 from cancernet.evaluation.results import Difference
-from cancernet.reporting.search import SearchResult, TrialRow, describe_changes, plot_search, search_text, trials_csv
+from cancernet.reporting.search import (
+    SearchResult,
+    TrialRow,
+    describe_changes,
+    plot_search,
+    search_page,
+    search_text,
+    trials_csv,
+)
 
 DEFAULT = TrialRow(0, "finished", 0.5, 3, 10.0, {"epochs": 24, "learning_rate": 0.05})
 ROWS = [
@@ -97,3 +106,17 @@ def test_one_bad_trial_does_not_flatten_the_others():
 def test_too_few_trials_have_no_importance():
     _, importance = plot_search(make_result(importance={})).axes
     assert importance.texts[0].get_text() == "too few trials"
+
+
+def test_the_page_has_the_verdict_the_picture_and_all_trials_the_best_first():
+    html = search_page(make_result(), "my search", {"search.png": b"\x89PNG"})
+    assert "<h1>my search</h1>" in html
+    assert "4 trials (2 finished, 1 pruned, 1 diverged), on 10 patients." in html
+    assert '<li class="better">Trial 2 is the best:' in html
+    assert "<li>Changed settings, with the default in parentheses: learning_rate 0.0123 (0.05).</li>" in html
+    assert 'src="data:image/png;base64,' in html
+    assert re.findall(r"<tr.*?><td>(.*?)</td>", html) == ["2", "0 (default)", "1", "3", "4"]
+    assert html.count('<tr class="hit"><td>2</td>') == 1
+    unclear = search_page(make_result(difference=None, best=DEFAULT), "my search", {})
+    assert '<li class="unclear">No trial was better than the default settings.</li>' in unclear
+    assert "Changed settings" not in unclear

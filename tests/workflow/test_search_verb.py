@@ -64,7 +64,9 @@ def test_a_search_ends_with_a_recipe_that_training_takes(made, tmp_path, capsys)
     assert "Trial 1, fold 2: log-loss 0." in said
     assert "2 trials (2 finished)" in said
     assert "Test patients were not used." in said
-    assert {"recipe.json", "trials.csv", "search.txt", "search.png"} <= {path.name for path in output.iterdir()}
+    assert {"recipe.json", "trials.csv", "search.txt", "search.html", "search.png"} <= {
+        path.name for path in output.iterdir()
+    }
     with (output / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
     best = min(rows, key=lambda row: float(row["log_loss"]))
