@@ -168,6 +168,48 @@ def difference(pair: tuple[Study, Study]) -> dict[str, Difference]:
     return compare_figures(list(map(predict, pair)), **CLASSES)[0]
 
 
+def run_size_studies(n_patients: int, studies: int) -> dict[str, tuple[list[int], list[float]]]:
+    """figure -> the sizes that studies predict for +-5 points, and half the width in cohorts of their median size.
+
+    A size may be a number of patients with some images only; a cohort then has as many of these.
+    """
+    predicted: dict[str, list[int]] = {}
+    for number in range(studies):
+        study = simulate(np.random.default_rng([n_patients, number]), n_patients)
+        for name, metric in evaluate(predict(study), **CLASSES).metrics.items():
+            if metric.needed and name in FIGURES:
+                predicted.setdefault(name, []).append(metric.needed)
+    found = {}
+    for name, sizes in predicted.items():
+        seeds = np.random.default_rng([n_patients, FIGURES.index(name)]).integers(2**32, size=studies // 4)
+        found[name] = (sizes, [half_width(name, int(np.median(sizes)), int(seed)) for seed in seeds])
+    return found
+
+
+def half_width(name: str, size: int, seed: int) -> float:
+    """Half the width of the interval of one figure, of `size` patients that have images it is a share of."""
+    study = simulate(np.random.default_rng(seed), 2 * size)
+    counts = {"sensitivity": study.labels == 1, "ppv": study.probability >= THRESHOLD}.get(name, study.labels >= 0)
+    last = np.unique(study.patients[counts])[size - 1]
+    cohort = Study(*(column[study.patients <= last] for column in study))
+    metric = evaluate(predict(cohort), **CLASSES).metrics[name]
+    return (metric.high - metric.low) / 2
+
+
+def format_sizes(found: dict[int, dict[str, tuple[list[int], list[float]]]]) -> str:
+    """A Markdown row for each figure: predicted size (median, quartiles), and the median half width in points."""
+    heads = " | ".join(f"from {n} patients | half width" for n in found)
+    lines = [f"| figure | {heads} |", "|---" + "|--:|--:" * len(found) + "|"]
+    for name in next(iter(found.values())):
+        cells = []
+        for each in found.values():
+            sizes, widths = each[name]
+            first, median, third = np.quantile(sizes, [0.25, 0.5, 0.75])
+            cells += [f"{median:.0f} ({first:.0f} to {third:.0f})", f"{100 * np.median(widths):.1f}"]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def share_covered(answers: list[str | None]) -> str:
     """Per cent of the intervals that hold the truth; n/a where more than half of the studies give none."""
     given = [answer for answer in answers if answer]
@@ -205,9 +247,13 @@ def main() -> None:
     parser.add_argument(
         "--pairs", action="store_true", help="of differences between two runs, not of one run's figures"
     )
+    parser.add_argument("--sizes", action="store_true", help="how many patients intervals of +-5 points need, instead")
     parser.add_argument("--shift", type=float, default=0.0, help="how much better than on IDC (%(default)s)")
     parser.add_argument("--json", type=Path, help="file for how many intervals hold, lie below and above")
     arguments = parser.parse_args()
+    if arguments.sizes:
+        print(format_sizes({n: run_size_studies(n, arguments.studies) for n in arguments.patients}))
+        return
     truth, found = find_paired_truth() if arguments.pairs else find_truth(arguments.shift), {}
     for n_patients in arguments.patients:
         print(f"{arguments.studies} studies of {n_patients} patients ...", file=sys.stderr, flush=True)

@@ -145,6 +145,15 @@ def test_studies_give_both_methods_intervals():
     assert len(table) == 2 + len(coverage.FIGURES)
 
 
+def test_predicted_sizes_are_tried_on_cohorts_of_that_size():
+    sizes = {"auroc": ([30, 40, 60], [0.049, 0.052, 0.06])}
+    assert coverage.format_sizes({12: sizes}).splitlines()[2] == "| auroc | 40 (35 to 50) | 5.2 |"
+    found = coverage.run_size_studies(12, 4)
+    assert len(found["sensitivity"][0]) == 4
+    assert 0.01 < found["sensitivity"][1][0] < 0.15
+    assert coverage.half_width("sensitivity", 40, 1) > coverage.half_width("sensitivity", 160, 1)
+
+
 def test_a_difference_of_runs_is_covered_where_its_interval_holds_it():
     first, second = coverage.simulate_pair(np.random.default_rng(3), 40)
     assert (first.labels == second.labels).all()

@@ -16,6 +16,7 @@ from cancernet.evaluation.intervals import (
     Bounds,
     Key,
     Scale,
+    count_needed,
     exact_interval,
     jackknife,
     jackknife_interval,
@@ -206,7 +207,11 @@ def estimate_figures(images: EvaluatedImages, figures: Mapping[Key, Figure]) -> 
     estimates = {}
     for key, figure in figures.items():
         if np.isfinite(values[key]):
-            estimates[key] = Estimate(values[key], *_find_bounds(figure, values[key], left_out[key], images))
+            bounds, needed = _find_bounds(figure, values[key], left_out[key], images), None
+            if figure.scale is SHARE and 0 < values[key] < 1:
+                groups = images.n_groups if figure.of is None else len(np.unique(images.groups[figure.of]))
+                needed = count_needed(bounds, groups)
+            estimates[key] = Estimate(values[key], *bounds, needed)
         else:
             estimates[key] = Estimate(None, None, None, figure.undefined)
     return estimates

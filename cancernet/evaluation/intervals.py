@@ -18,6 +18,7 @@ LEVEL = 0.95
 LEAST_GROUPS = 6  # fewer give no interval
 FEW_GROUPS = 20  # fewer give a rough one
 MOST_PARTS = 1000  # that the jackknife leaves out in turn; of more groups several make a part
+HALF_WIDTH = 0.05  # of the interval that `count_needed` counts the groups for
 CHUNK_ELEMENTS = 2**18  # weights of images held at once; chosen to stay in a processor's cache
 
 
@@ -101,3 +102,17 @@ def exact_interval(successes: int, trials: int) -> Bounds:
     """Compute the 95% interval of a share of independent trials (Clopper & Pearson 1934, Biometrika 26:404)."""
     low, high = binomtest(successes, trials).proportion_ci(LEVEL)
     return Bounds(float(low), float(high))
+
+
+def count_needed(bounds: Bounds, n_groups: int) -> int | None:
+    """Estimate how many groups like these would give an interval of +-HALF_WIDTH; None without both ends.
+
+    n * (half the width / HALF_WIDTH)^2, because a standard error falls with the square root of the number of groups;
+    at least LEAST_GROUPS. Its error is simulated by benchmarks/coverage.py; the table is in docs/reporting.md.
+
+    Args:
+        bounds: those of `n_groups`. If the metric is a share of the images of some groups only, only these count.
+    """
+    if bounds.low is None or bounds.high is None:
+        return None
+    return max(round(n_groups * ((bounds.high - bounds.low) / 2 / HALF_WIDTH) ** 2), LEAST_GROUPS)

@@ -15,6 +15,7 @@ class Estimate:
     low: float | None
     high: float | None
     reason: str | None = None
+    needed: int | None = None  # of a share: about how many patients would give an interval of +-5 points
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,21 @@ class Referral:
     curve: list[RiskPoint]  # risk-coverage curve, from all images to few
     table: list[Referred]  # of the least certain 5, 10 and 20%
     band: Referred | None = None  # of those that the decision refers; None of a decision that refers none
+
+
+@dataclass(frozen=True)
+class LearningPoint:
+    """How well patients are predicted by models that were trained on so many others."""
+
+    patients: float  # mean number over the models
+    auroc: Estimate
+    log_loss: Estimate
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    points: list[LearningPoint]  # the fewest patients first
+    change: dict[str, Difference]  # metric -> the last point minus the last but one
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from cancernet.evaluation.results import CalibrationBin, Estimate, NetBenefit, PatientRow, Referral, TwoClassPatientRow
+from cancernet.evaluation.metrics import METRICS
+from cancernet.evaluation.results import (
+    CalibrationBin,
+    Estimate,
+    LearningCurve,
+    NetBenefit,
+    PatientRow,
+    Referral,
+    TwoClassPatientRow,
+)
 from cancernet.reporting.wording import cut, plural
 
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -268,6 +277,23 @@ def plot_threshold(*, positive: np.ndarray, probabilities: np.ndarray, threshold
     xlabel = f"threshold on the probability of {shorten(name, 26)}"
     frame_shares(axes, "Sensitivity and specificity by threshold", xlabel, "share of images")
     return _add_legend(figure, axes)
+
+
+def plot_learning_curve(*, curve: LearningCurve) -> Figure:
+    """Plot AUROC and log-loss against the number of training patients, with their intervals."""
+    figure, panels = new_figure(8.7, 3.6, columns=2)
+    patients = [each.patients for each in curve.points]
+    for axes, name, colour in zip(panels, curve.change, (BLUE, ORANGE)):
+        found: list[Estimate] = [getattr(each, name) for each in curve.points]
+        axes.plot(patients, np.array([each.value for each in found], float), "o-", color=colour, linewidth=2)
+        ends = [(at, each.low, each.high) for at, each in zip(patients, found, strict=True) if each.low is not None]
+        axes.vlines(*np.array(ends, float).reshape(-1, 3).T, color=colour, alpha=0.5)
+        axes.set_title(METRICS[name].label, fontsize=TITLE_SIZE)
+        axes.set_xlim(0, 1.05 * patients[-1])
+        axes.set_xlabel("training patients")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("out-of-fold, with 95% interval")
+    return figure
 
 
 def plot_patients(*, patients: Sequence[PatientRow | TwoClassPatientRow]) -> Figure:

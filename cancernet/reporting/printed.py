@@ -26,7 +26,7 @@ def report_text(report: Report) -> str:
     parts += [_groups(report), _folds(report)]
     origin = [wording.describe_decision(report), wording.describe_training(report)]
     origin += [wording.describe_source(report.data), wording.describe_label_check(report)]
-    origin += [wording.explain_intervals(report)]
+    origin += [wording.explain_intervals(report), wording.describe_sample_size(report)]
     parts.append("\n".join(wrap(line) for line in origin if line))
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -82,6 +82,8 @@ def draw_figures(
         figures["patients"] = plots.plot_patients(patients=report.patients)
     if history and report.training and report.training.kept_epochs:
         figures["history"] = plots.plot_history(history=history, kept_epochs=report.training.kept_epochs)
+    if report.learning_curve:
+        figures["learning_curve"] = plots.plot_learning_curve(curve=report.learning_curve)
     if error_images is not None:
         figures["worst_errors"] = _draw_errors(report, error_images)
     if len(furthest_images) and report.outside:

@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 from cancernet.data.dataset import Patch, count_patches
 from cancernet.evaluation.decision import FittedOn, ValidationRates
 from cancernet.evaluation.label_check import SuspiciousLabel
-from cancernet.evaluation.results import ColumnResults, Difference, Estimate, Evaluation, PointRates, Referral
+from cancernet.evaluation.results import (
+    ColumnResults,
+    Difference,
+    Estimate,
+    Evaluation,
+    LearningCurve,
+    PointRates,
+    Referral,
+)
 from cancernet.training.results import TrainingSummary
 
 SettingValue = bool | int | float | str | list | None
@@ -149,6 +157,7 @@ class Report(Evaluation, Heading):
     label_check: LabelCheck | None = None  # None without out-of-fold predictions
     slides: list[Picture] | None = None
     gradcam: list[Picture] | None = None
+    learning_curve: LearningCurve | None = None  # of a head on a frozen backbone
 
 
 def count_split(patches: Sequence[Patch]) -> SplitCounts:

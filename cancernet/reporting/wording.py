@@ -12,6 +12,7 @@ from cancernet.evaluation.results import (
     ColumnResults,
     Estimate,
     Interval,
+    LearningCurve,
     NetBenefit,
     Referral,
     Referred,
@@ -330,6 +331,42 @@ def warn_of_distribution(report: Report) -> str:
 def explain_intervals(report: Report) -> str:
     """Say what the intervals do not include; "" if there are none."""
     return FIXED_MODEL if any(metric.high is not None for metric in report.metrics.values()) else ""
+
+
+def describe_sample_size(report: Report) -> str:
+    """Say about how many patients would give intervals of +-5 points of the main metrics; "" without intervals."""
+    place: Place = "many-class text" if report.positive is None else "two-class text"
+    names = [name for name in list_shown(place, report.metrics) if report.metrics[name].needed]
+    needed = ", ".join(f"{' '.join(count_needed(report, name))} for {METRICS[name].label}" for name in names)
+    here = f"{plural(report.interval.groups, report.interval.over.removesuffix('s'))} evaluated here"
+    return f"An interval of ±5 points would need about {needed} ({here})." if needed else ""
+
+
+def count_needed(report: Report, name: str) -> tuple[str, str]:
+    """`190`, `patients with IDC images`: about how many would give an interval of +-5 points; `n/a` if unknown."""
+    needed, over, nouns = report.metrics[name].needed, report.interval.over, {}
+    if needed is None:
+        return "n/a", ""
+    if report.positive is not None:
+        ill = class_word(report.class_names, report.positive)
+        (well,) = (class_word(report.class_names, each) for each in report.classes if each != report.positive)
+        nouns = {"sensitivity": f"{ill} images", "specificity": f"{well} images"}
+        nouns |= {"ppv": f"images classified as {ill}", "npv": f"images classified as {well}"}
+    number = f"{round(needed, min(0, 2 - len(str(needed)))):,}"  # two digits
+    if name not in nouns:
+        return number, over
+    return number, nouns[name] if over == "images" else f"{over} with {nouns[name]}"
+
+
+def describe_learning_curve(curve: LearningCurve) -> str:
+    """Say whether more training patients would help, by the change from the last point but one to the last."""
+    changes, verdicts = curve.change.items(), {each.verdict for each in curve.change.values()}
+    fewer, most = (f"{point.patients:.0f}" for point in curve.points[-2:])
+    step = ", ".join(f"{METRICS[name].label} {signed(each.value)} ({signed_interval(each)})" for name, each in changes)
+    advice = "Whether more training patients would help is unclear"
+    if "better" in verdicts and "worse" not in verdicts:
+        advice = "More training patients would probably help"
+    return f"{advice}. From {fewer} to {most} patients: {step}."
 
 
 def describe_decision(report: Report) -> str:

@@ -47,6 +47,7 @@ class FittedEnsemble(NamedTuple):
     # For out-of-distribution detection, of each member network; empty without images: rows [m] of the training data on
     # which it was not trained, and their features [m, c + f], see `image_features.add_image_features`.
     held_out: list[tuple[np.ndarray, np.ndarray]]
+    head_data: heads.HeadData | None = None  # what the heads on one frozen backbone were fitted to
 
 
 def fit_ensemble(
@@ -139,7 +140,8 @@ def _fit_heads_only(
     experiment: Experiment, data: TrainingData, members: Sequence[Fold], workspace: Workspace
 ) -> FittedEnsemble:
     """Fit heads on features and evaluate them from features: the backbone processes each image once."""
-    extractor, features, fitted = _fit_heads(experiment, data, members, workspace)
+    extractor, head_data, fitted = _fit_heads(experiment, data, members, workspace)
+    features = head_data.features
     left_out = [
         scoring.score_features(heads.join_heads([head]), features, fold.validation)
         for head, fold in zip(fitted.heads, members, strict=True)
@@ -154,13 +156,13 @@ def _fit_heads_only(
         held_out = [(rows, np.hstack([colours, features[rows].mean(axis=1)]))]
     result = TrainingResult({}, None, fitted.seconds, None, strength=fitted.strength)
     score = functools.partial(scoring.score_features, head, features)
-    return FittedEnsemble(network, result, np.concatenate(left_out), score, held_out)
+    return FittedEnsemble(network, result, np.concatenate(left_out), score, held_out, head_data)
 
 
 def _fit_heads(
     experiment: Experiment, data: TrainingData, members: Sequence[Fold], workspace: Workspace
-) -> tuple[keras.Model | None, np.ndarray, heads.FittedHeads]:
-    """Return the extractor of a backbone, the features [n, views, f] of all images, and a head for each member."""
+) -> tuple[keras.Model | None, heads.HeadData, heads.FittedHeads]:
+    """Return the extractor of a backbone, the features of all images with their labels, and a head for each member."""
     extractor, features = None, data.features
     if features is None:
         keras.utils.set_random_seed(experiment.seed)
@@ -168,4 +170,4 @@ def _fit_heads(
         features = find_features(extractor, experiment, data.images, data.cache, workspace.say)
     workspace.say("Fitting linear heads to the features ...")
     head_data = heads.HeadData(features, data.labels, data.class_weights, workspace.folder)
-    return extractor, features, heads.fit_heads(head_data, members, folds=data.head_folds)
+    return extractor, head_data, heads.fit_heads(head_data, members, folds=data.head_folds)

@@ -71,7 +71,7 @@ def fit_heads(data: HeadData, members: Sequence[Fold], *, folds: Sequence[Fold] 
             fitted, predicted = [], []
             for split, scaler in zip(chosen_by, scalers, strict=True):
                 fitted.append(fit_head(data, split.training, scaler, STRENGTHS[index]))
-                predicted += [fitted[-1].predict(block) for block in _average_views(data.features, split.validation)]
+                predicted += [fitted[-1].predict(block) for block in average_views(data.features, split.validation)]
             loss = log_loss(
                 labels, np.concatenate(predicted), sample_weight=weights, labels=range(len(data.class_weights))
             )
@@ -93,7 +93,7 @@ def fit_heads(data: HeadData, members: Sequence[Fold], *, folds: Sequence[Fold] 
 def fit_scaler(features: np.ndarray, rows: np.ndarray) -> StandardScaler:
     """Fit the standardisation of features [n, views, f], averaged over views, to some rows."""
     scaler = StandardScaler()
-    for block in _average_views(features, rows):
+    for block in average_views(features, rows):
         scaler.partial_fit(block)
     scaler.scale_ = np.maximum(scaler.scale_, _MIN_DEVIATION)
     return scaler
@@ -101,7 +101,7 @@ def fit_scaler(features: np.ndarray, rows: np.ndarray) -> StandardScaler:
 
 def fit_head(data: HeadData, rows: np.ndarray, scaler: StandardScaler, strength: float) -> LinearHead:
     """Fit one head to some rows of the data."""
-    blocks = map(scaler.transform, _average_views(data.features, rows))
+    blocks = map(scaler.transform, average_views(data.features, rows))
     standardised = _write_to_disk(blocks, len(rows), data.scratch)
     labels = data.labels[rows]
     classifier = LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS)
@@ -142,7 +142,7 @@ def _write_to_disk(blocks: Iterable[np.ndarray], rows: int, scratch: Path) -> np
         return np.memmap(file, np.float32, "r").reshape(rows, -1)
 
 
-def _average_views(features: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
+def average_views(features: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Average some rows over their views, in blocks of [up to _ROWS_IN_MEMORY, f]."""
     for start in range(0, len(rows), _ROWS_IN_MEMORY):
         yield features[rows[start : start + _ROWS_IN_MEMORY]].mean(axis=1)

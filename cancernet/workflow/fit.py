@@ -22,10 +22,12 @@ from cancernet.models.backend import explain_unused_gpu, import_keras
 from cancernet.training.experiments import fit_to_grey
 
 if TYPE_CHECKING:
+    from cancernet.evaluation.results import LearningCurve
     from cancernet.reporting.schema import Report
     from cancernet.run import Run, Settings
     from cancernet.training.ensembles import FittedEnsemble, TrainingData
 
+LEAST_LEARNING_PATIENTS = 8  # that each member leaves out, for a learning curve
 LEAST_VALIDATION_PATIENTS = 10  # with fewer, the decision depends mostly on who they are: see docs/recipes.md
 
 
@@ -220,6 +222,7 @@ def report_run(plan: Plan, finished: FittedRun, data: "TrainingData", patches: S
     save_run(run, history, evaluated.predictions)
     illustration.copy_samples(evaluated.predictions, source, folder)
     described = illustration.illustrate(run, evaluated, source, folder)
+    described = dataclasses.replace(described, learning_curve=learn(plan, finished, patches))
     errors = content.read_images([each.file for each in described.worst_errors], evaluated.predictions, source)
     figures = report.draw_figures(described, evaluated.predictions, history=history, error_images=errors)
     figures |= illustration.draw_augmentation(patches, source, plan.experiment)
@@ -229,6 +232,28 @@ def report_run(plan: Plan, finished: FittedRun, data: "TrainingData", patches: S
         figures |= drawn
     report.write_report(folder, described, figures)
     return described
+
+
+def learn(plan: Plan, finished: FittedRun, patches: Sequence[Patch]) -> "LearningCurve | None":
+    """Trace how the members' heads on a frozen backbone improve with the number of patients.
+
+    None for one member, in a cross-validation, with unknown patients, and with fewer than LEAST_LEARNING_PATIENTS.
+    """
+    from cancernet.evaluation.learning_curve import trace_learning_curve
+    from cancernet.training.learning_curve import score_subsets
+
+    fitted, members, seed = finished.fitted, plan.experiment.members, plan.experiment.seed
+    patients = len({patch.patient for patch in finished.left_out} - {""})
+    enough = members > 1 and patients >= LEAST_LEARNING_PATIENTS * members
+    if not (fitted.head_data and plan.by_patient and enough) or plan.options.folds:
+        return None
+    print("Fitting heads to fewer patients, for the learning curve ...", flush=True)
+    folds = splits.split_members(patches, members, by_patient=True, seed=seed)
+    groups = np.array(splits.list_groups(patches, by_patient=True))
+    subsets = score_subsets(fitted.head_data, folds, groups, fitted.left_out, seed=seed)
+    if len(subsets) < 2:
+        return None
+    return trace_learning_curve(subsets, finished.left_out, finished.run.settings.classes, plan.positive)
 
 
 def announce(plan: Plan, settings: "Settings", images: int) -> None:

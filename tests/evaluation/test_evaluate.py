@@ -607,3 +607,21 @@ def test_net_benefit_by_hand():
     assert (curve[0.5].model.low, curve[0.5].model.high) == pytest.approx((0.1 - half, 0.1 + half))
     assert [number for number, images in enumerate(found.distribution["1"]) if images] == [2, 6, 12]
     assert [sum(counts) for counts in found.distribution.values()] == [7, 3]
+
+
+def test_needed_patients_are_those_with_images_that_a_share_is_of():
+    labels, probabilities, predicted, patients = two_classes()
+    labels = np.where(np.isin(patients, ["p01", "p02", "p03"]), 0, labels)  # 9 of 12 patients have class 1
+    report = evaluate(labels, probabilities, predicted, patients, **TWO)
+    for name, number in {"sensitivity": 9, "specificity": 12, "auroc": 12}.items():
+        metric = report.metrics[name]
+        assert metric.needed == round(number * (10 * (metric.high - metric.low)) ** 2)
+    assert report.per_class["1"].sensitivity == report.metrics["sensitivity"]
+    assert {report.metrics[name].needed for name in ("mcc", "log_loss", "ece", "calibration_slope")} == {None}
+
+
+def test_a_share_of_1_needs_an_unknown_number_of_patients():
+    labels, probabilities, _, patients = two_classes()
+    report = evaluate(labels, probabilities, labels, patients, **TWO)
+    assert report.metrics["sensitivity"].low < 1
+    assert report.metrics["sensitivity"].needed is None

@@ -12,6 +12,8 @@ from cancernet.evaluation.intervals import (
     PLAIN,
     POSITIVE,
     SHARE,
+    Bounds,
+    count_needed,
     jackknife,
     jackknife_interval,
 )
@@ -235,3 +237,18 @@ def test_intervals_over_patients_cover_and_those_over_images_do_not():
     for name in truth:
         assert 0.91 <= over_patients[name] <= 0.98, f"{name} over patients: {over_patients[name]}"
         assert over_images[name] <= 0.80, f"{name} over images: {over_images[name]}"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "n_groups", "needed"),
+    [
+        (Bounds(0.7, 0.9), 50, 200),  # half as wide needs four times as many
+        (Bounds(0.62, 0.77), 32, 72),  # 32 * (.075 / .05)^2
+        (Bounds(0.80, 0.8403), 60, 10),  # 60 * .403^2 = 9.7
+        (Bounds(0.98, 0.99), 32, 6),  # fewer have no interval
+        (Bounds(None, 0.9), 32, None),
+        (Bounds(None, None, "too few patients"), 3, None),
+    ],
+)
+def test_how_many_patients_an_interval_of_5_points_needs(bounds, n_groups, needed):
+    assert count_needed(bounds, n_groups) == needed

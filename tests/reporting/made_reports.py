@@ -10,6 +10,8 @@ from cancernet.evaluation.results import (
     Difference,
     Estimate,
     Interval,
+    LearningCurve,
+    LearningPoint,
     PointRates,
     Spread,
     TwoClassPatientRow,
@@ -35,6 +37,16 @@ def undefined(reason: str) -> Estimate:
 
 def without_interval(value: float, reason: str = "too few patients") -> Estimate:
     return Estimate(value, None, None, reason)
+
+
+def make_learning_curve() -> LearningCurve:
+    """Half, three quarters and all of 128 patients in five folds."""
+    points = [
+        LearningPoint(patients, Estimate(auroc, auroc - 0.03, auroc + 0.02), Estimate(loss, loss - 0.05, loss + 0.05))
+        for patients, auroc, loss in ((51.2, 0.92, 0.34), (76.8, 0.926, 0.32), (102.4, 0.93, 0.31))
+    ]
+    change = Difference(0.004, 0.001, 0.007, verdict="better"), Difference(-0.01, -0.03, 0.01, verdict="unclear")
+    return LearningCurve(points, dict(zip(("auroc", "log_loss"), change, strict=True)))
 
 
 def make_report(**changes) -> Report:

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
 import pytest
+from made_reports import make_learning_curve
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -55,6 +57,7 @@ def every_figure() -> dict[str, Figure]:
         "net_benefit": plots.plot_net_benefit(curve=[NetBenefit(0.2, DEFINED, 0.1, DEFINED)], positive="b"),
         "risk_coverage": plots.plot_risk_coverage(referral=Referral([RiskPoint(1.0, DEFINED)], [])),
         "patients": plots.plot_patients(patients=[patient("p", 1, 1, 1, 1)]),
+        "learning_curve": plots.plot_learning_curve(curve=make_learning_curve()),
     }
 
 
@@ -293,3 +296,14 @@ def test_risk_coverage_draws_the_errors_of_what_is_kept_and_the_run_s_own_point(
     assert line(axes, "error rate").get_xydata().tolist() == [[1.0, 0.2], [0.5, 0.1]]
     assert line(axes, "uncertain images of this run referred: 10.0%").get_xydata().tolist() == [[0.9, 0.18]]
     assert len(axes.collections) == 1
+
+
+def test_the_learning_curve_has_a_point_with_its_interval_for_each_number_of_patients():
+    auroc, loss = plots.plot_learning_curve(curve=make_learning_curve()).axes
+    assert auroc.lines[0].get_xydata().tolist() == [[51.2, 0.92], [76.8, 0.926], [102.4, 0.93]]
+    assert loss.lines[0].get_ydata().tolist() == [0.34, 0.32, 0.31]
+    intervals = [path.vertices[:, 1].tolist() for path in auroc.collections[0].get_paths()]
+    assert intervals == [pytest.approx([value - 0.03, value + 0.02]) for value in (0.92, 0.926, 0.93)]
+    curve = make_learning_curve()
+    without = replace(curve, points=[replace(each, auroc=Estimate(0.9, None, None, "few")) for each in curve.points])
+    assert not plots.plot_learning_curve(curve=without).axes[0].collections[0].get_paths()

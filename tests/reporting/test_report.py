@@ -11,6 +11,7 @@ import yaml
 from made_reports import (
     make_difference,
     make_groups,
+    make_learning_curve,
     make_point_rates,
     make_report,
     make_report_of_three,
@@ -69,6 +70,15 @@ def test_other_thresholds_are_shown_with_their_results(report, tmp_path):
     assert "expected: sensitivity 0.750, specificity 0.800" in html
     assert '<td data-heading="PPV (precision)">n/a<small>–</small></td>' in html
     assert "&ndash;: no image was classified as 1.</p>" in html
+
+
+def test_the_metrics_have_a_column_for_how_many_patients_a_narrow_interval_needs(report, tmp_path):
+    assert "would give an interval of this width" not in page(tmp_path, report)
+    report.metrics["ppv"] = replace(report.metrics["ppv"], needed=96)
+    html = page(tmp_path, report)
+    assert '<td class="left text">96<small>patients with images classified as IDC</small></td>' in html
+    assert "40 were evaluated." in html
+    assert json.loads((tmp_path / "report.json").read_text())["metrics"]["ppv"]["needed"] == 96
 
 
 def test_it_says_what_the_intervals_do_not_include(report, tmp_path):
@@ -305,7 +315,13 @@ def test_folds_are_shown_without_the_same_metric_twice(report, tmp_path):
 
 
 def test_optional_sections_come_only_with_their_data(report, many, tmp_path):
-    titles = {"Slides", "Explanations (Grad-CAM)", "Effect of neighbouring patches", "Cross-validation"}
+    titles = {
+        "Slides",
+        "Explanations (Grad-CAM)",
+        "Effect of neighbouring patches",
+        "Cross-validation",
+        "Learning curve",
+    }
 
     def shown(html: str) -> set[str]:
         return titles & set(re.findall("<h2>(.*?)</h2>", html))
@@ -325,6 +341,7 @@ def test_optional_sections_come_only_with_their_data(report, many, tmp_path):
         cross_validation=CrossValidation(
             [Fold(1, {"auroc": 0.91}), Fold(2, {"auroc": 0.93})], {"auroc": 0.92}, {"auroc": 0.014}
         ),
+        learning_curve=make_learning_curve(),
     )
     html = page(tmp_path, full)
     assert shown(html) == titles
@@ -368,9 +385,10 @@ def test_labels_to_check_are_called_a_suspicion_and_a_run_without_them_says_how_
 def test_draws_every_plot_that_the_report_allows(report, many):
     images = [np.zeros((4, 4, 3), np.uint8)] * 2
     history = {"loss": [2.0, 1.0], "val_loss": [1.0, 2.0]}
+    report = replace(report, learning_curve=make_learning_curve())
     figures = draw_figures(report, predictions_of(TRUTH, PROBABILITIES), history=history, error_images=images)
     expected = {"confusion_matrix", "roc", "precision_recall", "reliability", "threshold"}
-    assert set(figures) == expected | {"patients", "worst_errors", "history"}
+    assert set(figures) == expected | {"patients", "worst_errors", "history", "learning_curve"}
     roc = figures["roc"].axes[0].lines
     assert roc[1].get_label() == "1 (IDC): AUROC 0.833 (0.500 to 1.000)"
     np.testing.assert_allclose(roc[2].get_xydata(), [[1 / 3, 0.5]])  # 1 - specificity, sensitivity

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from made_reports import make_report, make_report_of_three, undefined, without_interval
+from made_reports import make_learning_curve, make_report, make_report_of_three, undefined, without_interval
 
 from cancernet.evaluation.decision import FittedOn
 from cancernet.evaluation.results import (
@@ -24,9 +24,11 @@ from cancernet.reporting.wording import (
     describe_counts,
     describe_decision,
     describe_fit,
+    describe_learning_curve,
     describe_net_benefit,
     describe_out_of_distribution,
     describe_referral,
+    describe_sample_size,
     describe_split,
     interval,
     key_results,
@@ -300,3 +302,37 @@ def test_referring_images_is_described_by_what_it_achieves():
     )
     perfect = [replace(row, caught=undefined("no image was classified wrongly")) for row in rows]
     assert describe_referral(replace(referral, table=perfect)).startswith("Every image was classified correctly")
+
+
+def test_the_sample_size_names_the_patients_that_a_share_is_of(report):
+    assert describe_sample_size(report) == ""
+    report.metrics["sensitivity"] = Estimate(0.5, 0.4, 0.6, needed=1967)
+    report.metrics["auroc"] = Estimate(0.9, 0.88, 0.92, needed=38)
+    assert describe_sample_size(report) == (
+        "An interval of ±5 points would need about 2,000 patients with IDC images for sensitivity (recall), 38 "
+        "patients for AUROC (40 patients evaluated here)."
+    )
+    images = replace(report, interval=Interval(0.95, "images", 1))
+    assert describe_sample_size(images).endswith(
+        "about 2,000 IDC images for sensitivity (recall), 38 images for AUROC (1 image evaluated here)."
+    )
+
+
+def test_the_sample_size_of_many_classes(many):
+    many.metrics["accuracy"] = Estimate(0.5, 0.4, 0.6, needed=123)
+    assert describe_sample_size(many) == (
+        "An interval of ±5 points would need about 120 images for accuracy (40 images evaluated here)."
+    )
+
+
+def test_more_patients_help_only_if_the_last_step_was_significant():
+    curve = make_learning_curve()
+    assert describe_learning_curve(curve) == (
+        "More training patients would probably help. From 77 to 102 patients: AUROC +0.004 (+0.001 to +0.007), "
+        "log-loss -0.010 (-0.030 to +0.010)."
+    )
+    unclear = {name: replace(each, verdict="unclear") for name, each in curve.change.items()}
+    text = describe_learning_curve(replace(curve, change=unclear))
+    assert text.startswith(
+        "Whether more training patients would help is unclear. From 77 to 102 patients: AUROC +0.004 "
+    )
