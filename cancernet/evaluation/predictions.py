@@ -42,6 +42,7 @@ class Predictions:
     probabilities: np.ndarray  # calibrated, float64 [n, classes]
     predicted: np.ndarray  # class index [n]
     distances: np.ndarray | None = None  # [n] of out-of-distribution detection, above 1 outside; None if not measured
+    uncertain: np.ndarray | None = None  # bool [n]: to be referred to a person; None if the decision refers none
 
     @property
     def labels(self) -> np.ndarray:
@@ -67,6 +68,7 @@ class Predictions:
             self.probabilities[rows],
             self.predicted[rows],
             None if self.distances is None else self.distances[rows],
+            None if self.uncertain is None else self.uncertain[rows],
         )
 
 

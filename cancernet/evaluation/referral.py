@@ -15,6 +15,7 @@ from cancernet.evaluation.rates import ratio
 from cancernet.evaluation.results import Referral, Referred, RiskPoint
 from cancernet.evaluation.tables import EvaluatedImages, WeightedImages
 
+UNCERTAIN = "uncertain"  # the answer for an image that is referred to a person
 STEPS = 20  # of the risk-coverage curve
 REFERRED = (1, 2, 4)  # of these steps, in the table: 5, 10 and 20% of the images
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cancernet import InputError
 from cancernet.data.images import read_image
+from cancernet.evaluation.referral import find_uncertain
 from cancernet.evaluation.smoothing import apply_decision
 from cancernet.inference.prediction import choose_decision, score_images
 from cancernet.run import Run, name_class
@@ -26,6 +27,7 @@ class ImagePredictions:
     predicted: np.ndarray  # class index [n], decided at the threshold
     threshold: float | None  # on the positive class's probability; None for more than two classes: the most probable
     distances: np.ndarray  # [n] from the images that the run was validated on; NaN where the run cannot measure them
+    uncertain: np.ndarray | None = None  # bool [n]: to be referred to a person; None for a run that refers none
 
     @property
     def decisions(self) -> list[str]:
@@ -52,7 +54,8 @@ def predict_images(
     probabilities, predicted = apply_decision(decision, scores, (), threshold=threshold)
     names = tuple(name_class(run.settings, name) for name in decision.classes)
     applied = decision.threshold if threshold is None else threshold
-    return ImagePredictions(names, probabilities, predicted, applied, distances)
+    _, uncertain = find_uncertain(decision, probabilities, (), distances=distances, threshold=threshold)
+    return ImagePredictions(names, probabilities, predicted, applied, distances, uncertain)
 
 
 def _read(images: NDArray[Any] | Sequence[Image], channels: int) -> Iterator[np.ndarray]:

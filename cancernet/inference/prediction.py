@@ -19,6 +19,7 @@ from cancernet.data.grid import SlideGrid, make_thumbnail
 from cancernet.data.images import fit_image
 from cancernet.evaluation.decision import Decision
 from cancernet.evaluation.predictions import Predictions, Scores
+from cancernet.evaluation.referral import find_uncertain
 from cancernet.evaluation.smoothing import apply_decision
 from cancernet.explain.out_of_distribution import add_detector
 from cancernet.inference.reading import OpenItem, Rejected, explain, open_item
@@ -163,7 +164,9 @@ def decide_item(
     decision = choose_decision(run, neighbours=neighbours and can_be_smoothed(run, scores))
     decided = apply_decision(decision, scores.log_probabilities, scores.layout.slides, threshold=threshold)
     applied = decision.threshold if threshold is None else threshold
-    return ItemPredictions(scores.patches, None, *decided, scores.distances, scores=scores, threshold=applied)
+    slides, distances = scores.layout.slides, scores.distances
+    _, uncertain = find_uncertain(decision, decided[0], slides, distances=distances, threshold=threshold)
+    return ItemPredictions(scores.patches, None, *decided, distances, uncertain, scores=scores, threshold=applied)
 
 
 def predict_items(

@@ -36,7 +36,8 @@ TRIES = 3  # of an item whose process dies: of lack of memory, or with its machi
 READER_SHARE = 0.2  # of a core for a reader where cores also predict; a whole one where GPUs do
 LINE_SECONDS = 10.0  # between two lines about the progress
 WAIT_SECONDS = 2.0  # at most until the cluster is looked at again
-_TYPES = {"x": pyarrow.int32(), "y": pyarrow.int32()} | dict.fromkeys(("file", "predicted", "slide"), pyarrow.string())
+_TEXTS = ("file", "predicted", "slide", "answer")
+_TYPES = {"x": pyarrow.int32(), "y": pyarrow.int32()} | dict.fromkeys(_TEXTS, pyarrow.string())
 
 
 class Job(NamedTuple):
@@ -229,7 +230,7 @@ class Predictor:
         line = results.write_slide(run, item, predictions, options.output / SLIDES)
         names = [name_class(run.settings, name) for name in run.decision.classes]
         path = options.output / PATCHES / f"{item.stem}.parquet"
-        _write_parquet(results.list_columns(names), results.list_rows(predictions, names), path)
+        _write_parquet(results.list_columns(run.decision, names), results.list_rows(predictions, names), path)
         return summarise_item(run.settings, item, predictions, has_map=bool(line)), _measure()
 
 

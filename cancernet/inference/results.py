@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 
 from cancernet import storage
 from cancernet.data.grid import paint_grid
+from cancernet.evaluation.decision import Decision
+from cancernet.evaluation.referral import UNCERTAIN
 from cancernet.explain.distances import MOST_NAMED
 from cancernet.inference.prediction import ItemPredictions, PredictedItem
 from cancernet.inference.regions import Feature, outline_regions
@@ -19,6 +21,7 @@ from cancernet.reporting.wording import plural
 from cancernet.run import Run, name_class
 
 RED = (200, 0, 0)  # as QuPath's own class "Tumor"
+YELLOW = (240, 228, 66)  # of uncertain regions
 REGION_COLOURS = (RED, (0, 114, 178), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
 
 
@@ -39,7 +42,7 @@ def write_results(
     results: list[ItemResult] = []
     furthest: list[tuple[float, str, np.ndarray]] = []
     with (folder / PREDICTIONS).open("w", newline="", encoding="utf-8", errors="surrogateescape") as table:
-        storage.write_rows(table, [list_columns(names)])
+        storage.write_rows(table, [list_columns(run.decision, names)])
         for item, predictions, rejected in predicted:
             if predictions is None:
                 results.append(ItemResult(item, tuple(rejected)))
@@ -61,10 +64,11 @@ def write_results(
     return results
 
 
-def list_columns(class_names: Sequence[str]) -> list[str]:
+def list_columns(decision: Decision, class_names: Sequence[str]) -> list[str]:
     """Name the columns of the table of patches, predictions.csv or patches/*.parquet."""
     probabilities = [f"probability_{name}" for name in class_names]
-    return ["file", "x", "y", *probabilities, "predicted", "threshold", "slide", "distance"]
+    answer = [] if decision.uncertain_below is None else ["answer"]
+    return ["file", "x", "y", *probabilities, "predicted", "threshold", "slide", "distance", *answer]
 
 
 def list_rows(predictions: ItemPredictions, class_names: Sequence[str]) -> list[list]:
@@ -72,7 +76,7 @@ def list_rows(predictions: ItemPredictions, class_names: Sequence[str]) -> list[
 
     x and y are the left and top pixel of the patch: of a large image in the file's own pixels (level 0), of a patch as
     in its name. None stands for an unknown position or distance (see `out_of_distribution.add_detector`) and for the
-    threshold of more than two classes; a patch without a slide has "".
+    threshold of more than two classes; a patch without a slide has "". The answer is UNCERTAIN or the predicted class.
     """
     scores, rows = predictions.scores, []
     threshold = None if predictions.threshold is None else round(predictions.threshold, 4)
@@ -82,13 +86,18 @@ def list_rows(predictions: ItemPredictions, class_names: Sequence[str]) -> list[
         shares = [round(float(share), 4) for share in probabilities]
         known = None if np.isnan(distance) else round(float(distance), 4)
         rows.append([patch.file, *place, *shares, class_names[index], threshold, scores.slide, known])
+    if predictions.uncertain is not None:
+        for row, index, is_uncertain in zip(rows, predictions.predicted, predictions.uncertain, strict=True):
+            row.append(UNCERTAIN if is_uncertain else class_names[index])
     return rows
 
 
 def describe_slide(run: Run, predictions: ItemPredictions) -> str:
-    """Say how many patches a slide has and, of two classes, how many were classified as positive."""
+    """Say how many patches a slide has, how many are uncertain and, of two classes, were classified as positive."""
     scores, positive = predictions.scores, run.decision.positive
     text = f"{printable(scores.slide)}: {plural(len(scores.patches), 'patch')}"
+    if predictions.uncertain is not None:
+        text += f", {predictions.uncertain.sum():,} {UNCERTAIN}"
     if positive is None:
         return text
     count = (predictions.predicted == run.decision.classes.index(positive)).sum()
@@ -120,21 +129,30 @@ def write_slide(run: Run, item: WorkItem, predictions: ItemPredictions, folder: 
 def find_regions(run: Run, predictions: ItemPredictions) -> dict[str, object]:
     """Outline the patches of one slide that were classified as positive, as GeoJSON in the file's pixels (level 0).
 
-    Of several classes, or if the classes are those of annotations, all patches are outlined by their class.
+    Of several classes, or if the classes are those of annotations, all patches are outlined by their class. Uncertain
+    patches are not among them: they are regions of their own.
     """
     classes, positive = run.decision.classes, run.decision.positive
     colours = run.settings.class_colours
     (grid,), scale, mpp = predictions.scores.layout.slides, predictions.scores.file_scale, run.settings.mpp
-    features: list[Feature] = []
+    answers, probabilities = predictions.predicted, predictions.probabilities
+    kinds = []  # name, colour, patches bool [m], probability [m]
+    if predictions.uncertain is not None:
+        answers = np.where(predictions.uncertain, -1, answers)
+        stated = probabilities[:, classes.index(positive)] if positive else probabilities.max(axis=1)
+        kinds.append((UNCERTAIN, YELLOW, answers == -1, stated))
     for number, name in enumerate([positive] if positive and colours is None else classes):
-        index = classes.index(name)
-        values = np.where(predictions.predicted == index, predictions.probabilities[:, index], np.nan)
+        index, colour = classes.index(name), REGION_COLOURS[number % len(REGION_COLOURS)]
+        colour = (colours or {}).get(name, colour)
+        kinds.append((name_class(run.settings, name), colour, answers == index, probabilities[:, index]))
+    features: list[Feature] = []
+    for name, colour, patches, probability in kinds:
         features += outline_regions(
-            paint_grid(values, grid),
+            paint_grid(np.where(patches, probability, np.nan), grid),
             patch_pixels=grid.step * scale,
             origin=(grid.origin[0] * scale, grid.origin[1] * scale),
-            name=name_class(run.settings, name),
-            colour=(colours or {}).get(name, REGION_COLOURS[number % len(REGION_COLOURS)]),
+            name=name,
+            colour=colour,
             mpp=mpp and mpp / scale,
         )
     return {"type": "FeatureCollection", "features": features}

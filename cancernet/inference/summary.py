@@ -40,6 +40,7 @@ class ItemResult:
     probability_sums: tuple[float, ...] = ()  # of each class
     has_map: bool = False
     listed: tuple[tuple[str, str, str], ...] = ()  # name, class and probability of the first images without a map
+    uncertain: int | None = None  # patches to be referred to a person; None where the run refers none
     outside: int | None = None  # patches out of distribution; None where the run cannot measure it
     outliers: tuple[Outlier, ...] = ()  # the furthest of them, at most MOST_NAMED
 
@@ -63,6 +64,7 @@ def summarise_item(settings: Settings, item: WorkItem, predictions: "ItemPredict
         tuple(predictions.probabilities.sum(axis=0).tolist()),
         has_map,
         () if has_map else tuple(listed),
+        None if predictions.uncertain is None else int(predictions.uncertain.sum()),
         found and found.outside,
         tuple(Outlier(distance, names[row], row) for row, distance in found.furthest) if found else (),
     )
@@ -74,7 +76,10 @@ def write_tables(
     """Write summary.csv and rejected.csv; `missing` are paths that led to no image, and why."""
     rejected = [("file", "reason"), *missing, *(row for result in results for row in result.rejected)]
     tables: dict[str, Sequence[Sequence[object]]] = {
-        SUMMARY: [SUMMARY_COLUMNS, *list_slides(settings, results)],
+        SUMMARY: [
+            SUMMARY_COLUMNS + ["uncertain"] * (_count_uncertain(results) is not None),
+            *list_slides(settings, results),
+        ],
         REJECTED: rejected,
     }
     for name, rows in tables.items():
@@ -92,12 +97,14 @@ def list_slides(settings: Settings, results: Iterable[ItemResult]) -> list[list[
     rows: list[list[object]] = []
     for slide, parts in by_slide.items():
         patches, counts, sums = _add_up(parts)
+        uncertain = _count_uncertain(parts)
         for index, name in enumerate(settings.classes):
             if settings.positive in (None, name):
                 is_single = parts[0].item.kind == SINGLE
                 area = "" if is_single or mm2 is None else round(counts[index] * mm2, 4)
                 share, mean = round(counts[index] / patches, 4), round(sums[index] / patches, 4)
                 rows.append([slide, name_class(settings, name), patches, counts[index], share, area, mean])
+                rows[-1] += [] if uncertain is None else [uncertain]
     return rows
 
 
@@ -118,6 +125,10 @@ def describe_results(settings: Settings, results: Sequence[ItemResult]) -> str:
         lines.append(f"The furthest, where 1 is the limit: {furthest}.")
     shares = [f"{count:,} {name} ({count / patches:.0%})" for count, name in zip(counts, names, strict=True)]
     lines.append(f"{wording.plural(patches, noun)} classified: {', '.join(reversed(shares))}.")
+    uncertain = _count_uncertain(results)
+    if uncertain is not None:
+        share = f"{uncertain:,} of them ({uncertain / patches:.0%})"
+        lines.append(f"Uncertain, to be referred to a person: {share}.")
     sparse = [result.patches for result in results if result.item.kind == SLIDE and not result.has_map]
     if sparse:
         slides = wording.plural(len(sparse), "slide")
@@ -128,6 +139,12 @@ def describe_results(settings: Settings, results: Sequence[ItemResult]) -> str:
         of = "" if settings.positive is None else f" of {name_class(settings, settings.positive)}"
         lines.append(printed.table([["image", "classified as", f"probability{of}"], *map(list, listed)]))
     return "\n".join(map(str, filter(None, lines)))
+
+
+def _count_uncertain(results: Iterable[ItemResult]) -> int | None:
+    """Count the patches that are uncertain; None where the run refers none."""
+    known = [result.uncertain for result in results if result.uncertain is not None]
+    return sum(known) if known else None
 
 
 def _add_up(results: Sequence[ItemResult]) -> tuple[int, list[int], list[float]]:

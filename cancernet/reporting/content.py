@@ -62,6 +62,7 @@ def evaluate_split(scores: Scores, decision: Decision, context: ReportContext) -
     certainty = find_uncertain(
         decision, predictions.probabilities, scores.layout.slides, distances=predictions.distances
     )
+    predictions = dataclasses.replace(predictions, uncertain=certainty.uncertain)
     statement = _describe_test(context)
     report = _start_report(predictions, certainty, scores.layout, context, classes, positive, statement)
     neighbours: Mapping[str, Mapping[str, Estimate]] | None = None

@@ -161,6 +161,7 @@ def draw_slide(
         paint_grid(predictions.probabilities[:, index], grid),
         paint_grid(predictions.predicted == index, grid),
         None if predictions.true_classes is None else paint_grid(predictions.true_classes == index, grid),
+        None if predictions.uncertain is None else paint_grid(predictions.uncertain, grid),
     )
     return plot_slide(
         maps,

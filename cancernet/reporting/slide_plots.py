@@ -18,6 +18,7 @@ from matplotlib.patches import Patch as Swatch
 from matplotlib.transforms import ScaledTranslation
 
 from cancernet.data.grid import find_edges
+from cancernet.evaluation.referral import UNCERTAIN
 from cancernet.reporting import plots
 from cancernet.reporting.plots import BLUE, GREY, NOTE_SIZE, ORANGE, TEXT_SIZE, TITLE_SIZE, break_lines, shorten
 from cancernet.reporting.wording import plural
@@ -51,6 +52,7 @@ class SlideMaps(NamedTuple):
     probabilities: np.ndarray  # of the positive class, 0 to 1
     predicted: np.ndarray  # 1 for the positive class, 0 for the other
     truth: np.ndarray | None = None  # likewise, where it is known
+    uncertain: np.ndarray | None = None  # 1 for patches to be referred to a person, where the run refers any
 
 
 def plot_slide(
@@ -62,12 +64,12 @@ def plot_slide(
     title: str,
     patch_micrometres: float | None = None,
 ) -> Figure:
-    """Draw one slide: its tissue, and over it the probabilities and the outline of the positive patches; if the truth
-    is known also that and the errors.
+    """Draw one slide: its tissue, and over it the probabilities and outlines of positive and uncertain patches; if the
+    truth is known also that and the errors.
 
     The threshold is marked in the colour bar. Without the side of a patch in micrometres the scale bar is in patches.
     """
-    _, _, probabilities, predicted, truth = maps
+    _, _, probabilities, predicted, truth, uncertain = maps
     names = ["tissue", f"probability of {positive}"] + (["truth", "errors"] if truth is not None else [])
     rows, columns = probabilities.shape
     panel_rows = len(names) // 2
@@ -86,7 +88,11 @@ def plot_slide(
     for axes in (first, second):
         axes.imshow(maps.tissue, extent=(0, tissue_width, tissue_height, 0))
     _draw_scale_bar(first, left, width, patch_micrometres)
-    lines = _outline_positive(second, predicted == 1, f"classified as {positive}", points=72 * WIDTH / 2 / width)
+    outlines = [(f"classified as {positive}", DARK, predicted == 1)]
+    if uncertain is not None:
+        outlines = [(UNCERTAIN, BLUE, uncertain == 1), (*outlines[0][:2], (predicted == 1) & (uncertain != 1))]
+    lines = _outline_patches(second, outlines, points=72 * WIDTH / 2 / width)
+    figure.set_figheight(inches + LINE * (lines - 1))
     _draw_probabilities(second, probabilities, threshold, drop=UNDER_MAP + LINE * lines)
     if truth is not None:
         _draw_kinds(panels["truth"], truth, [(negative, PALE), (positive, BLUE)])
@@ -169,19 +175,21 @@ def _draw_probabilities(axes: Axes, probabilities: np.ndarray, threshold: float,
     bar.set_label(f"probability; line: threshold {threshold:.3f}", fontsize=NOTE_SIZE)
 
 
-def _outline_positive(axes: Axes, positive: np.ndarray, name: str, *, points: float) -> int:
-    """Draw a dark line around the positive patches and give their number in the legend; return the legend's lines.
+def _outline_patches(axes: Axes, outlines: list[tuple[str, str, np.ndarray]], *, points: float) -> int:
+    """Draw a line around patches and give their number in the legend; return the legend's lines.
 
-    `positive` is bool [rows, columns]; a patch is `points` wide on paper.
+    `outlines` are name, colour and bool [rows, columns], the last on top; a patch is `points` wide on paper.
     """
-    lines = list(find_edges(positive))
-    thin = float(np.clip(0.2 * points, 0.5, 1.3))
-    for colour, width in (("white", 2.2 * thin), (DARK, thin)):
-        outline = LineCollection(lines, colors=colour, linewidths=width, capstyle="projecting")
-        axes.add_collection(outline, autolim=False)
-    label = break_lines(f"{name}: {plural(int(positive.sum()), 'patch')}", LEGEND)
-    plots.legend_below(axes, 0, handles=[Line2D([], [], color=DARK, linewidth=1.3, label=label)])
-    return label.count("\n") + 1
+    thin, handles = float(np.clip(0.2 * points, 0.5, 1.3)), list[Line2D]()
+    for name, line_colour, patches in outlines:
+        lines = list(find_edges(patches))
+        for colour, width in (("white", 2.2 * thin), (line_colour, thin)):
+            outline = LineCollection(lines, colors=colour, linewidths=width, capstyle="projecting")
+            axes.add_collection(outline, autolim=False)
+        label = break_lines(f"{name}: {plural(int(patches.sum()), 'patch')}", LEGEND)
+        handles.insert(0, Line2D([], [], color=line_colour, linewidth=1.3, label=label))
+    plots.legend_below(axes, 0, handles=handles)
+    return sum(str(handle.get_label()).count("\n") + 1 for handle in handles)
 
 
 def _draw_kinds(axes: Axes, kinds: np.ndarray, names: list[tuple[str, str]]) -> None:

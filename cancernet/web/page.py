@@ -224,7 +224,7 @@ def without_images(predictions: ItemPredictions) -> ItemPredictions:
 def predictions_csv(run: Run, predictions: Sequence[ItemPredictions]) -> str:
     """Return the table predictions.csv as `cancernet predict` writes it."""
     table, labels = io.StringIO(), list_labels(run)
-    write_rows(table, [results.list_columns(labels)])
+    write_rows(table, [results.list_columns(run.decision, labels)])
     for each in predictions:
         write_rows(table, results.list_rows(each, labels))
     return table.getvalue()

@@ -9,6 +9,7 @@ import shapely
 from red_run import (
     as_predictions,
     as_scored,
+    as_scores,
     make_decision,
     make_network,
     make_red_run,
@@ -34,7 +35,7 @@ def test_the_table_has_four_decimals_names_threshold_slide_and_unknown_values():
     scores = as_scored(np.zeros((2, 2)), "7", [None, 101], [None, 51], ["a.png", "b.png"], **given)
     predictions = as_predictions(scores, np.array([[1 / 3, 2 / 3], [0.75, 0.25]]), np.array([1, 0]), 0.41999)
     names = ["benign", "IDC"]
-    assert results.list_columns(names) == (
+    assert results.list_columns(make_decision(), names) == (
         ["file", "x", "y", "probability_benign", "probability_IDC", "predicted", "threshold", "slide", "distance"]
     )
     assert results.list_rows(predictions, names) == [
@@ -42,6 +43,31 @@ def test_the_table_has_four_decimals_names_threshold_slide_and_unknown_values():
         ["b.png", 252, 128, 0.75, 0.25, "benign", 0.42, "7", None],  # 101 x 2.5 and 51 x 2.5
     ]
     assert results.list_rows(replace(predictions, threshold=None), names)[0][6] is None
+
+
+def test_uncertain_is_a_third_answer_in_the_table_the_regions_and_the_line_of_a_slide():
+    run = make_red_run(make_network(), make_decision(uncertain_below=0.3))
+    odds = np.log(np.array([0.9, 0.6, 0.45, 0.1, 0.95]) / np.array([0.1, 0.4, 0.55, 0.9, 0.05]))
+    distances = np.array([0.5, 0.5, 0.5, 0.5, 1.5])  # the last is out of distribution
+    scored = as_scored(as_scores(odds), "s", [1, 51, 101, 151, 201], [1] * 5, distances=distances)
+    decided = prediction.decide_item(run, scored)
+    assert results.list_columns(run.decision, ["benign", "IDC"])[-2:] == ["distance", "answer"]
+    rows = results.list_rows(decided, ["benign", "IDC"])
+    assert [(row[5], row[-1]) for row in rows] == [
+        ("IDC", "IDC"),
+        ("IDC", "uncertain"),
+        ("benign", "uncertain"),
+        ("benign", "benign"),
+        ("IDC", "uncertain"),
+    ]
+    found = {}
+    for each in results.find_regions(run, decided)["features"]:
+        kind = each["properties"]["classification"]
+        found.setdefault((kind["name"], *kind["color"]), []).append(each["properties"]["measurements"]["Patches"])
+    assert found == {("uncertain", 240, 228, 66): [2, 1], ("IDC", 200, 0, 0): [1]}
+    assert results.describe_slide(run, decided) == "s: 5 patches, 3 uncertain, 3 classified as IDC"
+    at_another = prediction.decide_item(run, scored, threshold=0.92)
+    assert at_another.uncertain.tolist() == [True, False, False, False, True]
 
 
 def test_the_regions_and_the_table_of_a_large_image_are_in_its_own_pixels(run, tmp_path):

@@ -86,6 +86,19 @@ def test_a_slide_is_a_row_with_its_area_and_all_single_patches_are_one(settings)
     assert row[5] == ""
 
 
+def test_uncertain_patches_are_a_column_and_a_line_where_the_run_refers_any(settings, tmp_path):
+    scores = as_scored(np.zeros((3, 2)), "s", [1, 51, 101], [1] * 3)
+    decided = as_predictions(scores, np.tile([0.4, 0.6], (3, 1)), np.array([0, 1, 1]), 0.6)
+    decided = replace(decided, uncertain=np.array([True, False, False]))
+    result = summarise_item(settings, WorkItem(LARGE, "s", "s", ["s"]), decided, has_map=True)
+    summary.write_tables(tmp_path, settings, [result, ItemResult(result.item, ())], [])
+    assert (tmp_path / "summary.csv").read_text().splitlines() == [
+        "slide,class,patches,predicted,share,mm2,mean_probability,uncertain",
+        "s,IDC,3,2,0.6667,0.08,0.6,1",
+    ]
+    assert "Uncertain, to be referred to a person: 1 of them (33%)." in describe_results(settings, [result])
+
+
 def test_the_tables_have_all_slides_and_all_that_was_rejected(settings, tmp_path):
     broken = ItemResult(WorkItem(SINGLE, "", "", ["ü,.png"]), (("ü,.png", "cannot be decoded"),))
     summary.write_tables(tmp_path, settings, [SLIDE_7, broken], [("gone.svs", "There is no gone.svs.")])

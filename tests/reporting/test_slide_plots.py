@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.text import Text
 
 from cancernet.reporting import slide_plots
-from cancernet.reporting.plots import ORANGE
+from cancernet.reporting.plots import BLUE, ORANGE
 from cancernet.reporting.slide_plots import MAX_OPACITY, Explained, SlideMaps, plot_explained, plot_slide
 
 NAN = np.nan
@@ -25,6 +25,7 @@ def draw(**changed):
         "probabilities": PROBABILITIES,
         "predicted": PREDICTED,
         "truth": TRUTH,
+        "uncertain": None,
         "threshold": 0.4,
         "positive": "IDC",
         "negative": "benign",
@@ -89,6 +90,13 @@ def test_panels_cover_the_same_places():
         assert axes.get_xlim() == (0, 3)
         assert axes.get_ylim() == (2, 0)
     assert named["tissue"].images[0].get_extent() == [0, 3, 2, 0]
+
+
+def test_uncertain_patches_have_an_outline_of_their_own():
+    uncertain = np.array([[0, 1, NAN], [1, 0, 0]])
+    axes = panels(draw(uncertain=uncertain))["probability of IDC"]
+    assert legend(axes) == ["classified as IDC: 1 patch", "uncertain: 2 patches"]
+    assert to_rgba(BLUE) in [tuple(lines.get_colors()[0]) for lines in axes.collections]
 
 
 def test_positive_patches_are_outlined_over_the_tissue_and_counted():
