@@ -24,7 +24,8 @@ from cancernet.evaluation.comparison import compare_figures
 from cancernet.evaluation.evaluate import evaluate
 from cancernet.evaluation.metrics import list_metrics, net_benefit
 from cancernet.evaluation.predictions import Predictions
-from cancernet.evaluation.results import Difference
+from cancernet.evaluation.referral import Certainty, evaluate_referral
+from cancernet.evaluation.results import Difference, Estimate
 from cancernet.evaluation.tables import EvaluatedImages, WeightedImages
 
 POPULATION = 20_000  # patients that the true figures are of
@@ -33,7 +34,8 @@ CLASSES = {"classes": ["0", "1"], "positive": "1"}
 COMPUTATIONS = {metric.name: metric.compute for metric in list_metrics(two_classes=True) if not metric.same_as}
 NET_BENEFIT = "net benefit at a threshold of 0.2"
 COMPUTATIONS[NET_BENEFIT] = partial(net_benefit, threshold=0.2)
-FIGURES = list(COMPUTATIONS)
+REFERRAL = ("error rate of the most certain 90%", "share of errors among the least certain 10%")
+FIGURES = [*COMPUTATIONS, *REFERRAL]
 METHODS = ("jackknife", "percentiles")
 SHARED = 0.8  # correlation of the errors that two runs make on one patch
 
@@ -86,12 +88,21 @@ def find_paired_truth() -> dict[str, float]:
 
 def whole_figures(study: Study) -> dict[str, float]:
     """The figures of all images of a study together."""
-    figures = weigh_figures(study._replace(patients=np.zeros_like(study.patients)), np.ones((1, 1)))
-    return {name: float(values[0]) for name, values in figures.items()}
+    study = study._replace(patients=np.zeros_like(study.patients))
+    figures = {name: float(values[0]) for name, values in weigh_figures(study, np.ones((1, 1))).items()}
+    return figures | {name: float(estimate.value or 0) for name, estimate in refer_images(study).items()}
+
+
+def refer_images(study: Study) -> dict[str, Estimate]:
+    """REFERRAL figures, as reports give them."""
+    predictions, p = predict(study), study.probability
+    certainty = np.where(p < THRESHOLD, (THRESHOLD - p) / THRESHOLD, (p - THRESHOLD) / (1 - THRESHOLD))
+    row = evaluate_referral(predictions, Certainty(certainty, None), **CLASSES).table[1]
+    return dict(zip(REFERRAL, (row.error, row.caught), strict=True))
 
 
 def weigh_figures(study: Study, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """FIGURES `[rows]` of a study under weights `[rows, patients]`."""
+    """Metrics and net benefit `[rows]` of a study under weights `[rows, patients]`."""
     weighted = WeightedImages(EvaluatedImages.of(predict(study), **CLASSES), weights)
     return {name: compute(weighted) for name, compute in COMPUTATIONS.items()}
 
@@ -117,14 +128,14 @@ def percentile_intervals(study: Study, draws: int) -> dict[str, tuple[float | No
     spread = math.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1)
     figures = weigh_figures(study, weights)
     ends = {name: np.nanquantile(values, norm.cdf([-spread, spread])) for name, values in figures.items()}
-    return {name: (ends[name][0], ends[name][1] if np.isfinite(ends[name][1]) else None) for name in FIGURES}
+    return {name: (low, high if np.isfinite(high) else None) for name, (low, high) in ends.items()}
 
 
 def jackknife_intervals(study: Study) -> dict[str, tuple[float | None, float | None]]:
     """What reports give."""
     found = evaluate(predict(study), **CLASSES)
     (benefit,) = (each.model for each in found.decision_curve or () if each.threshold == 0.2)
-    figures = found.metrics | {NET_BENEFIT: benefit}
+    figures = found.metrics | {NET_BENEFIT: benefit} | refer_images(study)
     return {name: (figures[name].low, figures[name].high) for name in FIGURES}
 
 

@@ -16,12 +16,13 @@ from cachetools import LRUCache
 from cancernet import InputError
 from cancernet.data.grid import stitch_slide
 from cancernet.data.images import fit_image
+from cancernet.evaluation.referral import UNCERTAIN
 from cancernet.explain import gradcam
 from cancernet.explain.distances import Outliers
 from cancernet.inference import prediction, reading, results, work_list
 from cancernet.inference.prediction import ItemPredictions, ItemScores
 from cancernet.reporting import illustration
-from cancernet.reporting.plots import COLOURS, GREY, ORANGE
+from cancernet.reporting.plots import BLUE, COLOURS, GREY, ORANGE
 from cancernet.run import Run, load_run, name_class
 from cancernet.storage import file_stem, write_rows
 from cancernet.web import slide_map, uploads
@@ -50,6 +51,10 @@ class Shown(NamedTuple):
     @property
     def probabilities(self) -> np.ndarray:
         return self.predictions.probabilities[self.row]
+
+    @property
+    def is_uncertain(self) -> bool:
+        return self.predictions.uncertain is not None and bool(self.predictions.uncertain[self.row])
 
 
 class Answer(NamedTuple):
@@ -132,10 +137,13 @@ def draw_map(run: Run, slide: ItemPredictions, class_index: int, *, show_probabi
         grid,
         files=[patch.file for patch in scores.patches],
         probability=slide.probabilities[:, class_index],
-        decision=[labels[index] for index in slide.predicted],
+        decision=[name_answer(labels, Shown(slide, row)) for row in range(len(slide.predicted))],
     )
+    selected = slide.predicted == class_index
+    if slide.uncertain is not None:
+        selected &= ~slide.uncertain
     confident = slide.probabilities[:, class_index] >= (1 + (slide.threshold or 0)) / 2
-    outline = slide_map.outline_rows(grid, slide.predicted == class_index, confident)
+    outline = slide_map.outline_rows(grid, selected, confident, slide.uncertain)
     return specification | {"datasets": {slide_map.PATCHES: rows, slide_map.OUTLINE: outline}}
 
 
@@ -159,8 +167,16 @@ def describe_patch(run: Run, patch: Shown) -> str:
         f"{mark if run.classes[index] == run.positive else ''}</div></div>"
         for index in np.argsort(-patch.probabilities, kind="stable")
     )
-    title = f"classified as {labels[patch.predicted]}"
-    return f'<div class="predicted" style="background: {colours[patch.predicted]}">{title}</div>{bars}{note}'
+    title, colour = f"classified as {labels[patch.predicted]}", colours[patch.predicted]
+    if patch.is_uncertain:
+        title, colour = f"{name_answer(labels, patch)}: refer to a person", BLUE
+    return f'<div class="predicted" style="background: {colour}">{title}</div>{bars}{note}'
+
+
+def name_answer(labels: Sequence[str], patch: Shown) -> str:
+    """Return the class of a patch, or that it is uncertain: `uncertain (otherwise IDC)`."""
+    label = labels[patch.predicted]
+    return f"{UNCERTAIN} (otherwise {label})" if patch.is_uncertain else label
 
 
 def list_patches(run: Run, predictions: Sequence[ItemPredictions], order: str) -> list[Shown]:

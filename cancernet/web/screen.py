@@ -123,7 +123,9 @@ def show_counts(run: Run, predictions: list[ItemPredictions]) -> None:
     labels, predicted = page.list_labels(run), np.concatenate([each.predicted for each in predictions])
     number = wording.plural(len(predicted), run_summary.noun(run.settings, 1))
     if len(predicted) == 1:
-        st.markdown(f"**{number}**, classified as **{escape(labels[predicted[0]])}**")
+        (patch,) = page.list_patches(run, predictions, page.ORDERS[2])
+        answer = "" if patch.is_uncertain else "classified as "
+        st.markdown(f"**{number}**, {answer}**{escape(page.name_answer(labels, patch))}**")
         return
 
     def describe(count: int) -> str:
@@ -135,6 +137,9 @@ def show_counts(run: Run, predictions: list[ItemPredictions]) -> None:
     counts = np.bincount(predicted, minlength=len(labels)).tolist()
     parts = [f"**{count:,}** {escape(label)} ({describe(count)})" for label, count in zip(labels, counts, strict=True)]
     st.markdown(f"**{number}**, classified as: {', '.join(reversed(parts))}")
+    uncertain = [each.uncertain.sum() for each in predictions if each.uncertain is not None]
+    if uncertain:
+        st.markdown(f"Of these, **{sum(uncertain):,}** are uncertain: refer them to a person.")
 
 
 def show_map(run: Run, slides: list[ItemPredictions]) -> tuple[ItemPredictions | None, page.Shown | None]:
@@ -161,6 +166,8 @@ def show_map(run: Run, slides: list[ItemPredictions]) -> tuple[ItemPredictions |
     st.caption(
         "Mouse: scroll to zoom, drag to pan, double-click to reset. Click or tap a patch to see it below. "
         "The outline is dashed where the probability is less than halfway from the threshold to 100%."
+        + " Blue lines surround uncertain patches."
+        * (slide.uncertain is not None)
     )
     chosen = event.selection.get("clicked") or []
     row = int(chosen[0]["patch"]) if chosen else len(slide.predicted)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.colors import to_rgb
 
 from cancernet.data.grid import SlideGrid, find_edges, paint_grid
-from cancernet.reporting.plots import ORANGE
+from cancernet.reporting.plots import BLUE, ORANGE
 from cancernet.reporting.report import embed
 from cancernet.reporting.slide_plots import DARK, MAX_OPACITY, format_length, round_length
 
@@ -46,11 +46,14 @@ def map_rows(
     }
 
 
-def outline_rows(grid: SlideGrid, selected: np.ndarray, confident: np.ndarray) -> Table:
+def outline_rows(
+    grid: SlideGrid, selected: np.ndarray, confident: np.ndarray, uncertain: np.ndarray | None = None
+) -> Table:
     """List the line segments from (left, top) to (right, bottom) around the selected patches, bool [m], which are
-    dashed, and around those of them that are `confident`, bool [m], which are solid."""
+    dashed, around those of them that are `confident`, bool [m], which are solid, and around `uncertain` ones."""
     rows: Table = {name: [] for name in ("left", "top", "right", "bottom", "line")}
-    for line, inside in (("dashed", selected), ("solid", selected & confident)):
+    lines = [("dashed", selected), ("solid", selected & confident)]
+    for line, inside in lines if uncertain is None else [("uncertain", uncertain), *lines]:
         edges = find_edges(paint_grid(inside, grid) == 1) * grid.step + np.array(grid.origin)
         (left, top), (right, bottom) = edges.transpose(1, 2, 0).tolist()
         for values, more in zip(rows.values(), (left, top, right, bottom, [line] * len(edges)), strict=True):
@@ -77,12 +80,14 @@ def map_specification(
     data = alt.Data(values=[{**frame._asdict(), "url": url}])
     tissue = alt.Chart(data).mark_image(aspect=False, clip=True).encode(x, y, x2="right", y2="bottom", url="url:N")
     # Dark lines over wider white ones stand out on any tissue.
-    dash = alt.StrokeDash("line:N", scale=alt.Scale(domain=["dashed", "solid"], range=[[2.5, 4], [1, 0]]), legend=None)
+    kinds = ["dashed", "solid", "uncertain"]
+    dash = alt.StrokeDash("line:N", scale=alt.Scale(domain=kinds, range=[[2.5, 4], [1, 0], [1, 0]]), legend=None)
+    colours = alt.Color("line:N", scale=alt.Scale(domain=kinds, range=[DARK, DARK, BLUE]), legend=None)
     outline = [
         alt.Chart(alt.NamedData(OUTLINE))
-        .mark_rule(clip=True, color=colour, strokeWidth=width, strokeCap="square")
-        .encode(x, y, x2="right", y2="bottom", strokeDash=dash)
-        for colour, width in (("white", 3.4), (DARK, 1.6))
+        .mark_rule(clip=True, strokeWidth=width, strokeCap="square")
+        .encode(x, y, x2="right", y2="bottom", strokeDash=dash, color=colour)
+        for colour, width in ((alt.ColorValue("white"), 3.4), (colours, 1.6))
     ]
     layers = [tissue, _patches(event, show_probability).encode(x, y, x2="right", y2="bottom"), *outline]
     if mpp:

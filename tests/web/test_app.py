@@ -185,8 +185,11 @@ def test_the_bar_of_the_positive_class_has_the_threshold_that_explains_the_class
     run = SimpleNamespace(
         classes=("0", "1"), positive="1", settings=SimpleNamespace(class_names={"0": "no", "1": "IDC"})
     )
-    decided = SimpleNamespace(probabilities=np.array([[0.65, 0.35]]), predicted=np.array([1]), threshold=0.25)
-    shown = describe_patch(run, Shown(decided, 0))
+    given = {"probabilities": np.array([[0.65, 0.35]]), "predicted": np.array([1]), "threshold": 0.25}
+    shown = describe_patch(run, Shown(SimpleNamespace(**given, uncertain=None), 0))
+    assert ">classified as IDC</div>" in shown
+    uncertain = SimpleNamespace(**given, uncertain=np.array([True]))
+    assert ">uncertain (otherwise IDC): refer to a person</div>" in describe_patch(run, Shown(uncertain, 0))
     assert shown.count('<i style="left: 25.0%">') == 1
     idc = shown.index("<span>IDC</span>")
     assert idc > shown.index("<span>no</span>")  # the bars are in the order of the probabilities
@@ -320,6 +323,18 @@ def make_three_classes(run, folder):
         folder, dataclasses.replace(read_settings(run), classes=("a", "b", "c"), positive=None, model_sha256="")
     )
     return folder
+
+
+def test_a_run_that_refers_images_says_which_are_uncertain(tiny_run, tmp_path, monkeypatch):
+    folder = shutil.copytree(tiny_run, tmp_path / "refers")
+    decision, limit = load_decision(folder / "decision.json"), {"refer": 0.5, "uncertain_below": 1.0}
+    alone = dataclasses.replace(decision.without_neighbours, **limit)
+    save_decision(dataclasses.replace(decision, without_neighbours=alone, **limit), folder / "decision.json")
+    page = open_page(folder, monkeypatch)
+    find_button(page, "sample").click().run()
+    assert not page.exception
+    assert f"Of these, **{len(sample_uploads()):,}** are uncertain: refer them to a person." in texts(page)
+    assert "Blue lines surround uncertain patches." in texts(page)
 
 
 def test_several_classes_have_no_threshold(tiny_run, tmp_path, monkeypatch):

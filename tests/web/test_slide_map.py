@@ -93,6 +93,8 @@ def test_the_outline_surrounds_the_predicted_class():
         *((1, 101, 1, 151), (101, 101, 101, 151)),
     }
     assert not any(outline_rows(grid, np.zeros(3, bool), np.ones(3, bool)).values())
+    uncertain = outline_rows(grid, np.zeros(3, bool), np.ones(3, bool), np.array([False, False, True]))
+    assert (uncertain["line"], sorted(uncertain["left"])) == (["uncertain"] * 4, [101, 101, 101, 151])
     wide, narrow = specify()["layer"][2:4]
     assert wide["data"] == narrow["data"] == {"name": OUTLINE}
     assert wide["mark"]["strokeWidth"] > narrow["mark"]["strokeWidth"]
