@@ -346,6 +346,11 @@ class TrainingOptions:
     only_folds: tuple[_Count, ...] | None = _training_option(
         None, "Train only these folds, such as 1 2", default="all", metavar="N"
     )
+    leave_out: str | None = _training_option(
+        None,
+        "Cross-validate by a column of the manifest, such as site: test on each after training without it",
+        metavar="COLUMN",
+    )
     distributed: bool = _training_option(
         False, "Train on all GPUs, and in all processes that a launcher such as srun started (see docs/scale.md)"
     )

@@ -145,6 +145,41 @@ def assign_folds(labels: Sequence[str], groups: Sequence[str], *, folds: int, se
     return [_assign_one(np.array(labels), np.array(groups), fold.validation, seed) for fold in made]
 
 
+def leave_out_values(
+    labels: Sequence[str], groups: Sequence[str], values: Sequence[str], *, seed: int
+) -> dict[str, list[str]]:
+    """Put each image in a split for each value of a column, such as site: the images with that value are for testing.
+
+    Of the other images, a tenth is for validation, as in `assign_splits`.
+
+    Args:
+        values: of each image [n].
+
+    Returns:
+        For each value, in order, the split of each image [n].
+
+    Raises:
+        InputError: an image has no value, all have the same, a group has several, or there are too few groups or images
+            of a class.
+    """
+    without = sum(not value for value in values)
+    if without:
+        raise InputError(
+            f"{without:,} images have no value. Fill in the column in the table of labels, and build again."
+        )
+    if len(set(values)) < 2:
+        raise InputError(f"All images have the value {values[0]}. Leaving out values needs two or more.")
+    value_of: dict[str, str] = {}
+    for group, value in zip(groups, values, strict=True):
+        if value_of.setdefault(group, value) != value:
+            raise InputError(
+                f"Images of {group}, or copies of them, have several values, {value_of[group]} and {value}: training "
+                "without one of them would see the same patient. Correct the table of labels, and build again."
+            )
+    rows = {value: np.flatnonzero(np.array(values) == value) for value in sorted(set(values))}
+    return {value: _assign_one(np.array(labels), np.array(groups), testing, seed) for value, testing in rows.items()}
+
+
 def split_members(patches: Sequence[Patch], members: int, *, by_patient: bool, seed: int) -> list[Fold]:
     """Choose what each ensemble member is trained and validated on.
 

@@ -35,13 +35,14 @@ class ReportContext:
     """What a report says besides the results: which run, which data, and how the model was made."""
 
     name: str  # of the run
-    evaluated_on: str  # the split, `all folds`, or `folds 1, 2 of 5`
+    evaluated_on: str  # the split, `all folds`, `folds 1, 2 of 5`, or `every site`
     data: DataSummary
     chose_model: bool = False  # whether the same images chose the model, for want of a testing split
     seen: Sequence[str] = ()  # training and validation patients or images among those evaluated, by `run.find_seen`
     warnings: Sequence[str] = ()
     prevalence: float | None = None  # at which to give PPV and NPV
     group: str | None = None  # column of the manifest to give results by
+    left_out: str | None = None  # column whose values the folds leave out
     dataset: str = ""  # name of the dataset in the evaluation of a finished run
     class_weights: dict[str, float] | None = None
     training: schema.TrainingSummary | None = None
@@ -99,27 +100,31 @@ def evaluate_split(scores: Scores, decision: Decision, context: ReportContext) -
 
 
 def pool_folds(
-    folders: Sequence[Path], patches: Sequence[Patch], context: ReportContext, step: float = IDC_PIXELS
+    folders: Mapping[int | str, Path], patches: Sequence[Patch], context: ReportContext, step: float = IDC_PIXELS
 ) -> EvaluatedSplit:
     """Evaluate the test images of all folds together, each predicted by the model of its fold.
 
-    The folders of the folds' runs are `fold_1` and so on; `patches` are all rows of the manifest,
-    `step` pixels apart on a slide.
+    Args:
+        folders: of the folds' runs, by their numbers or by the values that they leave out.
+        patches: all rows of the manifest, `step` pixels apart on a slide.
     """
-    reports = [report for folder in folders if (report := read_report(folder, Report))]
+    found = {name: report for name, folder in folders.items() if (report := read_report(folder, Report))}
+    reports = list(found.values())
     classes, positive = reports[0].classes, reports[0].positive
     row_of = {patch.file: patch for patch in patches}
-    parts = [read_predictions(folder, classes) for folder in folders]
+    parts = [read_predictions(folder, classes) for folder in folders.values()]
     parts = [dataclasses.replace(part, patches=[row_of[patch.file] for patch in part.patches]) for part in parts]
-    pooled, certainty = pool_predictions(parts), _pool_certainty(folders, parts, step)
+    pooled, certainty = pool_predictions(parts), _pool_certainty(list(folders.values()), parts, step)
     layout = lay_out_patches(pooled.patches, step)
     where = f"in {len(folders)} folds" if context.evaluated_on == "all folds" else f"on {context.evaluated_on}"
-    statement = f"Cross-validated {where}: {_describe_folds(context.data, pooled.patches)}"
+    if context.left_out:
+        where = f"by {context.left_out} ({plural(len(folders), 'fold')})"
+    statement = f"Cross-validated {where}: {_describe_folds(context, pooled.patches)}"
     report = _start_report(pooled, certainty, layout, context, classes, positive, statement)
     report = dataclasses.replace(
         report,
         class_names=reports[0].class_names,
-        cross_validation=_summarise_folds(folders, reports, report.metrics),
+        cross_validation=_summarise_folds(found, report.metrics, context.left_out),
         settings=reports[0].settings,
     )
     return EvaluatedSplit(report, pooled, layout)
@@ -192,11 +197,11 @@ def _evaluate_points(
 
 
 def _summarise_folds(
-    folders: Sequence[Path], reports: Sequence[Report], names: Iterable[str]
+    reports: Mapping[int | str, Report], names: Iterable[str], left_out: str | None
 ) -> schema.CrossValidation:
     folds = [
-        schema.Fold(int(folder.name.rpartition("_")[2]), {key: metric.value for key, metric in report.metrics.items()})
-        for folder, report in zip(folders, reports, strict=True)
+        schema.Fold(name, {key: metric.value for key, metric in report.metrics.items()})
+        for name, report in reports.items()
     ]
     columns = {name: [value for fold in folds if (value := fold.metrics[name]) is not None] for name in names}
     known = {name: values for name, values in columns.items() if len(values) > 1}
@@ -204,6 +209,7 @@ def _summarise_folds(
         folds,
         mean={name: float(np.mean(values)) for name, values in known.items()},
         spread={name: float(np.std(values, ddof=1)) for name, values in known.items()},
+        left_out=left_out,
     )
 
 
@@ -243,11 +249,13 @@ def _describe_test(context: ReportContext) -> str:
     return f"Tested on {images} that the model was not trained on."
 
 
-def _describe_folds(data: DataSummary, patches: Sequence[Patch]) -> str:
+def _describe_folds(context: ReportContext, patches: Sequence[Patch]) -> str:
     """Say what the model that predicted an image had not been trained on."""
-    counts = count_split(patches)
+    data, counts = context.data, count_split(patches)
     images, trained = describe_counts(counts), "not trained on its patient"
-    if data.split_by == "image" or not data.patients_known:
+    if context.left_out:
+        trained = f"trained on no image of the same {context.left_out}"
+    elif data.split_by == "image" or not data.patients_known:
         images, trained = plural(counts.images, "image"), "not trained on it"
     elif counts.images_without_patient:
         trained = "trained neither on it nor on its known patient"

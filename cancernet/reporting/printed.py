@@ -136,7 +136,8 @@ def _folds(report: Report) -> str:
     if not folds:
         return ""
     names = list_shown("folds", folds.mean)
-    rows: list[tuple[str, Mapping[str, float | None]]] = [(f"fold {each.fold}", each.metrics) for each in folds.folds]
+    noun = folds.left_out or "fold"
+    rows: list[tuple[str, Mapping[str, float | None]]] = [(f"{noun} {each.fold}", each.metrics) for each in folds.folds]
     rows += [("mean", folds.mean), ("standard deviation", folds.spread)]
     cells = [[first, *(number(values[name]) for name in names)] for first, values in rows]
     return table([["CROSS-VALIDATION", *(METRICS[name].label for name in names)], *cells])

@@ -71,7 +71,7 @@ class OperatingPoint(PointRates):
 
 @dataclass(frozen=True)
 class Fold:
-    fold: int  # from 1
+    fold: int | str  # from 1, or the value that it left out of training
     metrics: dict[str, float | None]  # without intervals
 
 
@@ -82,6 +82,7 @@ class CrossValidation:
     folds: list[Fold]
     mean: dict[str, float]
     spread: dict[str, float]
+    left_out: str | None = None  # the column whose values the folds left out
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Heading:
 class Report(Evaluation, Heading):
     """report.json."""
 
-    evaluated_on: str  # a split, `all folds`, or `folds 1, 2 of 5`
+    evaluated_on: str  # a split, `all folds`, `folds 1, 2 of 5`, or `every site`
     chose_model: bool = False  # whether the same images chose the model, for want of a testing split
     data: DataSummary
     expected_on_validation: ValidationRates | None = field(default_factory=lambda: None)

@@ -72,6 +72,7 @@ class SearchOptions(TrainingOptions):
     prevalence: float | None = option(None, help="", on_command_line=False)
     group: str | None = option(None, help="", on_command_line=False)
     only_folds: tuple[int, ...] | None = option(None, help="", on_command_line=False)
+    leave_out: str | None = option(None, help="", on_command_line=False)
     distributed: bool = option(False, help="", on_command_line=False)
     tensorboard: bool = option(False, help="", on_command_line=False)
     force: bool = option(False, help="", on_command_line=False)

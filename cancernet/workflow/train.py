@@ -45,7 +45,8 @@ def train(options: TrainingOptions) -> Trained | None:
     with distribution.joined() if options.distributed else contextlib.nullcontext():
         named = options.output or RUNS / experiment.model.replace("+", "_")
         plan = make_plan(options, experiment, named.name)
-        check_members(plan, [] if folds else [plan.dataset.patches], plan.experiment.members)
+        is_one_run = not folds and not options.leave_out
+        check_members(plan, [plan.dataset.patches] if is_one_run else [], plan.experiment.members)
         asked = describe_request(plan)
         folder = named if options.output or options.force else run.choose_folder(named, asked)
         plan = dataclasses.replace(plan, name=folder.name)
@@ -59,11 +60,11 @@ def train(options: TrainingOptions) -> Trained | None:
                 distribution.wait()
             if not run.is_finished(work):
                 with progress.show_progress():
-                    if folds:
-                        cross_validate(plan, folds, work)
-                    else:
+                    if is_one_run:
                         data = open_data(plan, work)
                         report_run(plan, fit_run(plan, data, plan.dataset.patches, work), data, plan.dataset.patches)
+                    else:
+                        cross_validate(plan, folds, work)
             distribution.wait()  # nobody still checks whether it is finished
             if not first:
                 return None
@@ -79,10 +80,12 @@ def choose_folds(options: TrainingOptions) -> list[int]:
     """Return the numbers of the folds to train, from 1; none without cross-validation.
 
     Raises:
-        InputError: a fold beyond their number.
+        InputError: a fold beyond their number, or folds together with a column to leave out.
     """
     from cancernet import InputError
 
+    if options.leave_out and (options.folds or options.only_folds):
+        raise InputError("--leave-out makes one fold of each value of the column. Leave out --folds and --only-folds.")
     folds = options.folds or 0
     wanted = sorted(set(options.only_folds or range(1, folds + 1)))
     if wanted and wanted[-1] > folds:

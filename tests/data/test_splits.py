@@ -10,6 +10,7 @@ from cancernet.data.dataset import Patch
 from cancernet.data.splits import (
     assign_folds,
     assign_splits,
+    leave_out_values,
     list_groups,
     plan_splits,
     read_split_file,
@@ -170,6 +171,32 @@ def test_every_image_is_tested_in_one_fold(by_image):
         assert len({(group, split) for group, split in zip(groups, fold, strict=True)}) == len(set(groups))
         assert set(fold) == set(SPLITS)
     assert [sum(fold[image] == "testing" for fold in folds) for image in range(200)] == [1] * 200
+
+
+def test_each_value_is_tested_once_and_validation_is_of_patients_of_the_others():
+    images = make_images(patients=40, patches=4)
+    labels, groups = [image.label for image in images], [image.patient for image in images]
+    values = ["north" if int(group) % 4 else "south" for group in groups]
+    folds = leave_out_values(labels, groups, values, seed=1)
+    assert list(folds) == ["north", "south"]
+    for left_out, splits in folds.items():
+        assert [split == "testing" for split in splits] == [value == left_out for value in values]
+        patients = {split: {group for group, own in zip(groups, splits) if own == split} for split in set(splits)}
+        assert not patients["training"] & patients["validation"]
+        assert len(patients["validation"]) == round(0.1 * len(patients["training"] | patients["validation"]))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (["a", "a", "", "b"], "1 images have no value. Fill in the column"),
+        (["a"] * 4, "All images have the value a. Leaving out values needs two or more."),
+        (["a", "b", "b", "b"], "Images of p, or copies of them, have several values, a and b: training without one of"),
+    ],
+)
+def test_a_column_that_cannot_be_left_out_is_explained(values, said):
+    with pytest.raises(InputError, match=said):
+        leave_out_values(["0", "1"] * 2, ["p", "p", "q", "q"], values, seed=1)
 
 
 def test_more_folds_than_patients_are_refused():

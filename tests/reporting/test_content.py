@@ -250,13 +250,19 @@ def test_folds_claim_of_patients_what_is_true(tmp_path, patients, split_by, endi
         save_decision(dataclasses.replace(decision, without_neighbours=alone, **limit), folder / "decision.json")
     data = describe_data(everything, make_summary(split=split_by))
     context = ReportContext("folds", "all folds", data)
-    folds = [tmp_path / "fold_1", tmp_path / "fold_3"]
+    folds = {1: tmp_path / "fold_1", 3: tmp_path / "fold_3"}
     report = pool_folds(folds, everything, context).report
     assert report.statement == f"Cross-validated in 2 folds: {ending}"
     assert report.referral.band.share == 0.5  # each fold refers images by its own decision
     some = pool_folds(folds, everything, dataclasses.replace(context, evaluated_on="folds 1, 3 of 5")).report
     assert some.statement == f"Cross-validated on folds 1, 3 of 5: {ending}"
     assert [fold.fold for fold in some.cross_validation.folds] == [1, 3]
+    by_site = dataclasses.replace(context, evaluated_on="every site", left_out="site")
+    found = pool_folds({"Bonn": folds[1], "Köln": folds[3]}, everything, by_site).report
+    assert found.statement.startswith("Cross-validated by site (2 folds): each of the ")
+    assert found.statement.endswith(" was predicted by a model that was trained on no image of the same site.")
+    assert [fold.fold for fold in found.cross_validation.folds] == ["Bonn", "Köln"]
+    assert found.cross_validation.left_out == "site"
 
 
 def test_the_first_error_of_several_classes_is_the_most_confident_not_the_one_with_the_least_probable_truth():

@@ -197,6 +197,72 @@ def test_folds_may_be_judged_in_part(folder, tmp_path):
     assert report["evaluated_on"] == "folds 2 of 3"
 
 
+def test_each_site_is_tested_by_a_model_that_was_trained_without_it(tmp_path, monkeypatch, capsys):
+    write_slides(tmp_path / "source", patients=9)
+    rows = [
+        f"{path.name},{path.parent.name},{'North/1' if int(path.name[:3]) < 105 else 'South'}"
+        for path in sorted((tmp_path / "source").rglob("*.png"))
+    ]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label,site", *rows]))
+    build_dataset.main(
+        [
+            "--source",
+            str(tmp_path / "source"),
+            "--labels",
+            str(tmp_path / "table.csv"),
+            "--output",
+            str(tmp_path / "dataset"),
+        ]
+    )
+    options = ["--output", tmp_path / "cv", *SMALL, "--epochs", "1", "--leave-out", "site"]
+    for wrong, said in (
+        (["--leave-out", "scanner"], "The images have no column scanner, only site."),
+        (
+            ["--folds", "2"],
+            "--leave-out makes one fold of each value of the column. Leave out --folds and --only-folds.",
+        ),
+    ):
+        with pytest.raises(InputError, match=said):
+            train(tmp_path, *options, *wrong)
+    cut_off = []
+
+    def cut_off_in_the_second_fold(plan, data, patches, folder):
+        cut_off.append(folder.name)
+        if len(cut_off) == 2:
+            raise KeyboardInterrupt
+        return fit.fit_run(plan, data, patches, folder)
+
+    monkeypatch.setattr(cross_validate, "fit_run", cut_off_in_the_second_fold)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, *options)
+    train(tmp_path, *options)
+    assert cut_off == ["fold_North_1", "fold_South", "fold_South"]
+    printed = capsys.readouterr().out
+    assert "\nfold_North_1 is finished already.\n" in printed
+    assert re.search(r"^site North/1 +\S+ +\S+", printed, re.M)
+    columns, report = read_run(tmp_path / "cv")
+    sites = {patch.file: dict(patch.more)["site"] for patch in read_manifest(tmp_path / "dataset")}
+    assert sorted(columns["file"]) == sorted(sites)
+    for name, site in (("fold_North_1", "North/1"), ("fold_South", "South")):
+        own, _ = read_run(tmp_path / "cv" / name)
+        assert set(own["file"]) == {file for file in sites if sites[file] == site}
+        seen = json.loads((tmp_path / "cv" / name / "config.json").read_text())["seen"]["patients"]
+        assert len(seen) + len(set(own["patient"])) == 9
+        assert not set(seen) & set(own["patient"])
+    assert [fold["fold"] for fold in report["cross_validation"]["folds"]] == ["North/1", "South"]
+    assert [(each["value"], each["patients"]) for each in report["groups"]["values"]] == [("North/1", 5), ("South", 4)]
+    assert columns["site"].tolist() == [sites[file] for file in columns["file"]]
+
+
+def test_values_that_would_share_a_folder_are_refused(tmp_path):
+    assert [each.name for each in cross_validate.name_folders(["a b", "ü"], tmp_path).values()] == [
+        "fold_a_b",
+        "fold_ü",
+    ]
+    with pytest.raises(InputError, match=r"A/b and a:B would have the same folder, fold_a_B. Rename one of them"):
+        cross_validate.name_folders(["A/b", "c", "a:B"], tmp_path)
+
+
 @pytest.mark.slow
 def test_an_unfinished_cross_validation_goes_on_only_as_it_was_begun(folder, tmp_path, monkeypatch, capsys):
     options = ["--output", tmp_path / "cv", *SMALL, "--folds", "2", "--epochs", "1"]
