@@ -27,6 +27,7 @@ def report_text(report: Report) -> str:
     origin = [wording.describe_decision(report), wording.describe_training(report)]
     origin += [wording.describe_source(report.data), wording.describe_label_check(report)]
     origin += [wording.explain_intervals(report), wording.describe_sample_size(report)]
+    origin.append(wording.describe_learning_curve(report.learning_curve) if report.learning_curve else "")
     parts.append("\n".join(wrap(line) for line in origin if line))
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -347,7 +347,9 @@ def test_optional_sections_come_only_with_their_data(report, many, tmp_path):
     assert shown(html) == titles
     assert html.count('<img src="data:image/jpeg;base64,') == 3
     assert "<td>precision</td>" not in html
-    assert "fold 2 0.930 mean 0.920" in " ".join(report_text(full).split())
+    text = " ".join(report_text(full).split())
+    assert "fold 2 0.930 mean 0.920" in text
+    assert text.endswith("log-loss -0.010 (-0.030 to +0.010).")
 
 
 def test_confident_errors_name_their_kind_and_the_class_of_the_probability(report, many, tmp_path):
