@@ -11,6 +11,7 @@ import numpy as np
 from keras import layers, ops
 
 from cancernet import InputError
+from cancernet.models.structure import list_layers
 
 CONVOLUTIONS = (layers.Conv2D, layers.SeparableConv2D, layers.DepthwiseConv2D)
 # Layers that only pool, shift or scale feature maps.
@@ -80,7 +81,7 @@ def _find_maps(model: keras.Model) -> tuple[list[keras.Layer], list[keras.Layer]
     maps: list[keras.Layer] = []
     pooling: list[keras.Layer] = []
     after = None
-    for layer in reversed(list(_iterate_layers(model))):
+    for layer in reversed(list_layers(model)):
         if not maps and after is None and isinstance(layer, layers.GlobalAveragePooling2D):
             pooling += [layer] if _has_places(layer.input.shape) else []
         if after is None and not isinstance(layer, NOT_MAPS) and _has_places(layer.output.shape):
@@ -92,20 +93,12 @@ def _find_maps(model: keras.Model) -> tuple[list[keras.Layer], list[keras.Layer]
 
 
 def _find_last_layer(model: keras.Model) -> keras.Layer:
-    layer = list(_iterate_layers(model))[-1]
+    layer = list_layers(model)[-1]
     if isinstance(layer, layers.Softmax) or getattr(layer, "activation", None) is keras.activations.softmax:
         return layer
     raise InputError(
         f"Grad-CAM needs a model that ends in a softmax; {model.name} ends in {layer.name}, a {type(layer).__name__}."
     )
-
-
-def _iterate_layers(model: keras.Model) -> Iterator[keras.Layer]:
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _iterate_layers(layer)
-        else:
-            yield layer
 
 
 def _has_places(shape: tuple[int, ...]) -> bool:

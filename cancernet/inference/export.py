@@ -179,10 +179,10 @@ def _replace_tensors(model: "keras.Model") -> None:
     """Let normalisation layers hold arrays: the converter to ONNX would make their tensors inputs of the file."""
     import keras
 
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            _replace_tensors(layer)
-        elif isinstance(layer, keras.layers.Normalization):
+    from cancernet.models.structure import list_layers
+
+    for layer in list_layers(model):
+        if isinstance(layer, keras.layers.Normalization):
             layer.mean, layer.variance = map(keras.ops.convert_to_numpy, (layer.mean, layer.variance))
 
 

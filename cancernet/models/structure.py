@@ -26,6 +26,12 @@ def has_backbone(model: keras.Model) -> bool:
     return {"extractor", "head"} <= {layer.name for layer in model.layers}
 
 
+def list_layers(model: keras.Model) -> list[keras.Layer]:
+    """List the layers of a model and of its sub-models, in the order of the graph."""
+    nested = [list_layers(layer) if isinstance(layer, keras.Model) else [layer] for layer in model.layers]
+    return [layer for layers in nested for layer in layers]
+
+
 def build_head(features: int, classes: int) -> keras.Sequential:
     """Build a head from features [n, features] to probabilities [n, classes], with random weights."""
     normalised = [keras.Input((features,), name="features"), layers.Dropout(0.5), layers.BatchNormalization()]

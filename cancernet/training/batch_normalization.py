@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import keras
 import numpy as np
 
-from cancernet.training.precision import list_layers
+from cancernet.models.structure import list_layers
 
 
 def fuse_batch_normalization(model: keras.Model) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
+from cancernet.models.structure import list_layers
 from cancernet.training import distribution
 
 SINGLE, MIXED = "float32", "mixed_bfloat16"
@@ -54,9 +55,3 @@ def _time_step(model: keras.Model, images: np.ndarray, targets: np.ndarray) -> f
         model.train_on_batch(images, targets)
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[2:])  # the first steps build the graph
-
-
-def list_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """List the layers of a model and of its sub-models, in order."""
-    nested = [list_layers(layer) if isinstance(layer, keras.Model) else [layer] for layer in model.layers]
-    return [layer for layers in nested for layer in layers]
