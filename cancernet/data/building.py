@@ -10,7 +10,6 @@ import shutil
 import signal
 import sys
 import threading
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -39,6 +38,7 @@ from cancernet.data.dataset import (
     read_summary,
 )
 from cancernet.data.images import MOST_MEGAPIXELS, decode_image, is_failed_read, read_file
+from cancernet.data.near_duplicates import hash_pictures, make_thumbnail
 from cancernet.data.source import SourceFile
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ class Check(NamedTuple):
     is_grey: bool
     brightest: int  # the largest value, 0 to 255
     reason: str  # why the image cannot be used; "" if it can
-    pixels: int = 0  # checksum of every fourth pixel of every fourth row
+    picture: int = 0  # `near_duplicates.hash_pictures`
+    thumbnail: np.ndarray | None = None  # that it is made of, until then
 
 
 class Built(NamedTuple):
@@ -280,7 +281,7 @@ def _run_workers(
     checks: list[Check] = []
     pool = ProcessPoolExecutor(max_workers=min(os.cpu_count() or 1, _MOST_WORKERS), initializer=_start_worker)
     try:
-        for chunk in pool.map(work, chunks):
+        for chunk in pool.map(functools.partial(_work_and_hash, work), chunks):
             checks += chunk
             progress(len(chunk))
     except BrokenProcessPool as error:
@@ -290,6 +291,13 @@ def _run_workers(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return checks
+
+
+def _work_and_hash(work: Callable[[list[T]], list[Check]], chunk: list[T]) -> list[Check]:
+    """Check the images of a chunk, then hash their pictures together, which is faster."""
+    checks = work(chunk)
+    hashes = iter(hash_pictures([check.thumbnail for check in checks if check.thumbnail is not None]))
+    return [c if c.thumbnail is None else c._replace(picture=next(hashes), thumbnail=None) for c in checks]
 
 
 def _start_worker() -> None:
@@ -358,8 +366,8 @@ def _cut_patches(
 
 def _describe_image(image: np.ndarray, data: bytes) -> Check:
     height, width, _ = image.shape
-    pixels = zlib.crc32(image[::4, ::4].tobytes())
-    return Check(hashlib.sha256(data).hexdigest(), height, width, _is_grey(image), int(image.max()), "", pixels)
+    sha256, brightest = hashlib.sha256(data).hexdigest(), int(image.max())
+    return Check(sha256, height, width, _is_grey(image), brightest, "", thumbnail=make_thumbnail(image))
 
 
 def _is_grey(image: np.ndarray) -> bool:
@@ -383,7 +391,13 @@ def _write_image(data: bytes, origin: str, target: str, mode: str) -> None:
         raise OSError(error.errno, f"{error.strerror} (for {len(data):,} bytes)", target) from error
 
 
-def summarise(plan: Plan, built: Built, settings: BuildSettings, source_fingerprint: str) -> Summary:
+def summarise(
+    plan: Plan,
+    built: Built,
+    settings: BuildSettings,
+    source_fingerprint: str,
+    near_duplicates: Sequence[Sequence[Patch]] = (),
+) -> Summary:
     """Count the images that were built, rejected and left out, their sizes, and duplicates under different patients."""
     planned, (patches, checks, rejected) = plan.patches, built
     sizes = Counter((check.width, check.height) for check in checks)
@@ -404,13 +418,15 @@ def summarise(plan: Plan, built: Built, settings: BuildSettings, source_fingerpr
         left_out_patients=len(left_out - {""}),
         grey_images=sum(check.is_grey for check in checks),
         almost_black=sum(check.brightest <= ALMOST_BLACK for check in checks),
-        same_pixels=Counter(check.pixels for check in checks).most_common(1)[0][1],
+        same_pixels=Counter(check.picture for check in checks).most_common(1)[0][1],
         edge_tiles=sum(n for (width, height), n in sizes.items() if width < usual[0] or height < usual[1]),
         sizes={f"{width}x{height}": n for (width, height), n in sizes.most_common()},
         duplicates_across_patients=sum(len({patch.patient for patch in group} - {""}) > 1 for group in duplicates),
         duplicates_across_classes=sum(len({patch.label for patch in group}) > 1 for group in duplicates),
         duplicates_across_splits=sum(len({patch.split for patch in group}) > 1 for group in duplicates),
         duplicates=tuple(tuple(patch.file for patch in group) for group in duplicates),
+        near_duplicates_across_splits=sum(len({patch.split for patch in group}) > 1 for group in near_duplicates),
+        near_duplicates=tuple(tuple(patch.file for patch in group) for group in near_duplicates),
         split=plan.split,
         settings=settings,
         nesting=plan.nesting,

@@ -103,6 +103,8 @@ class Summary:
     nesting: str  # a warning about folders that may not be classes; "" for none
     source_fingerprint: str
     duplicates_across_classes: int = 0  # groups of files with the same bytes in different classes
+    near_duplicates_across_splits: int = 0  # groups of near-duplicates that are in more than one split
+    near_duplicates: tuple[tuple[str, ...], ...] = ()  # files of different patients that show almost the same picture
     same_pixels: int = 1  # images that show the most common picture
     mpp: float | None = None  # micrometres per pixel; None if unknown
     patch_pixels: int = IDC_PIXELS  # from one patch to the next

@@ -225,6 +225,8 @@ def describe_data(patches: Sequence[Patch], summary: Summary) -> DataSummary:
         splits={split: count_split([patch for patch in patches if patch.split == split]) for split in SPLITS},
         duplicates_across_patients=summary.duplicates_across_patients,
         duplicates_across_splits=summary.duplicates_across_splits,
+        near_duplicates=len(summary.near_duplicates),
+        near_duplicates_across_splits=summary.near_duplicates_across_splits,
         images_without_patient=every.images_without_patient,
     )
 
@@ -278,6 +280,11 @@ def _warn(data: DataSummary, layout: Layout) -> list[str]:
     if data.duplicates_across_splits:
         warnings.append(
             f"Data leakage: {plural(data.duplicates_across_splits, 'group')} of identical image files in two splits."
+        )
+    if data.near_duplicates_across_splits:
+        warnings.append(
+            f"Probable data leakage: {plural(data.near_duplicates_across_splits, 'group')} of near-duplicate images of "
+            "different patients in two splits. dataset.json lists them."
         )
     return warnings
 

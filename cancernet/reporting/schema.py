@@ -44,6 +44,8 @@ class DataSummary:
     splits: dict[str, SplitCounts]
     duplicates_across_patients: int = 0  # groups of files with the same bytes
     duplicates_across_splits: int = 0
+    near_duplicates: int = 0  # groups of images of different patients that show almost the same picture
+    near_duplicates_across_splits: int = 0
     images_without_patient: int = 0
 
 

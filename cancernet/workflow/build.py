@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 KAGGLE_DATASET = "paultimothymooney/breast-histopathology-images"
 UNIFORM_SHARE = 0.9  # of images that are black, or the same, which a build warns about
+NEAR_DUPLICATES = "near_duplicates.png"
+MOST_GROUPS = 12  # of near-duplicates in it
 EXAMPLES = 8  # images of each class in overview.png
 
 
@@ -104,6 +106,7 @@ def write_dataset(options: BuildOptions) -> "Summary":
     """
     from cancernet.data import building
     from cancernet.data.dataset import write_manifest
+    from cancernet.data.near_duplicates import find_near_duplicates
     from cancernet.data.source import list_files
 
     output = options.output
@@ -129,6 +132,7 @@ def write_dataset(options: BuildOptions) -> "Summary":
             print(f"{output} is up to date: neither {source} nor the settings have changed.\n{describe(current)}")
             warn(current.nesting)
             warn(describe_uniform(current))
+            warn(describe_leak(current))
             return current
 
         if slides:
@@ -143,11 +147,14 @@ def write_dataset(options: BuildOptions) -> "Summary":
                 built = building.place_images(source, folder, plan, settings, progress=add)
             built = building.separate_copies(folder, built, plan, settings)
             check_usable(built.patches, settings.split_by)
-            summary = building.summarise(plan, built, settings, fingerprint)
+            near = find_near_duplicates(folder, built.patches, [check.picture for check in built.checks])
+            summary = building.summarise(plan, built, settings, fingerprint, near)
             summary = write_manifest(folder, built.patches, sorted(plan.misplaced + built.rejected), summary)
             boxes = save_overview(folder, built)
+            save_near_duplicates(folder, near)
     print(f"{describe(summary)}\n\nWritten to {output}. Look at {output / 'overview.png'} before you train.")
     warn(describe_uniform(summary))
+    warn(describe_leak(summary))
     warn(boxes)
     return summary
 
@@ -318,6 +325,26 @@ def save_overview(folder: Path, built: "Built") -> str:
     return boxes
 
 
+def save_near_duplicates(folder: Path, groups: Sequence[Sequence["Patch"]]) -> None:
+    """Draw the first two images of each group side by side as near_duplicates.png; nothing without groups."""
+    from cancernet.data.images import read_image
+    from cancernet.reporting.montages import plot_captioned
+
+    shown = [patch for group in groups[:MOST_GROUPS] for patch in group[:2]]
+    if shown:
+        images = [read_image(folder / patch.file, channels=3, sha256=patch.sha256) for patch in shown]
+        captions = [f"{Path(patch.file).name}\npatient {patch.patient}\n{patch.split}" for patch in shown]
+        plot_captioned(images=images, captions=captions).savefig(folder / NEAR_DUPLICATES, dpi=120)
+
+
+def describe_leak(summary: "Summary") -> str:
+    """Describe near-duplicates in different splits; "" without any."""
+    number = summary.near_duplicates_across_splits
+    if not number:
+        return ""
+    return f"{number:,} group(s) of near-duplicates of different patients are across splits, probably a leak."
+
+
 def warn(text: str) -> None:
     if text:
         print(f"warning: {text}")
@@ -353,6 +380,9 @@ def describe(summary: "Summary") -> str:
     ]
     lines += [f"{number:,} {meaning}" for number, meaning in notes if number]
     lines += ["  same bytes: " + ", ".join(group) for group in summary.duplicates[:5]]
+    if near := len(summary.near_duplicates):
+        lines.append(f"{near:,} group(s) of near-duplicates under different patients, see {NEAR_DUPLICATES}")
+        lines += ["  almost the same picture: " + ", ".join(group) for group in summary.near_duplicates[:5]]
     return "\n".join(lines)
 
 

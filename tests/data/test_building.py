@@ -267,7 +267,8 @@ def test_a_summary_counts_what_was_built_rejected_and_left_out():
     rejected = [("h", "damaged")]
     everything = [*patches, planned("h", patient="p3"), *[planned(name, "0", "p4", "") for name in "ij"]]
     plan = Plan([*everything, planned("k", "0", "", "")], [("m", "is in no class folder")], "nested", "file")
-    summary = summarise(plan, Built(patches, checks, rejected), make_summary().settings, "abc")
+    near = [[patches[0], patches[1]], [patches[2], patches[3], patches[4]]]
+    summary = summarise(plan, Built(patches, checks, rejected), make_summary().settings, "abc", near)
     expected = make_summary(
         source_images=12,
         images=7,
@@ -290,6 +291,8 @@ def test_a_summary_counts_what_was_built_rejected_and_left_out():
         duplicates_across_classes=1,
         duplicates_across_splits=1,
         duplicates=(("a", "c"), ("d", "e"), ("f", "g")),
+        near_duplicates_across_splits=1,
+        near_duplicates=(("a", "b"), ("c", "d", "e")),
         split="file",
         nesting="nested",
         source_fingerprint="abc",

@@ -205,6 +205,18 @@ def test_the_statement_claims_of_the_test_what_is_true(patients, split_by, optio
     assert evaluate_split(Scores(patches, RIGHT), decision, context).report.statement == statement
 
 
+def test_near_duplicates_in_two_splits_are_a_warning_and_others_only_a_count():
+    patches, scores = make_slide("a")
+    decision, *_ = evaluate(patches, scores)
+    for across in (0, 1):
+        summary = make_summary(near_duplicates=(("a", "b"), ("c", "d")), near_duplicates_across_splits=across)
+        data = describe_data(patches, summary)
+        assert data.near_duplicates == 2
+        report = evaluate_split(Scores(patches, scores), decision, ReportContext("run", "testing", data)).report
+        text = "Probable data leakage: 1 group of near-duplicate images of different patients in two splits."
+        assert any(warning.startswith(text) for warning in report.warnings) == across
+
+
 def test_an_image_that_was_trained_on_is_known_whatever_its_patient_is_called():
     seen = make_slide("a", split="training")[0] + make_slide("b", split="validation")[0]
     seen = [patch._replace(sha256=f"{number:064x}"[::-1]) for number, patch in enumerate(seen)]

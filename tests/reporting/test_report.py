@@ -364,6 +364,12 @@ def test_confident_errors_name_their_kind_and_the_class_of_the_probability(repor
     assert "tissue" not in html.partition("<h2>Errors</h2>")[2].partition("<h2>Limitations</h2>")[0]
 
 
+def test_near_duplicates_are_counted_in_the_data(report, tmp_path):
+    assert "Near-duplicates" not in page(tmp_path, report)
+    html = page(tmp_path, replace(report, data=replace(report.data, near_duplicates=2)))
+    assert "brightness or size): 2 groups of images of different patients; dataset.json lists them." in html
+
+
 def test_labels_to_check_are_called_a_suspicion_and_a_run_without_them_says_how_to_get_them(report, tmp_path):
     advice = "Train with --members 5 or --folds 5 for a list of images whose label may be wrong."
     without = page(tmp_path, report)

@@ -373,6 +373,24 @@ def test_images_that_are_nearly_all_black_or_the_same_are_warned_about_each_time
         assert f"warning: 54 of 60 images are {what}." in capsys.readouterr().out
 
 
+def test_near_duplicates_across_splits_are_warned_about_each_time_and_drawn(slides, tmp_path, capsys):
+    picture = cv2.imread(str(min(slides.glob("100/0/*.png"))))
+    for number in range(1, 10):  # under all patients, so in all splits
+        brighter = cv2.convertScaleAbs(picture, alpha=0.9, beta=number)
+        cv2.imwrite(str(slides / f"10{number}/0/10{number}_idx5_x9001_y1_class0.png"), brighter)
+    for _ in range(2):
+        build(slides, tmp_path / "built")
+        printed = capsys.readouterr().out
+        assert "1 group(s) of near-duplicates under different patients, see near_duplicates.png" in printed
+        assert "  almost the same picture: t" in printed
+        assert "warning: 1 group(s) of near-duplicates of different patients are across splits" in printed
+    summary = read_summary(tmp_path / "built")
+    (group,) = summary.near_duplicates
+    assert len(group) == 10
+    assert summary.near_duplicates_across_splits == 1
+    assert (tmp_path / "built/near_duplicates.png").is_file()
+
+
 def test_edge_tiles_are_kept_and_counted(slides, tmp_path, capsys):
     write_image(slides / "100/0/100_idx5_x901_y1_class0.png", 1, (50, 1, 3))
     assert len(build(slides, tmp_path / "built")) == 61
