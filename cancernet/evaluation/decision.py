@@ -106,6 +106,7 @@ def fit_decision(
     operating_point: str = DEFAULT_OPERATING_POINT,
     log_class_weight: float = 0.0,
     refer: float | None = None,
+    calibration: tuple[float, tuple[float, ...]] | None = None,
 ) -> Decision:
     """Fit temperature, bias (see `calibration.fit_calibration`) and threshold on the validation images.
 
@@ -124,6 +125,7 @@ def fit_decision(
         operating_point: see `parse_operating_point`.
         log_class_weight: of two classes, log of the weight of the positive over that of the negative one in training.
         refer: share of these images, above 0 and below 1, that the decision leaves to a person: the least certain ones.
+        calibration: temperature and bias to use; None fits them.
 
     Raises:
         InputError: no images, one class only, or an operating point that cannot be used.
@@ -134,7 +136,7 @@ def fit_decision(
     _check_images(values, labels, classes)
     point = _check_classes(classes, positive, operating_point)
     towards_last = log_class_weight if positive == classes[-1] else -log_class_weight
-    temperature, bias = fit_calibration(values, labels, patients, towards_last)
+    temperature, bias = calibration or fit_calibration(values, labels, patients, towards_last)
     threshold = expected = curve = others = None
     if positive is not None:
         index = classes.index(positive)

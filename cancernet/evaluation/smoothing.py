@@ -9,17 +9,20 @@ from functools import partial
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
-from scipy.special import log_softmax
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, logit
 
 from cancernet import InputError
 from cancernet.data.grid import SlideGrid
-from cancernet.evaluation.calibration import log_loss, minimise_log_loss
-from cancernet.evaluation.decision import Decision, calibrate, decide, fit_decision
+from cancernet.evaluation.calibration import IMAGES_PER_PATIENT, log_loss, minimise_log_loss
+from cancernet.evaluation.decision import Decision, calibrate, decide, fit_decision, parse_operating_point
 from cancernet.evaluation.predictions import Predictions, Scores
 
 SIGMA = 1.0  # default width in patches: it helped on all complete slides tried (docs/recipes.md)
 SIGMAS = (0.0, SIGMA, 1.5, 2.0, 3.0)  # widths to choose from; 0 is no smoothing
 MIN_SLIDES = 6  # complete ones, for a calibration and a threshold of smoothed scores
+# Prior of the factor by which smoothing steepens the calibration: a normal distribution of its logarithm
+PRIOR_STEEPENING, PRIOR_LOG_STEEPENING_DEVIATION = 1.25, 0.35  # from simulated cohorts (docs/recipes.md)
 KERNEL_REACH = 4.0  # sigma at which the Gaussian is cut off
 
 
@@ -97,8 +100,9 @@ def fit_on_validation(
 
     Where patches have positions, complete slides are smoothed, even if validation itself has none: a width of SIGMA
     needs no fitting, and calibration and threshold are then those of unsmoothed patches. With MIN_SLIDES complete
-    slides, smoothed scores get a calibration and a threshold of their own. A decision that smooths also holds the one
-    without smoothing.
+    slides, smoothed scores get a calibration and a threshold of their own. With fewer, and two classes, the calibration
+    of unsmoothed patches becomes steeper (`steepen_calibration`). A decision that smooths also holds the one without
+    smoothing.
 
     Args:
         neighbours: whether smoothing over a slide's neighbours may be chosen. For all others see `fit_decision`.
@@ -119,11 +123,48 @@ def fit_on_validation(
     if not sigma:
         return alone
     together = alone
+    smoothed = smooth_scores(scores.log_probabilities, complete, sigma)
     if len(complete) >= MIN_SLIDES:
         rows = np.concatenate([slide.members for slide in complete])
-        smoothed = smooth_scores(scores.log_probabilities, complete, sigma)
         together = fit(Scores([scores.patches[row] for row in rows], smoothed[rows]))
+    elif complete and positive is not None:
+        steeper = steepen_calibration(alone, scores, smoothed, complete)
+        if parse_operating_point(operating_point).rule == "balanced":
+            fit = partial(fit, operating_point=repr(alone.threshold))  # the share of the positive class is the same
+        together = dataclasses.replace(fit(scores, calibration=steeper), operating_point=operating_point)
     return dataclasses.replace(together, neighbour_sigma=sigma, without_neighbours=alone)
+
+
+def steepen_calibration(
+    alone: Decision, scores: Scores, smoothed: np.ndarray, slides: Sequence[SlideGrid]
+) -> tuple[float, tuple[float, ...]]:
+    """Fit how much steeper than that of single patches the calibration of smoothed scores is; two classes.
+
+    Averaging removes noise, so that the same log-odds mean more: m + k (L - m), with L those of `alone`. They are fixed
+    where they equal m, those of the mean probability of all patches: a few slides say too little about where
+    the classes meet (docs/recipes.md). k is the maximum a posteriori estimate under a log-normal prior. As in
+    `calibration.fit_calibration`, a slide counts as at most IMAGES_PER_PATIENT images.
+
+    Args:
+        smoothed: [n, 2] log-probabilities.
+        slides: the complete ones, one at least.
+
+    Returns:
+        Temperature and bias of the smoothed scores.
+    """
+    rows = np.concatenate([slide.members for slide in slides])
+    labels = scores.index_labels(alone.classes)[rows]
+    middle = float(logit(calibrate(alone, scores.log_probabilities)[:, 1].mean()))
+    shifted = (smoothed[rows, 1] - smoothed[rows, 0]) / alone.temperature + alone.bias[1] - middle
+    weight = min(1.0, IMAGES_PER_PATIENT * len(slides) / len(rows))
+
+    def negative_log_posterior(log_factor: float) -> float:
+        line = np.exp(log_factor) * shifted + middle
+        from_prior = (log_factor - np.log(PRIOR_STEEPENING)) / PRIOR_LOG_STEEPENING_DEVIATION
+        return float(weight * np.sum(np.logaddexp(0, line) - labels * line) + from_prior**2 / 2)
+
+    factor = float(np.exp(minimize_scalar(negative_log_posterior, bounds=(-3, 3), method="bounded").x))
+    return alone.temperature / factor, (0.0, factor * alone.bias[1] + (1 - factor) * middle)
 
 
 def predict_scores(decision: Decision, scores: Scores, *, threshold: float | None = None) -> Predictions:

@@ -1,11 +1,13 @@
 """Scores smoothed over neighbours, its width chosen, and a decision applied to slides and to patches alone."""
 
+from dataclasses import replace
 from time import process_time
 
 import numpy as np
 import pytest
 from made_up_predictions import fit_arrays
-from scipy.special import log_softmax
+from scipy.special import expit, log_softmax, logit
+from scipy.stats import bernoulli, norm
 
 from cancernet import InputError
 from cancernet.data.dataset import Patch
@@ -242,10 +244,51 @@ def test_the_decision_with_neighbours_holds_the_one_without():
     assert alone.without_neighbours is None
 
 
-def test_few_slides_are_smoothed_by_the_calibration_of_patches_alone():
-    few, _ = fit(*blob_slides(noise=2.0, patients=MIN_SLIDES - 1))
-    assert few.neighbour_sigma >= SIGMA
-    assert (few.temperature, few.threshold) == (few.without_neighbours.temperature, few.without_neighbours.threshold)
+@pytest.mark.parametrize("slides", [1, MIN_SLIDES - 1])
+def test_few_slides_steepen_the_calibration_of_patches_alone(slides):
+    """The factor is the mode of the posterior on a grid: log-normal, and five images a slide."""
+    scores, labels, patients, x, y = blob_slides(noise=2.0, patients=slides)
+    few, _ = fit(scores, labels, patients, x, y)
+    alone = few.without_neighbours
+    middle = logit(decision.calibrate(alone, scores)[:, 1].mean())
+    smoothed = smooth(scores, patients, x, y, few.neighbour_sigma)
+    log_odds = logit(decision.calibrate(alone, smoothed)[:, 1])
+    factors = np.arange(0.5, 5.0, 0.001)
+    likelihood = [
+        bernoulli.logpmf(labels, expit(middle + factor * (log_odds - middle))).sum() * 5 / 400 for factor in factors
+    ]
+    expected = factors[np.argmax(likelihood + norm.logpdf(np.log(factors), np.log(1.25), 0.35))]
+    assert alone.temperature / few.temperature == pytest.approx(expected, abs=0.002)
+    assert expected < factors[np.argmax(likelihood)] - 0.1  # without the prior it would be steeper
+    np.testing.assert_allclose(  # and the line is fixed at the mean probability
+        logit(decision.calibrate(few, smoothed)[:, 1]), middle + expected * (log_odds - middle), atol=0.02
+    )
+
+
+@pytest.mark.parametrize("point", ["balanced", "sensitivity=0.9", "specificity=0.9"])
+def test_few_slides_change_probabilities_and_not_decisions(point):
+    made_up = blob_slides(noise=2.0, patients=3)
+    few, _ = fit(*made_up, operating_point=point)
+    before = replace(few.without_neighbours, neighbour_sigma=few.neighbour_sigma)
+    assert few.operating_point == point
+    assert few.temperature < before.temperature
+    assert few.fitted_on == before.fitted_on
+    assert few.expected_on_validation == before.expected_on_validation
+    slides = layout_of(*made_up[2:]).slides
+    np.testing.assert_array_equal(
+        apply_decision(few, made_up[0], slides)[1], apply_decision(before, made_up[0], slides)[1]
+    )
+
+
+def test_few_slides_of_three_classes_keep_the_calibration_of_patches_alone():
+    scores, labels, patients, x, y = blob_slides(noise=2.0, patients=2)
+    three = log_softmax(np.column_stack([scores, np.full(len(scores), -4.0)]), axis=1)
+    labels = np.where(np.arange(len(labels)) % 50 == 0, 2, labels)
+    few, _ = fit(three, labels, patients, x, y, classes=("0", "1", "2"), positive=None)
+    assert few.neighbour_sigma
+    assert few == replace(
+        few.without_neighbours, neighbour_sigma=few.neighbour_sigma, without_neighbours=few.without_neighbours
+    )
 
 
 def test_slides_are_smoothed_where_validation_has_only_a_sample_of_each():
