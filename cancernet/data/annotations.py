@@ -89,16 +89,17 @@ def list_slide_files(table: Path, slides: Iterable[AnnotatedSlide]) -> list[Sour
     return [SourceFile(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
-def read_regions(path: Path) -> list[Region]:
+def read_regions(path: Path, text: bytes | None = None) -> list[Region]:
     """Read annotations as QuPath exports them, those of each class joined; the smallest region comes first.
 
     Annotations without a class, with one that QuPath ignores (its name ends in *), and those without an area, such as
     points, are left out. Raises InputError if the file is not GeoJSON, or a class cannot be the name of a folder.
+    `text` is the content of the file, if it is in memory.
     """
     shapes: dict[str, list[shapely.Geometry]] = {}
     colours: dict[str, Colour | None] = {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes() if text is None else text)
         features = content.get("features", [content]) if isinstance(content, dict) else content
         for feature in features:
             given = (feature.get("properties") or {}).get("classification") or {}
@@ -108,7 +109,7 @@ def read_regions(path: Path) -> list[Region]:
                 shape = shapely.make_valid(shapely.from_geojson(json.dumps(feature["geometry"])))
                 shapes.setdefault(label, []).append(shape)
                 colours.setdefault(label, _read_colour(given))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ShapelyError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, ShapelyError) as error:
         raise InputError(f"{path}: is not GeoJSON as QuPath exports it ({error}). Export it again.") from error
     for label in shapes:
         if label.startswith(".") or set(label) & set("/\\\0"):

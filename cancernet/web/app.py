@@ -123,13 +123,14 @@ def choose_images(folder: Path, settings: Settings) -> Images | None:
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     limit = f"Up to {limits.files:,} images and {limits.bytes // 2**20} MB at a time, after unpacking."
     names = " Names such as 10253_idx5_x1351_y1101_class0.png give the position of a patch on its slide."
+    annotations = " A GeoJSON file with the name of the slide, as QuPath exports it, has its annotations."
     files = left.file_uploader(
         "Patches, a zip of a patient's patches, a large image or a whole slide" if of_patches else "Images, or a zip",
-        type=[ending[1:] for ending in (*uploads.ENDINGS, ".zip")],
+        type=[ending[1:] for ending in (*uploads.ENDINGS, ".zip", *[uploads.ANNOTATIONS] * of_patches)],
         accept_multiple_files=True,
         key="files",
         on_change=lambda: state.update(sample=False),
-        help=limit + names * of_patches,
+        help=limit + (names + annotations) * of_patches,
     )
     if of_patches or samples:
         label, use = "Try some test images", "Images from the test set, which are stored with the run."

@@ -5,7 +5,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ import numpy as np
 from cachetools import LRUCache
 
 from cancernet import InputError
+from cancernet.data.annotations import Region, read_regions
 from cancernet.data.grid import stitch_slide
 from cancernet.data.images import fit_image
 from cancernet.evaluation.referral import UNCERTAIN
@@ -23,9 +24,10 @@ from cancernet.inference import prediction, reading, results, work_list
 from cancernet.inference.prediction import ItemPredictions, ItemScores
 from cancernet.reporting import illustration
 from cancernet.reporting.plots import BLUE, COLOURS, GREY, ORANGE
+from cancernet.reporting.wording import plural, share
 from cancernet.run import Run, load_run, name_class
 from cancernet.storage import file_stem, write_rows
-from cancernet.web import slide_map, uploads
+from cancernet.web import agreement, slide_map, uploads
 
 MAX_PICTURES = 24  # pictures kept per visitor: 9 MB
 MAX_DISTANT = 6  # out-of-distribution images that are shown
@@ -63,6 +65,7 @@ class Answer(NamedTuple):
     scores: list[ItemScores]
     problems: list[uploads.Problem]
     pictures: LRUCache[Hashable, np.ndarray]  # filled by `explain_patches`
+    annotations: dict[str, list[Region]]  # of slides, by their names; see `agreement.place_regions`
 
 
 def open_run(folder: Path) -> Run:
@@ -85,10 +88,13 @@ def answer_uploads(
 ) -> Answer:
     """Score uploaded files; `cancernet predict` reads and groups them in the same way.
 
+    GeoJSON files are the annotations of the slides with their names, or of the only slide.
+
     `mpp` is micrometres per pixel of large images whose files do not store it. `report_progress` takes the finished
     fraction, 0 to 1, and a text.
     """
-    contents, problems = uploads.accept_uploads(files)
+    given = {name: data for name, data in files if name.lower().endswith(uploads.ANNOTATIONS)}
+    contents, problems = uploads.accept_uploads([file for file in files if file[0] not in given])
     items = work_list.plan_work(
         list(contents), mpp=run.settings.mpp, patch_pixels=run.settings.patch_pixels, tile="auto", contents=contents
     )
@@ -108,7 +114,32 @@ def answer_uploads(
         for name, reason in work_list.group_rejected(rejected):
             reason = re.sub("--mpp(, micrometres per pixel)?", f'"{SCALE_LABEL}"', reason)
             problems.append(uploads.Problem(name, reason))
-    return Answer([each for each in scores if each.patches], problems, LRUCache(MAX_PICTURES))
+    scores = [each for each in scores if each.patches]
+    return Answer(scores, problems, LRUCache(MAX_PICTURES), match_annotations(given, scores, problems))
+
+
+def match_annotations(
+    files: Mapping[str, bytes], scores: Sequence[ItemScores], problems: list[uploads.Problem]
+) -> dict[str, list[Region]]:
+    """Read annotations and find the slide of each; what cannot be used is added to `problems`."""
+    slides, found = {Path(each.slide).stem: each for each in scores if each.grid}, {}
+    for name, content in files.items():
+        slide = slides.get(Path(name).stem) or (next(iter(slides.values())) if len(slides) == len(files) == 1 else None)
+        if slide is None:
+            problems.append(uploads.Problem(name, "belongs to none of the slides. Give it the name of its slide."))
+            continue
+        try:
+            if len(content) > uploads.ANNOTATION_BYTES:
+                raise InputError(f"is larger than {uploads.ANNOTATION_BYTES / 2**20:.0f} MB. Export fewer annotations.")
+            regions = read_regions(Path(name), content)
+        except InputError as error:
+            problems.append(uploads.Problem(name, str(error).removeprefix(f"{name}: ")))
+            continue
+        if regions:
+            found[slide.slide] = agreement.place_regions(regions, slide)
+        else:
+            problems.append(uploads.Problem(name, "has no area with a class."))
+    return found
 
 
 def count_bytes(answer: Answer) -> int:
@@ -122,8 +153,15 @@ def find_slides(run: Run, predictions: Sequence[ItemPredictions]) -> list[ItemPr
     return [each for each in predictions if each.scores.grid and len(each.predicted) >= MIN_MAP_PATCHES]
 
 
-def draw_map(run: Run, slide: ItemPredictions, class_index: int, *, show_probability: bool = True) -> dict[str, object]:
-    """Specify the map of a slide in Vega-Lite, with its data sets, for one class."""
+def draw_map(
+    run: Run,
+    slide: ItemPredictions,
+    class_index: int,
+    *,
+    show_probability: bool = True,
+    regions: Sequence[Region] = (),
+) -> dict[str, object]:
+    """Specify the map of a slide in Vega-Lite, with its data sets, for one class; `regions` are its annotations."""
     (grid,), scores = slide.scores.layout.slides, slide.scores
     picture = stitch_slide(scores.thumbnails, grid, tile_pixels=scores.thumbnail_pixels)
     height, width = (side * grid.step / scores.thumbnail_pixels for side in picture.shape[:2])
@@ -131,7 +169,12 @@ def draw_map(run: Run, slide: ItemPredictions, class_index: int, *, show_probabi
     labels = list_labels(run)
     frame = slide_map.Frame(left, top, left + width, top + height)
     specification = slide_map.map_specification(
-        picture, frame, event=labels[class_index], show_probability=show_probability, mpp=run.settings.mpp
+        picture,
+        frame,
+        event=labels[class_index],
+        show_probability=show_probability,
+        mpp=run.settings.mpp,
+        annotations=agreement.choose_colours(regions),
     )
     rows = slide_map.map_rows(
         grid,
@@ -144,7 +187,22 @@ def draw_map(run: Run, slide: ItemPredictions, class_index: int, *, show_probabi
         selected &= ~slide.uncertain
     confident = slide.probabilities[:, class_index] >= (1 + (slide.threshold or 0)) / 2
     outline = slide_map.outline_rows(grid, selected, confident, slide.uncertain)
-    return specification | {"datasets": {slide_map.PATCHES: rows, slide_map.OUTLINE: outline}}
+    edges = agreement.list_edges(regions, grid.step)
+    datasets = {slide_map.PATCHES: rows, slide_map.OUTLINE: outline, slide_map.ANNOTATIONS: edges}
+    return specification | {"datasets": datasets}
+
+
+def tabulate_agreement(run: Run, slide: ItemPredictions, regions: Sequence[Region]) -> dict[str, list[str]]:
+    """Return columns of a table: the area of each class of annotations, and the share of each answer of the run."""
+    labels, mpp = list_labels(run), run.settings.mpp
+    rows = agreement.count_agreement(regions, slide, len(labels))
+    area = (run.settings.patch_pixels * mpp / 1000) ** 2 if mpp else None  # mm² of a patch
+    table = {"annotated as": [each.label for each in rows]}
+    table["area"] = [f"{each.patches * area:,.2f} mm²" if area else plural(each.patches, "patch") for each in rows]
+    answers = [f"classified as {label}" for label in labels] + ([] if slide.uncertain is None else [UNCERTAIN])
+    for index, answer in enumerate(answers):
+        table[answer] = [share(each.answers[index] / each.patches if each.patches else None) for each in rows]
+    return table
 
 
 def list_labels(run: Run) -> list[str]:

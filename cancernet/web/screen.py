@@ -29,7 +29,7 @@ def show_answers(run: Run, report: Report | None, answer: page.Answer) -> None:
     predictions = [prediction.decide_item(run, each, neighbours=smooth, threshold=threshold) for each in answer.scores]
     show_counts(run, predictions)
     slides = page.find_slides(run, predictions)
-    slide, clicked = show_map(run, slides)
+    slide, clicked = show_map(run, slides, answer)
     show_patches(run, predictions, clicked, answer)
     offer_downloads(run, predictions, slides, slide)
 
@@ -142,7 +142,9 @@ def show_counts(run: Run, predictions: list[ItemPredictions]) -> None:
         st.markdown(f"Of these, **{sum(uncertain):,}** are uncertain: refer them to a person.")
 
 
-def show_map(run: Run, slides: list[ItemPredictions]) -> tuple[ItemPredictions | None, page.Shown | None]:
+def show_map(
+    run: Run, slides: list[ItemPredictions], answer: page.Answer
+) -> tuple[ItemPredictions | None, page.Shown | None]:
     """Show the map of one slide; returns the slide and the patch that was clicked."""
     if not slides:
         return None, None
@@ -155,9 +157,9 @@ def show_map(run: Run, slides: list[ItemPredictions]) -> tuple[ItemPredictions |
     shown = positive
     if shown is None:
         shown = right.selectbox("Class", classes, format_func=lambda each: name_class(run.settings, each), key="class")
-    slide = slides[names.index(name)]
+    slide, regions = slides[names.index(name)], answer.annotations.get(name, [])
     event = st.vega_lite_chart(
-        spec=page.draw_map(run, slide, classes.index(shown), show_probability=overlay == OVERLAYS[0]),
+        spec=page.draw_map(run, slide, classes.index(shown), show_probability=overlay == OVERLAYS[0], regions=regions),
         key=f"map {name}",
         on_select="rerun",
         selection_mode="clicked",
@@ -169,6 +171,10 @@ def show_map(run: Run, slides: list[ItemPredictions]) -> tuple[ItemPredictions |
         + " Blue lines surround uncertain patches."
         * (slide.uncertain is not None)
     )
+    if regions:
+        table = page.tabulate_agreement(run, slide, regions)
+        st.table({escape(heading): [escape(cell) for cell in cells] for heading, cells in table.items()})
+        st.caption("Of the patches of which annotations of a class cover at least half.")
     chosen = event.selection.get("clicked") or []
     row = int(chosen[0]["patch"]) if chosen else len(slide.predicted)
     return slide, page.Shown(slide, row) if row < len(slide.predicted) else None

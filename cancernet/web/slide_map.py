@@ -1,6 +1,6 @@
 """An interactive map of a slide for the browser, like the static figures of cancernet.reporting.slide_plots."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import altair as alt
@@ -14,7 +14,7 @@ from cancernet.reporting.report import embed
 from cancernet.reporting.slide_plots import DARK, MAX_OPACITY, format_length, round_length
 
 HEIGHT = 460  # pixels on the screen
-PATCHES, OUTLINE = "patches", "outline"  # names of the two data sets in the specification
+PATCHES, OUTLINE, ANNOTATIONS = "patches", "outline", "annotations"  # names of the data sets in the specification
 SCALE_BAR_SHARE = 0.07  # extra height for the scale bar, relative to the slide
 JPEG_QUALITY = 88
 
@@ -62,13 +62,20 @@ def outline_rows(
 
 
 def map_specification(
-    picture: np.ndarray, frame: Frame, *, event: str, show_probability: bool = True, mpp: float | None = None
+    picture: np.ndarray,
+    frame: Frame,
+    *,
+    event: str,
+    show_probability: bool = True,
+    mpp: float | None = None,
+    annotations: Mapping[str, str] | None = None,
 ) -> dict[str, object]:
     """Specify the map in Vega-Lite, without its data sets PATCHES (`map_rows`) and OUTLINE (`outline_rows`).
 
     The wheel zooms, dragging pans, and a double click resets the view. Pixels stay square at every screen width. The
     selection `clicked` holds the number of a patch. Because the data sets are separate, the view keeps its zoom when
     only they change. `mpp` is micrometres per pixel of the patch coordinates, for the scale bar; None draws no bar.
+    `annotations` are the colours of classes of annotations, whose outlines are a third data set, ANNOTATIONS.
     """
     left, top, right, bottom = frame
     height = (bottom - top) * (1 + SCALE_BAR_SHARE * (mpp is not None))
@@ -90,6 +97,12 @@ def map_specification(
         for colour, width in ((alt.ColorValue("white"), 3.4), (colours, 1.6))
     ]
     layers = [tissue, _patches(event, show_probability).encode(x, y, x2="right", y2="bottom"), *outline]
+    if annotations:
+        scale = alt.Scale(domain=list(annotations), range=list(annotations.values()))
+        legend = alt.Legend(orient="bottom", direction="horizontal", title="annotations", symbolType="stroke")
+        edges = alt.Chart(alt.NamedData(ANNOTATIONS)).mark_rule(clip=True, strokeWidth=2.5, strokeCap="round")
+        colour = alt.Color("annotation:N", scale=scale, legend=legend)
+        layers.append(edges.encode(x, y, colour, x2="right", y2="bottom"))
     if mpp:
         length = round_length((right - left) * mpp / 4)
         end, middle = left + length / mpp, bottom + (bottom - top) * SCALE_BAR_SHARE * 0.6
@@ -98,7 +111,12 @@ def map_specification(
         text = alt.Chart(words).mark_text(align="left", baseline="middle", dx=6, clip=True, fontSize=12)
         rule = alt.Chart(bar).mark_rule(clip=True, color=DARK, strokeWidth=3)
         layers += [rule.encode(x, y, x2="right", y2="bottom"), text.encode(x, y, text="words:N")]
-    return alt.layer(*layers, height=HEIGHT).configure_view(stroke="#d5dadd", fill="#ffffff").to_dict()
+    return (
+        alt.layer(*layers, height=HEIGHT)
+        .resolve_scale(color="independent")
+        .configure_view(stroke="#d5dadd", fill="#ffffff")
+        .to_dict()
+    )
 
 
 def _patches(event: str, show_probability: bool) -> alt.Chart:

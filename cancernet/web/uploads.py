@@ -19,6 +19,7 @@ from cancernet.data.images import EXTENSIONS, MOST_MEGAPIXELS, TIFF_MAGIC, read_
 
 SLIDES = (".svs", ".ndpi", ".scn", ".bif", ".qptiff")  # whole slides in one TIFF file
 ENDINGS = EXTENSIONS + SLIDES
+ANNOTATIONS, ANNOTATION_BYTES = ".geojson", 32 * 2**20  # their ending, and the most that a file may have
 ZIP_FILE, ZIP_ENTRY = b"PK\x03\x04", b"PK\x01\x02"  # signatures of a zip file, and of an entry of its directory
 SAMPLE_SEED, SAMPLE_PATIENT = 2026, 79001  # not in the synthetic dataset of `cancernet build --sample`
 FOR_MORE = "For more, use cancernet predict."

@@ -164,6 +164,19 @@ def test_a_zip_of_a_patient_makes_a_map_with_neighbours(page, tiny_run):
     ]
 
 
+def test_annotations_of_a_slide_are_compared_with_the_answers(page):
+    ring = [[0, 0], [10_000, 0], [10_000, 10_000], [0, 10_000], [0, 0]]
+    tumour = {
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"classification": {"name": "Tumor"}},
+    }
+    given = json.dumps(tumour).encode()
+    send(page, ("patient.zip", zip_files(sample_uploads()), ZIP), ("79001.geojson", given, "application/geo+json"))
+    table = page.table[-1].value
+    assert table["annotated as"].tolist() == ["Tumor"]
+    assert table["area"].str.replace("\\", "").tolist() == [f"{len(sample_uploads()) * 0.04:,.2f} mm²"]
+
+
 def test_a_patch_without_a_slide_has_its_own_threshold(page, tiny_run):
     own = load_decision(tiny_run / "decision.json")
     send(page, ("patient.zip", zip_files(sample_uploads()), ZIP), ("one.png", sample_uploads()[40][1], PNG))

@@ -1,5 +1,6 @@
 """The work behind the page gives the same answers as `cancernet predict`, from memory instead of from disk."""
 
+import json
 from dataclasses import replace
 
 import cv2
@@ -14,7 +15,7 @@ from cancernet.explain.distances import find_outliers
 from cancernet.inference import prediction, work_list
 from cancernet.inference.prediction import decide_item
 from cancernet.run import load_run
-from cancernet.web import page, uploads
+from cancernet.web import agreement, page, uploads
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +69,79 @@ def test_the_page_reads_and_answers_as_predict_does(run, tmp_path):
     assert {predicted for *_, predicted in answers.values()} == {0, 1}
 
 
+def annotate(name, left, top, right, bottom, **more):
+    ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+    kind = {"classification": {"name": name, **more}}
+    return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": kind}
+
+
+def test_annotations_of_a_slide_are_outlined_and_compared_with_the_classes_of_its_patches(run):
+    """Four columns of four patches, of which the run classifies the right two as IDC."""
+    files = [
+        (f"7_idx5_x{50 * i + 1}_y{50 * j + 1}.png", encode(patch(250 if i < 2 else 60))) for i, j in np.ndindex(4, 4)
+    ]
+    # The tumour covers the right three columns of the upper two rows, and less than half of the patches below; the
+    # stroma covers the left column but for its uppermost patch.
+    tumour, stroma = annotate("Tumor", 51, 1, 201, 115, color=[200, 0, 0]), annotate("Stroma", 1, 40, 51, 201)
+    given = json.dumps({"type": "FeatureCollection", "features": [tumour, stroma]}).encode()
+    answer = page.answer_uploads(run, [*files, ("7.geojson", given)])
+    assert answer.problems == []
+    (slide,) = page.find_slides(run, [decide_item(run, each, neighbours=False) for each in answer.scores])
+    assert (slide.predicted.reshape(4, 4) == [[0], [0], [1], [1]]).all()
+    regions = answer.annotations["7"]
+    assert page.tabulate_agreement(run, slide, regions) == {
+        "annotated as": ["Stroma", "Tumor"],
+        "area": ["0.12 mm²", "0.24 mm²"],  # 3 and 6 patches of 200 micrometres
+        "classified as benign": ["100.0%", "33.3%"],
+        "classified as IDC": ["0.0%", "66.7%"],
+    }
+    drawn = page.draw_map(run, slide, 1, regions=regions)
+    edges = drawn["datasets"]["annotations"]
+    corners = {*zip(edges["left"], edges["top"]), *zip(edges["right"], edges["bottom"])}
+    assert corners == {(x, y) for x in (51, 201) for y in (1, 115)} | {(x, y) for x in (1, 51) for y in (40, 201)}
+    assert edges["annotation"] == ["Stroma"] * 4 + ["Tumor"] * 4
+    (colour,) = [
+        color for layer in drawn["layer"] if (color := layer["encoding"].get("color", {})).get("field") == "annotation"
+    ]
+    assert colour["scale"]["domain"] == ["Stroma", "Tumor"]
+    assert colour["scale"]["range"][1] == "#c80000"
+    assert len(page.draw_map(run, slide, 1)["layer"]) == len(drawn["layer"]) - 1
+    unsure = replace(slide, uncertain=np.arange(16) % 4 == 1)  # the second row
+    assert page.tabulate_agreement(run, unsure, regions)["uncertain"] == ["33.3%", "50.0%"]
+
+
+def test_annotations_are_in_the_pixels_of_the_slides_file(run, tmp_path):
+    write_small_pyramid(tmp_path / "pyramid.tif")
+    data = (tmp_path / "pyramid.tif").read_bytes()
+    (scored,) = page.answer_uploads(run, [("pyramid.tif", data)]).scores
+    scale, grid = scored.file_scale, scored.grid
+    assert scale != 1
+    left, top = (side * scale for side in grid.origin)
+    one = annotate("Tumor", left, top, left + grid.step * scale, top + grid.step * scale)
+    answer = page.answer_uploads(run, [("pyramid.tif", data), ("other name.geojson", json.dumps(one).encode())])
+    (regions,) = answer.annotations.values()
+    (slide,) = [decide_item(run, each) for each in answer.scores]
+    (found,) = agreement.count_agreement(regions, slide, 2)
+    assert (found.label, found.patches) == ("Tumor", 1)
+
+
+def test_annotations_that_cannot_be_used_are_told(run, monkeypatch):
+    files = [(f"{slide}_idx5_x{50 * i + 1}_y1.png", encode(patch(60))) for slide in (7, 8) for i in range(4)]
+    given = [("9.geojson", b"{}"), ("8.geojson", b"x"), ("7.GEOJSON", b"[]")]
+    answer = page.answer_uploads(run, [*files, *given])
+    assert answer.annotations == {}
+    reasons = {problem.name: problem.reason for problem in answer.problems}
+    assert reasons["9.geojson"] == "belongs to none of the slides. Give it the name of its slide."
+    assert reasons["8.geojson"].startswith("is not GeoJSON as QuPath exports it (")
+    assert reasons["7.GEOJSON"] == "has no area with a class."
+    monkeypatch.setattr(uploads, "ANNOTATION_BYTES", 2)
+    (large,) = page.answer_uploads(run, [*files, ("8.geojson", b"[] ")]).problems
+    assert large == ("8.geojson", "is larger than 0 MB. Export fewer annotations.")
+
+
 def test_the_latest_pictures_with_grad_cam_are_kept(trained, monkeypatch):
     monkeypatch.setattr(page, "MAX_PICTURES", 3)
-    (scored,), _, pictures = page.answer_uploads(trained, uploads.sample_uploads()[:5])
+    (scored,), _, pictures, _ = page.answer_uploads(trained, uploads.sample_uploads()[:5])
     decided = prediction.decide_item(trained, scored, neighbours=False)
     patches = [page.Shown(decided, row) for row in range(5)]
     first = page.explain_patches(trained, patches[:2], pictures)
