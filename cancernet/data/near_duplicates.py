@@ -16,6 +16,7 @@ MOST_BITS = 5  # in which the hashes of near-duplicates may differ
 LEAST_CORRELATION = 0.95  # of their thumbnails
 _LEAST_SIDE = 24  # pixels of a thumbnail, unless the image is smaller
 _SAMPLED = 128  # pixels in each direction that are enough for a thumbnail
+MOST_PAIRS = 1000  # that are read again; in a dataset with more, the groups are some of all
 _COMPARED = 1000  # hashes with the same band that one is compared with at most; of IDC patches, few in 10,000 share one
 
 
@@ -60,7 +61,8 @@ def find_near_duplicates(folder: Path, patches: Sequence[Patch], hashes: Sequenc
 
     Pairs whose hashes differ in at most MOST_BITS bits, and agree in one of four bands of 16, are found without
     comparing all pairs: all with 3 different bits, and nearly all with 5. They are read again, and near-duplicates if
-    their thumbnails correlate. Blank images, and images without a known patient, are left out.
+    their thumbnails correlate; only the first MOST_PAIRS are. Blank images and images without a known patient are left
+    out.
 
     Args:
         folder: of the dataset.
@@ -108,7 +110,7 @@ def _group_alike(folder: Path, patches: Sequence[Patch], pairs: set[tuple[int, i
     """Join pairs of rows whose thumbnails correlate into groups, in the order of the patches."""
     thumbnails: dict[int, np.ndarray] = {}
     group_of: dict[int, set[int]] = {}
-    for pair in sorted(pairs):
+    for pair in sorted(pairs)[:MOST_PAIRS]:
         for row in pair:
             if row not in thumbnails:
                 patch = patches[row]

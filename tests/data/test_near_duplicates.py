@@ -6,9 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
+from cancernet.data import near_duplicates
 from cancernet.data.dataset import Patch
 from cancernet.data.images import decode_image
 from cancernet.data.near_duplicates import find_near_duplicates, hash_pictures, make_thumbnail
+
+PAIR = ((0, "p"), (1, "q"))
 
 
 def make_tissue(seed: int, side: int = 50) -> np.ndarray:
@@ -82,6 +85,14 @@ def test_all_images_of_a_picture_are_one_group(tmp_path):
     tissue = make_tissue(5)
     files = [(f"{number}.png", f"p{number}", png(cv2.convertScaleAbs(tissue, beta=number))) for number in range(4)]
     assert find(tmp_path, [*others(3), *files]) == [[name for name, *_ in files]]
+
+
+def test_no_more_pairs_are_read_than_allowed(tmp_path, monkeypatch):
+    monkeypatch.setattr(near_duplicates, "MOST_PAIRS", 1)
+    files = [
+        (f"{seed}{patient}", patient, png(make_tissue(seed) + number)) for seed in (1, 2) for number, patient in PAIR
+    ]
+    assert find(tmp_path, files) == [["1p", "1q"]]
 
 
 def test_blank_images_are_told_apart_by_their_pixels():
