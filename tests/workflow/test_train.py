@@ -24,6 +24,7 @@ from cancernet.cli import parse_options
 from cancernet.config import Augmentation, TrainingOptions
 from cancernet.data.dataset import Patch, read_manifest
 from cancernet.evaluation.metrics import METRICS
+from cancernet.reporting import illustration, report
 from cancernet.run import REQUEST
 from cancernet.training.experiments import choose_experiment, fit_to_grey
 from cancernet.workflow import cross_validate, fit
@@ -49,6 +50,13 @@ def folder(tmp_path_factory):
         train_model.main(["--dataset", "dataset", "--output", "runs/one", *QUICK])
     (folder / "printed.txt").write_text(printed.getvalue())
     return folder
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Runs without pictures, a third of the time of a small one. That of `folder` has been made with them."""
+    monkeypatch.setattr(report, "draw_figures", lambda *_, **__: {})
+    monkeypatch.setattr(illustration, "draw_augmentation", lambda *_, **__: {})
 
 
 def train(folder, *options):
