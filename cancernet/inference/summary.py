@@ -40,9 +40,9 @@ class ItemResult:
     probability_sums: tuple[float, ...] = ()  # of each class
     has_map: bool = False
     listed: tuple[tuple[str, str, str], ...] = ()  # name, class and probability of the first images without a map
-    uncertain: int | None = None  # patches to be referred to a person; None where the run refers none
     outside: int | None = None  # patches out of distribution; None where the run cannot measure it
     outliers: tuple[Outlier, ...] = ()  # the furthest of them, at most MOST_NAMED
+    uncertain: int | None = None  # patches to be referred to a person; None where the run refers none
 
 
 def summarise_item(settings: Settings, item: WorkItem, predictions: "ItemPredictions", *, has_map: bool) -> ItemResult:
