@@ -64,9 +64,9 @@ def summarise_item(settings: Settings, item: WorkItem, predictions: "ItemPredict
         tuple(predictions.probabilities.sum(axis=0).tolist()),
         has_map,
         () if has_map else tuple(listed),
-        None if predictions.uncertain is None else int(predictions.uncertain.sum()),
         found and found.outside,
         tuple(Outlier(distance, names[row], row) for row, distance in found.furthest) if found else (),
+        None if predictions.uncertain is None else int(predictions.uncertain.sum()),
     )
 
 
