@@ -151,10 +151,13 @@ def fit_decision(
     fitted = Decision(
         tuple(classes), positive, temperature, bias, threshold, operating_point, 0.0, fitted_on, expected, curve, others
     )
-    if refer is None:
-        return fitted
-    certainty = measure_certainty(fitted, calibrate(fitted, values))
-    return replace(fitted, refer=refer, uncertain_below=float(np.quantile(certainty, refer)))
+    return fitted if refer is None else refer_least_certain(fitted, values, refer)
+
+
+def refer_least_certain(decision: Decision, scores: np.ndarray, refer: float) -> Decision:
+    """Set the limit of certainty that a share of images with these log-probabilities `[n, k]` does not reach."""
+    certainty = measure_certainty(decision, calibrate(decision, scores))
+    return replace(decision, refer=refer, uncertain_below=float(np.quantile(certainty, refer)))
 
 
 def calibrate(decision: Decision, scores: np.ndarray) -> np.ndarray:

@@ -15,7 +15,14 @@ from scipy.special import log_softmax, logit
 from cancernet import InputError
 from cancernet.data.grid import SlideGrid
 from cancernet.evaluation.calibration import IMAGES_PER_PATIENT, log_loss, minimise_log_loss
-from cancernet.evaluation.decision import Decision, calibrate, decide, fit_decision, parse_operating_point
+from cancernet.evaluation.decision import (
+    Decision,
+    calibrate,
+    decide,
+    fit_decision,
+    parse_operating_point,
+    refer_least_certain,
+)
 from cancernet.evaluation.predictions import Predictions, Scores
 
 SIGMA = 1.0  # default width in patches: it helped on all complete slides tried (docs/recipes.md)
@@ -132,6 +139,9 @@ def fit_on_validation(
         if parse_operating_point(operating_point).rule == "balanced":
             fit = partial(fit, operating_point=repr(alone.threshold))  # the share of the positive class is the same
         together = dataclasses.replace(fit(scores, calibration=steeper), operating_point=operating_point)
+        if refer is not None:
+            of_slides = smoothed[np.concatenate([slide.members for slide in complete])]
+            together = refer_least_certain(together, of_slides, refer)
     return dataclasses.replace(together, neighbour_sigma=sigma, without_neighbours=alone)
 
 

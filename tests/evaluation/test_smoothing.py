@@ -14,6 +14,7 @@ from cancernet.data.dataset import Patch
 from cancernet.data.grid import lay_out_patches
 from cancernet.evaluation import decision, smoothing
 from cancernet.evaluation.predictions import Scores
+from cancernet.evaluation.referral import find_uncertain
 from cancernet.evaluation.smoothing import (
     MIN_SLIDES,
     SIGMA,
@@ -278,6 +279,14 @@ def test_few_slides_change_probabilities_and_not_decisions(point):
     np.testing.assert_array_equal(
         apply_decision(few, made_up[0], slides)[1], apply_decision(before, made_up[0], slides)[1]
     )
+
+
+def test_few_slides_refer_a_share_of_their_smoothed_patches():
+    made_up = blob_slides(noise=2.0, patients=3)
+    few, _ = fit(*made_up, refer=0.1)
+    slides = layout_of(*made_up[2:]).slides
+    uncertain = find_uncertain(few, apply_decision(few, made_up[0], slides)[0], slides).uncertain
+    assert uncertain.mean() == pytest.approx(0.1, abs=0.001)
 
 
 def test_few_slides_of_three_classes_keep_the_calibration_of_patches_alone():
