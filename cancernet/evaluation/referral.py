@@ -23,9 +23,9 @@ Sums = Mapping[str, np.ndarray]  # by the names in `_list_cells`
 
 _RATES = {  # a share of the images that are kept: those counted, and those among which they are
     "error": ("wrong", "all"),
-    "sensitivity": ("detected", "positive"),
-    "specificity": ("cleared", "negative"),
-    "ppv": ("detected", "called"),
+    "sensitivity": ("true positives", "positive"),
+    "specificity": ("true negatives", "negative"),
+    "ppv": ("true positives", "predicted positive"),
 }
 _UNDEFINED = {
     "error": "no image is kept",
@@ -112,18 +112,18 @@ def _list_cells(images: EvaluatedImages) -> dict[str, np.ndarray]:
     if images.positive is None:
         return {"right": ~wrong, "wrong": wrong}
     positive = images.labels == images.positive
-    of_positive = {"detected": positive & ~wrong, "missed": positive & wrong}
-    return of_positive | {"cleared": ~positive & ~wrong, "false alarms": ~positive & wrong}
+    of_positive = {"true positives": positive & ~wrong, "false negatives": positive & wrong}
+    return of_positive | {"true negatives": ~positive & ~wrong, "false positives": ~positive & wrong}
 
 
 def _add_cells(cells: Sums) -> dict[str, np.ndarray]:
     """Add up the numbers of images that `_RATES` names; without rounding errors where one of two numbers is 0."""
     if "wrong" in cells:
         return {"wrong": cells["wrong"], "all": cells["wrong"] + cells["right"]}
-    detected, missed, cleared, false_alarms = cells.values()
-    sums = {"detected": detected, "positive": detected + missed, "called": detected + false_alarms}
-    sums |= {"cleared": cleared, "negative": cleared + false_alarms}
-    return sums | _add_cells({"wrong": missed + false_alarms, "right": detected + cleared})
+    tp, fn, tn, fp = cells.values()
+    sums = {"true positives": tp, "positive": tp + fn, "predicted positive": tp + fp}
+    sums |= {"true negatives": tn, "negative": tn + fp}
+    return sums | _add_cells({"wrong": fn + fp, "right": tp + tn})
 
 
 def _rank_images(groups: np.ndarray, certainty: np.ndarray, cells: Sums) -> Callable[[WeightedImages], Sums]:
