@@ -26,6 +26,7 @@ SPLIT_NAMES |= {"train": "training", "val": "validation", "valid": "validation",
 TESTING_SHARE = 0.20  # of all patients
 VALIDATION_SHARE = 0.10  # of the patients that are not for testing
 TRAINING_PARTS = 5  # at most, that training is divided into to choose the penalty of a single member's head
+ANNOTATED_SHARE = 0.5  # of a patch that annotations of its class cover
 INSIDE_SHARE = 0.985  # of validation images, each measured without its own patient, count as in distribution
 
 Setting = int | float | str | bool
@@ -328,7 +329,7 @@ class TrainingOptions:
     )
     refer: Annotated[float, Interval(gt=0, le=0.5)] | None = _decision_option(
         None,
-        "Answer uncertain, to be referred to a person, for this share of images, the least certain ones: 0.1",
+        'Answer "uncertain: refer to a person" for this share of the images, the least certain, such as 0.1',
         default="none",
     )
     neighbours: bool = _decision_option(True, "Do not smooth over neighbouring patches of a slide")
@@ -348,7 +349,7 @@ class TrainingOptions:
     )
     leave_out: str | None = _training_option(
         None,
-        "Cross-validate by a column of the manifest, such as site: test on each after training without it",
+        "Cross-validate by a column of the manifest, such as site: test on each value after training without it",
         metavar="COLUMN",
     )
     distributed: bool = _training_option(

@@ -9,7 +9,7 @@ from cancernet.evaluation.comparison import estimate_difference
 from cancernet.evaluation.evaluate import measure
 from cancernet.evaluation.intervals import jackknife_interval
 from cancernet.evaluation.metrics import METRICS, ONE_EMPTY
-from cancernet.evaluation.predictions import Predictions
+from cancernet.evaluation.predictions import Predictions, Scores
 from cancernet.evaluation.results import Estimate, LearningCurve, LearningPoint
 from cancernet.evaluation.tables import EvaluatedImages
 
@@ -31,12 +31,12 @@ def trace_learning_curve(
         subsets: two or more, the largest last: number of patients that a model was trained on, and of each draw the
             log-probabilities [m, classes] of the patches.
     """
-    labels = np.array([list(classes).index(patch.label) for patch in patches])
     measured = []
     for _, draws in subsets:
         found = []
         for scores in draws:
-            predictions = Predictions(list(patches), labels, np.exp(scores), scores.argmax(axis=1))
+            labels = Scores(patches, scores).index_labels(classes)
+            predictions = Predictions(patches, labels, np.exp(scores), scores.argmax(axis=1))
             images = EvaluatedImages.of(predictions, classes=classes, positive=positive)
             found.append(measure(images, {name: METRICS[name].compute for name in SHOWN}))
         values = {name: float(np.mean([each[name] for each, _ in found])) for name in SHOWN}

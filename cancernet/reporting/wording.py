@@ -337,12 +337,12 @@ def describe_sample_size(report: Report) -> str:
     """Say about how many patients would give intervals of +-5 points of the main metrics; "" without intervals."""
     place: Place = "many-class text" if report.positive is None else "two-class text"
     names = [name for name in list_shown(place, report.metrics) if report.metrics[name].needed]
-    needed = ", ".join(f"{' '.join(count_needed(report, name))} for {METRICS[name].label}" for name in names)
+    needed = ", ".join(f"{' '.join(spell_needed(report, name))} for {METRICS[name].label}" for name in names)
     here = f"{plural(report.interval.groups, report.interval.over.removesuffix('s'))} evaluated here"
     return f"An interval of ±5 points would need about {needed} ({here})." if needed else ""
 
 
-def count_needed(report: Report, name: str) -> tuple[str, str]:
+def spell_needed(report: Report, name: str) -> tuple[str, str]:
     """`190`, `patients with IDC images`: about how many would give an interval of +-5 points; `n/a` if unknown."""
     needed, over, nouns = report.metrics[name].needed, report.interval.over, {}
     if needed is None:

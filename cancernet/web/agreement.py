@@ -7,12 +7,12 @@ import numpy as np
 import shapely
 from shapely.affinity import affine_transform
 
+from cancernet.config import ANNOTATED_SHARE
 from cancernet.data.annotations import Region, classify_cells
 from cancernet.inference.prediction import ItemPredictions, ItemScores
 from cancernet.reporting.plots import COLOURS
 from cancernet.web.slide_map import Table
 
-LEAST_SHARE = 0.5  # of a patch that the annotations of a class cover, as in a build
 DETAIL = 0.05  # of a patch: outlines are drawn this exactly
 
 
@@ -31,7 +31,7 @@ def place_regions(regions: Sequence[Region], scores: ItemScores) -> list[Region]
 
 
 def count_agreement(regions: Sequence[Region], slide: ItemPredictions, n_classes: int) -> list[Agreement]:
-    """Count which classes the run gives the patches of a slide that annotations cover to at least LEAST_SHARE.
+    """Count which classes the run gives the patches of a slide that annotations cover to at least ANNOTATED_SHARE.
 
     Args:
         regions: as of `place_regions`.
@@ -39,7 +39,7 @@ def count_agreement(regions: Sequence[Region], slide: ItemPredictions, n_classes
     (grid,) = slide.scores.layout.slides
     left, top = grid.origin
     moved = [each._replace(shape=affine_transform(each.shape, [1, 0, 0, 1, -left, -top])) for each in regions]
-    covering = classify_cells(moved, grid.shape, grid.step, LEAST_SHARE)[grid.rows, grid.columns]
+    covering = classify_cells(moved, grid.shape, grid.step, ANNOTATED_SHARE)[grid.rows, grid.columns]
     answers = slide.predicted if slide.uncertain is None else np.where(slide.uncertain, n_classes, slide.predicted)
     of_cells = answers[grid.members]
     counts = [np.bincount(of_cells[covering == index], minlength=n_classes + 1) for index in range(len(regions))]

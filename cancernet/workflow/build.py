@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Ge, Gt
 
 from cancernet import InputError, progress
-from cancernet.config import DATASET, ORIGINAL, SPLITS, Seed, option
+from cancernet.config import ANNOTATED_SHARE, DATASET, ORIGINAL, SPLITS, Seed, option
 from cancernet.data.files import describe_unsupported
 from cancernet.storage import FolderKind, check_space, claim_folder, fresh_folder, hash_file
 
@@ -66,7 +66,7 @@ class BuildOptions:
         metavar="CSV",
     )
     annotated_share: Annotated[float, Gt(0)] = option(
-        0.5, help="Share of a patch of --slides that annotations of its class must cover", group="data"
+        ANNOTATED_SHARE, help="Share of a patch of --slides that annotations of its class must cover", group="data"
     )
     testing_only: bool = option(False, help="Put all images into testing: an external test set", group="data")
     mpp: Annotated[float, Gt(0)] | None = option(
@@ -342,7 +342,8 @@ def describe_leak(summary: "Summary") -> str:
     number = summary.near_duplicates_across_splits
     if not number:
         return ""
-    return f"{number:,} group(s) of near-duplicates of different patients are across splits, probably a leak."
+    groups = f"{number:,} group(s) of near-duplicate images of different patients"
+    return f"{groups} are in different splits: probable data leakage."
 
 
 def warn(text: str) -> None:

@@ -383,7 +383,7 @@ def test_near_duplicates_across_splits_are_warned_about_each_time_and_drawn(slid
         printed = capsys.readouterr().out
         assert "1 group(s) of near-duplicates under different patients, see near_duplicates.png" in printed
         assert "  almost the same picture: t" in printed
-        assert "warning: 1 group(s) of near-duplicates of different patients are across splits" in printed
+        assert "warning: 1 group(s) of near-duplicate images of different patients are in different splits" in printed
     summary = read_summary(tmp_path / "built")
     (group,) = summary.near_duplicates
     assert len(group) == 10
