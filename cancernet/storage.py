@@ -65,10 +65,12 @@ def check_replaceable(folder: Path, kind: FolderKind, *, force: bool) -> None:
         return
     if not folder.is_dir():
         raise InputError(f"{folder} is a file. Choose another output folder.")
-    found = _identify_folder(folder)
-    if found is not kind and any(folder.iterdir()):
-        contents = found.noun if found else "other files"
-        raise InputError(f"{folder} contains {contents}, not {kind.noun}. Choose another output folder.")
+    partial = _provisional(folder / "*", "new").name  # of a file whose writing was cut off
+    contents = [path for path in folder.iterdir() if not (path.match(partial) and path.is_file())]
+    found = _identify_folder(folder)  # later, as another process may be about to write the files that identify it
+    if found is not kind and contents:
+        noun = found.noun if found else "other files"
+        raise InputError(f"{folder} contains {noun}, not {kind.noun}. Choose another output folder.")
     if found and not force:
         raise InputError(
             f"{folder} already contains {kind.noun}. Choose another output folder, or add --force to replace this one."

@@ -440,6 +440,9 @@ def test_a_folder_that_is_absent_or_empty_may_be_written_and_one_of_other_files_
     for name in ("thesis.txt", "model.keras", "manifest.csv", "fold_1/x"):
         folder = fill(tmp_path / name.replace("/", "-"), [name])
         check_refused(folder, kind, f"contains other files, not {kind.noun}. Choose another output folder.")
+    check_replaceable(fill(tmp_path / "cut_off", [".search.json.cancernet-new"]), kind, force=False)
+    fill(tmp_path / "nested", [".run.cancernet-new/model.keras"])
+    check_refused(tmp_path / "nested", kind, f"contains other files, not {kind.noun}. Choose another output folder.")
 
 
 @pytest.mark.parametrize("trained", ["model.keras", "history.csv", "fold_1/model.keras"])

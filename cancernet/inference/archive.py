@@ -75,9 +75,10 @@ def open_folder(folder: Path, options: Mapping[str, str | float | bool | None], 
     if force or not path.is_file():
         if folder.exists():
             shutil.rmtree(folder)
-        for name in (PATCHES, SLIDES):
-            (folder / name).mkdir(parents=True)
+        folder.mkdir(parents=True)
         write_json(path, options)
+    for name in (PATCHES, SLIDES):
+        (folder / name).mkdir(exist_ok=True)
     before = read_json(path, dict, advice=ADVICE)
     for name, value in options.items():
         if before.get(name) != value:

@@ -21,7 +21,7 @@ from annotated_types import Ge
 from cancernet import InputError, StorageError, progress
 from cancernet.config import RUNS, Experiment, Range, TrainingOptions, option
 from cancernet.models.architectures import check_architecture, split_by_architecture
-from cancernet.storage import FolderKind, check_replaceable, write_json
+from cancernet.storage import FolderKind, check_replaceable, lock_folder, write_json
 from cancernet.training import experiments, search_space
 
 if TYPE_CHECKING:
@@ -166,11 +166,12 @@ def prepare_folder(output: Path, request: Mapping[str, object]) -> None:
         InputError: something else is there.
     """
     check_replaceable(output, FolderKind.SEARCH, force=True)  # `join_search` refuses a search for something else
-    output.mkdir(parents=True, exist_ok=True)
-    if not (output / REQUEST).is_file():
-        write_json(output / REQUEST, request)
-    for folder in (TRIALS, LOGS):
-        (output / folder).mkdir(exist_ok=True)
+    with lock_folder(output, announce=print):  # the processes of a search may start at the same moment
+        output.mkdir(parents=True, exist_ok=True)
+        if not (output / REQUEST).is_file():
+            write_json(output / REQUEST, request)
+        for folder in (TRIALS, LOGS):
+            (output / folder).mkdir(exist_ok=True)
 
 
 class Trainer:

@@ -119,6 +119,22 @@ def test_predictions_of_two_runs_do_not_mix(folder):
     assert json.loads((folder / "archive.json").read_text()) == {"run": "ab", "mpp": 2.0}
 
 
+@pytest.mark.parametrize("made", [[], ["archive.json"], ["archive.json", "patches"]])
+def test_a_kill_while_the_folder_was_made_does_not_stop_the_next_prediction(tmp_path, made):
+    archive.open_folder(tmp_path / "whole", OPTIONS, force=False)
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / ".archive.json.cancernet-new").write_text("{")
+    for name in made:
+        path = tmp_path / "whole" / name
+        path.rename(tmp_path / "cut" / name)
+    archive.open_folder(tmp_path / "cut", OPTIONS, force=False)
+    assert {path.name for path in (tmp_path / "cut").iterdir() if path.name[0] != "."} == {
+        "archive.json",
+        "patches",
+        "slides",
+    }
+
+
 def test_what_is_no_archive_is_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "text").write_text("")

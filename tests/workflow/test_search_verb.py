@@ -1,5 +1,6 @@
 """The search script: it trains as train_model.py does, reads no test patient, is shared, and goes on after a kill."""
 
+import concurrent.futures
 import csv
 import dataclasses
 import importlib.util
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -139,6 +141,24 @@ def test_the_data_of_a_search_are_described(patient, from_whom):
 def start(made, output, *options):
     command = [sys.executable, "-m", "cancernet", "tune", *arguments(made, output, *options)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def test_processes_that_start_at_the_same_moment_make_one_folder(tmp_path, monkeypatch):
+    write, begun = search.write_json, threading.Event()
+
+    def write_slowly(path, value):
+        (path.parent / ".search.json.cancernet-new").write_text("{")
+        begun.set()
+        time.sleep(0.2)
+        write(path, value)
+
+    monkeypatch.setattr(search, "write_json", write_slowly)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first = pool.submit(search.prepare_folder, tmp_path / "search", {"seed": 1})
+        assert begun.wait(10)
+        search.prepare_folder(tmp_path / "search", {"seed": 1})
+        first.result()
+    assert {path.name for path in (tmp_path / "search").iterdir()} == {"search.json", "trials", "logs"}
 
 
 @pytest.mark.slow
