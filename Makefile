@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/ready
 	$(BIN)/python build_dataset.py --sample --source datasets/sample --output datasets/demo
-	$(BIN)/python train_model.py --dataset datasets/demo --output runs/demo --epochs 6 --batch-size 32 --members 3 --force
+	$(BIN)/python train_model.py --dataset datasets/demo --output runs/demo --epochs 4 --batch-size 32 --members 2 --force
 
 test: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
