@@ -168,7 +168,6 @@ class Recorder(keras.callbacks.Callback):
         except Exception as error:  # for a damaged file, zip, NumPy and Keras raise many kinds
             raise StorageError(f"The checkpoint {folder} is damaged. {_ADVICE}") from error
         model.set_weights(last.get_weights())
-        model.optimizer.build(model.trainable_variables)
         for mine, saved in zip(model.optimizer.variables, last.optimizer.variables, strict=True):
             mine.assign(saved)
 
