@@ -73,7 +73,8 @@ def _read_row(path: Path, row: dict[str, str], names: dict[str, str], others: Se
 def apply_labels(images: Iterable[Patch], labels: Sequence[Label]) -> tuple[list[Patch], list[tuple[str, str]]]:
     """Give images the labels of a table; folders say nothing.
 
-    Returns the images in the table, and file and reason of those that it does not name, or names with several labels.
+    An image may have several rows, one for each of its boxes, say. Returns the images in the table, and file and reason
+    of those that it does not name, or whose rows disagree in label, patient or split.
     Raises InputError if a row names several images, or no row names any.
     """
     images = list(images)
@@ -96,16 +97,25 @@ def apply_labels(images: Iterable[Patch], labels: Sequence[Label]) -> tuple[list
         raise InputError(f"The table of labels names none of {len(images):,} images. {first}")
     labelled, left_out = [], []
     for number, image in enumerate(images):
-        rows = rows_of.get(number, [])
-        classes = sorted({row.label for row in rows} - {""})
-        if len(classes) != 1:
-            several = f"has several labels in the table: {', '.join(classes)}"
-            left_out.append((image.file, several if classes else "has no label in the table"))
+        rows = [row for row in rows_of.get(number, []) if row.label]
+        if not rows:
+            left_out.append((image.file, "has no label in the table"))
             continue
-        row = next(row for row in rows if row.label)
-        patient = image.patient if row.patient is None else row.patient
-        labelled.append(image._replace(label=row.label, patient=patient, split=row.split, more=row.more))
+        for noun, values in zip(("labels", "patients", "splits"), list(zip(*rows, strict=True))[1:4], strict=True):
+            if len(set(values)) > 1:
+                left_out.append((image.file, f"has several {noun} in the table: {', '.join(sorted(set(values)))}"))
+                break
+        else:
+            row = rows[0]
+            more = tuple((name, _join(dict(each.more)[name] for each in rows)) for name, _ in row.more)
+            patient = image.patient if row.patient is None else row.patient
+            labelled.append(image._replace(label=row.label, patient=patient, split=row.split, more=more))
     return labelled, left_out
+
+
+def _join(values: Iterable[str]) -> str:
+    """Return what the rows of an image say, such as the places of its boxes, each value once."""
+    return "; ".join(dict.fromkeys(values))
 
 
 def _is_at(file: str, path: str) -> bool:

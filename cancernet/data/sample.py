@@ -104,9 +104,12 @@ def write_sample(folder: Path, *, seed: int, patients: int = 30, side: int = SID
             written += 1
         return written
 
-    with claim_folder(folder, FolderKind.SAMPLE, force=False), fresh_folder(folder) as partial:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy, SciPy and OpenCV compute without Python's lock
-            return sum(pool.map(write_patient, range(FIRST_PATIENT, FIRST_PATIENT + patients)))
+    with (
+        claim_folder(folder, FolderKind.SAMPLE, force=False),
+        fresh_folder(folder) as partial,
+        ThreadPoolExecutor(os.cpu_count()) as pool,  # NumPy, SciPy and OpenCV compute without Python's lock
+    ):
+        return sum(pool.map(write_patient, range(FIRST_PATIENT, FIRST_PATIENT + patients)))
 
 
 def draw_stain(rng: Random) -> Stain:

@@ -91,6 +91,37 @@ def test_colours():
     assert np.abs(decode_image(write_dicom(pixels=ybr, bits=8, kind="YBR_FULL"), 3).astype(int) - rgb).max() <= 2
 
 
+def compress(data, syntax, **options):
+    """Write a DICOM file whose pixels are already compressed."""
+    dataset = pydicom.dcmread(io.BytesIO(write_dicom(**options)))
+    dataset.file_meta.TransferSyntaxUID = f"1.2.840.10008.1.2.4.{syntax}"
+    dataset.PixelData = pydicom.encaps.encapsulate([data])
+    dataset["PixelData"].is_undefined_length = True
+    file = io.BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def test_compressed_pixels_are_those_that_were_compressed():
+    codecs = pytest.importorskip("imagecodecs")
+    pytest.importorskip("gdcm")
+    grey8 = np.add.outer(np.arange(16) * 6, np.arange(24) * 5).astype(np.uint8)
+    grey12 = grey8.astype(np.uint16) * 16
+    lossless = {
+        70: codecs.ljpeg_encode(grey12, bitspersample=12),
+        80: codecs.jpegls_encode(grey12),
+        90: codecs.jpeg2k_encode(grey12, codecformat="j2k", reversible=True, bitspersample=12),
+    }
+    for syntax, data in lossless.items():
+        found = decode_image(compress(data, syntax, pixels=grey12), 1)[..., 0]
+        np.testing.assert_array_equal(found, np.rint(grey12 / 4095 * 255), err_msg=str(syntax))
+    jpeg = compress(codecs.jpeg8_encode(grey8, level=95), 50, pixels=grey8, bits=8)
+    assert np.abs(decode_image(jpeg, 1)[..., 0].astype(int) - grey8).max() <= 2
+    rgb = np.stack([grey8, 255 - grey8, grey8 // 2], axis=-1)
+    jpeg = compress(codecs.jpeg8_encode(rgb, level=95), 50, pixels=rgb, bits=8, kind="YBR_FULL_422")
+    assert np.abs(decode_image(jpeg, 3).astype(int) - rgb).mean() <= 2
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

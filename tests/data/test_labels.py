@@ -44,11 +44,26 @@ def test_columns_may_have_other_names(tmp_path):
 
 
 def test_several_rows_of_an_image_must_agree(tmp_path):
-    labels = read_labels(write(tmp_path / "t.csv", "id,label\n1,B\n1,B\n1,\n2,B\n2,M\n3,\n"))
-    labelled, left_out = apply_labels(images("1.png", "2.png", "3.png"), labels)
+    rows = "1,B,p,\n1,B,p,\n1,,q,\n2,B,p,\n2,M,p,\n3,,p,\n4,B,p,\n4,B,q,\n5,B,p,train\n5,B,p,test\n"
+    labels = read_labels(write(tmp_path / "t.csv", "id,label,patient,split\n" + rows))
+    labelled, left_out = apply_labels(images(*(f"{number}.png" for number in range(1, 6))), labels)
     assert [patch.label for patch in labelled] == ["B"]
-    reasons = ["has several labels in the table: B, M", "has no label in the table"]
-    assert [reason for _, reason in left_out] == reasons
+    assert left_out == [
+        ("2.png", "has several labels in the table: B, M"),
+        ("3.png", "has no label in the table"),
+        ("4.png", "has several patients in the table: p, q"),
+        ("5.png", "has several splits in the table: testing, training"),
+    ]
+
+
+def test_a_table_with_a_row_for_each_box_of_an_image_keeps_all_boxes(tmp_path):
+    """As the RSNA Pneumonia Detection Challenge has it."""
+    rows = "a,,,,,0\nb,264.0,152.0,213.0,379.0,1\nb,562.0,152.0,256.0,453.0,1\n"
+    table = write(tmp_path / "stage_2_train_labels.csv", "patientId,x,y,width,height,Target\n" + rows)
+    labelled, left_out = apply_labels(images("a.dcm", "b.dcm"), read_labels(table, ("path=patientId", "label=Target")))
+    assert ([patch.label for patch in labelled], left_out) == (["0", "1"], [])
+    boxes = (("table_x", "264.0; 562.0"), ("table_y", "152.0"), ("width", "213.0; 256.0"), ("height", "379.0; 453.0"))
+    assert labelled[1].more == boxes
 
 
 @pytest.mark.parametrize(

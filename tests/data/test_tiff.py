@@ -28,6 +28,7 @@ COMPRESSIONS = [
     "jpegxr",
     "lerc",
     "png",
+    "webp",
 ]
 
 
