@@ -694,6 +694,21 @@ def test_cbis_ddsm_is_built_from_its_table_without_the_tags_of_its_files(tmp_pat
     assert not any(b"Secret" in data for data in snapshot(tmp_path / "built").values())
 
 
+def test_rsna_is_built_from_its_table_of_boxes(tmp_path):
+    rows = ["patientId,x,y,width,height,Target"]
+    for number in range(30):
+        name = f"{number:08x}-36dc"
+        write_dicom(tmp_path / f"rsna/{name}.dcm", pixels=np.full((8, 8), number, np.uint8), bits=8, PatientID=name)
+        rows += [f"{name},{box},152.0,213.0,379.0,1" for box in (264.0, 562.0)] if number % 2 else [f"{name},,,,,0"]
+    table = tmp_path / "stage_2_train_labels.csv"
+    table.write_text("\n".join(rows) + "\n")
+    options = ("--labels", str(table), "--columns", "path=patientId", "label=Target")
+    patches = build(tmp_path / "rsna", tmp_path / "built", *options)
+    assert count_labels(patches) == {"0": 15, "1": 15}
+    assert len({patch.patient for patch in patches}) == 30
+    assert {dict(patch.more)["table_x"] for patch in patches} == {"", "264.0; 562.0"}
+
+
 def test_the_patient_of_a_dicom_file_is_its_patient_id(tmp_path):
     for number in range(24):
         pixels = np.full((8, 8), 100 * number, np.uint16)
