@@ -107,7 +107,10 @@ def test_the_kinds_that_pillow_writes(mode, compression):
 @pytest.mark.parametrize("bits", [1, 2, 4, 10, 12, 14])
 def test_white_is_the_largest_value_of_its_bits(bits):
     stored = (GREY.astype(np.uint16) * (2**bits - 1) // 255).astype(np.uint8 if bits < 8 else np.uint16)
-    data = write(stored, bitspersample=bits, photometric="minisblack")
+    try:
+        data = write(stored, bitspersample=bits, photometric="minisblack")
+    except NotImplementedError:
+        pytest.skip("This version of imagecodecs does not pack bits")
     assert difference(data, (stored * (255 / (2**bits - 1)))[..., None]) <= 0.5
 
 
