@@ -174,10 +174,10 @@ def draw_slide(
 
 
 def save_picture(figure: Figure, place: Path | BinaryIO) -> None:
-    """Write a JPEG; the folder of a path is created."""
+    """Write a JPEG, as large as all of its text needs; the folder of a path is created."""
     if isinstance(place, Path):
         place.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(place, format="jpg", dpi=PICTURE_DPI, pil_kwargs={"quality": JPEG_QUALITY})
+    figure.savefig(place, format="jpg", dpi=PICTURE_DPI, bbox_inches="tight", pil_kwargs={"quality": JPEG_QUALITY})
 
 
 def _draw_slides(run: Run, evaluated: EvaluatedSplit, dataset: Path, folder: Path) -> list[Picture]:

@@ -90,7 +90,7 @@ def plot_slide(
     _draw_scale_bar(first, left, width, patch_micrometres)
     outlines = [(f"classified as {positive}", DARK, predicted == 1)]
     if uncertain is not None:
-        outlines = [(UNCERTAIN, BLUE, uncertain == 1), (*outlines[0][:2], (predicted == 1) & (uncertain != 1))]
+        outlines = [(*outlines[0][:2], (predicted == 1) & (uncertain != 1)), (UNCERTAIN, BLUE, uncertain == 1)]
     lines = _outline_patches(second, outlines, points=72 * WIDTH / 2 / width)
     figure.set_figheight(inches + LINE * (lines - 1))
     _draw_probabilities(second, probabilities, threshold, drop=UNDER_MAP + LINE * lines)
@@ -187,7 +187,7 @@ def _outline_patches(axes: Axes, outlines: list[tuple[str, str, np.ndarray]], *,
             outline = LineCollection(lines, colors=colour, linewidths=width, capstyle="projecting")
             axes.add_collection(outline, autolim=False)
         label = break_lines(f"{name}: {plural(int(patches.sum()), 'patch')}", LEGEND)
-        handles.insert(0, Line2D([], [], color=line_colour, linewidth=1.3, label=label))
+        handles.append(Line2D([], [], color=line_colour, linewidth=1.3, label=label))
     plots.legend_below(axes, 0, handles=handles)
     return sum(str(handle.get_label()).count("\n") + 1 for handle in handles)
 
