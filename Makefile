@@ -12,6 +12,9 @@ SOURCE ?= datasets/original
 DATASET ?= datasets/idc
 VENV := .venv
 BIN := $(VENV)/bin
+# Modules are compiled when they are first imported, and kept: to compile all of them takes pip as long as to fetch them.
+export PYTHONDONTWRITEBYTECODE :=
+INSTALL := $(BIN)/pip install --quiet --no-compile
 
 demo: $(VENV)/ready
 	$(BIN)/python build_dataset.py --sample --source datasets/sample --output datasets/demo
@@ -56,11 +59,11 @@ types: $(VENV)/ready-dev
 
 $(VENV)/ready: requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --requirement requirements.txt
+	$(INSTALL) --requirement requirements.txt
 	touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready requirements-dev.txt
-	$(BIN)/pip install --quiet --requirement requirements-dev.txt
+	$(INSTALL) --requirement requirements-dev.txt
 	touch $@
 
 benchmark: $(VENV)/ready-dev

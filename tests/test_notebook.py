@@ -1,9 +1,12 @@
 """A notebook that runs the README's commands with `!`, and its Python example in a cell."""
 
+import json
 import os
 import re
 import shutil
+import site
 import sys
+import venv
 from pathlib import Path
 
 import nbclient
@@ -22,6 +25,18 @@ def read_commands() -> list[str]:
     return [build, " ".join([train, *SMALLER])]
 
 
+def make_kernel(folder: Path) -> Path:
+    """Make an environment with the packages of this one, and a kernel "other" in it; return the folder for Jupyter."""
+    venv.create(folder / "environment", symlinks=True)
+    (packages,) = (folder / "environment").glob("lib/python*/site-packages")
+    (packages / "of_the_tests.pth").write_text("\n".join(site.getsitepackages()))
+    command = [str(folder / "environment/bin/python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel = folder / "jupyter/kernels/other/kernel.json"
+    kernel.parent.mkdir(parents=True)
+    kernel.write_text(json.dumps({"argv": command, "display_name": "other", "language": "python"}))
+    return folder / "jupyter"
+
+
 def print_output(cell) -> str:
     return "".join(output.get("text", "") for output in cell.outputs)
 
@@ -35,10 +50,13 @@ def test_the_commands_and_the_example_run_in_a_notebook(tmp_path, monkeypatch):
         shutil.copy(ROOT / script, tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
-    cells = [*(f"!{command}" for command in read_commands()), read_example()]
+    monkeypatch.setenv("JUPYTER_PATH", str(make_kernel(tmp_path)))
+    cells = [*(f"!{command}" for command in read_commands()), read_example(), "import sys; print(sys.prefix)"]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    build, train, example = map(print_output, notebook.cells)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=900, resources=resources, kernel_name="other").execute()
+    build, train, example, prefix = map(print_output, notebook.cells)
+    assert prefix.strip() == str(tmp_path / "environment")
     assert "Written to datasets/demo" in build
     assert "The report with its pictures: runs/demo/report.html" in train
     assert len(re.findall(r"^ +2/2 ", train, re.MULTILINE)) == 2  # one line an epoch and member
