@@ -12,10 +12,8 @@ SOURCE ?= datasets/original
 DATASET ?= datasets/idc
 VENV := .venv
 BIN := $(VENV)/bin
-# Modules are compiled when they are first imported, and kept: compiling all of them would take pip 40 seconds.
-export PYTHONDONTWRITEBYTECODE :=
-INSTALL := $(BIN)/pip install --quiet --no-compile
 
+demo: export PYTHONDONTWRITEBYTECODE :=
 demo: $(VENV)/ready
 	$(BIN)/python build_dataset.py --sample --source datasets/sample --output datasets/demo
 	$(BIN)/python train_model.py --dataset datasets/demo --output runs/demo --epochs 4 --batch-size 32 --members 2 --force
@@ -57,13 +55,15 @@ lint: $(VENV)/ready-dev
 types: $(VENV)/ready-dev
 	$(BIN)/mypy cancernet *.py
 
+# Modules are compiled when the demo imports them: compiling all of them would take pip 40 seconds.
 $(VENV)/ready: requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --requirement requirements.txt
+	$(BIN)/pip install --quiet --no-compile --requirement requirements.txt
 	touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready requirements-dev.txt
-	$(INSTALL) --requirement requirements-dev.txt
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib
+	$(BIN)/pip install --quiet --requirement requirements-dev.txt
 	touch $@
 
 benchmark: $(VENV)/ready-dev
