@@ -55,7 +55,7 @@ lint: $(VENV)/ready-dev
 types: $(VENV)/ready-dev
 	$(BIN)/mypy cancernet *.py
 
-# Modules are compiled when the demo imports them: compiling all of them would take pip 40 seconds.
+# The demo compiles the modules that it imports; compiling all of them would take pip 40 seconds.
 $(VENV)/ready: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile --requirement requirements.txt

@@ -65,7 +65,7 @@ def check_replaceable(folder: Path, kind: FolderKind, *, force: bool) -> None:
         return
     if not folder.is_dir():
         raise InputError(f"{folder} is a file. Choose another output folder.")
-    partial = _provisional(folder / "*", "new").name  # of a file whose writing was cut off
+    partial = _provisional(folder / "*", "new").name  # what `write_files` leaves if it is killed
     contents = [path for path in folder.iterdir() if not (path.match(partial) and path.is_file())]
     found = _identify_folder(folder)  # later, as another process may be about to write the files that identify it
     if found is not kind and contents:

@@ -17,7 +17,7 @@ from hypothesis import settings
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# Tests limit the size of files and kill processes: a compiled module that is cut off would fail in all later runs.
+# Tests limit the size of files and kill processes: a truncated .pyc file would break all later runs.
 sys.dont_write_bytecode = True
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 

@@ -73,8 +73,8 @@ def _read_row(path: Path, row: dict[str, str], names: dict[str, str], others: Se
 def apply_labels(images: Iterable[Patch], labels: Sequence[Label]) -> tuple[list[Patch], list[tuple[str, str]]]:
     """Give images the labels of a table; folders say nothing.
 
-    An image may have several rows, one for each of its boxes, say. Returns the images in the table, and file and reason
-    of those that it does not name, or whose rows disagree in label, patient or split.
+    An image may have several rows, for example one for each of its boxes. Returns the images in the table, and file and
+    reason of those that it does not name, or whose rows disagree in label, patient or split.
     Raises InputError if a row names several images, or no row names any.
     """
     images = list(images)
@@ -98,24 +98,25 @@ def apply_labels(images: Iterable[Patch], labels: Sequence[Label]) -> tuple[list
     labelled, left_out = [], []
     for number, image in enumerate(images):
         rows = [row for row in rows_of.get(number, []) if row.label]
-        if not rows:
-            left_out.append((image.file, "has no label in the table"))
+        reason = _find_disagreement(rows) if rows else "has no label in the table"
+        if reason:
+            left_out.append((image.file, reason))
             continue
-        for noun, values in zip(("labels", "patients", "splits"), list(zip(*rows, strict=True))[1:4], strict=True):
-            if len(set(values)) > 1:
-                left_out.append((image.file, f"has several {noun} in the table: {', '.join(sorted(set(values)))}"))
-                break
-        else:
-            row = rows[0]
-            more = tuple((name, _join(dict(each.more)[name] for each in rows)) for name, _ in row.more)
-            patient = image.patient if row.patient is None else row.patient
-            labelled.append(image._replace(label=row.label, patient=patient, split=row.split, more=more))
+        row = rows[0]
+        columns = zip(*(each.more for each in rows), strict=True)  # each value once, such as those of all boxes
+        more = tuple((cells[0][0], "; ".join(dict.fromkeys(value for _, value in cells))) for cells in columns)
+        patient = image.patient if row.patient is None else row.patient
+        labelled.append(image._replace(label=row.label, patient=patient, split=row.split, more=more))
     return labelled, left_out
 
 
-def _join(values: Iterable[str]) -> str:
-    """Return what the rows of an image say, such as the places of its boxes, each value once."""
-    return "; ".join(dict.fromkeys(values))
+def _find_disagreement(rows: Sequence[Label]) -> str:
+    """Say in what the rows of an image disagree; return "" if they agree."""
+    for noun in ("label", "patient", "split"):
+        values = sorted({getattr(row, noun) or "none" for row in rows})
+        if len(values) > 1:
+            return f"has several {noun}s in the table: {', '.join(values)}"
+    return ""
 
 
 def _is_at(file: str, path: str) -> bool:

@@ -197,7 +197,7 @@ def compile_model(model: keras.Model, experiment: Experiment, *, steps_per_epoch
         # XLA on a CPU is slower than TensorFlow without it; JAX would run operation by operation.
         jit_compile=keras.backend.backend() == "jax",
     )
-    model.optimizer.build(model.trainable_variables)  # otherwise TensorFlow traces the step twice, for 2 seconds more
+    model.optimizer.build(model.trainable_variables)  # otherwise TensorFlow traces the step twice (2 s)
 
 
 @keras.saving.register_keras_serializable("cancernet")

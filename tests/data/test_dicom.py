@@ -14,8 +14,8 @@ pydicom = pytest.importorskip("pydicom")
 RAMP = np.arange(0, 4096, 64, dtype=np.uint16).reshape(8, 8)
 
 
-def write_dicom(path=None, *, pixels=RAMP, bits=12, kind="MONOCHROME2", packed=None, **tags):
-    """Write a DICOM file; return its bytes."""
+def write_dicom(path=None, *, pixels=RAMP, bits=12, kind="MONOCHROME2", packed=None, encoded=None, **tags):
+    """Write a DICOM file; return its bytes. `encoded` are the pixels as the transfer syntax `packed` has them."""
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
     dataset = pydicom.Dataset()
@@ -32,7 +32,9 @@ def write_dicom(path=None, *, pixels=RAMP, bits=12, kind="MONOCHROME2", packed=N
     dataset.PixelData = pixels.tobytes()
     for name, value in tags.items():
         setattr(dataset, name, value)
-    if packed:
+    if encoded:
+        dataset.file_meta.TransferSyntaxUID, dataset.PixelData = packed, pydicom.encaps.encapsulate([encoded])
+    elif packed:
         dataset.compress(packed)
     file = io.BytesIO()
     dataset.save_as(file, enforce_file_format=True)
@@ -91,35 +93,27 @@ def test_colours():
     assert np.abs(decode_image(write_dicom(pixels=ybr, bits=8, kind="YBR_FULL"), 3).astype(int) - rgb).max() <= 2
 
 
-def compress(data, syntax, **options):
-    """Write a DICOM file whose pixels are already compressed."""
-    dataset = pydicom.dcmread(io.BytesIO(write_dicom(**options)))
-    dataset.file_meta.TransferSyntaxUID = f"1.2.840.10008.1.2.4.{syntax}"
-    dataset.PixelData = pydicom.encaps.encapsulate([data])
-    dataset["PixelData"].is_undefined_length = True
-    file = io.BytesIO()
-    dataset.save_as(file, enforce_file_format=True)
-    return file.getvalue()
-
-
 def test_compressed_pixels_are_those_that_were_compressed():
     codecs = pytest.importorskip("imagecodecs")
     pytest.importorskip("gdcm")
     grey8 = np.add.outer(np.arange(16) * 6, np.arange(24) * 5).astype(np.uint8)
     grey12 = grey8.astype(np.uint16) * 16
     lossless = {
-        70: codecs.ljpeg_encode(grey12, bitspersample=12),
-        80: codecs.jpegls_encode(grey12),
-        90: codecs.jpeg2k_encode(grey12, codecformat="j2k", reversible=True, bitspersample=12),
+        pydicom.uid.JPEGLosslessSV1: codecs.ljpeg_encode(grey12, bitspersample=12),
+        pydicom.uid.JPEGLSLossless: codecs.jpegls_encode(grey12),
+        pydicom.uid.JPEG2000Lossless: codecs.jpeg2k_encode(
+            grey12, codecformat="j2k", reversible=True, bitspersample=12
+        ),
     }
-    for syntax, data in lossless.items():
-        found = decode_image(compress(data, syntax, pixels=grey12), 1)[..., 0]
-        np.testing.assert_array_equal(found, np.rint(grey12 / 4095 * 255), err_msg=str(syntax))
-    jpeg = compress(codecs.jpeg8_encode(grey8, level=95), 50, pixels=grey8, bits=8)
-    assert np.abs(decode_image(jpeg, 1)[..., 0].astype(int) - grey8).max() <= 2
+    for syntax, encoded in lossless.items():
+        found = shown(pixels=grey12, packed=syntax, encoded=encoded)
+        np.testing.assert_array_equal(found, np.rint(grey12 / 4095 * 255), err_msg=syntax.name)
+    jpeg = {"bits": 8, "packed": pydicom.uid.JPEGBaseline8Bit}
+    found = shown(pixels=grey8, encoded=codecs.jpeg8_encode(grey8, level=95), **jpeg)
+    assert np.abs(found.astype(int) - grey8).max() <= 2
     rgb = np.stack([grey8, 255 - grey8, grey8 // 2], axis=-1)
-    jpeg = compress(codecs.jpeg8_encode(rgb, level=95), 50, pixels=rgb, bits=8, kind="YBR_FULL_422")
-    assert np.abs(decode_image(jpeg, 3).astype(int) - rgb).mean() <= 2
+    data = write_dicom(pixels=rgb, encoded=codecs.jpeg8_encode(rgb, level=95), kind="YBR_FULL_422", **jpeg)
+    assert np.abs(decode_image(data, 3).astype(int) - rgb).mean() <= 2
 
 
 @pytest.mark.parametrize(

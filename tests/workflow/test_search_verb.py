@@ -144,9 +144,10 @@ def start(made, output, *options):
 
 
 def test_processes_that_start_at_the_same_moment_make_one_folder(tmp_path, monkeypatch):
-    write, begun = search.write_json, threading.Event()
+    write, begun, written = search.write_json, threading.Event(), []
 
     def write_slowly(path, value):
+        written.append(path)
         (path.parent / ".search.json.cancernet-new").write_text("{")
         begun.set()
         time.sleep(0.2)
@@ -158,6 +159,7 @@ def test_processes_that_start_at_the_same_moment_make_one_folder(tmp_path, monke
         assert begun.wait(10)
         search.prepare_folder(tmp_path / "search", {"seed": 1})
         first.result()
+    assert written == [tmp_path / "search/search.json"]
     assert {path.name for path in (tmp_path / "search").iterdir()} == {"search.json", "trials", "logs"}
 
 
