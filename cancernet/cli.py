@@ -15,10 +15,12 @@ import time
 import typing
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, Literal, TextIO, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO, TypeVar, Union, get_args, get_origin
 
 from cancernet import CancerNetError, InputError, __version__
-from cancernet.config import Group, Option
+
+if TYPE_CHECKING:
+    from cancernet.config import Option
 
 Options = TypeVar("Options")
 _FIRST_DATE = 315_619_200  # 1980-01-02: zip archives, such as model.keras, have no earlier dates
@@ -37,6 +39,8 @@ def parse_options(kind: type[Options], argv: Sequence[str], *, prog: str, about:
     `about` and `epilog` are what --help says before and after the options. Raises InputError for an unknown option, or
     a value that an option does not take.
     """
+    from cancernet.config import Group  # late, as it needs a package: `_run` reports one that is missing
+
     layout = argparse.RawDescriptionHelpFormatter if epilog else argparse.HelpFormatter
     parser = Parser(
         prog=prog, description=about, epilog=epilog, formatter_class=layout, argument_default=argparse.SUPPRESS
@@ -244,6 +248,9 @@ def _run(main: Callable[[Sequence[str]], object]) -> tuple[int | str | None, str
         return 130, "interrupted."
     except MemoryError:
         return 2, "memory ran out. End other programs, or use a machine with more memory."
+    except ModuleNotFoundError as error:
+        advice = "Activate the environment in which the requirements are installed; the README says how."
+        return 2, f"{sys.executable} has no package {error.name}. {advice}"
     except OSError as error:  # a folder that may not be written, say
         return 2, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
     return 0, ""

@@ -275,3 +275,11 @@ def test_a_link_to_itself_is_one_line(command, tmp_path, monkeypatch):
     assert status == 2
     assert message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("command", [["build_dataset.py"], ["train_model.py"], ["-m", "cancernet", "predict"]])
+def test_without_the_requirements_a_command_ends_in_one_line(command):
+    """`-S` leaves out site-packages, as a Python does in which nothing is installed."""
+    done = subprocess.run([sys.executable, "-S", *command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: \S+ has no package annotated_types\. Activate the environment .*\n", done.stderr)
