@@ -211,6 +211,17 @@ def measure_certainty(decision: Decision, probabilities: np.ndarray, threshold: 
     return np.abs(probability - threshold) / np.where(room > 0, room, 1)
 
 
+def bound_uncertain(decision: Decision) -> tuple[float, float] | None:
+    """Return the probabilities between which an image is uncertain, both excluded; None if the decision refers none.
+
+    They are probabilities of the positive class, and of more than two classes those of the most probable one.
+    """
+    limit, threshold = decision.uncertain_below, decision.threshold
+    if limit is None:
+        return None
+    return (0.0, limit) if threshold is None else (threshold * (1 - limit), threshold + limit * (1 - threshold))
+
+
 def decide_otherwise(decision: Decision, point: str) -> Decision:
     """Replace the threshold by one of the decision's other points, also in the decision without neighbours."""
     alone, points = decision.without_neighbours, decision.other_points or {}

@@ -95,6 +95,8 @@ def export(options: ExportOptions) -> ExportResult:
     difference = f"{result.largest_difference:.1g}"
     print(f"No probability differs by more than {difference} from the run's on {len(images)} images.")
     print(f"Exported to {result.file}; {DESCRIPTION} in the same folder has the classes and the threshold.")
+    if run.decision.uncertain_below is not None:
+        print("It also has the limits of uncertain images. An export does not find those that are out of distribution.")
     return result
 
 
@@ -110,7 +112,7 @@ def export_run(run: "Run", name: str, images: "ImageStore") -> ExportResult:
 
     Raises InputError if a probability differs by more than TOLERANCE, or an image cannot be used.
     """
-    from cancernet.evaluation.decision import calibrate
+    from cancernet.evaluation.decision import bound_uncertain, calibrate
     from cancernet.inference.prediction import choose_decision
     from cancernet.training.scoring import BATCH, predict_scores
 
@@ -144,6 +146,7 @@ def export_run(run: "Run", name: str, images: "ImageStore") -> ExportResult:
             "class_names": settings.class_names,
             "positive": decision.positive,
             "threshold": decision.threshold,
+            "uncertain_between": bound_uncertain(decision),
             "operating_point": decision.operating_point,
             "checked": {"images": len(images), "largest_difference": difference},
             "versions": settings.versions,

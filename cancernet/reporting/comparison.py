@@ -126,7 +126,7 @@ def compare_runs(folders: Sequence[Path], group: str | None = None) -> tuple[Com
         by_value = [*compare_groups([baseline, *others], values, classes=classes, positive=positive)]
     comparison = Comparison(
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        statement=_describe_images(baseline, len(names)),
+        statement=_describe_images(baseline, reports),
         warnings=_gather_warnings(reports),
         classes=classes,
         class_names=first.class_names,
@@ -195,9 +195,12 @@ def _read_column(runs: Mapping[str, Predictions], name: str) -> list[str]:
     return read_column(runs[having[0]].patches, name)
 
 
-def _describe_images(predictions: Predictions, n_runs: int) -> str:
-    runs = "Both runs" if n_runs == 2 else f"All {n_runs} runs"
-    return f"{runs} were evaluated on the same {describe_counts(count_split(predictions.patches))}."
+def _describe_images(predictions: Predictions, reports: Mapping[str, Heading]) -> str:
+    runs = "Both runs" if len(reports) == 2 else f"All {len(reports)} runs"
+    text = f"{runs} were evaluated on the same {describe_counts(count_split(predictions.patches))}."
+    bands = {name: report.referral.band for name, report in reports.items() if report.referral}
+    referred = ", ".join(f"{name}: {wording.percent(band.share)}" for name, band in bands.items() if band)
+    return text + (referred and f" Images that a run refers to a person ({referred}) count with their predicted class.")
 
 
 def _gather_warnings(reports: Mapping[str, Heading]) -> list[str]:

@@ -135,6 +135,7 @@ class Heading:
     class_names: dict[str, str] | None  # meaning of each class
     positive: str | None  # None of more than two classes
     decision: DecisionSummary | None  # None where each fold has its own
+    referral: Referral | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +150,6 @@ class Report(Evaluation, Heading):
     # metrics `with` and `without` smoothing over neighbouring patches, and their `difference`
     smoothed_images: int | None = field(default_factory=lambda: None)  # evaluated with their neighbours; None: not used
     operating_points: list[OperatingPoint] | None = field(default_factory=lambda: None)
-    referral: Referral | None = None
     worst_errors: list[ConfidentError]
     outside: OutOfDistribution | None = field(default_factory=lambda: None)
     class_weights: dict[str, float] | None = field(default_factory=lambda: None)

@@ -8,7 +8,7 @@ from made_up_predictions import predictions_of, two_class_predictions
 
 from cancernet.data.dataset import Patch
 from cancernet.data.grid import lay_out_patches
-from cancernet.evaluation.decision import Decision, FittedOn, measure_certainty
+from cancernet.evaluation.decision import Decision, FittedOn, bound_uncertain, measure_certainty
 from cancernet.evaluation.intervals import SHARE, exact_interval, jackknife_interval
 from cancernet.evaluation.referral import Certainty, evaluate_referral, find_uncertain
 
@@ -35,6 +35,19 @@ def test_certainty_is_the_distance_from_the_threshold_relative_to_the_room_on_it
     assert measure_certainty(DECISION, probabilities, 1.0) == pytest.approx([1, 0.9, 0.8, 0.4, 0])
     of_three = replace(DECISION, classes=("a", "b", "c"), positive=None, threshold=None)
     assert measure_certainty(of_three, np.array([[0.2, 0.5, 0.3], [0.9, 0.05, 0.05]])).tolist() == [0.5, 0.9]
+
+
+def test_images_are_uncertain_between_two_probabilities():
+    assert bound_uncertain(DECISION) == pytest.approx((0.14, 0.44))
+    of_two = as_columns([0.13, 0.15, 0.2, 0.43, 0.45])
+    assert find_uncertain(DECISION, of_two, ()).uncertain.tolist() == [False, True, True, True, False]
+    of_three = replace(DECISION, classes=("a", "b", "c"), positive=None, threshold=None, uncertain_below=0.45)
+    assert bound_uncertain(of_three) == (0, 0.45)
+    assert find_uncertain(of_three, np.array([[0.4, 0.3, 0.3], [0.5, 0.3, 0.2]]), ()).uncertain.tolist() == [
+        True,
+        False,
+    ]
+    assert bound_uncertain(replace(DECISION, uncertain_below=None)) is None
 
 
 def test_the_table_by_hand():

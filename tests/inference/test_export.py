@@ -45,15 +45,17 @@ def of(name):
 @pytest.mark.parametrize("name", export.FORMATS)
 def test_an_export_predicts_as_the_run_does_without_neighbours(run, images, name):
     experiment = run.settings.experiment
+    alone = dataclasses.replace(run.decision.without_neighbours, threshold=0.4, uncertain_below=0.25)
+    run = dataclasses.replace(run, decision=dataclasses.replace(run.decision, without_neighbours=alone))
     file, checked, difference = export.export_run(run, of(name), images)
     assert (file, checked) == (run.folder / name / export.FORMATS[name].file, 5)
-    alone = run.decision.without_neighbours
     expected = calibrate(alone, predict_scores(run.model, images, views=experiment.views))
     predict = export.OPEN[name](file)
     np.testing.assert_allclose(predict(images.fetch(np.arange(5)).astype(np.float32)), expected, atol=1e-5)
     about = json.loads((run.folder / name / "model.json").read_text())
     assert about["checked"] == {"images": 5, "largest_difference": difference}
-    assert (about["threshold"], about["classes"], about["positive"]) == (alone.threshold, ["0", "1"], "1")
+    assert (about["threshold"], about["classes"], about["positive"]) == (0.4, ["0", "1"], "1")
+    assert about["uncertain_between"] == pytest.approx([0.3, 0.55])
 
 
 def test_an_export_that_predicts_otherwise_is_deleted(run, images, monkeypatch):
@@ -94,20 +96,25 @@ def test_a_missing_package_is_named_with_what_to_do(monkeypatch):
     export.check_packages("saved_model")
 
 
-def test_the_eight_lines_of_the_guide_work_without_tensorflow(run, images, tmp_path):
+def test_the_ten_lines_of_the_guide_work_without_tensorflow(run, images, tmp_path):
     folder = export.export_run(run, of("onnx"), images).file.parent
     guide = (ROOT / "docs/export.md").read_text()
     lines = [line.strip() for line in guide.partition("without TensorFlow\n")[2].splitlines() if line[:4] == "    "]
-    assert len(lines) == 8
+    assert len(lines) == 10
     script = "\n".join(lines).replace("runs/cancernet/onnx", str(folder)).replace("patch.png", str(tmp_path / "3.png"))
     script += "\nimport sys; assert not {'tensorflow', 'keras'} & set(sys.modules)"
-    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, "-c", script]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     alone = run.decision.without_neighbours
     share = calibrate(alone, predict_scores(run.model, images, views=run.settings.experiment.views))[3, 1]
     assert re.fullmatch(r"(\d\.\d+) (positive|negative)\n", said)
     assert float(said.split()[0]) == pytest.approx(share, abs=1e-4)
     assert said.split()[1] == ("positive" if share >= alone.threshold else "negative")
     assert cv2.imread(str(tmp_path / "3.png")).shape == (50, 50, 3)  # it was scaled
+    about = json.loads((folder / "model.json").read_text()) | {"uncertain_between": [share - 0.01, share + 0.01]}
+    (folder / "model.json").write_text(json.dumps(about))
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.split(maxsplit=1)[1] == "uncertain: refer to a person\n"
 
 
 @pytest.fixture
@@ -119,10 +126,15 @@ def dataset(tmp_path):
 
 def test_an_export_lies_in_the_run_and_says_how_equal_it_is(tiny_run, dataset, tmp_path, capsys):
     run = shutil.copytree(tiny_run, tmp_path / "run")
+    decision = json.loads((run / "decision.json").read_text())
+    for each in (decision, decision["without_neighbours"]):
+        each["uncertain_below"] = 0.2
+    (run / "decision.json").write_text(json.dumps(decision))
     main(["export", str(run), "--format", "saved_model", "--dataset", str(dataset)])
     said = capsys.readouterr().out
     assert "differs by more than" in said
     assert "from the run's on 60 images." in said
+    assert "It also has the limits of uncertain images. An export does not find those that are out of" in said
     assert {"saved_model.pb", "model.json"} <= {path.name for path in (run / "saved_model").iterdir()}
 
 
@@ -136,9 +148,12 @@ def test_an_export_without_a_dataset_is_verified_on_the_samples_of_the_run(tiny_
             cv2.imwrite(str(run / "samples" / "0" / f"{name}.png"), np.full((50, 50, 3), 200, np.uint8))
         files = ["a", "b"]
     main(["export", str(run), "--format", "saved_model"])
-    assert f"from the run's on {len(files)} images." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"from the run's on {len(files)} images." in said
+    assert "uncertain" not in said
     about = json.loads((run / "saved_model" / "model.json").read_text())
     assert about["checked"]["images"] == len(files)
+    assert about["uncertain_between"] is None
     assert about["output"].startswith("calibrated probabilities")
 
 

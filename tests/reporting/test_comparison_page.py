@@ -88,6 +88,17 @@ def test_unknown_patients_are_counted_apart(tmp_path):
     assert len(compared.differences[0].patients) == 9
 
 
+def test_images_that_a_run_refers_to_a_person_count_and_it_says_so(tmp_path):
+    none, band = ({"value": None, "low": None, "high": None, "reason": "no error"} for _ in range(2))
+    referral = {"curve": [], "table": [], "band": {"share": 0.12, "caught": none, "error": band}}
+    first = write_run(tmp_path / "weak", make_predictions(0, 0.5), referral=referral | {"band": None})
+    second = write_run(tmp_path / "strong", make_predictions(1, 2), referral=referral)
+    assert comparison.compare_runs([first, second])[0].statement == (
+        "Both runs were evaluated on the same 120 images from 12 patients. Images that a run refers to a person "
+        "(strong: 12%) count with their predicted class."
+    )
+
+
 def test_the_page_and_the_json_hold_what_was_compared(folders, tmp_path):
     compared, predictions = comparison.compare_runs(folders)
     output = tmp_path / "out"
