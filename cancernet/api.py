@@ -77,13 +77,11 @@ def train(dataset: str | Path = DATASET, output: str | Path | None = None, **opt
     """
     from cancernet.workflow.train import train
 
-    given: dict[str, Any] = {"dataset": dataset, "output": output, "settings": {}}
-    for name, value in options.items():
-        if name in Experiment.__dataclass_fields__:
-            given["settings"][name] = str(value) if isinstance(value, Path) else value
-        else:
-            given[name] = value
-    trained = train(make_options(TrainingOptions, given))
+    given = {name: options.pop(name) for name in Experiment.__dataclass_fields__ if name in options}
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    trained = train(
+        make_options(TrainingOptions, {"dataset": dataset, "output": output, "settings": settings, **options})
+    )
     if trained is None:
         raise InputError("Train with several processes from the shell: only the first of them has a result.")
     return trained

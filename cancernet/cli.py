@@ -47,13 +47,11 @@ def parse_options(kind: type[Options], argv: Sequence[str], *, prog: str, about:
     )
     parser.add_argument("--version", action="version", version=f"cancernet {__version__}")
     _add_options({name: parser.add_argument_group(name) for name in get_args(Group)}, kind)
-    joined: list[str] = []
-    for each in argv:
-        if joined and joined[-1] == "--patient-pattern":  # a regular expression may begin with a hyphen
-            joined[-1] += f"={each}"
-        else:
-            joined.append(each)
-    given = vars(parser.parse_args(joined))
+    words = list(argv)
+    if "--patient-pattern" in words[:-1]:  # a regular expression may begin with a hyphen
+        at = words.index("--patient-pattern")
+        words[at : at + 2] = [f"{words[at]}={words[at + 1]}"]
+    given = vars(parser.parse_args(words))
     values: dict[str, Any] = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         if "settings_of" in field.metadata:

@@ -91,6 +91,7 @@ def group_option() -> Any:
 
 
 _network_option = partial(option, group="model", applies_to=IMAGES)
+_network_setting = partial(_network_option, searchable=False)
 _training_option = partial(option, group="training")
 _decision_option = partial(option, group="decision")
 _epochs_option = partial(_training_option, applies_to=EPOCHS, default="from the recipe")
@@ -142,14 +143,11 @@ def _one_of(*choices: Setting) -> Range:
 class Experiment:
     """What to train: all settings that the weights follow from. The defaults are those of the CancerNet tutorial."""
 
-    model: str = _network_option(
-        "cancernet", "Architecture, one of those below, or several joined by +", searchable=False
-    )
-    recipe: str = _network_option(
+    model: str = _network_setting("cancernet", "Architecture, one of those below, or several joined by +")
+    recipe: str = _network_setting(
         "tutorial",
         "All settings at once: tutorial, standard, joined, transfer, strong, or a JSON file of settings",
         default="standard; transfer for a backbone",
-        searchable=False,
     )
     image_size: _Count = _network_option(
         48,
@@ -158,14 +156,13 @@ class Experiment:
         search={"scratch": _one_of(32, 48, 64), "frozen": _one_of(64, 96, 128), "finetuned": _one_of(96, 160, 224)},
     )
     channels: _Count = option(3, "Colour channels of the input", group="model", on_command_line=False, searchable=False)
-    weights: str = _network_option(
-        "none", "Pretrained weights of a backbone: imagenet, none, or a file", default="imagenet", searchable=False
+    weights: str = _network_setting(
+        "none", "Pretrained weights of a backbone: imagenet, none, or a file", default="imagenet"
     )
-    strategy: Literal["all", "frozen", "finetune", "two-phase"] = _network_option(
+    strategy: Literal["all", "frozen", "finetune", "two-phase"] = _network_setting(
         "all",
         "How to train a backbone: a head on frozen features, all layers, or first the one and then the other",
         default="frozen",
-        searchable=False,
     )
     epochs: _Count = _epochs_option(40, "Passes over the training images", search=Range(12, 40))
     batch_size: _Count = _epochs_option(32, "Images a step", search=_one_of(16, 32, 64))

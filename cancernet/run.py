@@ -420,12 +420,12 @@ def check_same_kind(settings: Settings, patches: Sequence[Patch], *, are_grey: b
 def compare_scales(settings: Settings, usual_size: str, mpp: float | None) -> list[str]:
     """Warn of images of another scale than in training; where one is unknown, of another usual size."""
     if mpp and settings.mpp:
-        if abs(mpp / settings.mpp - 1) < 0.05:
-            return []
-        return [f"The images have {mpp:g} micrometres per pixel, those in training had {settings.mpp:g}."]
-    if usual_size == settings.usual_size:
-        return []
-    return [f"The images are {usual_size} pixels, those in training were {settings.usual_size}: is the scale the same?"]
+        is_same = abs(mpp / settings.mpp - 1) < 0.05
+        warning = f"The images have {mpp:g} micrometres per pixel, those in training had {settings.mpp:g}."
+    else:
+        is_same, sizes = usual_size == settings.usual_size, f"{usual_size} pixels, those in training were"
+        warning = f"The images are {sizes} {settings.usual_size}: is the scale the same?"
+    return [] if is_same else [warning]
 
 
 def write_predictions(folder: Path, predictions: Predictions, classes: Sequence[str]) -> None:
@@ -456,25 +456,20 @@ def write_labels_to_check(folder: Path, suspicious: Sequence[SuspiciousLabel]) -
 
 def read_predictions(folder: Path, classes: Sequence[str]) -> Predictions:
     """Read predictions.csv, which lacks split and hash of a patch: they are empty. StorageError if it is damaged."""
-    path = folder / PREDICTIONS
+    path, columns = folder / PREDICTIONS, _name_columns(classes)
+    patches, labels, probabilities, predicted = list[Patch](), list[int](), list[list[float]](), list[int]()
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *lines = storage.read_rows(file)
-        names = _name_columns(classes)
-        if header[: len(names)] != names:
+        with path.open(newline="", encoding="utf-8") as opened:
+            header, *rows = storage.read_rows(opened)
+        if header[: len(columns)] != columns:
             raise ValueError("it has other columns")
-        others = header[len(names) :]  # they may have any names
-        rows = [dict(zip(names, line)) for line in lines]
-        places = [[int(row[axis]) if row[axis] else None for axis in "xy"] for row in rows]
-        more = [tuple(zip(others, line[len(names) :], strict=True)) for line in lines]
-        return Predictions(
-            [
-                Patch(row["file"], row["label"], row["patient"], x, y, "", "", own)
-                for row, (x, y), own in zip(rows, places, more, strict=True)
-            ],
-            np.array([classes.index(row["label"]) for row in rows]),
-            np.array([[float(row[f"probability_{name}"]) for name in classes] for row in rows]),
-            np.array([classes.index(row["predicted"]) for row in rows]),
-        )
-    except (OSError, ValueError, KeyError, csv.Error) as error:
+        for row in rows:
+            file, label, patient, x, y, *shares, answer = row[: len(columns)]
+            more = tuple(zip(header[len(columns) :], row[len(columns) :], strict=True))
+            patches.append(Patch(file, label, patient, int(x) if x else None, int(y) if y else None, "", "", more))
+            labels.append(classes.index(label))
+            probabilities.append([float(share) for share in shares])
+            predicted.append(classes.index(answer))
+        return Predictions(patches, np.array(labels), np.array(probabilities), np.array(predicted))
+    except (OSError, ValueError, csv.Error) as error:
         raise StorageError(f"{path} is missing or damaged. {_ADVICE}") from error

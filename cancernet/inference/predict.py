@@ -115,9 +115,7 @@ def predict(options: PredictOptions) -> None:
         settings = read_settings(options.run)
         if options.threshold is not None and settings.positive is None:
             raise InputError("--threshold needs a run of two classes; this one takes the most probable of several.")
-        items = work_list.plan_work(
-            found.files, mpp=settings.mpp, tile=options.tile, patch_pixels=settings.patch_pixels
-        )
+        items = work_list.plan_work(found.files, settings, tile=options.tile)
         if found.skipped:
             print(describe_unsupported(found.skipped))
         print(work_list.describe_work(items))
@@ -149,9 +147,7 @@ def predict_slides(
     from cancernet.inference import prediction, results, work_list
 
     found = work_list.find_files(paths)
-    items = work_list.plan_work(
-        found.files, mpp=run.settings.mpp, tile=options.tile, patch_pixels=run.settings.patch_pixels
-    )
+    items = work_list.plan_work(found.files, run.settings, tile=options.tile)
     predicted = list(prediction.predict_items(run, items, options))
     if output is not None:
         with (

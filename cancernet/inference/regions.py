@@ -2,7 +2,7 @@
 
 import numpy as np
 import shapely
-from scipy.ndimage import label
+from scipy.ndimage import label, value_indices
 
 Feature = dict[str, object]  # of GeoJSON, as `json.dump` takes it
 
@@ -34,14 +34,11 @@ def outline_regions(
         colour: red, green, blue, 0-255.
         mpp: micrometres per level-0 pixel.
     """
-    labels, regions = label(~np.isnan(grid))  # by default cells that share a side are connected
-    counts = np.bincount(labels.ravel(), minlength=regions + 1)
-    cells = np.argsort(labels, axis=None, kind="stable")
-    places = np.unravel_index(cells, labels.shape)
-    rows, columns = (np.split(each, np.cumsum(counts)[:-1]) for each in places)  # of each region; 0 is the background
+    labels, _ = label(~np.isnan(grid))  # by default cells that share a side are connected
+    regions = value_indices(labels, ignore_value=0)  # rows and columns of the cells of each region, by its number
     features: list[Feature] = []
-    for region in np.argsort(-counts[1:], kind="stable") + 1:
-        probabilities = grid[rows[region], columns[region]]
+    for _, (rows, columns) in sorted(regions.items(), key=lambda region: (-len(region[1][0]), region[0])):
+        probabilities = grid[rows, columns]
         measurements = {
             "Patches": len(probabilities),
             "Mean probability": float(probabilities.mean()),
@@ -49,7 +46,7 @@ def outline_regions(
         }
         if mpp is not None:
             measurements["Area mm^2"] = len(probabilities) * (patch_pixels * mpp / 1000) ** 2
-        outline = _trace(rows[region], columns[region])
+        outline = _trace(rows, columns)
         corners = [shapely.get_coordinates(ring) for ring in (outline.exterior, *outline.interiors)]
         rings = [(each * patch_pixels + np.asarray(origin, float)).tolist() for each in corners]
         properties = {

@@ -74,15 +74,10 @@ def write_tables(
     folder: Path, settings: Settings, results: Sequence[ItemResult], missing: Sequence[tuple[str, str]]
 ) -> None:
     """Write summary.csv and rejected.csv; `missing` are paths that led to no image, and why."""
+    columns = SUMMARY_COLUMNS + ["uncertain"] * (_count_uncertain(results) is not None)
+    slides: list[Sequence[object]] = [columns, *list_slides(settings, results)]
     rejected = [("file", "reason"), *missing, *(row for result in results for row in result.rejected)]
-    tables: dict[str, Sequence[Sequence[object]]] = {
-        SUMMARY: [
-            SUMMARY_COLUMNS + ["uncertain"] * (_count_uncertain(results) is not None),
-            *list_slides(settings, results),
-        ],
-        REJECTED: rejected,
-    }
-    for name, rows in tables.items():
+    for name, rows in ((SUMMARY, slides), (REJECTED, rejected)):
         with (folder / name).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             storage.write_rows(file, rows)
 
@@ -97,13 +92,12 @@ def list_slides(settings: Settings, results: Iterable[ItemResult]) -> list[list[
     rows: list[list[object]] = []
     for slide, parts in by_slide.items():
         patches, counts, sums = _add_up(parts)
-        uncertain = _count_uncertain(parts)
-        for index, name in enumerate(settings.classes):
+        uncertain, is_single = _count_uncertain(parts), parts[0].item.kind == SINGLE
+        for name, count, total in zip(settings.classes, counts, sums, strict=True):
             if settings.positive in (None, name):
-                is_single = parts[0].item.kind == SINGLE
-                area = "" if is_single or mm2 is None else round(counts[index] * mm2, 4)
-                share, mean = round(counts[index] / patches, 4), round(sums[index] / patches, 4)
-                rows.append([slide, name_class(settings, name), patches, counts[index], share, area, mean])
+                area = "" if is_single or mm2 is None else round(count * mm2, 4)
+                shares = round(count / patches, 4), area, round(total / patches, 4)
+                rows.append([slide, name_class(settings, name), patches, count, *shares])
                 rows[-1] += [] if uncertain is None else [uncertain]
     return rows
 

@@ -16,9 +16,10 @@ from PIL import Image, UnidentifiedImageError
 
 from cancernet import InputError, storage
 from cancernet.data import dicom
-from cancernet.data.dataset import IDC_PIXELS, find_place
+from cancernet.data.dataset import find_place
 from cancernet.data.files import walk
 from cancernet.data.images import EXTENSIONS, HeaderStream
+from cancernet.run import Settings
 from cancernet.storage import file_stem
 
 SLIDE_EXTENSIONS = (".svs", ".ndpi", ".mrxs", ".scn", ".svslide", ".vms", ".vmu", ".bif", ".dcm", ".qptiff")
@@ -102,19 +103,14 @@ def _list_images(path: str, skipped: Counter[str]) -> list[str]:
 
 
 def plan_work(
-    files: Sequence[str],
-    *,
-    mpp: float | None,
-    tile: str,
-    patch_pixels: int = IDC_PIXELS,
-    contents: Mapping[str, bytes] | None = None,
+    files: Sequence[str], settings: Settings, *, tile: str, contents: Mapping[str, bytes] | None = None
 ) -> list[WorkItem]:
     """Divide files into items: each slide, each large image, and patches without a position by SINGLE_FILES.
 
     The items are in the order of their first files. They do not depend on the shards, so that every image is scored in
-    the same batch and gets the same probability to the last digit, however the work is divided. `mpp` is the run's
-    scale, None where it has none. `tile` is auto (see `is_tiled`; not patches with a position), always or never.
-    `contents` are the bytes of each file, where they are in memory and not on disk.
+    the same batch and gets the same probability to the last digit, however the work is divided. `settings` are of the
+    run. `tile` is auto (see `is_tiled`; not patches with a position), always or never. `contents` are the bytes of each
+    file, where they are in memory and not on disk.
     """
     items: list[WorkItem] = []
     open_items: dict[str, WorkItem] = {}  # by slide; "" has the patches without a position
@@ -123,7 +119,7 @@ def plan_work(
         patient, x, _ = find_place(file)
         slide = patient if x is not None else ""
         data = None if contents is None else contents[file]
-        if tile == "always" or (tile == "auto" and not slide and is_tiled(file, mpp, data, patch_pixels)):
+        if tile == "always" or (tile == "auto" and not slide and is_tiled(file, settings, data)):
             items.append(WorkItem(LARGE, file, file_stem(Path(file).stem, stems), [file]))
             continue
         if slide not in open_items or (not slide and len(open_items[slide].files) == SINGLE_FILES):
@@ -134,19 +130,19 @@ def plan_work(
     return items
 
 
-def is_tiled(file: str, mpp: float | None, data: bytes | None = None, patch_pixels: int = IDC_PIXELS) -> bool:
+def is_tiled(file: str, settings: Settings, data: bytes | None = None) -> bool:
     """Return whether an image without a position is tiled: a whole slide, or a large image if the run has a scale."""
     if file.lower().endswith(dicom.ENDING):
         return _is_dicom_slide(file, data)
     if file.lower().endswith(SLIDE_EXTENSIONS):
         return True
-    if mpp is None or (data is None and not os.path.isfile(file)):  # reading a pipe would never end
+    if settings.mpp is None or (data is None and not os.path.isfile(file)):  # reading a pipe would never end
         return False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file if data is None else HeaderStream(data)) as header:
-                return is_large(*header.size, patch_pixels)
+                return min(header.size) > LARGE_SIDE * settings.patch_pixels
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return True
     except (UnidentifiedImageError, OSError, ValueError):
@@ -159,11 +155,6 @@ def _is_dicom_slide(file: str, data: bytes | None) -> bool:
             return str(dicom.read_header(opened).get("SOPClassUID")) == _SLIDE_IN_DICOM
     except (InputError, OSError):  # says so when it is read
         return False
-
-
-def is_large(width: int, height: int, patch_pixels: int = IDC_PIXELS) -> bool:
-    """Return whether both sides of a picture are longer than LARGE_SIDE patches."""
-    return min(width, height) > LARGE_SIDE * patch_pixels
 
 
 def take_shard(items: Sequence[WorkItem], number: int, count: int) -> list[WorkItem]:

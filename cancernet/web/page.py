@@ -95,9 +95,7 @@ def answer_uploads(
     """
     given = {name: data for name, data in files if name.lower().endswith(uploads.ANNOTATIONS)}
     contents, problems = uploads.accept_uploads([file for file in files if file[0] not in given])
-    items = work_list.plan_work(
-        list(contents), mpp=run.settings.mpp, patch_pixels=run.settings.patch_pixels, tile="auto", contents=contents
-    )
+    items = work_list.plan_work(list(contents), run.settings, tile="auto", contents=contents)
     scores, done = [], 0
 
     def count(more: int) -> None:

@@ -1,6 +1,7 @@
 """Which files there are, and which of them are scored together."""
 
 import os
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -9,6 +10,10 @@ from conftest import write_image
 
 from cancernet import InputError
 from cancernet.inference import work_list
+
+
+def make_settings(mpp=4.0, patch_pixels=50):
+    return SimpleNamespace(mpp=mpp, patch_pixels=patch_pixels)
 
 
 def write(path, image):
@@ -23,7 +28,7 @@ def test_images_that_are_cut_into_patches_follow_the_written_rule(tmp_path):
     files = work_list.find_files([tmp_path]).files
 
     def cut(mpp, tile):
-        planned = work_list.plan_work(files, mpp=mpp, tile=tile)
+        planned = work_list.plan_work(files, make_settings(mpp), tile=tile)
         return {file.rsplit("/")[-1] for part in planned if part.kind == work_list.LARGE for file in part.files}
 
     assert cut(4.0, "auto") == {"large.png", "slide.svs"}
@@ -34,28 +39,22 @@ def test_images_that_are_cut_into_patches_follow_the_written_rule(tmp_path):
 
 def test_a_pipe_is_not_opened_to_see_its_size(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    assert not work_list.is_tiled(str(tmp_path / "pipe.png"), 4.0)
-
-
-def test_large_is_larger_than_four_patches_both_ways():
-    assert not work_list.is_large(1000, 200)
-    assert work_list.is_large(201, 201)
-    assert not work_list.is_large(896, 896, 224)
+    assert not work_list.is_tiled(str(tmp_path / "pipe.png"), make_settings())
 
 
 def test_the_patches_of_a_run_on_other_tissue_are_not_tiled(tmp_path):
     write_image(tmp_path / "patch.png", 1, (224, 224, 3))
     planned = [
-        work_list.plan_work([str(tmp_path / "patch.png")], mpp=0.5, tile="auto", patch_pixels=side)[0].kind
-        for side in (50, 224)
+        work_list.plan_work([str(tmp_path / "patch.png")], make_settings(0.5, side), tile="auto")[0].kind
+        for side in (50, 55, 56, 224)
     ]
-    assert planned == ["large", "single"]
+    assert planned == ["large", "large", "single", "single"]  # 224 pixels are four patches of 56
 
 
 def test_parts_are_slides_large_images_and_lots_of_loose_patches():
     loose = [f"loose {number:03}.png" for number in range(work_list.SINGLE_FILES + 1)]
     files = ["9_idx5_x1_y1.png", *loose, "8/8_idx5_x1_y1.png", "9_idx5_x51_y1.png", "8 .svs", "8.svs"]
-    planned = work_list.plan_work(files, mpp=None, tile="auto")
+    planned = work_list.plan_work(files, make_settings(None), tile="auto")
     assert [(part.kind, part.slide, part.stem, len(part.files)) for part in planned] == [
         ("slide", "9", "9", 2),
         ("single", "", "", work_list.SINGLE_FILES),
@@ -152,4 +151,4 @@ def test_a_dicom_image_is_a_patch_and_a_dicom_slide_is_tiled(tmp_path):
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3"
         dataset.save_as(tmp_path / name, enforce_file_format=True)
     files = [str(tmp_path / "xray.dcm"), str(tmp_path / "slide.dcm")]
-    assert [item.kind for item in work_list.plan_work(files, mpp=4.0, tile="auto")] == ["single", "large"]
+    assert [item.kind for item in work_list.plan_work(files, make_settings(), tile="auto")] == ["single", "large"]

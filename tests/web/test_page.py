@@ -35,7 +35,7 @@ def encode(image):
 
 def answer_from_disk(run, folder):
     files = work_list.find_files([folder]).files
-    planned = work_list.plan_work(files, mpp=run.settings.mpp, tile="auto")
+    planned = work_list.plan_work(files, run.settings, tile="auto")
     return [prediction.score_item(run, item, mpp=None) for item in planned]
 
 
