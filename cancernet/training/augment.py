@@ -150,7 +150,7 @@ def _augmenter(augmentation: Augmentation) -> Callable:
     """Make the graph of one augmentation, built once for each shape of images."""
     moves = replace(augmentation, stain_jitter=0.0) != Augmentation()
 
-    @tf.function(jit_compile=_USE_XLA)
+    @tf.function(jit_compile=_USE_XLA, autograph=False)
     def change(images, matrices, stain_jitter):
         if moves:
             images = warp_images(images, matrices)
@@ -159,7 +159,7 @@ def _augmenter(augmentation: Augmentation) -> Callable:
         return tf.cast(images, tf.float32)
 
     # Random numbers are drawn outside XLA, which draws others from the same key and takes seconds to compile them.
-    @tf.function
+    @tf.function(autograph=False)
     def augment(images, seed, epoch, step, first, whole):
         own = slice(first, first + tf.shape(images, tf.int64)[0])
         key = tf.random.fold_in(tf.stack([seed, epoch]), step, alg="philox")

@@ -62,7 +62,7 @@ def _compile_training_pass(model: keras.Model) -> Callable[[np.ndarray], object]
         return run
     import tensorflow as tf  # only if it is Keras' backend
 
-    return tf.function(run, reduce_retracing=True)
+    return tf.function(run, reduce_retracing=True, autograph=False)
 
 
 def _can_be_fused(layer: keras.layers.Layer) -> bool:

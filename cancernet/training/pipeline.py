@@ -79,6 +79,7 @@ def training_batches(
     n, share = len(store), distribution.share()
     weights = np.ones(n, np.float32) if weights is None else weights.astype(np.float32)
 
+    @tf.autograph.experimental.do_not_convert  # no branch depends on a tensor, and a conversion takes seconds
     def batches_of(epoch):
         key = tf.stack([tf.constant(experiment.seed, tf.int64), epoch])
         order = tf.argsort(tf.random.stateless_uniform([n], key), stable=True)
@@ -139,6 +140,7 @@ def _prefetch(indices: tf.data.Dataset, load: Callable) -> tf.data.Dataset:
     options = tf.data.Options()
     # The autotuner sleeps twice as long each time, up to a minute, and the end of the data waits until it wakes.
     options.autotune.enabled = False
+    load = tf.autograph.experimental.do_not_convert(load)  # as above
     batches = indices.map(load, num_parallel_calls=_PARALLEL_CALLS, deterministic=True).prefetch(_PREFETCH)
     return batches.with_options(options)
 
