@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -18,7 +18,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
-import cv2
 import numpy as np
 
 from cancernet import CancerNetError, InputError
@@ -35,9 +34,10 @@ from cancernet.data.dataset import (
     count_patches,
     is_idc,
     is_unchanged,
+    list_copies,
     read_summary,
 )
-from cancernet.data.images import MOST_MEGAPIXELS, decode_image, is_failed_read, read_file
+from cancernet.data.images import MOST_MEGAPIXELS, decode_image, encode_png, is_failed_read, read_file
 from cancernet.data.near_duplicates import hash_pictures, make_thumbnail
 from cancernet.data.source import SourceFile
 
@@ -84,11 +84,7 @@ class Built(NamedTuple):
 
 
 def check_apart(source: Path, output: Path) -> None:
-    """Check that neither folder is inside the other, so that the source is never changed.
-
-    Raises:
-        InputError: one is inside the other.
-    """
+    """Raise InputError if one folder is inside the other: the source is never changed."""
     one, other = (Path(os.path.realpath(folder)) for folder in (source, output))
     if one.is_relative_to(other) or other.is_relative_to(one):
         raise InputError(f"--source {source} and --output {output} must be two folders, neither inside the other.")
@@ -108,14 +104,8 @@ def fingerprint(files: Sequence[SourceFile]) -> str:
 def find_current(output: Path, settings: BuildSettings, source_fingerprint: str) -> Summary | None:
     """Return the summary of a dataset if it is what a build with these settings would make, else None.
 
-    Args:
-        output: a built dataset, or an empty or absent folder.
-        settings: of the new build.
-        source_fingerprint: of the source as it is now.
-
-    Raises:
-        InputError: the dataset was built with other settings.
-        CancerNetError: its summary is damaged.
+    `output` is a built dataset, or an empty or absent folder, `source_fingerprint` that of the source as it is now.
+    Raises InputError if the dataset was built with other settings, CancerNetError if its summary is damaged.
     """
     if not (output / SUMMARY).is_file():
         return None
@@ -128,12 +118,9 @@ def find_current(output: Path, settings: BuildSettings, source_fingerprint: str)
 
 
 def estimate_size(files: Sequence[SourceFile], planned: Sequence[Patch], *, mode: str) -> int:
-    """Estimate the bytes of a dataset with its manifest. Files that are too large for images do not count.
+    """Estimate the bytes of a dataset with its manifest, if the planned images with a split are built.
 
-    Args:
-        files: of the source.
-        planned: the images; those with a split are built.
-        mode: copy, or hardlink or symlink, which take no space.
+    Files that are too large for images do not count. Links (the modes hardlink and symlink) take no space.
     """
     sizes = [file.size for file in files if mode == "copy" and file.size < MOST_MEGAPIXELS * 1e6]
     whole = sum(-(-size // _BLOCK) * _BLOCK for size in sizes) + len(files) * _BYTES_PER_ROW
@@ -141,23 +128,13 @@ def estimate_size(files: Sequence[SourceFile], planned: Sequence[Patch], *, mode
 
 
 def place_images(
-    source: Path,
-    output: Path,
-    plan: Plan,
-    settings: BuildSettings,
-    progress: Callable[[int], object],
+    source: Path, output: Path, plan: Plan, settings: BuildSettings, progress: Callable[[int], object]
 ) -> Built:
     """Decode, hash and copy images into `output/<split>/<class>/`, or cut them from slides, on all processor cores.
 
-    Args:
-        source: folder that the files of the plan are relative to.
-        output: a new folder.
-        plan: images without a split are not built.
-        progress: called with the number of files done since the last call.
-
-    Raises:
-        OSError: a file cannot be read, or not written, because the disk is full, for example.
-        CancerNetError: a worker process was killed, or memory ran out.
+    The files of the plan are relative to `source`; images without a split are not built. `progress` is called with the
+    number of files done since the last call. Raises OSError if a file cannot be read, or not written, because the disk
+    is full, for example; CancerNetError if a worker process was killed, or memory ran out.
     """
     planned = [patch for patch in plan.patches if patch.split]
     targets = _name_targets(planned)
@@ -173,11 +150,11 @@ def place_images(
         checks = _run_workers(copy, iter(lambda: list(itertools.islice(tasks, _CHUNK)), []), progress)
 
     kept, rejected = [], []
-    repeated = _find_repeated(check.sha256 for check in checks)
+    number = Counter(check.sha256 for check in checks)
     first_of: dict[tuple[str, ...], str] = {}
     for patch, target, check in zip(planned, targets, checks, strict=True):
         reason = check.reason
-        if not reason and check.sha256 in repeated:  # without a patient, also under another name
+        if not reason and number[check.sha256] > 1:  # without a patient, also under another name
             key = (patch.patient, patch.label, _name(patch) if patch.patient else "", check.sha256)
             original = first_of.setdefault(key, patch.file)
             if original != patch.file:
@@ -242,37 +219,31 @@ def _name(patch: Patch) -> str:
     return patch.file.rpartition("/")[2]
 
 
-def _find_repeated(hashes: Iterable[str]) -> set[str]:
-    return {sha256 for sha256, n in Counter(hashes).items() if n > 1}
-
-
 def _name_targets(planned: Sequence[Patch]) -> list[str]:
-    taken: dict[str, int] = {}
-    return [f"{patch.split}/{patch.label}/" + _free_name(patch, taken) for patch in planned]
+    """Return `<split>/<class>/<name>` for each file of a source.
 
-
-def _free_name(patch: Patch, taken: dict[str, int]) -> str:
-    """Return a patch's name; with -2, -3... before its ending if its folder has that name; cut if it is too long.
-
-    Args:
-        patch: a file of the source.
-        taken: path of each name in use, in lower case -> the last number that was tried for it. This name is added.
+    A name that its folder already has, in any case, gets -2, -3... before its ending; one that is too long is cut.
     """
-    stem, ending = os.path.splitext(_name(patch))
-    ending = ".png" if ending.lower() == dicom.ENDING else ending
-    folder = f"{patch.split}/{patch.label}/".lower()
-    number, name = taken.get(f"{folder}{stem}{ending}".lower(), 0), ""
-    while not name or folder + name.lower() in taken:
-        number += 1
-        addition = f"-{number}{ending}" if number > 1 else ending
-        name = os.fsencode(stem)[: _LONGEST_NAME - len(os.fsencode(addition))].decode(errors="ignore") + addition
-    taken[folder + name.lower()] = 1
-    taken[f"{folder}{stem}{ending}".lower()] = number
-    return name
+    targets = []
+    taken: dict[str, int] = {}  # path in lower case -> the last number that was tried for it
+    for patch in planned:
+        stem, ending = os.path.splitext(_name(patch))
+        ending = ".png" if ending.lower() == dicom.ENDING else ending
+        folder = f"{patch.split}/{patch.label}/"
+        wanted = f"{folder}{stem}{ending}".lower()
+        number, target = taken.get(wanted, 0), ""
+        while not target or target.lower() in taken:
+            number += 1
+            addition = f"-{number}{ending}" if number > 1 else ending
+            cut = os.fsencode(stem)[: _LONGEST_NAME - len(os.fsencode(addition))].decode(errors="ignore")
+            target = f"{folder}{cut}{addition}"
+        taken[target.lower()] = 1
+        taken[wanted] = number
+        targets.append(target)
+    return targets
 
 
 T = TypeVar("T")
-_Task = tuple[str, str]  # file in the source, file in the dataset
 
 
 def _run_workers(
@@ -316,7 +287,10 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _check_and_copy(source: str, output: str, mode: str, megapixels: float, tasks: list[_Task]) -> list[Check]:
+def _check_and_copy(
+    source: str, output: str, mode: str, megapixels: float, tasks: list[tuple[str, str]]
+) -> list[Check]:
+    """Decode and copy files; each task is the name of one in the source, and in the dataset."""
     checks = []
     for file, target in tasks:
         origin = f"{source}/{file}"
@@ -331,12 +305,9 @@ def _check_and_copy(source: str, output: str, mode: str, megapixels: float, task
             continue
         except MemoryError as error:
             raise CancerNetError(f"Memory ran out at {origin}. {_MORE_MEMORY}") from error
-        if data[dicom.MAGIC] == b"DICM":  # only the pixels: its tags name the patient
-            data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
-            _write_image(data, origin, f"{output}/{target}", "copy")
-        else:
-            _write_image(data, origin, f"{output}/{target}", mode)
-        checks.append(_describe_image(image, data))
+        is_dicom = data[dicom.MAGIC] == b"DICM"
+        data = encode_png(image) if is_dicom else data  # only the pixels: the tags of a DICOM file name the patient
+        checks.append(_write_image(image, data, origin, f"{output}/{target}", "copy" if is_dicom else mode))
     return checks
 
 
@@ -354,20 +325,13 @@ def _cut_patches(
         with open_slide_image(slide.path, slide.mpp) as opened:
             for tile in iterate_tiles(opened, file="", patch_pixels=pixels, target_mpp=mpp, places=targets):
                 target = targets[tile.x or 0, tile.y or 0]
-                data = cv2.imencode(".png", cv2.cvtColor(tile.image, cv2.COLOR_RGB2BGR))[1].tobytes()
-                _write_image(data, str(slide.path), f"{output}/{target}", "copy")
-                checks[target] = _describe_image(tile.image, data)
+                path = f"{output}/{target}"
+                checks[target] = _write_image(tile.image, encode_png(tile.image), str(slide.path), path, "copy")
     except InputError as error:
         if is_failed_read(error):
             raise CancerNetError(str(error)) from error  # another attempt may succeed
         reason = str(error)
     return [checks.get(target, Check("", 0, 0, False, 0, reason)) for _, target in tasks]
-
-
-def _describe_image(image: np.ndarray, data: bytes) -> Check:
-    height, width, _ = image.shape
-    sha256, brightest = hashlib.sha256(data).hexdigest(), int(image.max())
-    return Check(sha256, height, width, _is_grey(image), brightest, "", thumbnail=make_thumbnail(image))
 
 
 def _is_grey(image: np.ndarray) -> bool:
@@ -378,7 +342,8 @@ def _is_grey(image: np.ndarray) -> bool:
     return bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
 
 
-def _write_image(data: bytes, origin: str, target: str, mode: str) -> None:
+def _write_image(image: np.ndarray, data: bytes, origin: str, target: str, mode: str) -> Check:
+    """Write the bytes of an image, or a link to them, and describe it."""
     try:
         if mode == "hardlink":
             os.link(os.path.realpath(origin) if os.path.islink(origin) else origin, target)
@@ -389,6 +354,9 @@ def _write_image(data: bytes, origin: str, target: str, mode: str) -> None:
                 file.write(data)
     except OSError as error:  # a failed write does not name the file
         raise OSError(error.errno, f"{error.strerror} (for {len(data):,} bytes)", target) from error
+    height, width, _ = image.shape
+    sha256, brightest = hashlib.sha256(data).hexdigest(), int(image.max())
+    return Check(sha256, height, width, _is_grey(image), brightest, "", thumbnail=make_thumbnail(image))
 
 
 def summarise(
@@ -398,11 +366,15 @@ def summarise(
     source_fingerprint: str,
     near_duplicates: Sequence[Sequence[Patch]] = (),
 ) -> Summary:
-    """Count the images that were built, rejected and left out, their sizes, and duplicates under different patients."""
+    """Count the images that were built, rejected and left out, their sizes, and duplicates.
+
+    Duplicates are files with the same bytes under different patients or in different classes.
+    """
     planned, (patches, checks, rejected) = plan.patches, built
     sizes = Counter((check.width, check.height) for check in checks)
     usual = sizes.most_common(1)[0][0]
-    duplicates = _find_duplicates(patches)
+    copies = [[patches[row] for row in rows] for rows in list_copies(patches)]
+    duplicates = [group for group in copies if len({(patch.patient or patch.file, patch.label) for patch in group}) > 1]
     idc = is_idc(patches)
     left_out = {patch.patient for patch in planned} - {patch.patient for patch in patches}
     return Summary(
@@ -435,13 +407,3 @@ def summarise(
         patch_pixels=settings.patch_pixels or (IDC_PIXELS if idc else min(usual)),
         class_colours=plan.slides and plan.slides.colours,
     )
-
-
-def _find_duplicates(patches: Sequence[Patch]) -> list[list[Patch]]:
-    """Return the groups of patches with the same bytes under different patients or in different classes."""
-    repeated, same_bytes = _find_repeated(patch.sha256 for patch in patches), defaultdict(list)
-    for patch in patches:
-        if patch.sha256 in repeated:
-            same_bytes[patch.sha256].append(patch)
-    groups = same_bytes.values()
-    return [group for group in groups if len({(patch.patient or patch.file, patch.label) for patch in group}) > 1]

@@ -8,10 +8,10 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from cancernet import InputError, StorageError, storage
 from cancernet.config import SPLITS
@@ -25,6 +25,7 @@ IDC_PATIENT = r"^(\d+)_idx"
 IDC_MPP = 4.0  # micrometres per pixel of the IDC patches
 IDC_PIXELS = 50  # from one of them to the next
 MOST_VALUES = 10  # of a column that results are given by
+T = TypeVar("T", bound=Hashable)
 _COORDINATES = re.compile(r"_x(\d+)_y(\d+)")
 
 
@@ -293,6 +294,25 @@ def count_patches(patches: Sequence[Patch]) -> Counts:
         patients=len({patch.patient for patch in patches} - {""}),
         classes=dict(sorted(Counter(patch.label for patch in patches).items())),
     )
+
+
+def list_copies(patches: Sequence[Patch]) -> list[list[int]]:
+    """List the rows of the images with the same bytes, for each that there is more than once."""
+    number = Counter(patch.sha256 for patch in patches)
+    rows_of: dict[str, list[int]] = {}
+    for row, patch in enumerate(patches):
+        if patch.sha256 and number[patch.sha256] > 1:
+            rows_of.setdefault(patch.sha256, []).append(row)
+    return list(rows_of.values())
+
+
+def join_sets(sets: Iterable[Collection[T]]) -> dict[T, set[T]]:
+    """Join sets that share a value; return the joined set of each value."""
+    joined: dict[T, set[T]] = {}
+    for found in sets:
+        whole = set[T]().union(*(joined.get(value, {value}) for value in found))
+        joined |= dict.fromkeys(whole, whole)
+    return joined
 
 
 def read_column(patches: Sequence[Patch], name: str, *, most: int | None = MOST_VALUES) -> list[str]:

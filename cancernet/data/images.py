@@ -264,6 +264,11 @@ def _find_white(data: bytes, image: np.ndarray) -> int:
     return int(np.iinfo(image.dtype).max)
 
 
+def encode_png(image: np.ndarray) -> bytes:
+    """Encode an image, uint8 [height, width, 3] RGB, as a PNG file."""
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
 def fit_image(image: np.ndarray, size: int) -> np.ndarray:
     """Scale an image [height, width, channels] to [size, size, channels]; an edge tile is stretched to a square."""
     return image if image.shape[:2] == (size, size) else resize_image(image, size, size)

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cancernet.data.dataset import Patch
+from cancernet.data.dataset import Patch, join_sets
 from cancernet.data.images import read_image
 
 LEAST_SD = 5  # grey levels within a thumbnail; below, an image is blank
@@ -62,14 +62,7 @@ def find_near_duplicates(folder: Path, patches: Sequence[Patch], hashes: Sequenc
     Pairs whose hashes differ in at most MOST_BITS bits, and agree in one of four bands of 16, are found without
     comparing all pairs: all with 3 different bits, and nearly all with 5. They are read again, and near-duplicates if
     their thumbnails correlate; only the first MOST_PAIRS are. Blank images and images without a known patient are left
-    out.
-
-    Args:
-        folder: of the dataset.
-        hashes: of `hash_pictures`, of each patch.
-
-    Raises:
-        InputError: an image cannot be read.
+    out. `hashes` are those of `hash_pictures`, of each patch. Raises InputError if an image cannot be read.
     """
     rows = np.array([row for row, patch in enumerate(patches) if patch.patient and hashes[row] >= 0], int)
     numbers: dict[str, int] = {}
@@ -84,7 +77,19 @@ def find_near_duplicates(folder: Path, patches: Sequence[Patch], hashes: Sequenc
         for one, other in _find_similar(values, patients)
         if patches[rows[one]].sha256 != patches[rows[other]].sha256
     }
-    return _group_alike(folder, patches, pairs)
+
+    @functools.cache
+    def read_thumbnail(row: int) -> np.ndarray:
+        image = read_image(folder / patches[row].file, channels=3, sha256=patches[row].sha256)
+        return cv2.resize(make_thumbnail(image), (16, 16), interpolation=cv2.INTER_AREA).ravel()
+
+    alike = [
+        pair
+        for pair in sorted(pairs)[:MOST_PAIRS]
+        if np.corrcoef([read_thumbnail(row) for row in pair])[0, 1] >= LEAST_CORRELATION
+    ]
+    groups = {min(group): sorted(group) for group in join_sets(alike).values()}
+    return [[patches[row] for row in groups[first]] for first in sorted(groups)]
 
 
 def _find_similar(values: np.ndarray, patients: np.ndarray) -> set[tuple[int, int]]:
@@ -104,20 +109,3 @@ def _find_similar(values: np.ndarray, patients: np.ndarray) -> set[tuple[int, in
             similar &= (values[one] != values[other]) | (distance == 1)  # of many equal ones, a chain is enough
             found |= {(min(pair), max(pair)) for pair in zip(one[similar].tolist(), other[similar].tolist())}
     return found
-
-
-def _group_alike(folder: Path, patches: Sequence[Patch], pairs: set[tuple[int, int]]) -> list[list[Patch]]:
-    """Join pairs of rows whose thumbnails correlate into groups, in the order of the patches."""
-    thumbnails: dict[int, np.ndarray] = {}
-    group_of: dict[int, set[int]] = {}
-    for pair in sorted(pairs)[:MOST_PAIRS]:
-        for row in pair:
-            if row not in thumbnails:
-                patch = patches[row]
-                image = read_image(folder / patch.file, channels=3, sha256=patch.sha256)
-                thumbnails[row] = cv2.resize(make_thumbnail(image), (16, 16), interpolation=cv2.INTER_AREA).ravel()
-        if np.corrcoef(thumbnails[pair[0]], thumbnails[pair[1]])[0, 1] >= LEAST_CORRELATION:
-            group = set().union(*(group_of.get(row, {row}) for row in pair))
-            group_of |= dict.fromkeys(group, group)
-    groups = {min(group): sorted(group) for group in group_of.values()}
-    return [[patches[row] for row in groups[first]] for first in sorted(groups)]

@@ -17,6 +17,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.special import expit, ndtri
 
+from cancernet.data.images import encode_png
 from cancernet.storage import FolderKind, claim_folder, fresh_folder
 
 PATCH_PIXELS = 50
@@ -100,7 +101,7 @@ def write_sample(folder: Path, *, seed: int, patients: int = 30, side: int = SID
         for image, label, x, y in cut_patches(make_slide(seed, patient, side=side)):
             file = partial / f"{patient}/{label}/{patient}_idx5_x{x}_y{y}_class{label}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
+            file.write_bytes(encode_png(image))
             written += 1
         return written
 

@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train
 
 from cancernet import InputError
 from cancernet.config import SPLIT_NAMES, SPLITS, TESTING_SHARE, TRAINING_PARTS, VALIDATION_SHARE
-from cancernet.data.dataset import Patch
+from cancernet.data.dataset import Patch, join_sets, list_copies
 
 MOST_COPIES = 4  # groups that a file with the same bytes joins; blank images are in many
 
@@ -24,13 +24,10 @@ class Fold(NamedTuple):
 
 
 def read_split_file(path: Path) -> dict[str, str]:
-    """Read a published split, a CSV file with the columns patient and split. Lines that begin with # are comments.
+    """Read a published split, a CSV file with the columns patient and split: patient -> split.
 
-    Returns:
-        Patient -> split.
-
-    Raises:
-        InputError: the file is missing, has other columns, an unknown split, or lists a patient twice.
+    Lines that begin with # are comments. Raises InputError if the file is missing, has other columns, an unknown split,
+    or lists a patient twice.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -53,42 +50,30 @@ def read_split_file(path: Path) -> dict[str, str]:
 def plan_splits(
     images: Sequence[Patch], *, split_by: str, split_file: Mapping[str, str] | None, seed: int
 ) -> list[Patch]:
-    """Decide the split of each image.
+    """Decide the split of each image; "" for an image whose patient is not in the split file.
 
-    A split file takes precedence. Otherwise the source's own split is kept, if it has one. If that has training but no
-    validation images, a tenth of training becomes validation.
-
-    Args:
-        split_by: "patient", or "image" to split each image on its own.
-        split_file: patient -> split, or None.
-
-    Returns:
-        The images with their splits; "" for an image whose patient is not in the split file.
-
-    Raises:
-        InputError: as `assign_splits`; the split file names none of the patients; or only some of the images lie in
-            split folders.
+    A split file (patient -> split) takes precedence. Otherwise the source's own split is kept, if it has one. If that
+    has training but no validation images, a tenth of training becomes validation. `split_by` is "patient", or "image"
+    to split each image on its own. Raises InputError as `assign_splits`; if the split file names none of the patients;
+    or if only some of the images lie in split folders.
     """
+    splits = [image.split if split_file is None else split_file.get(image.patient, "") for image in images]
+    labels, groups = [image.label for image in images], list_groups(images, by_patient=split_by == "patient")
     if split_file is not None:
-        splits = [split_file.get(image.patient, "") for image in images]
         if not any(splits):
             raise InputError("The split file names none of the patients found. Check its names or --patient-pattern.")
-        return _with_splits(images, splits)
-    unsplit = [image.file for image in images if not image.split]
-    if unsplit and len(unsplit) < len(images):
+    elif not any(splits):
+        splits = assign_splits(labels, groups, seed=seed)
+    elif "" in splits:
         raise InputError(
-            f"{len(unsplit)} image(s) are in no split folder, first {unsplit[0]}, while others are (train, val, test). "
-            "Move them out of the source or give a --split-file."
+            f"{splits.count('')} image(s) are in no split folder, first {images[splits.index('')].file}, while others "
+            "are (train, val, test). Move them out of the source or give a --split-file."
         )
-    labels, groups = [image.label for image in images], list_groups(images, by_patient=split_by == "patient")
-    if unsplit:
-        return _with_splits(images, assign_splits(labels, groups, seed=seed))
-    splits = [image.split for image in images]
-    if "validation" not in splits and "training" in splits:
+    elif "validation" not in splits and "training" in splits:
         training = np.flatnonzero(np.array(splits) == "training")
-        for row in _choose_share(np.array(labels), np.array(groups), training, VALIDATION_SHARE, seed):
+        for row in _choose_share(labels, groups, training, VALIDATION_SHARE, seed):
             splits[row] = "validation"
-    return _with_splits(images, splits)
+    return [image._replace(split=split) for image, split in zip(images, splits, strict=True)]
 
 
 def list_groups(images: Sequence[Patch], *, by_patient: bool) -> list[str]:
@@ -97,70 +82,43 @@ def list_groups(images: Sequence[Patch], *, by_patient: bool) -> list[str]:
     Groups that share a file with the same bytes are one, unless more than MOST_COPIES groups do: it shows no tissue.
     """
     groups = [image.patient or image.file if by_patient else image.file for image in images]
-    repeated = {sha256 for sha256, number in Counter(image.sha256 for image in images).items() if number > 1}
-    sharing: dict[str, set[str]] = {}
-    for image, group in zip(images, groups, strict=True):
-        if image.sha256 and image.sha256 in repeated:
-            sharing.setdefault(image.sha256, set()).add(group)
-    joined: dict[str, set[str]] = {}
-    for found in sharing.values():
-        if 1 < len(found) <= MOST_COPIES:
-            whole = set().union(*(joined.get(group, {group}) for group in found))
-            joined |= dict.fromkeys(whole, whole)
-    return [min(joined[group]) if group in joined else group for group in groups]
+    sharing = [{groups[row] for row in rows} for rows in list_copies(images)]
+    joined = join_sets(found for found in sharing if len(found) <= MOST_COPIES)
+    return [min(joined.get(group, (group,))) for group in groups]
 
 
 def assign_splits(labels: Sequence[str], groups: Sequence[str], *, seed: int) -> list[str]:
     """Put each image in a split: 20% for testing and 10% of the rest for validation. A group is never divided.
 
     The share of each class in every split is close to its share of all images (scikit-learn's StratifiedGroupKFold).
-    If each image is a group of its own, the split is stratified by class.
-
-    Args:
-        labels: class of each image [n].
-        groups: patient of each image [n].
-
-    Raises:
-        InputError: there are fewer groups than splits, or too few images of a class.
+    If each image is a group of its own, the split is stratified by class. `labels` and `groups` are the class and the
+    patient of each image [n]. Raises InputError if there are fewer groups than splits, or too few images of a class.
     """
     n_groups = len(set(groups))
     if n_groups < len(SPLITS):
         raise InputError(f"{n_groups} patient(s) cannot fill {len(SPLITS)} splits. Add patients or --split-by image.")
-    testing = _choose_share(np.array(labels), np.array(groups), np.arange(len(labels)), TESTING_SHARE, seed)
-    return _assign_one(np.array(labels), np.array(groups), testing, seed)
+    testing = _choose_share(labels, groups, np.arange(len(labels)), TESTING_SHARE, seed)
+    return _assign_rest(labels, groups, testing, seed)
 
 
 def assign_folds(labels: Sequence[str], groups: Sequence[str], *, folds: int, seed: int) -> list[list[str]]:
-    """Put each image in a split for each fold of a cross-validation. Every image is for testing in exactly one fold.
+    """Return the split of each image [n] for each fold of a cross-validation; each image is tested in one fold.
 
-    Of the images that a fold does not test on, a tenth is for validation, as in `assign_splits`.
-
-    Returns:
-        For each fold, the split of each image [n].
-
-    Raises:
-        InputError: there are fewer groups than folds, or too few images of a class.
+    Of the images that a fold does not test on, a tenth is for validation, as in `assign_splits`. Raises InputError if
+    there are fewer groups than folds, or too few images of a class.
     """
     made = _make_folds(labels, groups, folds=folds, seed=seed, name="folds")
-    return [_assign_one(np.array(labels), np.array(groups), fold.validation, seed) for fold in made]
+    return [_assign_rest(labels, groups, fold.validation, seed) for fold in made]
 
 
 def leave_out_values(
     labels: Sequence[str], groups: Sequence[str], values: Sequence[str], *, seed: int
 ) -> dict[str, list[str]]:
-    """Put each image in a split for each value of a column, such as site: the images with that value are for testing.
+    """Return the split of each image [n] for each value of a column, such as site: its images are for testing.
 
-    Of the other images, a tenth is for validation, as in `assign_splits`.
-
-    Args:
-        values: of each image [n].
-
-    Returns:
-        For each value, in order, the split of each image [n].
-
-    Raises:
-        InputError: an image has no value, all have the same, a group has several, or there are too few groups or images
-            of a class.
+    Of the other images, a tenth is for validation, as in `assign_splits`. `values` are those of each image [n]; the
+    splits come in their order. Raises InputError if an image has no value, all have the same, a group has several, or
+    there are too few groups or images of a class.
     """
     without = sum(not value for value in values)
     if without:
@@ -176,46 +134,43 @@ def leave_out_values(
                 f"Images of {group}, or copies of them, have several values, {value_of[group]} and {value}: training "
                 "without one of them would see the same patient. Correct the table of labels, and build again."
             )
-    rows = {value: np.flatnonzero(np.array(values) == value) for value in sorted(set(values))}
-    return {value: _assign_one(np.array(labels), np.array(groups), testing, seed) for value, testing in rows.items()}
+    return {
+        value: _assign_rest(labels, groups, np.flatnonzero(np.array(values) == value), seed)
+        for value in sorted(set(values))
+    }
 
 
 def split_members(patches: Sequence[Patch], members: int, *, by_patient: bool, seed: int) -> list[Fold]:
-    """Choose what each ensemble member is trained and validated on.
+    """Choose the rows of `patches` that each ensemble member is trained and validated on.
 
     A single member takes the dataset's own splits. For several, the patients of training and validation are divided
-    into as many folds, and each member leaves its own fold out.
-
-    Returns:
-        A fold for each member; its rows index `patches`.
-
-    Raises:
-        InputError: there are fewer patients, or images of a class, than members.
+    into as many folds, and each member leaves its own fold out. Raises InputError if there are fewer patients, or
+    images of a class, than members.
     """
     splits = np.array([patch.split for patch in patches])
     if members == 1:
         return [Fold(np.flatnonzero(splits == "training"), np.flatnonzero(splits == "validation"))]
     rows = np.flatnonzero((splits == "training") | (splits == "validation"))
-    return _fold_rows(patches, rows, folds=members, by_patient=by_patient, seed=seed)
+    return _divide_rows(patches, rows, members, by_patient=by_patient, seed=seed)
 
 
 def split_training(patches: Sequence[Patch], *, by_patient: bool, seed: int) -> list[Fold]:
     """Divide the training images into up to five folds, to choose a setting by its loss on the fold left out.
 
-    Returns:
-        The folds; their rows index `patches`. None if there is only one patient, or only one image of a class.
+    The rows of the folds index `patches`. There are none if there is only one patient, or only one image of a class.
     """
     rows = np.flatnonzero([patch.split == "training" for patch in patches])
-    training = [patch for patch in patches if patch.split == "training"]
-    labels, groups = Counter(patch.label for patch in training), list_groups(training, by_patient=by_patient)
-    folds = min(TRAINING_PARTS, len(set(groups)), *labels.values())
-    return _fold_rows(patches, rows, folds=folds, by_patient=by_patient, seed=seed) if folds > 1 else []
+    return _divide_rows(patches, rows, None, by_patient=by_patient, seed=seed)
 
 
-def _fold_rows(patches: Sequence[Patch], rows: np.ndarray, *, folds: int, by_patient: bool, seed: int) -> list[Fold]:
+def _divide_rows(
+    patches: Sequence[Patch], rows: np.ndarray, members: int | None, *, by_patient: bool, seed: int
+) -> list[Fold]:
+    """Divide rows of `patches` into a fold for each member; without members, into up to TRAINING_PARTS."""
     chosen = [patches[row] for row in rows]
     labels, groups = [patch.label for patch in chosen], list_groups(chosen, by_patient=by_patient)
-    made = _make_folds(labels, groups, folds=folds, seed=seed, name="members")
+    folds = members or min(TRAINING_PARTS, len(set(groups)), *Counter(labels).values())
+    made = _make_folds(labels, groups, folds=folds, seed=seed, name="members") if folds > 1 else []
     return [Fold(rows[fold.training], rows[fold.validation]) for fold in made]
 
 
@@ -234,8 +189,8 @@ def _make_folds(labels: Sequence[str], groups: Sequence[str], *, folds: int, see
     return [Fold(*rows) for rows in made]
 
 
-def _assign_one(labels: np.ndarray, groups: np.ndarray, testing: np.ndarray, seed: int) -> list[str]:
-    """Name the split of each image [n], given those for testing; of the others a tenth is for validation."""
+def _assign_rest(labels: Sequence[str], groups: Sequence[str], testing: np.ndarray, seed: int) -> list[str]:
+    """Return the split of each image [n], given the rows for testing; of the others a tenth is for validation."""
     splits = np.full(len(labels), SPLITS[0], dtype=object)
     splits[testing] = "testing"
     rest = np.delete(np.arange(len(labels)), testing)
@@ -243,9 +198,11 @@ def _assign_one(labels: np.ndarray, groups: np.ndarray, testing: np.ndarray, see
     return splits.tolist()
 
 
-def _choose_share(labels: np.ndarray, groups: np.ndarray, rows: np.ndarray, share: float, seed: int) -> np.ndarray:
+def _choose_share(
+    all_labels: Sequence[str], all_groups: Sequence[str], rows: np.ndarray, share: float, seed: int
+) -> np.ndarray:
     """Choose about `share` of the groups among `rows` [m], stratified by class; return the rows of their images."""
-    labels, groups = labels[rows], groups[rows]
+    labels, groups = np.array(all_labels)[rows], np.array(all_groups)[rows]
     n_groups, n_classes = len(set(groups)), len(set(labels))
     label, count = Counter(labels.tolist()).most_common()[-1]
     if count < 2:
@@ -262,15 +219,11 @@ def _choose_share(labels: np.ndarray, groups: np.ndarray, rows: np.ndarray, shar
     groups = np.unique(groups, return_inverse=True)[1]  # numbers, in the order of the names, are sorted faster
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     candidates = [chosen for _, chosen in splitter.split(labels, labels, groups) if 0 < len(chosen) < len(labels)]
-    return rows[min(candidates, key=lambda chosen: _distance(labels, groups, chosen, share))]
 
+    def measure_distance(chosen: np.ndarray) -> float:
+        """Measure how far the chosen images are from `share` of the groups and from the share of each class in all."""
+        chosen_groups = len(np.unique(groups[chosen])) / n_groups
+        classes = [abs(np.mean(labels[chosen] == label) - np.mean(labels == label)) for label in np.unique(labels)]
+        return float(abs(chosen_groups - share) + max(classes))
 
-def _distance(labels: np.ndarray, groups: np.ndarray, chosen: np.ndarray, share: float) -> float:
-    """Measure how far the chosen images are from `share` of the groups and from the share of each class in all."""
-    chosen_groups = len(np.unique(groups[chosen])) / len(np.unique(groups))
-    classes = [abs(np.mean(labels[chosen] == label) - np.mean(labels == label)) for label in np.unique(labels)]
-    return float(abs(chosen_groups - share) + max(classes))
-
-
-def _with_splits(images: Sequence[Patch], splits: Sequence[str]) -> list[Patch]:
-    return [image._replace(split=split) for image, split in zip(images, splits, strict=True)]
+    return rows[min(candidates, key=measure_distance)]
