@@ -58,7 +58,7 @@ def measure_steps(run_folder: Path, files: list[Path]) -> tuple[dict[str, float]
 
     run, costs, patches = load_run(run_folder), {}, 0
     found = [work_list.find_files([file]).files for file in files]
-    items = [item for each in found for item in work_list.plan_work(each, mpp=run.settings.mpp, tile="auto")]
+    items = [item for each in found for item in work_list.plan_work(each, run.settings, tile="auto")]
     for number, item in enumerate([items[0], *items]):  # the first compiles
         if number == 1:
             costs.clear()

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import logging
 import math
+import operator
 import os
 import re
 import signal
@@ -116,20 +117,20 @@ def _unwrap(hint: Any) -> tuple[Any, bool]:
 
 def _number_parser(kind: type[int] | type[float], limits: Any) -> Callable[[str], float]:
     """Make a parser of numbers within the limits of an annotation: whole ones, of plain digits only, or finite ones."""
-    is_whole, below = kind is int, getattr(limits, "lt", None)
+    is_whole, names = kind is int, ("gt", "ge", "lt", "le")
+    bounds = {name: getattr(limits, name) for name in names if getattr(limits, name, None) is not None}
+    low, *high = bounds.values()
     if is_whole:
-        allowed = f"of at least {limits.ge}" if below is None else f"from {limits.ge} to {below - 1}"
+        allowed = f"from {low} to {high[0] - 1}" if high else f"of at least {low}"
     else:
-        allowed = f"above {limits.gt:g}" if below is None else f"between {limits.gt:g} and {below:g}"
+        allowed = f"between {low:g} and {high[0]:g}" if high else f"above {low:g}"
 
     def parse(text: str) -> float:
         is_plain = re.fullmatch("-?[0-9]{1,18}", text) if is_whole else text.isascii()  # float takes all digits
-        try:
+        with contextlib.suppress(ValueError):  # text that is no number is refused below
             value = kind(text) if is_plain else math.nan
-        except ValueError:
-            value = math.nan
-        if (value >= limits.ge if is_whole else value > limits.gt) and value < (math.inf if below is None else below):
-            return value
+            if math.isfinite(value) and all(getattr(operator, name)(value, bound) for name, bound in bounds.items()):
+                return value
         raise argparse.ArgumentTypeError(f"takes a {'whole number' if is_whole else 'number'} {allowed}, not {text!r}")
 
     return parse

@@ -110,6 +110,13 @@ def test_a_seed_is_a_whole_number_of_32_bits(text):
     assert parse_options(TrainingOptions, ["--seed", str(2**32 - 1)], prog="", about="").settings == {"seed": 2**32 - 1}
 
 
+def test_a_share_has_an_upper_limit_too():
+    for text in ("0", "0.51", "inf", "nan"):
+        with pytest.raises(InputError, match=f"argument --refer: takes a number between 0 and 0.5, not '{text}'"):
+            parse_options(TrainingOptions, ["--refer", text], prog="", about="")
+    assert parse_options(TrainingOptions, ["--refer", "0.5"], prog="", about="").refer == 0.5
+
+
 def test_what_is_printed_ends_no_script():
     code = r"from cancernet.cli import run_command; run_command(lambda _: print('caf\udce9 built'))"
     command = [sys.executable, "-c", code]

@@ -179,14 +179,7 @@ def _predict_here(
         progress.show_progress(),
         progress.count("Predicting", total) as add,
     ):
-
-        def report_rejected(item: prediction.PredictedItem) -> prediction.PredictedItem:
-            add(len(item.rejected))
-            for files, reason in work_list.group_rejected(item.rejected):
-                print(work_list.printable(f"not used: {files}: {reason}"))
-            return item
-
-        predicted = map(report_rejected, prediction.predict_items(run, items, options, progress=add))
+        predicted = prediction.predict_items(run, items, options, progress=add)
         done = results.write_results(run, predicted, folder, missing=missing, print_line=print)
     seconds, count = time.monotonic() - started, sum(result.patches for result in done)
     print(f"{plural(count, 'image')} in {seconds:.1f} s, {speed_of(count / max(seconds, 1e-9))}.")

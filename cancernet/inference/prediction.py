@@ -162,9 +162,9 @@ def decide_item(
     replaces the run's own; InputError for more than two classes.
     """
     decision = choose_decision(run, neighbours=neighbours and can_be_smoothed(run, scores))
-    decided = apply_decision(decision, scores.log_probabilities, scores.layout.slides, threshold=threshold)
-    applied = decision.threshold if threshold is None else threshold
     slides, distances = scores.layout.slides, scores.distances
+    decided = apply_decision(decision, scores.log_probabilities, slides, threshold=threshold)
+    applied = decision.threshold if threshold is None else threshold
     _, uncertain = find_uncertain(decision, decided[0], slides, distances=distances, threshold=threshold)
     return ItemPredictions(scores.patches, None, *decided, distances, uncertain, scores=scores, threshold=applied)
 
@@ -172,14 +172,19 @@ def decide_item(
 def predict_items(
     run: Run, items: Iterable[WorkItem], options: "PredictOptions", *, progress: Progress | None = None
 ) -> Iterator[PredictedItem]:
-    """Read, score and decide one item after the other."""
+    """Read, score and decide one item after the other; files that are rejected count as progress, too."""
     for item in items:
+        predictions = None
         try:
             scores = score_item(run, item, mpp=options.mpp, progress=progress)
-            predictions = decide_item(run, scores, neighbours=options.neighbours, threshold=options.threshold)
-            yield PredictedItem(item, predictions if scores.patches else None, scores.rejected)
+            rejected = scores.rejected
+            if scores.patches:
+                predictions = decide_item(run, scores, neighbours=options.neighbours, threshold=options.threshold)
         except InputError as error:
-            yield PredictedItem(item, None, explain(item.files, error))
+            rejected = explain(item.files, error)
+        if progress:
+            progress(len(rejected))
+        yield PredictedItem(item, predictions, rejected)
 
 
 def _fit(image: np.ndarray, size: int, channels: int) -> np.ndarray:

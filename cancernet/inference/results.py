@@ -15,7 +15,7 @@ from cancernet.explain.distances import MOST_NAMED
 from cancernet.inference.prediction import ItemPredictions, PredictedItem
 from cancernet.inference.regions import Feature, outline_regions
 from cancernet.inference.summary import FURTHEST_PICTURE, PREDICTIONS, ItemResult, summarise_item, write_tables
-from cancernet.inference.work_list import LARGE, WorkItem, printable
+from cancernet.inference.work_list import LARGE, WorkItem, group_rejected, printable
 from cancernet.reporting import illustration, montages
 from cancernet.reporting.wording import plural
 from cancernet.run import Run, name_class
@@ -36,7 +36,7 @@ def write_results(
     """Write predictions.csv, summary.csv, rejected.csv, furthest.jpg and the files of each slide.
 
     Items come in the order of the work list, and are predicted while they are iterated over. `missing` are paths that
-    led to no image, and why. `print_line` gets a line for each slide that has a map.
+    led to no image, and why. `print_line` gets a line for each slide that has a map, and for what was rejected.
     """
     names = [name_class(run.settings, name) for name in run.decision.classes]
     results: list[ItemResult] = []
@@ -44,6 +44,8 @@ def write_results(
     with (folder / PREDICTIONS).open("w", newline="", encoding="utf-8", errors="surrogateescape") as table:
         storage.write_rows(table, [list_columns(run.decision, names)])
         for item, predictions, rejected in predicted:
+            for files, reason in group_rejected(rejected):
+                print_line(printable(f"not used: {files}: {reason}"))
             if predictions is None:
                 results.append(ItemResult(item, tuple(rejected)))
                 continue

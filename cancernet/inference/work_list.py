@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from cancernet import InputError, storage
 from cancernet.data import dicom
@@ -145,7 +145,7 @@ def is_tiled(file: str, settings: Settings, data: bytes | None = None) -> bool:
                 return min(header.size) > LARGE_SIDE * settings.patch_pixels
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return True
-    except (UnidentifiedImageError, OSError, ValueError):
+    except (OSError, ValueError):
         return file.lower().endswith((".tif", ".tiff"))  # a form of TIFF that Pillow cannot read, or a damaged file
 
 
