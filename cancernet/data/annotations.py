@@ -66,7 +66,7 @@ def read_slides(table: Path) -> list[AnnotatedSlide]:
     for name in COLUMNS[:2]:
         if not rows or name not in rows[0]:
             raise InputError(f"{table} has no column {name}, or no row. It needs path, annotations and, best, patient.")
-    return [_read_row(table, {name: (row[name] or "").strip() for name in row if name}) for row in rows]
+    return [_read_row(table, row) for row in rows]
 
 
 def _read_row(table: Path, row: Mapping[str, str]) -> AnnotatedSlide:

@@ -9,12 +9,11 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PpmImagePlugin import PpmImageFile
@@ -28,13 +27,9 @@ TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MOST_MEGAPIXELS = 50  # the default limit of an image that is decoded whole: 150 MB
 _MOST_BYTES_A_PIXEL = 8  # four channels of 16 bits
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
-_HEADERS: dict[bytes, Callable[[io.BytesIO], ImageFile.ImageFile]] = {  # by the first bytes of a file
-    _JPEG: JpegImageFile,
-    b"BM": BmpImageFile,
-    b"P": PpmImageFile,
-}
-_HEADER_ERRORS = (  # of a damaged file
-    *(OSError, ValueError, SyntaxError, LookupError, ArithmeticError, TypeError, AttributeError, struct.error),
+DECODING_ERRORS = (  # of Pillow, tifffile and imagecodecs; a damaged file can have any value anywhere
+    *(RuntimeError, ValueError, OSError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError),
+    *(SyntaxError, ImportError, struct.error),
 )
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")  # of a segment, or of the end
 _JPEG_FRAME = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]\0[\x0b\x11\x14](?P<bits>.)", re.DOTALL)
@@ -101,10 +96,10 @@ def read_size(data: bytes) -> tuple[int, int]:
             with tifffile.TiffFile(io.BytesIO(data)) as tiff:
                 page = tiff.pages.first
                 return int(page.imagewidth), int(page.imagelength)  # a damaged file may have several of each
-        for beginning, header in _HEADERS.items():
+        for beginning, header in ((_JPEG, JpegImageFile), (b"BM", BmpImageFile), (b"P", PpmImageFile)):
             if data.startswith(beginning):
                 return header(HeaderStream(data)).size
-    except _HEADER_ERRORS as error:
+    except DECODING_ERRORS as error:
         frame = _JPEG_FRAME.search(data) if data.startswith(_JPEG) else None
         if frame and ord(frame["bits"]) != 8:
             bits = ord(frame["bits"])
@@ -187,14 +182,15 @@ def _turn(image: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-def read_image(path: Path | str, *, channels: int, sha256: str | None) -> np.ndarray:
+def read_image(path: Path | str, *, channels: int, sha256: str | None, data: bytes | None = None) -> np.ndarray:
     """Read and decode one image file, as `decode_image`; `sha256` is the hash that it must have, None if unknown.
 
-    The InputError about a file that is missing, damaged, or has another hash names it.
+    `data` are the bytes of the file if they are in memory; `path` is then only its name. The InputError about a file
+    that is missing, damaged, or has another hash names it.
     """
     most = MOST_MEGAPIXELS if sha256 is None else None  # the build checked the size
     try:
-        data = read_file(path, megapixels=most)
+        data = read_file(path, megapixels=most) if data is None else data
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
             raise InputError("differs from the file that the manifest lists. Run build_dataset.py --force.")
         return decode_image(data, channels, megapixels=most)
@@ -339,10 +335,7 @@ class ImageStore:
         """Return the images of `indices` [n] in that order, uint8 [n, size, size, channels]."""
         rows = self._rows[indices]
         if self._images is None:
-            images = np.empty((len(rows), *self.shape), np.uint8)
-            for place, row in enumerate(rows):
-                images[place] = self._read(row)
-            return images
+            return np.array([self._read(row) for row in rows], np.uint8).reshape(-1, *self.shape)
         for row in rows[~self._ready[rows]]:
             self._images[row] = self._read(row)
             self._ready[row] = True

@@ -29,7 +29,7 @@ def read_labels(path: Path, columns: Sequence[str] = ()) -> list[Label]:
     read, has no column for the path or the label, or has an unknown split.
     """
     rows = read_table(path)
-    found = [name for name in rows[0] if name] if rows else []
+    found = list(rows[0]) if rows else []
     names = {"path": "id" if "id" in found and "path" not in found else "path"} | {name: name for name in COLUMNS[1:]}
     for given in columns:
         meaning, _, name = given.partition("=")
@@ -42,29 +42,28 @@ def read_labels(path: Path, columns: Sequence[str] = ()) -> list[Label]:
             only = ", ".join(found) or "an empty first line"
             raise InputError(f"{path} has no column {meaning}, only {only}. Give --columns {meaning}=NAME.")
     others = [name for name in found if name not in names.values()]
-    return [_read_row(path, row, names, others) for row in rows if (row[names["path"]] or "").strip()]
+    return [_read_row(path, row, names, others) for row in rows if row[names["path"]]]
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Read the rows of a table as `read_labels` takes it; InputError if it cannot be read."""
+    """Read the rows of a table as `read_labels` takes it, values stripped; InputError if it cannot be read."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
         delimiter = next((each for each in ",;\t" if lines and each in lines[0]), None)
         text = lines if delimiter else [",".join(line.split()) for line in lines]
-        return list(csv.DictReader(text, delimiter=delimiter or ",", restval=""))
+        rows = csv.DictReader(text, delimiter=delimiter or ",", restval="")
+        return [{name: value.strip() for name, value in row.items() if name} for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"Cannot read the table {path}: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def _read_row(path: Path, row: dict[str, str], names: dict[str, str], others: Sequence[str]) -> Label:
-    file, label, patient, split = (
-        (row.get(names[name]) or "").strip() if names[name] in row else None for name in COLUMNS
-    )
+    file, label, patient, split = (row.get(names[name]) for name in COLUMNS)
     if split and split.lower() not in SPLIT_NAMES:
         raise InputError(f"{path}: {file} has the split {split!r}. Use one of {', '.join(SPLITS)}.")
     if label and (label.startswith(".") or set(label) & set("/\\\0")):
         raise InputError(f"{path}: the label {label!r} cannot be the name of a folder. Rename it.")
-    more = tuple((f"table_{name}" if name in Patch._fields else name, row[name].strip()) for name in others)
+    more = tuple((f"table_{name}" if name in Patch._fields else name, row[name]) for name in others)
     return Label(
         (file or "").replace("\\", "/"), label or "", patient, SPLIT_NAMES.get((split or "").lower(), ""), more
     )
@@ -78,15 +77,14 @@ def apply_labels(images: Iterable[Patch], labels: Sequence[Label]) -> tuple[list
     Raises InputError if a row names several images, or no row names any.
     """
     images = list(images)
-    by_name: dict[str, list[int]] = {}
+    by_name: dict[str, list[tuple[int, str]]] = {}
     for number, image in enumerate(images):
-        name = image.file.rpartition("/")[2]
-        for key in {name, name.rpartition(".")[0]}:
-            by_name.setdefault(key, []).append(number)
+        for path in (image.file, image.file.rpartition(".")[0]):  # with and without its ending
+            by_name.setdefault(path.rpartition("/")[2], []).append((number, f"/{path}"))
     rows_of: dict[int, list[Label]] = {}
     for row in labels:
         candidates = by_name.get(row.path.rpartition("/")[2], ())
-        found = [number for number in candidates if _is_at(images[number].file, row.path)]
+        found = [number for number, path in candidates if path.endswith(f"/{row.path}")]
         if len(found) > 1:
             files = " and ".join(images[number].file for number in found[:2])
             raise InputError(f"{row.path} of the table of labels names {files}. Give the folder, too.")
@@ -117,8 +115,3 @@ def _find_disagreement(rows: Sequence[Label]) -> str:
         if len(values) > 1:
             return f"has several {noun}s in the table: {', '.join(values)}"
     return ""
-
-
-def _is_at(file: str, path: str) -> bool:
-    """Whether a path from a table, with or without the ending, is a file's, or the end of it."""
-    return any(f"/{each}".endswith(f"/{path}") for each in (file, file.rpartition(".")[0]))

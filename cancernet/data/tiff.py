@@ -6,8 +6,6 @@ WhiteIsZero images, associated alpha, and JPEG 2000, JPEG XL, JPEG XR and PNG co
 
 import io
 import re
-import struct
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,6 +13,7 @@ import tifffile
 from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG
 
 from cancernet import InputError
+from cancernet.data.images import DECODING_ERRORS
 
 _PIXELS = re.compile(r"<(?:\w+:)?Pixels\s[^>]*>")
 _PHYSICAL_SIZE = re.compile(r"""PhysicalSize([XY](?:Unit)?)\s*=\s*["']([^"']*)["']""")
@@ -29,24 +28,14 @@ _SAMPLES = {
     PHOTOMETRIC.PALETTE: (1,),
 }
 _MOST_BYTES_A_PIXEL = 16  # of the samples in the file
-DECODING_ERRORS = (  # of tifffile and imagecodecs; a damaged file can have any value anywhere
-    *(RuntimeError, ValueError, OSError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError),
-    *(tifffile.TiffFileError, ImportError, struct.error),
-)
 
 
-class Decoded(NamedTuple):
-    """The pixels of an image as a file stores them."""
-
-    pixels: np.ndarray  # uint8 or uint16 [height, width, 1, 3 or 4]: grey, BGR, or BGR with unassociated alpha
-    white: int  # the value of white
-    orientation: int  # as EXIF defines it, 1 to 8
-
-
-def decode_tiff(data: bytes) -> Decoded:
+def decode_tiff(data: bytes) -> tuple[np.ndarray, int, int]:
     """Decode the first image of a TIFF file; three channels of OME or ImageJ are red, green and blue.
 
-    Raises InputError if it is damaged or of a kind that is not supported, MemoryError if there is too little memory.
+    Returns the stored pixels, uint8 or uint16 [height, width, 1, 3 or 4] (grey, BGR, or BGR with unassociated alpha),
+    the value of white, and the orientation as EXIF defines it, 1 to 8. Raises InputError if the file is damaged or of a
+    kind that is not supported, MemoryError if there is too little memory.
     """
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
@@ -63,8 +52,8 @@ def decode_tiff(data: bytes) -> Decoded:
             white = 2**page.bitspersample - 1
             if page.photometric == PHOTOMETRIC.PALETTE:
                 stored, white = np.asarray(page.colormap).T[stored[..., 0]], 2**16 - 1
-            arranged = _arrange(stored.astype(np.uint8 if white < 256 else np.uint16), page, white)
-            return Decoded(arranged, white, page.tags.valueof(_ORIENTATION, 1))
+            pixels = _arrange(stored.astype(np.uint8 if white < 256 else np.uint16), page, white)
+            return pixels, white, page.tags.valueof(_ORIENTATION, 1)
     except InputError:
         raise
     except DECODING_ERRORS as error:
@@ -93,7 +82,8 @@ def _find_channels(series: tifffile.TiffPageSeries) -> int:
 
 def _check_kind(page: tifffile.TiffPage) -> None:
     """Raise InputError, which names the kind, if an image is one that is not decoded correctly."""
-    kind, packed, bits = PHOTOMETRIC(page.photometric), _name_compression(page), page.bitspersample
+    kind, bits = PHOTOMETRIC(page.photometric), page.bitspersample
+    packed = next((each.name for each in COMPRESSION if each == page.compression), page.compression)
     alpha = sum(extra != EXTRASAMPLE.UNSPECIFIED for extra in page.extrasamples)
     if page.dtype is None or page.dtype.kind not in "bu" or bits > 16:
         raise InputError(f"holds {page.dtype or f'{bits}-bit'} values; only 8 or 16 bits a channel are supported")
@@ -112,13 +102,6 @@ def _check_kind(page: tifffile.TiffPage) -> None:
     pixels = page.imagewidth * page.imagelength
     if page.nbytes > _MOST_BYTES_A_PIXEL * pixels or np.prod(page.chunks) > _MOST_BYTES_A_PIXEL * max(pixels, 2**20):
         raise InputError("cannot be decoded: damaged, for it declares more values than its pixels have")
-
-
-def _name_compression(page: tifffile.TiffPage) -> str:
-    try:
-        return COMPRESSION(page.compression).name
-    except ValueError:
-        return str(page.compression)
 
 
 def _arrange(stored: np.ndarray, page: tifffile.TiffPage, white: int) -> np.ndarray:

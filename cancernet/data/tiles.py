@@ -5,7 +5,7 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from math import ceil
@@ -20,8 +20,8 @@ from PIL import Image, UnidentifiedImageError
 
 from cancernet import InputError
 from cancernet.data.dataset import IDC_MPP
-from cancernet.data.images import EXTENSIONS, MOST_MEGAPIXELS, TIFF_MAGIC, decode_image, read_image, resize_image
-from cancernet.data.tiff import DECODING_ERRORS, read_scales
+from cancernet.data.images import DECODING_ERRORS, EXTENSIONS, MOST_MEGAPIXELS, TIFF_MAGIC, read_image, resize_image
+from cancernet.data.tiff import read_scales
 
 CHROMA = 15  # a pixel is stained if its largest and smallest channel differ by at least this
 LEAST_TISSUE = 0.05  # tiles with a smaller share of stained pixels are background
@@ -116,19 +116,13 @@ def iterate_tiles(
 ) -> Iterator[Tile]:
     """Cut a slide into patches at the model's scale, block by block.
 
-    Pixels are read from the coarsest level that is at least as fine as the target, and averaged. Patches are white
-    beyond the right and lower edge, and where nothing was scanned (pure black).
-
-    Args:
-        file: name of the slide; it becomes the file and the patient of every tile.
-        patch_pixels: side of a patch; x and y of the tiles are multiples of it.
-        target_mpp: micrometres per pixel of the model.
-        least_tissue: tiles with a smaller `tissue_share` are skipped; 0 keeps all. The default would skip 1.4% of 8,650
-            patches of the IDC set, none of them IDC.
-        places: x and y of the tiles that are wanted; None for all. Blocks without any are not read.
-
-    Raises:
-        InputError: a part of the file cannot be read, or the slide is too coarse (see `tile_grid`).
+    Pixels are read from the coarsest level that is at least as fine as `target_mpp`, the micrometres per pixel of the
+    model, and averaged. Patches are white beyond the right and lower edge, and where nothing was scanned (pure black).
+    x and y of the tiles are multiples of `patch_pixels`, the side of a patch; `file`, the name of the slide, becomes
+    the file and the patient of every tile. Tiles with a smaller `tissue_share` than `least_tissue` are skipped; 0 keeps
+    all. The default would skip 1.4% of 8,650 patches of the IDC set, none of them IDC. `places` are x and y of the
+    tiles that are wanted, None for all; blocks without any are not read. Raises InputError if a part of the file cannot
+    be read, or the slide is too coarse (see `tile_grid`).
     """
     rows, columns = tile_grid(slide, patch_pixels=patch_pixels, target_mpp=target_mpp)
     level, block_rows, block_columns = find_blocks(slide, patch_pixels=patch_pixels, target_mpp=target_mpp)
@@ -136,9 +130,9 @@ def iterate_tiles(
     if places is not None:
         cells = [(y // patch_pixels, x // patch_pixels) for x, y in places]
         starts = sorted({(row - row % block_rows, column - column % block_columns) for row, column in cells})
+    side = target_mpp / slide.mpp * patch_pixels
     for row, column in starts:
         shape = (min(block_rows, rows - row), min(block_columns, columns - column))
-        side = target_mpp / slide.mpp * patch_pixels
         block = _read_block(slide, level, side, patch_pixels, (row, column), shape)
         for i, j in np.ndindex(shape):
             top, left = i * patch_pixels, j * patch_pixels
@@ -308,10 +302,9 @@ def _open_picture(path: Path, data: bytes | None, mpp: float | None, *, is_tiff:
         with _open_file(path, data) as file, tifffile.TiffFile(file) as tiff:
             scales = read_scales(tiff) or scales
     try:
-        picture = read_image(path, channels=3, sha256=None) if data is None else decode_image(data, 3)
+        picture = read_image(path, channels=3, sha256=None, data=data)
     except InputError as error:
-        named = error if data is None else f"{path}: {error}"
-        raise InputError(f"{named}. Copy it again.") from error
+        raise InputError(f"{error}. Copy it again.") from error
     scale = _choose_mpp(path, scales, mpp)
 
     def read_region(level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
@@ -357,17 +350,13 @@ def _open_openslide(
 
 def _choose_mpp(path: Path, scales: Sequence[float | str | None], given: float | None) -> float:
     """Return the file's own scale, the mean over x and y, or the given one if it has none."""
-    known = [number for number in map(_read_number, scales) if number is not None]
+    known = []
+    for scale in scales:
+        with suppress(ValueError):
+            known.append(float(str(scale).replace(",", ".")))
     if len(known) == 2 and SCALES[0] <= min(known) and max(known) <= SCALES[1]:
         return sum(known) / 2
     if given is None:
         examples = "0.25 for a scan at 40x, 0.5 at 20x or 4 for a picture at the scale of the IDC patches"
         raise InputError(f"{path}: does not give its scale. Give --mpp, micrometres per pixel, such as {examples}.")
     return given
-
-
-def _read_number(scale: float | str | None) -> float | None:
-    try:
-        return float(str(scale).replace(",", "."))
-    except ValueError:
-        return None

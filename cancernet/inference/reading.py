@@ -10,7 +10,7 @@ import numpy as np
 from cancernet import InputError, StorageError
 from cancernet.data.dataset import IDC_PIXELS, Patch, find_place
 from cancernet.data.grid import lay_out_patches, thumbnail_side
-from cancernet.data.images import decode_image, is_failed_read, read_image
+from cancernet.data.images import is_failed_read, read_image
 from cancernet.data.tiles import SlideImage, Tile, iterate_tiles, open_slide_image, tile_grid
 from cancernet.inference.work_list import LARGE, SLIDE, WorkItem
 from cancernet.run import Settings
@@ -55,11 +55,8 @@ def open_item(
         channels = settings.experiment.channels
         for file, place in zip(item.files, places, strict=True):
             try:
-                if contents:
-                    image = decode_image(contents[file], channels)
-                else:
-                    image = read_image(file, channels=channels, sha256=None)
-                yield Tile(image, file, *place)
+                data = contents[file] if contents else None
+                yield Tile(read_image(file, channels=channels, sha256=None, data=data), file, *place)
             except InputError as error:
                 rejected.extend(explain([file], error))
 
