@@ -10,7 +10,7 @@ import numpy as np
 
 from cancernet import InputError
 from cancernet.evaluation.evaluate import measure, patient_table
-from cancernet.evaluation.intervals import PLAIN, Bounds, jackknife_interval
+from cancernet.evaluation.intervals import PLAIN, Bounds, Measured, jackknife_interval
 from cancernet.evaluation.metrics import Metric, list_metrics
 from cancernet.evaluation.predictions import Predictions
 from cancernet.evaluation.results import Difference, PatientDifference, Verdict
@@ -48,9 +48,13 @@ def align_predictions(runs: Mapping[str, Predictions]) -> dict[str, Predictions]
 
 
 def compare_figures(
-    runs: Sequence[Predictions], *, classes: Sequence[str], positive: str | None
+    runs: Sequence[Predictions],
+    *,
+    classes: Sequence[str],
+    positive: str | None,
+    metrics: Sequence[Metric] | None = None,
 ) -> list[dict[str, Difference]]:
-    """Compare every metric of each run after the first with that of the first.
+    """Compare every metric, or the given ones, of each run after the first with those of the first.
 
     The interval is that of `intervals.jackknife_interval` on the metrics' own scale, where the difference is one figure
     of each patient's images. How often it holds the true difference of two runs is simulated by benchmarks/coverage.py;
@@ -59,31 +63,27 @@ def compare_figures(
     Args:
         runs: two or more, of the same images in the same order, from `align_predictions`.
     """
-    metrics = list_metrics(two_classes=positive is not None)
-    images = [EvaluatedImages.of(run, classes=classes, positive=positive) for run in runs]
+    metrics = list_metrics(two_classes=positive is not None) if metrics is None else metrics
     computations = {metric.name: metric.compute for metric in metrics}
-    (first, first_left_out), *others = (measure(each, computations) for each in images)
-
-    def subtract(metric: Metric, values: dict[str, float], left_out: dict[str, np.ndarray]) -> Difference:
-        with np.errstate(invalid="ignore"):  # between two infinite ratios
-            changes = left_out[metric.name] - first_left_out[metric.name]
-        change = values[metric.name] - first[metric.name]
-        return estimate_difference(metric, change, changes, n_groups=images[0].n_groups, unit=images[0].unit)
-
-    return [{metric.name: subtract(metric, *other) for metric in metrics} for other in others]
+    images = [EvaluatedImages.of(run, classes=classes, positive=positive) for run in runs]
+    first, *others = (measure(each, computations) for each in images)
+    return [{each.name: subtract(each, other[each.name], first[each.name]) for each in metrics} for other in others]
 
 
-def estimate_difference(metric: Metric, change: float, changes: np.ndarray, *, n_groups: int, unit: str) -> Difference:
-    """Give a difference of a metric its interval and verdict.
-
-    Args:
-        change: the difference; NaN or infinite where it is undefined.
-        changes: the same with each group left out, from `intervals.jackknife`.
-        n_groups, unit: as of `intervals.jackknife_interval`.
-    """
+def subtract(metric: Metric, one: Measured, other: Measured) -> Difference:
+    """Compute one value of a metric minus another, both with the same groups left out in turn."""
+    change = one.value - other.value
     if not np.isfinite(change):
         return Difference(None, None, None, UNDEFINED, verdict="unclear")
-    bounds = _find_bounds(metric, change, changes, n_groups, unit)
+    with np.errstate(invalid="ignore"):  # between two infinite ratios
+        changes = one.left_out - other.left_out
+    if metric.biased_upward:
+        bounds = Bounds(None, None, "no interval: noise increases both errors, by different amounts")
+    elif not changes.any():
+        bounds = Bounds(None, None, f"no interval: both are the same, whichever of the {one.unit} are left out")
+    else:
+        difference = Measured(change, changes, min(one.n_groups, other.n_groups), one.unit)
+        bounds = jackknife_interval(difference, scale=PLAIN, why_undefined=UNDEFINED)
     return Difference(change, *bounds, verdict=_give_verdict(metric, bounds))
 
 
@@ -98,25 +98,16 @@ def compare_patients(
     images = [EvaluatedImages.of(run, classes=classes, positive=positive) for run in (first, other)]
     right = [run.predicted == run.labels for run in (first, other)]
     only_first, only_other = (
-        np.bincount(images[0].groups, one & ~two).astype(int).tolist() for one, two in (right, right[::-1])
+        images[0].sum_by_group(one & ~two).astype(int).tolist() for one, two in (right, right[::-1])
     )
     rows = []
     for one, two, lost, gained in zip(*map(patient_table, images), only_first, only_other):  # groups may follow these
         rows.append(PatientDifference(one.patient, one.images, lost, gained, (gained - lost) / one.images, one, two))
-    return sorted(rows, key=lambda row: (-_mcnemar(row), -row.images, row.patient))
 
+    def mcnemar(row: PatientDifference) -> float:
+        return (row.only_other - row.only_first) ** 2 / max(row.only_other + row.only_first, 1)
 
-def _find_bounds(metric: Metric, change: float, changes: np.ndarray, n_groups: int, unit: str) -> Bounds:
-    if metric.biased_upward:
-        return Bounds(None, None, "no interval: noise increases both errors, by different amounts")
-    if not changes.any():
-        return Bounds(None, None, f"no interval: both are the same, whichever of the {unit} are left out")
-    return jackknife_interval(change, changes, n_groups, unit=unit, scale=PLAIN, why_undefined=UNDEFINED)
-
-
-def _mcnemar(row: PatientDifference) -> float:
-    discordant = row.only_other + row.only_first
-    return (row.only_other - row.only_first) ** 2 / discordant if discordant else 0.0
+    return sorted(rows, key=lambda row: (-mcnemar(row), -row.images, row.patient))
 
 
 def _give_verdict(metric: Metric, bounds: Bounds) -> Verdict:

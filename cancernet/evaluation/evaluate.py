@@ -15,6 +15,7 @@ from cancernet.evaluation.intervals import (
     SHARE,
     Bounds,
     Key,
+    Measured,
     Scale,
     count_needed,
     exact_interval,
@@ -23,8 +24,8 @@ from cancernet.evaluation.intervals import (
 )
 from cancernet.evaluation.metrics import CLASS_METRICS, METRICS, Compute, Metric, explain_undefined
 from cancernet.evaluation.predictions import Predictions
-from cancernet.evaluation.ranking import rank_images, weighted_areas
-from cancernet.evaluation.rates import class_rates, confusion_matrix
+from cancernet.evaluation.ranking import rank_images
+from cancernet.evaluation.rates import class_rates
 from cancernet.evaluation.results import Estimate, Evaluation, PatientRow, PointRates, TwoClassPatientRow
 from cancernet.evaluation.tables import EvaluatedImages, WeightedImages
 
@@ -116,11 +117,11 @@ def evaluate_points(
     Args:
         decided: name of a threshold -> class index [n] that it gives.
     """
-    found = {}
-    for point, predicted in decided.items():
-        images = EvaluatedImages.of(replace(predictions, predicted=predicted), classes=classes, positive=positive)
-        found[point] = PointRates(**estimate_metrics(images, [rate.name for rate in fields(PointRates)]))
-    return found
+    images, rates = EvaluatedImages.of(predictions, classes=classes, positive=positive), fields(PointRates)
+    points = {name: replace(images, predicted=predicted) for name, predicted in decided.items()}
+    return {
+        name: PointRates(**estimate_metrics(point, [rate.name for rate in rates])) for name, point in points.items()
+    }
 
 
 def estimate_metrics(images: EvaluatedImages, names: Iterable[str]) -> dict[str, Estimate]:
@@ -128,40 +129,39 @@ def estimate_metrics(images: EvaluatedImages, names: Iterable[str]) -> dict[str,
     return estimate_figures(images, {name: _figure(METRICS[name], images) for name in names})
 
 
-def measure(
-    images: EvaluatedImages, computations: Mapping[Key, Compute]
-) -> tuple[dict[Key, float], dict[Key, np.ndarray]]:
-    """Compute figures of all images, and `[groups]` of each figure with a group left out."""
+def measure(images: EvaluatedImages, computations: Mapping[Key, Compute]) -> dict[Key, Measured]:
+    """Compute figures of all images, and with each group left out."""
 
     def compute(weights: np.ndarray) -> dict[Key, np.ndarray]:
         weighted = WeightedImages(images, weights)
         return {key: function(weighted) for key, function in computations.items()}
 
-    values = {key: float(value[0]) for key, value in compute(np.ones((1, images.n_groups))).items()}
-    return values, jackknife(compute, images.n_groups, len(images.labels))
+    whole, left_out = compute(np.ones((1, images.n_groups))), jackknife(compute, images.n_groups, len(images.labels))
+    n_groups = len(np.unique(images.groups))
+    return {key: Measured(float(value[0]), left_out[key], n_groups, images.unit) for key, value in whole.items()}
 
 
 def patient_table(images: EvaluatedImages) -> list[TwoClassPatientRow] | list[PatientRow]:
     """Evaluate each known patient on its own, in the order of their names."""
-    names = images.patients
-    order = np.argsort(images.groups, kind="stable")
-    parts = np.split(order, np.cumsum(np.bincount(images.groups))[:-1])[: len(names)]
-    of_names = list(zip(names, parts, strict=True))
-    if images.positive is not None:
-        return [_evaluate_patient(images, name, part) for name, part in of_names]
-    right = images.labels == images.predicted
-    return [PatientRow(name, len(part), int(right[part].sum()), float(right[part].mean())) for name, part in of_names]
-
-
-def _evaluate_patient(images: EvaluatedImages, name: str, rows: np.ndarray) -> TwoClassPatientRow:
-    is_positive, predicted = images.labels[rows] == images.positive, images.predicted[rows] == images.positive
-    matrix = confusion_matrix(is_positive.astype(int), predicted, 2)
-    (tn, fp), (fn, tp) = matrix.tolist()
-    rates = class_rates(matrix)
-    ranking = rank_images(images.stated[rows], is_positive, np.zeros(len(rows), dtype=int))
-    shares = (rates.sensitivity[1], rates.specificity[1], weighted_areas(ranking, np.ones((1, 1))).roc[0])
-    defined = (None if np.isnan(share) else float(share) for share in shares)
-    return TwoClassPatientRow(name, len(rows), tp, fp, tn, fn, float(np.trace(matrix) / len(rows)), *defined)
+    names, positive, k = images.patients, images.positive, len(images.classes)
+    counts = images.counts[: len(names)].astype(int).reshape(-1, k, k)
+    total, correct = counts.sum(axis=(1, 2)), np.trace(counts, axis1=1, axis2=2)
+    if positive is None:
+        columns = (column.tolist() for column in (total, correct, correct / total))
+        return [PatientRow(*row) for row in zip(names, *columns, strict=True)]
+    negative, rates, auroc = 1 - positive, class_rates(counts), []
+    rows_by_group = np.split(np.argsort(images.groups, kind="stable"), np.cumsum(total))
+    for rows in rows_by_group[: len(names)]:
+        weigh = rank_images(images.stated[rows], images.labels[rows] == positive, np.zeros(len(rows), dtype=int))
+        auroc.append(weigh(np.ones((1, 1))).roc[0])
+    tp, fp = counts[:, positive, positive], counts[:, negative, positive]
+    tn, fn = counts[:, negative, negative], counts[:, positive, negative]
+    shares = [
+        [None if np.isnan(share) else float(share) for share in column]
+        for column in (rates.sensitivity[:, positive], rates.specificity[:, positive], auroc)
+    ]
+    columns = (column.tolist() for column in (total, tp, fp, tn, fn, correct / total))
+    return [TwoClassPatientRow(*row) for row in zip(names, *columns, *shares, strict=True)]
 
 
 def _list_figures(images: EvaluatedImages, prevalence: float | None) -> dict[Hashable, Figure]:
@@ -176,9 +176,10 @@ def _list_figures(images: EvaluatedImages, prevalence: float | None) -> dict[Has
             why, of = explain_undefined(images, of_class.undefined, index), _find_images(images, name, index)
             figures[index, name] = Figure(compute, why, of=of)
     if prevalence is not None:
-        for name, adjusted in (("ppv", metrics.adjusted_ppv), ("npv", metrics.adjusted_npv)):
+        for name in ("ppv", "npv"):
+            compute = partial(metrics.adjusted_value, name=name, prevalence=prevalence)
             why = explain_undefined(images, METRICS[name].undefined, every_class=True)
-            figures["prevalence", name] = Figure(partial(adjusted, prevalence=prevalence), why)
+            figures["prevalence", name] = Figure(compute, why)
     return figures
 
 
@@ -203,32 +204,27 @@ def _find_images(images: EvaluatedImages, name: str, index: int | None) -> np.nd
 
 def estimate_figures(images: EvaluatedImages, figures: Mapping[Key, Figure]) -> dict[Key, Estimate]:
     """Values with their intervals; an undefined value, or an interval that cannot be given, is None with a reason."""
-    values, left_out = measure(images, {key: figure.compute for key, figure in figures.items()})
-    estimates = {}
-    for key, figure in figures.items():
-        if np.isfinite(values[key]):
-            bounds, needed = _find_bounds(figure, values[key], left_out[key], images), None
-            if figure.scale is SHARE and 0 < values[key] < 1:
-                groups = images.n_groups if figure.of is None else len(np.unique(images.groups[figure.of]))
-                needed = count_needed(bounds, groups)
-            estimates[key] = Estimate(values[key], *bounds, needed)
-        else:
-            estimates[key] = Estimate(None, None, None, figure.undefined)
-    return estimates
+    measured = measure(images, {key: figure.compute for key, figure in figures.items()})
+    return {key: _estimate(images, figure, measured[key]) for key, figure in figures.items()}
 
 
-def _find_bounds(figure: Figure, value: float, left_out: np.ndarray, images: EvaluatedImages) -> Bounds:
+def _estimate(images: EvaluatedImages, figure: Figure, measured: Measured) -> Estimate:
+    value, needed = measured.value, None
+    if not np.isfinite(value):
+        return Estimate(None, None, None, figure.undefined)
+    n_groups = images.n_groups if figure.of is None else len(np.unique(images.groups[figure.of]))
     if figure.of is not None and value in (0, 1):
-        trials = len(np.unique(images.groups[figure.of]))
-        return exact_interval(int(value) * trials, trials)
-    bounds = jackknife_interval(
-        value, left_out, images.n_groups, unit=images.unit, scale=figure.scale, why_undefined=figure.undefined
-    )
-    if not figure.biased_upward or bounds.reason:
-        return bounds
-    if images.n_groups < LEAST_UNBIASED_GROUPS:
-        return Bounds(None, None, f"no bound below {LEAST_UNBIASED_GROUPS} {images.unit}: most of it may be noise")
-    return Bounds(None, bounds.high, "only an upper bound: noise makes it too large, never too small")
+        bounds = exact_interval(int(value) * n_groups, n_groups)
+    else:
+        bounds = jackknife_interval(measured, scale=figure.scale, why_undefined=figure.undefined)
+    if figure.biased_upward and not bounds.reason:
+        bounds = Bounds(None, bounds.high, "only an upper bound: noise makes it too large, never too small")
+        if n_groups < LEAST_UNBIASED_GROUPS:
+            few = f"no bound below {LEAST_UNBIASED_GROUPS} {images.unit}: most of it may be noise"
+            bounds = Bounds(None, None, few)
+    if figure.scale is SHARE and 0 < value < 1:
+        needed = count_needed(bounds, n_groups)
+    return Estimate(value, *bounds, needed)
 
 
 def _describe_calibration(images: EvaluatedImages) -> results.Calibration:
@@ -240,30 +236,18 @@ def _describe_calibration(images: EvaluatedImages) -> results.Calibration:
 
 def _spread(values: Iterable[float | None]) -> results.Spread:
     known = [value for value in values if value is not None]
-    if not known:
-        return results.Spread(None, None, None, None, None, 0)
-    median, q1, q3, least, most = np.quantile(known, [0.5, 0.25, 0.75, 0, 1]).tolist()
+    median, q1, q3, least, most = np.quantile(known, [0.5, 0.25, 0.75, 0, 1]).tolist() if known else [None] * 5
     return results.Spread(median, q1, q3, least, most, len(known))
 
 
 def _check(predictions: Predictions, classes: Sequence[str], positive: str | None, prevalence: float | None) -> None:
-    labels, probabilities, predicted = predictions.labels, predictions.probabilities, predictions.predicted
-    n, k = len(labels), len(classes)
-    if not n:
+    n_classes = len(classes)
+    if not len(predictions.labels):
         raise InputError("No images to evaluate. Name a split that has images.")
-    if probabilities.shape != (n, k) or len(predicted) != n or len(predictions.patches) != n:
-        raise InputError(
-            f"{n:,} labels, probabilities of shape {list(probabilities.shape)}, {len(predicted):,} decisions, "
-            f"{len(predictions.patches):,} patches and {k} classes do not match. They must be of the same images."
-        )
-    if (positive is None) == (k == 2) or (positive is not None and positive not in classes):
+    if (positive is None) == (n_classes == 2) or (positive is not None and positive not in classes):
         raise InputError(f"The positive class {positive!r} does not match the classes {', '.join(classes)}.")
-    for what, indices in (("label", labels), ("decision", predicted)):
-        if not np.isin(indices, np.arange(k)).all():
-            raise InputError(f"A {what} is none of the {k} classes {', '.join(classes)}. Use the run's own classes.")
-    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+    if not ((predictions.probabilities >= 0) & (predictions.probabilities <= 1)).all():
         raise InputError("A probability is not between 0 and 1. Predict the images again.")
     if prevalence is not None and (positive is None or not 0 < prevalence < 1):
-        raise InputError(
-            f"Prevalence {prevalence} cannot be used: it needs two classes ({k} here) and a value between 0 and 1."
-        )
+        found = f"it needs two classes ({n_classes} here) and a value between 0 and 1"
+        raise InputError(f"Prevalence {prevalence} cannot be used: {found}.")

@@ -9,13 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from cancernet.evaluation.comparison import compare_figures, estimate_difference
-from cancernet.evaluation.evaluate import estimate_metrics
-from cancernet.evaluation.intervals import jackknife
+from cancernet.evaluation.comparison import compare_figures, subtract
+from cancernet.evaluation.evaluate import estimate_metrics, measure
 from cancernet.evaluation.metrics import Metric, list_metrics
 from cancernet.evaluation.predictions import Predictions
 from cancernet.evaluation.results import ColumnResults, Difference, ValueResults
-from cancernet.evaluation.tables import EvaluatedImages, WeightedImages
+from cancernet.evaluation.tables import EvaluatedImages
 
 
 def evaluate_groups(
@@ -32,19 +31,7 @@ def evaluate_groups(
     every, of_image, found = EvaluatedImages.of(predictions, classes=classes, positive=positive), np.array(values), []
     for value in list_values(values):
         inside = of_image == value
-        own, others = (
-            EvaluatedImages.of(predictions.take(np.flatnonzero(rows)), classes=classes, positive=positive)
-            if rows.any()
-            else None
-            for rows in (inside, ~inside)
-        )
-        assert own  # some image has the value
-        difference = {metric.name: _NO_OTHERS for metric in metrics}
-        if others:
-            sides = [
-                (each, _number_groups(each, every.groups[rows])) for each, rows in ((own, inside), (others, ~inside))
-            ]
-            difference = _subtract(every, sides, metrics)
+        own = EvaluatedImages.of(predictions.take(np.flatnonzero(inside)), classes=classes, positive=positive)
         found.append(
             ValueResults(
                 value,
@@ -52,13 +39,10 @@ def evaluate_groups(
                 patients=len(own.patients),
                 prevalence=None if positive is None else float(own.outcome.mean()),
                 metrics=estimate_metrics(own, [metric.name for metric in metrics]),
-                difference=difference,
+                difference=_compare_with_others(every, inside, metrics),
             )
         )
     return ColumnResults(column, found)
-
-
-_NO_OTHERS = Difference(None, None, None, "there are no other images", verdict="unclear")
 
 
 def compare_groups(
@@ -70,13 +54,14 @@ def compare_groups(
         runs: as of `comparison.compare_figures`.
         values: as of `evaluate_groups`.
     """
-    shown = {metric.name for metric in list_main_metrics(two_classes=positive is not None)}
+    metrics = list_main_metrics(two_classes=positive is not None)
     found: list[dict[str, dict[str, Difference]]] = [{} for _ in runs[1:]]
     for value in list_values(values):
         rows = np.flatnonzero(np.array(values) == value)
-        compared = compare_figures([run.take(rows) for run in runs], classes=classes, positive=positive)
+        of_value = [run.take(rows) for run in runs]
+        compared = compare_figures(of_value, classes=classes, positive=positive, metrics=metrics)
         for by_value, differences in zip(found, compared, strict=True):
-            by_value[value] = {name: each for name, each in differences.items() if name in shown}
+            by_value[value] = differences
     return found
 
 
@@ -91,31 +76,19 @@ def list_values(values: Sequence[str]) -> list[str]:
     return sorted(set(values), key=lambda value: (not value, value))
 
 
-def _number_groups(part: EvaluatedImages, numbers: np.ndarray) -> np.ndarray:
-    """Return the number among all groups of each group of some images, whose numbers [m] these are."""
-    found = np.zeros(part.n_groups, dtype=int)
-    found[part.groups] = numbers
-    return found
-
-
-def _subtract(
-    every: EvaluatedImages, sides: Sequence[tuple[EvaluatedImages, np.ndarray]], metrics: Sequence[Metric]
+def _compare_with_others(
+    every: EvaluatedImages, inside: np.ndarray, metrics: Sequence[Metric]
 ) -> dict[str, Difference]:
-    """Compute the first side's metrics minus the second's; a side is its images and the numbers of their groups."""
-
-    def compute(weights: np.ndarray) -> dict[tuple[str, int], np.ndarray]:
-        weighted = [WeightedImages(images, weights[:, numbers]) for images, numbers in sides]
-        return {(metric.name, side): metric.compute(each) for metric in metrics for side, each in enumerate(weighted)}
-
-    whole, left_out = compute(np.ones((1, every.n_groups))), jackknife(compute, every.n_groups, len(every.labels))
-    least, found = min(images.n_groups for images, _ in sides), {}
+    """Compute the metrics of the images `inside`, bool [n], minus those of all others."""
+    if inside.all():
+        none = Difference(None, None, None, "there are no other images", verdict="unclear")
+        return {metric.name: none for metric in metrics}
+    computations, found = {metric.name: metric.compute for metric in metrics}, {}
+    own, others = (measure(every.take(rows), computations) for rows in (inside, ~inside))
     for metric in metrics:
-        (own,), (other,) = (whole[metric.name, side] for side in range(2))
-        without = [left_out[metric.name, side] for side in range(2)]
-        difference = estimate_difference(
-            metric, float(own - other), without[0] - without[1], n_groups=least, unit=every.unit
-        )
-        if difference.low is not None and any(np.ptp(each) <= 1e-12 for each in without):
+        sides = own[metric.name], others[metric.name]
+        difference = subtract(metric, *sides)
+        if difference.low is not None and any(np.ptp(side.left_out) <= 1e-12 for side in sides):
             reason = f"no interval: one of the two is the same for all {every.unit}"
             difference = replace(difference, low=None, high=None, reason=reason, verdict="unclear")
         found[metric.name] = difference

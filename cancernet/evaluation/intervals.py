@@ -36,6 +36,15 @@ PLAIN = Scale(lambda value: value, lambda value: value, lambda value: 1.0)
 POSITIVE = Scale(np.log, np.exp, lambda value: 1 / value)  # above 0
 
 
+class Measured(NamedTuple):
+    """A figure of all images, and with each group left out; from `evaluate.measure`."""
+
+    value: float
+    left_out: np.ndarray  # [parts], as from `jackknife`
+    n_groups: int  # that have images
+    unit: str  # what a group is: `patients` or `images`
+
+
 class Bounds(NamedTuple):
     """The ends of an interval; None where it cannot be estimated, with the reason."""
 
@@ -64,10 +73,8 @@ def jackknife(
     return {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
 
 
-def jackknife_interval(
-    value: float, left_out: np.ndarray, n_groups: int, *, unit: str, scale: Scale, why_undefined: str
-) -> Bounds:
-    """Estimate the 95% interval of a metric from its values with each group left out.
+def jackknife_interval(measured: Measured, *, scale: Scale, why_undefined: str) -> Bounds:
+    """Estimate the 95% interval of a figure from its values with each group left out.
 
     Student's t on the metric's scale: with SHARE the logit interval of survey statistics (Korn & Graubard 1998, Survey
     Methodology 24:193). The standard error is the jackknife's, sqrt((n - 1) / n * sum of squared deviations) (Efron &
@@ -78,10 +85,9 @@ def jackknife_interval(
     Chosen by simulated coverage: docs/reporting.md and benchmarks/coverage.py.
 
     Args:
-        left_out: the metric with each group left out, from `jackknife`.
-        unit: what a group is, for the reason: `patients` or `images`.
-        why_undefined: in words, for the reason, where the metric is not finite without one of the groups.
+        why_undefined: in words, for the reason, where the figure is not finite without one of the groups.
     """
+    value, left_out, n_groups, unit = measured
     if n_groups < LEAST_GROUPS:
         return Bounds(None, None, f"too few {unit} for an interval")
     if not np.isfinite(left_out).all():

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from cancernet.data.dataset import Patch
-from cancernet.evaluation.comparison import estimate_difference
+from cancernet.evaluation.comparison import subtract
 from cancernet.evaluation.evaluate import measure
-from cancernet.evaluation.intervals import jackknife_interval
+from cancernet.evaluation.intervals import Measured, jackknife_interval
 from cancernet.evaluation.metrics import METRICS, ONE_EMPTY
 from cancernet.evaluation.predictions import Predictions, Scores
 from cancernet.evaluation.results import Estimate, LearningCurve, LearningPoint
@@ -31,41 +31,20 @@ def trace_learning_curve(
         subsets: two or more, the largest last: number of patients that a model was trained on, and of each draw the
             log-probabilities [m, classes] of the patches.
     """
-    measured = []
-    for _, draws in subsets:
-        found = []
-        for scores in draws:
-            labels = Scores(patches, scores).index_labels(classes)
-            predictions = Predictions(patches, labels, np.exp(scores), scores.argmax(axis=1))
-            images = EvaluatedImages.of(predictions, classes=classes, positive=positive)
-            found.append(measure(images, {name: METRICS[name].compute for name in SHOWN}))
-        values = {name: float(np.mean([each[name] for each, _ in found])) for name in SHOWN}
-        measured.append((values, {name: np.mean([each[name] for _, each in found], axis=0) for name in SHOWN}))
+    computations = {name: METRICS[name].compute for name in SHOWN}
+    labels, points, measured = Scores(patches, subsets[0][1][0]).index_labels(classes), [], []
+    for patients, draws in subsets:
+        predictions = [Predictions(patches, labels, np.exp(scores), scores.argmax(axis=1)) for scores in draws]
+        images = [EvaluatedImages.of(each, classes=classes, positive=positive) for each in predictions]
+        found = [measure(each, computations) for each in images]
+        means = {name: _average([each[name] for each in found]) for name in SHOWN}
+        measured.append(means)
+        bounds = (jackknife_interval(means[name], scale=METRICS[name].scale, why_undefined=ONE_EMPTY) for name in SHOWN)
+        points.append(LearningPoint(patients, *(Estimate(means[name].value, *next(bounds)) for name in SHOWN)))
+    fewer, most = measured[-2:]
+    return LearningCurve(points, {name: subtract(METRICS[name], most[name], fewer[name]) for name in SHOWN})
 
-    def estimate(name: str, values: dict[str, float], left_out: dict[str, np.ndarray]) -> Estimate:
-        bounds = jackknife_interval(
-            values[name],
-            left_out[name],
-            images.n_groups,
-            unit=images.unit,
-            scale=METRICS[name].scale,
-            why_undefined=ONE_EMPTY,
-        )
-        return Estimate(values[name], *bounds)
 
-    points = [
-        LearningPoint(patients, *(estimate(name, *each) for name in SHOWN))
-        for (patients, _), each in zip(subsets, measured, strict=True)
-    ]
-    (fewer, without_fewer), (most, without_most) = measured[-2:]
-    change = {
-        name: estimate_difference(
-            METRICS[name],
-            most[name] - fewer[name],
-            without_most[name] - without_fewer[name],
-            n_groups=images.n_groups,
-            unit=images.unit,
-        )
-        for name in SHOWN
-    }
-    return LearningCurve(points, change)
+def _average(draws: Sequence[Measured]) -> Measured:
+    values, left_out, _, _ = zip(*draws, strict=True)
+    return draws[0]._replace(value=float(np.mean(values)), left_out=np.mean(left_out, axis=0))

@@ -94,34 +94,18 @@ def explain_undefined(
     )
 
 
-def squared_error(images: EvaluatedImages) -> np.ndarray:
-    """Compute the squared error `[n]` of the positive class's probability; of more than two classes their sum."""
-    squares = (images.probabilities - np.eye(len(images.classes))[images.labels]) ** 2
-    return squares.sum(axis=1) if images.positive is None else squares[:, images.positive]
-
-
-def negative_log_probability(images: EvaluatedImages) -> np.ndarray:
-    """Compute -log `[n]` of the probability of the true class, which counts as at least 2.2e-16."""
-    stated = images.probabilities[np.arange(len(images.labels)), images.labels]
-    return -np.log(np.maximum(stated, np.finfo(np.float64).eps))
-
-
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Divide elementwise; infinite where only the denominator is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return numerator / denominator
 
 
-def adjusted_ppv(weighted: WeightedImages, prevalence: float) -> np.ndarray:
-    """Compute the PPV `[rows]` at another prevalence of the positive class (Bayes' theorem)."""
-    true_positive = prevalence * weighted.of_positive("sensitivity")
-    return ratio(true_positive, true_positive + (1 - prevalence) * (1 - weighted.of_positive("specificity")))
-
-
-def adjusted_npv(weighted: WeightedImages, prevalence: float) -> np.ndarray:
-    """Compute the NPV `[rows]` at another prevalence of the positive class (Bayes' theorem)."""
-    true_negative = (1 - prevalence) * weighted.of_positive("specificity")
-    return ratio(true_negative, true_negative + prevalence * (1 - weighted.of_positive("sensitivity")))
+def adjusted_value(weighted: WeightedImages, name: str, prevalence: float) -> np.ndarray:
+    """Compute `ppv` or `npv` `[rows]` at another prevalence of the positive class (Bayes' theorem)."""
+    own, other = ("sensitivity", prevalence), ("specificity", 1 - prevalence)
+    (rate, share), (other_rate, other_share) = (own, other) if name == "ppv" else (other, own)
+    right = share * weighted.of_positive(rate)
+    return ratio(right, right + other_share * (1 - weighted.of_positive(other_rate)))
 
 
 def net_benefit(weighted: WeightedImages, threshold: float) -> np.ndarray:
@@ -132,8 +116,7 @@ def net_benefit(weighted: WeightedImages, threshold: float) -> np.ndarray:
     """
     images = weighted.images
     worth = np.where(images.outcome > 0, 1.0, -threshold / (1 - threshold)) * (images.stated >= threshold)
-    sums = np.bincount(images.groups, weights=worth, minlength=images.n_groups)
-    return ratio(weighted.weights @ sums, weighted.total)
+    return weighted.mean(images.sum_by_group(worth))
 
 
 def net_benefit_of_all(weighted: WeightedImages, threshold: float) -> np.ndarray:
@@ -263,7 +246,7 @@ _ALL_METRICS = (
         "brier",
         "Brier score",
         "mean squared error of the probabilities: 0 is perfect",
-        lambda weighted: weighted.mean(squared_error),
+        lambda weighted: weighted.mean(weighted.images.squared_errors),
         scale=POSITIVE,
         better="lower",
         shown_in=("comparison plot",),
@@ -301,7 +284,7 @@ _ALL_METRICS = (
         "log_loss",
         "log-loss",
         "mean negative log-probability of the true class; confident errors cost most: 0 is perfect",
-        lambda weighted: weighted.mean(negative_log_probability),
+        lambda weighted: weighted.mean(weighted.images.log_losses),
         scale=POSITIVE,
         better="lower",
         shown_in=_COMPARED,

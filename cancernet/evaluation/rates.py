@@ -15,11 +15,6 @@ class ClassRates(NamedTuple):
     f1: np.ndarray
 
 
-def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.ndarray:
-    """Count images `[k, k]` by true and predicted class index."""
-    return np.bincount(np.asarray(labels) * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
-
-
 def class_rates(counts: np.ndarray) -> ClassRates:
     """Compute the rates of each class from confusion matrices `[..., k, k]`, whose counts may be weighted."""
     tp = np.diagonal(counts, axis1=-2, axis2=-1)

@@ -6,33 +6,17 @@ leaves a group out.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from cancernet.evaluation.calibration_line import CalibrationLine, WeightedLine, fit_line, weigh_line
+from cancernet.evaluation.calibration_line import CalibrationLine, fit_line
 from cancernet.evaluation.predictions import Predictions
-from cancernet.evaluation.ranking import Areas, Ranking, rank_images, weighted_areas
-from cancernet.evaluation.rates import ClassRates, class_rates, confusion_matrix, ratio
+from cancernet.evaluation.ranking import Areas, rank_images
+from cancernet.evaluation.rates import ClassRates, class_rates, ratio
 
 BINS = 10  # of the calibration error
-
-
-def group_images(patients: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Number the groups of images.
-
-    Returns:
-        Names of the known patients, sorted, and the group `[n]` of each image: the index of its patient's name, or a
-        number of its own after all names.
-    """
-    names_of = np.asarray(patients, dtype=str)
-    known = names_of != ""
-    names, of_known = np.unique(names_of[known], return_inverse=True)
-    groups = np.empty(len(names_of), dtype=np.int64)
-    groups[known] = of_known
-    groups[~known] = len(names) + np.arange(len(names_of) - known.sum())
-    return names.tolist(), groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,22 +27,34 @@ class EvaluatedImages:
     probabilities: np.ndarray  # float64 [n, k]
     predicted: np.ndarray  # class index [n]
     groups: np.ndarray  # [n] indices from 0
-    patients: Sequence[str]  # names of the first groups; the other groups are images of unknown patients
+    n_groups: int  # of which some may have no image
+    patients: Sequence[str]  # sorted names of the first groups; each other group is an image of an unknown patient
     classes: Sequence[str]  # [k]
     positive: int | None  # one of two classes; None where there are more
-    _sums: dict[Callable, np.ndarray] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, predictions: Predictions, *, classes: Sequence[str], positive: str | None) -> "EvaluatedImages":
         """Group predictions, whose true classes are known, by patient."""
-        names, groups = group_images(predictions.patients)
-        probabilities = np.asarray(predictions.probabilities, dtype=np.float64)
-        index = None if positive is None else list(classes).index(positive)
-        return cls(predictions.labels, probabilities, predictions.predicted, groups, names, classes, index)
+        patients = np.array(predictions.patients, dtype=str)
+        known = patients != ""
+        names, of_known = np.unique(patients[known], return_inverse=True)
+        groups = len(names) - 1 + np.cumsum(~known)
+        groups[known] = of_known
+        return cls(
+            predictions.labels,
+            np.asarray(predictions.probabilities, dtype=np.float64),
+            predictions.predicted,
+            groups,
+            int(groups.max()) + 1,
+            names.tolist(),
+            classes,
+            None if positive is None else list(classes).index(positive),
+        )
 
-    @property
-    def n_groups(self) -> int:
-        return int(self.groups.max()) + 1
+    def take(self, rows: np.ndarray) -> "EvaluatedImages":
+        """Select rows, by their indices or bool [n]; the groups keep their numbers."""
+        names = ("labels", "probabilities", "predicted", "groups")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     @property
     def unit(self) -> str:
@@ -66,38 +62,38 @@ class EvaluatedImages:
         return "patients" if self.patients else "images"
 
     @cached_property
-    def matrix(self) -> np.ndarray:
-        """Confusion matrix of all images, int [k, k]: rows are the true class."""
-        return confusion_matrix(self.labels, self.predicted, len(self.classes))
-
-    @cached_property
     def counts(self) -> np.ndarray:
         """Confusion matrices `[groups, k * k]`."""
         k = len(self.classes)
-        return self._add_by_group(self.labels * k + self.predicted, k**2)
+        return self._count_by_group(self.labels * k + self.predicted, k**2)
 
     @cached_property
-    def rankings(self) -> list[Ranking]:
+    def matrix(self) -> np.ndarray:
+        """Confusion matrix of all images, int [k, k]: rows are the true class."""
+        k = len(self.classes)
+        return self.counts.sum(axis=0).astype(int).reshape(k, k)
+
+    @cached_property
+    def rankings(self) -> list[Callable[[np.ndarray], Areas]]:
         """That of the positive class, or of each class where there are more than two."""
         ranked = range(len(self.classes)) if self.positive is None else [self.positive]
         return [rank_images(self.probabilities[:, c], self.labels == c, self.groups) for c in ranked]
 
     @cached_property
-    def line(self) -> CalibrationLine:
+    def line(self) -> Callable[[np.ndarray], CalibrationLine]:
         """Of two classes: calibration slope and intercept of the positive one."""
-        return fit_line(self.probabilities[:, self.positive], self.labels == self.positive, self.groups)
+        return fit_line(self.stated, self.labels == self.positive, self.groups)
 
-    @property
+    @cached_property
     def stated(self) -> np.ndarray:
         """Probability `[n]` of the positive class, or of the most probable one where there are more than two."""
         return self.probabilities.max(axis=1) if self.positive is None else self.probabilities[:, self.positive]
 
-    @property
+    @cached_property
     def outcome(self) -> np.ndarray:
         """1.0 where the class of `stated` is the true one, else 0.0: `[n]`."""
-        if self.positive is None:
-            return (self.probabilities.argmax(axis=1) == self.labels).astype(float)
-        return (self.labels == self.positive).astype(float)
+        stated = self.probabilities.argmax(axis=1) if self.positive is None else self.positive
+        return (self.labels == stated).astype(float)
 
     @cached_property
     def bins(self) -> np.ndarray:
@@ -108,16 +104,26 @@ class EvaluatedImages:
     @cached_property
     def gaps(self) -> np.ndarray:
         """Sums `[groups, bins]` of probability - outcome."""
-        return self._add_by_group(self.bins, int(self.bins.max()) + 1, self.stated - self.outcome)
+        return self._count_by_group(self.bins, int(self.bins.max()) + 1, self.stated - self.outcome)
 
-    def sum_by_group(self, values_of: "Callable[[EvaluatedImages], np.ndarray]") -> np.ndarray:
-        """Sum over each group `[groups]` what a function gives for each image `[n]`; computed once for a function."""
-        if values_of not in self._sums:
-            self._sums[values_of] = np.bincount(self.groups, weights=values_of(self), minlength=self.n_groups)
-        return self._sums[values_of]
+    @cached_property
+    def squared_errors(self) -> np.ndarray:
+        """Sums `[groups]` of the squared error of the positive class's probability, or of those of all classes."""
+        squares = (self.probabilities - np.eye(len(self.classes))[self.labels]) ** 2
+        return self.sum_by_group(squares.sum(axis=1) if self.positive is None else squares[:, self.positive])
 
-    def _add_by_group(self, column: np.ndarray, n_columns: int, values: np.ndarray | None = None) -> np.ndarray:
-        cells = np.bincount(self.groups * n_columns + column, weights=values, minlength=self.n_groups * n_columns)
+    @cached_property
+    def log_losses(self) -> np.ndarray:
+        """Sums `[groups]` of -log of the probability of the true class, which counts as at least 2.2e-16."""
+        stated = self.probabilities[np.arange(len(self.labels)), self.labels]
+        return self.sum_by_group(-np.log(np.maximum(stated, np.finfo(np.float64).eps)))
+
+    def sum_by_group(self, values: np.ndarray) -> np.ndarray:
+        """Sum values `[n]` over each group: `[groups]`."""
+        return np.bincount(self.groups, values, self.n_groups)
+
+    def _count_by_group(self, column: np.ndarray, n_columns: int, values: np.ndarray | None = None) -> np.ndarray:
+        cells = np.bincount(self.groups * n_columns + column, values, self.n_groups * n_columns)
         return cells.reshape(self.n_groups, n_columns).astype(np.float64)
 
 
@@ -147,12 +153,12 @@ class WeightedImages:
     @cached_property
     def areas(self) -> list[Areas]:
         """Areas `[rows]` of each of the images' rankings."""
-        return [weighted_areas(ranking, self.weights) for ranking in self.images.rankings]
+        return [weigh(self.weights) for weigh in self.images.rankings]
 
     @cached_property
-    def line(self) -> WeightedLine:
+    def line(self) -> CalibrationLine:
         """Of two classes: calibration slope and intercept `[rows]`."""
-        return weigh_line(self.images.line, self.weights)
+        return self.images.line(self.weights)
 
     def of_class(self, name: str, index: int) -> np.ndarray:
         """Compute one of `ClassRates`, or `auroc`, `[rows]` of one class against all others."""
@@ -161,15 +167,10 @@ class WeightedImages:
         return getattr(self.rates, name)[:, index]
 
     def of_positive(self, name: str) -> np.ndarray:
-        """Compute the same of the positive class, `[rows]`.
-
-        Raises:
-            ValueError: there are more than two classes.
-        """
-        if self.images.positive is None:
-            raise ValueError(f"{name} of the positive class needs two classes, not {len(self.images.classes)}")
+        """Compute the same of the positive one of two classes, `[rows]`."""
+        assert self.images.positive is not None, f"{name} of the positive class needs two classes"
         return self.of_class(name, self.images.positive)
 
-    def mean(self, values_of: Callable[[EvaluatedImages], np.ndarray]) -> np.ndarray:
-        """Mean `[rows]` over the images of what a function gives for each image `[n]`."""
-        return ratio(self.weights @ self.images.sum_by_group(values_of), self.total)
+    def mean(self, sums: np.ndarray) -> np.ndarray:
+        """Mean `[rows]` over the images of values with these sums `[groups]`."""
+        return ratio(self.weights @ sums, self.total)

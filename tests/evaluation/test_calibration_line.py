@@ -5,13 +5,13 @@ import pytest
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
-from cancernet.evaluation.calibration_line import fit_line, weigh_line
+from cancernet.evaluation.calibration_line import fit_line
 
 
 def figures(probability, is_positive, groups=None, weights=None) -> tuple[float, float]:
     groups = np.zeros(len(probability), dtype=int) if groups is None else groups
     weights = np.ones((1, groups.max() + 1)) if weights is None else weights
-    found = weigh_line(fit_line(np.array(probability), np.array(is_positive, dtype=bool), groups), weights)
+    found = fit_line(np.array(probability), np.array(is_positive, dtype=bool), groups)(weights)
     return found.slope[0], found.intercept[0]
 
 

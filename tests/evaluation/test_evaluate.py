@@ -304,6 +304,7 @@ def test_with_more_classes_a_patient_has_its_share_of_right_images():
     report = evaluate(labels, probabilities, np.array([0, 1, 1]), ["a", "b", "b"], **THREE)
     assert report.patients == [PatientRow("a", 1, 1, 1.0), PatientRow("b", 2, 1, 0.5)]
     assert list(report.patient_spread) == ["accuracy"]
+    assert report.confusion_matrix == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
 
 
 def test_unknown_patients_give_intervals_over_images_and_no_table():
@@ -497,9 +498,6 @@ def test_a_class_of_one_patient_alone_has_no_interval():
     ("change", "message"),
     [
         ({"labels": [], "predicted": [], "patients": [], "probabilities": np.zeros((0, 2))}, "No images to evaluate"),
-        ({"predicted": [1]}, r"2 labels, probabilities of shape \[2, 2\], 1 decisions, 2 patches and 2 classes do not"),
-        ({"labels": [0, 2]}, "A label is none of the 2 classes 0, 1"),
-        ({"predicted": [-1, 0]}, "A decision is none of the 2 classes 0, 1"),
         ({"probabilities": [[0.5, np.nan], [0.5, 0.5]]}, "A probability is not between 0 and 1"),
         ({"probabilities": [[-0.5, 1.5], [0.5, 0.5]]}, "A probability is not between 0 and 1"),
         ({"positive": None}, "positive class None does not match the classes 0, 1"),

@@ -13,6 +13,7 @@ from cancernet.evaluation.intervals import (
     POSITIVE,
     SHARE,
     Bounds,
+    Measured,
     count_needed,
     jackknife,
     jackknife_interval,
@@ -114,9 +115,8 @@ def test_a_scale_comes_back_and_its_slope_is_its_own(scale, value):
 
 def interval_of(value, left_out, scale=SHARE, *, n_groups=None, unit="patients"):
     n_groups = len(left_out) if n_groups is None else n_groups
-    return jackknife_interval(
-        value, np.array(left_out), n_groups, unit=unit, scale=scale, why_undefined="no image of class 1"
-    )
+    measured = Measured(value, np.array(left_out), n_groups, unit)
+    return jackknife_interval(measured, scale=scale, why_undefined="no image of class 1")
 
 
 def test_equal_deviations_count_as_all_groups():

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import sklearn.metrics as sk
 
-from cancernet.evaluation.ranking import rank_images, weighted_areas
+from cancernet.evaluation.ranking import rank_images
 
 
 def areas_of(scores, is_positive, groups, weights):
-    ranking = rank_images(np.asarray(scores, float), np.asarray(is_positive, bool), np.asarray(groups))
-    return weighted_areas(ranking, np.atleast_2d(np.asarray(weights, float)))
+    weigh = rank_images(np.asarray(scores, float), np.asarray(is_positive, bool), np.asarray(groups))
+    return weigh(np.atleast_2d(np.asarray(weights, float)))
 
 
 def areas_of_images(scores, is_positive):

@@ -9,7 +9,7 @@ from made_up_predictions import predictions_of, two_class_predictions
 from cancernet.data.dataset import Patch
 from cancernet.data.grid import lay_out_patches
 from cancernet.evaluation.decision import Decision, FittedOn, bound_uncertain, measure_certainty
-from cancernet.evaluation.intervals import SHARE, exact_interval, jackknife_interval
+from cancernet.evaluation.intervals import SHARE, Measured, exact_interval, jackknife_interval
 from cancernet.evaluation.referral import Certainty, evaluate_referral, find_uncertain
 
 # Twenty images, from the least certain at a threshold of 0.5; of the four least certain two are wrong, then one more.
@@ -70,7 +70,7 @@ def test_the_curve_and_its_interval_follow_the_same_share_of_the_other_patients(
     for patient in range(20):
         rest, kept = np.delete(wrong, patient), 0.8 * 19  # 15 images and a fifth of the next
         left_out.append((rest[:15].sum() + 0.2 * rest[15]) / kept)
-    expected = jackknife_interval(1 / 16, np.array(left_out), 20, unit="patients", scale=SHARE, why_undefined="")
+    expected = jackknife_interval(Measured(1 / 16, np.array(left_out), 20, "patients"), scale=SHARE, why_undefined="")
     assert (curve[16].low, curve[16].high) == pytest.approx(expected[:2])
     assert (curve[4].low, curve[4].high) == exact_interval(0, 4)[:2]
 
@@ -87,7 +87,7 @@ def test_a_band_keeps_the_images_that_are_not_uncertain():
     assert (band.share, band.caught.value, band.error.value) == pytest.approx((0.15, 1 / 3, 2 / 17))
     assert (band.sensitivity.value, band.specificity.value) == pytest.approx((6 / 7, 9 / 10))
     left_out = [(2 - (row in (2, 4))) / (17 - (not uncertain[row])) for row in range(20)]
-    expected = jackknife_interval(2 / 17, np.array(left_out), 20, unit="patients", scale=SHARE, why_undefined="")
+    expected = jackknife_interval(Measured(2 / 17, np.array(left_out), 20, "patients"), scale=SHARE, why_undefined="")
     assert (band.error.low, band.error.high) == pytest.approx(expected[:2])
     assert refer().band is None
 
