@@ -106,7 +106,7 @@ def check_labels(
     captions = []
     for each in shown:
         lines = [Path(each.file).name, f"label: {label_class(report.class_names, each.label)}"]
-        lines.append(f"probability {each.probability_of_label:.3f}")
+        lines.append(f"probability of this label: {each.probability_of_label:.3f}")
         captions.append("\n".join(lines + [f"patient {each.patient}"] * bool(each.patient)))
     images = read_images([each.file for each in shown], out_of_fold, dataset)
     return report, {"labels_to_check": plot_captioned(images=images, captions=captions)}

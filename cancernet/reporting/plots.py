@@ -16,10 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from cancernet.evaluation.intervals import FEW_GROUPS
 from cancernet.evaluation.metrics import METRICS
 from cancernet.evaluation.results import (
     CalibrationBin,
     Estimate,
+    Interval,
     LearningCurve,
     NetBenefit,
     PatientRow,
@@ -231,16 +233,26 @@ def plot_distribution(
     return _add_legend(figure, panels[0])
 
 
-def plot_risk_coverage(*, referral: Referral) -> Figure:
-    """Plot the share of errors among the most certain images by their share of all, and the decision's own point."""
+def plot_risk_coverage(*, referral: Referral, interval: Interval) -> Figure:
+    """Plot the share of errors among the most certain images by their share of all, and the decision's own point.
+
+    The band of intervals ends with the errors: where none is left, the intervals are exact, not the jackknife's, and
+    only the first of them, the narrowest, is marked. Few patients have neither: their band would jump up and down.
+    """
     figure, (axes,) = new_figure(5.2, 4.8)
     points = [(each.coverage, each.error) for each in referral.curve if each.error.value is not None]
     line = np.array([(x, error.value) for x, error in points], float).reshape(-1, 2)
-    axes.plot(*line.T, "o-", color=BLUE, markersize=3, label="error rate (band: 95% interval)")
-    ends = [(x, error.low, error.high) for x, error in points if error.low is not None and error.high is not None]
-    if ends:
-        axes.fill_between(*np.array(ends, float).T, color=BLUE, alpha=0.18, linewidth=0)
-    highest = max([0.05, *(end for _, error in points for end in (error.value, error.high) if end is not None)])
+    few = interval.groups < FEW_GROUPS
+    note = f"no band: only {plural(interval.groups, interval.over.removesuffix('s'))}" if few else "band: 95% interval"
+    axes.plot(*line.T, "o-", color=BLUE, markersize=3, label=f"error rate ({note})")
+    known = [(x, error.value, error.low, error.high) for x, error in points if error.high is not None and not few]
+    bounds = np.array(known, float).reshape(-1, 4)
+    band, exact = bounds[bounds[:, 1] > 0], bounds[bounds[:, 1] == 0][:1]
+    axes.fill_between(band[:, 0], band[:, 2], band[:, 3], color=BLUE, alpha=0.18, linewidth=0)
+    for x, _, low, high in exact:
+        label = f"no error left: exact 95% interval up to {high:.1%}"
+        axes.plot([x, x], [low, high], "_-", color=GREY, markersize=10, label=label)
+    highest = max([0.05, *line[:, 1], *band[:, 3], *exact[:, 3]])
     if referral.band and referral.band.error.value is not None:
         label = f"uncertain images of this run referred: {referral.band.share:.1%}"
         axes.plot(1 - referral.band.share, referral.band.error.value, "o", color="black", markersize=9, label=label)

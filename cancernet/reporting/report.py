@@ -75,7 +75,7 @@ def draw_figures(
         if report.decision_curve:
             figures["net_benefit"] = plots.plot_net_benefit(curve=report.decision_curve, positive=event)
     if report.referral:
-        figures["risk_coverage"] = plots.plot_risk_coverage(referral=report.referral)
+        figures["risk_coverage"] = plots.plot_risk_coverage(referral=report.referral, interval=report.interval)
     bins = report.calibration.bins
     figures["reliability"] = plots.plot_reliability(bins=bins, probabilities=stated, ece=metrics["ece"], positive=event)
     if report.patients:

@@ -101,7 +101,10 @@ def test_suspicious_labels_are_listed_and_the_first_are_drawn_with_label_probabi
     captions = [text.get_text() for text in drawn["labels_to_check"].axes[0].texts]
     assert len(captions) == MOST_SUSPICIOUS
     probability = 1 - predictions.probabilities.max(axis=1)[39]
-    assert captions[0] == f"1_idx5_x201_y101_\nclass0.png\nlabel: 0 (benign)\nprobability {probability:.3f}\npatient 1"
+    assert (
+        captions[0]
+        == f"1_idx5_x201_y101_\nclass0.png\nlabel: 0 (benign)\nprobability of\nthis label: {probability:.3f}\npatient 1"
+    )
     right = make_predictions(tmp_path / "right", 1)
     report, drawn = illustration.check_labels(make_report(), right, tmp_path / "right", tmp_path)
     assert (report.label_check.suspicious, drawn) == (0, {})

@@ -15,6 +15,7 @@ from matplotlib.text import Text
 from cancernet.evaluation.results import (
     CalibrationBin,
     Estimate,
+    Interval,
     NetBenefit,
     PatientRow,
     Referral,
@@ -25,6 +26,7 @@ from cancernet.evaluation.results import (
 from cancernet.reporting import plots
 
 DEFINED = Estimate(0.75, 0.5, 1.0)
+PATIENTS = Interval(0.95, "patients", 20)
 UNDEFINED = Estimate(None, None, None, "no image of class b")
 TRUTH = np.array([False, False, True, True])
 SCORES = np.array([0.1, 0.4, 0.35, 0.8])
@@ -55,7 +57,7 @@ def every_figure() -> dict[str, Figure]:
         "threshold": plots.plot_threshold(positive=TRUTH, probabilities=SCORES, threshold=0.4, name="b"),
         "distribution": plots.plot_distribution(distribution={"a": [2, 0], "b": [0, 3]}, positive="b", threshold=0.4),
         "net_benefit": plots.plot_net_benefit(curve=[NetBenefit(0.2, DEFINED, 0.1, DEFINED)], positive="b"),
-        "risk_coverage": plots.plot_risk_coverage(referral=Referral([RiskPoint(1.0, DEFINED)], [])),
+        "risk_coverage": plots.plot_risk_coverage(referral=Referral([RiskPoint(1.0, DEFINED)], []), interval=PATIENTS),
         "patients": plots.plot_patients(patients=[patient("p", 1, 1, 1, 1)]),
         "learning_curve": plots.plot_learning_curve(curve=make_learning_curve()),
     }
@@ -292,10 +294,27 @@ def test_distribution_has_a_panel_for_each_true_class():
 def test_risk_coverage_draws_the_errors_of_what_is_kept_and_the_run_s_own_point():
     curve = [RiskPoint(1.0, Estimate(0.2, 0.1, 0.3)), RiskPoint(0.5, Estimate(0.1, None, None))]
     band = Referred(0.1, DEFINED, Estimate(0.18, 0.1, 0.3))
-    (axes,) = plots.plot_risk_coverage(referral=Referral(curve, [], band)).axes
+    (axes,) = plots.plot_risk_coverage(referral=Referral(curve, [], band), interval=PATIENTS).axes
     assert line(axes, "error rate").get_xydata().tolist() == [[1.0, 0.2], [0.5, 0.1]]
     assert line(axes, "uncertain images of this run referred: 10.0%").get_xydata().tolist() == [[0.9, 0.18]]
-    assert len(axes.collections) == 1
+    assert find_band(axes) == {1.0}
+
+
+def test_the_band_of_risk_coverage_ends_with_the_errors_and_needs_twenty_patients():
+    errors = [Estimate(0.1, 0.05, 0.2), Estimate(0.05, 0.01, 0.2), Estimate(0.0, 0.0, 0.17), Estimate(0.0, 0.0, 0.18)]
+    referral = Referral([RiskPoint(1 - i / 4, error) for i, error in enumerate(errors)], [])
+    (axes,) = plots.plot_risk_coverage(referral=referral, interval=PATIENTS).axes
+    assert find_band(axes) == {1.0, 0.75}
+    mark = line(axes, "no error left: exact 95% interval up to 17.0%")
+    assert mark.get_xydata().tolist() == [[0.5, 0.0], [0.5, 0.17]]
+    (axes,) = plots.plot_risk_coverage(referral=referral, interval=replace(PATIENTS, groups=19)).axes
+    assert find_band(axes) == set()
+    assert [each.get_label() for each in axes.lines] == ["error rate (no band: only 19 patients)"]
+
+
+def find_band(axes):
+    """Where along the axis a band is drawn."""
+    return {x for band in axes.collections for path in band.get_paths() for x in path.vertices[:, 0].tolist()}
 
 
 def test_the_learning_curve_has_a_point_with_its_interval_for_each_number_of_patients():

@@ -281,6 +281,7 @@ def test_every_section_folds_and_is_in_the_contents_and_printing_unfolds_it(repo
     assert html.count("<details>") == html.count("</details>") == html.count("<h2>")
     printing = html[html.index("@media print") : html.index("</style>")]
     assert "details::details-content { content-visibility: visible; block-size: auto; }" in printing
+    assert re.findall(r"\n *(.+) \{ white-space: normal", printing) == ['td.left:not([data-heading="created"])']
 
 
 def test_an_evaluation_has_its_title(report, tmp_path):

@@ -22,7 +22,7 @@ ROWS = [
     DEFAULT,
     TrialRow(1, "pruned", 0.7, 1, 4.0, {"epochs": 30, "learning_rate": 0.3}),
     TrialRow(2, "finished", 0.42, 3, 12.4, {"epochs": 24, "learning_rate": 0.01234}),
-    TrialRow(3, "diverged", None, 0, 1.0, {"epochs": 12, "learning_rate": 0.2}),
+    TrialRow(3, "diverged", None, 0, 1062.4, {"epochs": 12, "learning_rate": 0.2}),
     TrialRow(4, "interrupted", None, 0, 1.0, {}),
 ]
 BETTER = Difference(-0.08, -0.1, -0.02, verdict="better")
@@ -117,6 +117,7 @@ def test_the_page_has_the_verdict_the_picture_and_all_trials_the_best_first():
     assert 'src="data:image/png;base64,' in html
     assert re.findall(r"<tr.*?><td>(.*?)</td>", html) == ["2", "0 (default)", "1", "3", "4"]
     assert html.count('<tr class="hit"><td>2</td>') == 1
+    assert re.findall('data-heading="seconds">(.*?)<', html) == ["12", "10", "4", "1,062", "1"]
     unclear = search_page(make_result(difference=None, best=DEFAULT), "my search", {})
     assert '<li class="unclear">No trial was better than the default settings.</li>' in unclear
     assert "Changed settings" not in unclear
