@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
@@ -110,8 +110,8 @@ def find_current(output: Path, settings: BuildSettings, source_fingerprint: str)
     if not (output / SUMMARY).is_file():
         return None
     summary = read_summary(output)
-    names = [field.name for field in fields(settings)]
-    changed = sorted(name for name in names if getattr(summary.settings, name) != getattr(settings, name))
+    old, new = asdict(summary.settings), asdict(settings)
+    changed = sorted(name for name in new if old[name] != new[name])
     if changed:
         raise InputError(f"{output} was built with other settings ({', '.join(changed)}). Use --force to replace it.")
     return summary if summary.source_fingerprint == source_fingerprint and is_unchanged(output, summary) else None
@@ -176,10 +176,7 @@ def separate_copies(output: Path, built: Built, plan: Plan, settings: BuildSetti
     """Put images with the same bytes on one side of the split, see `splits.list_groups`.
 
     A split that was not given is made again. In one that was given, the copies outside testing, then outside
-    validation, are rejected.
-
-    Raises:
-        InputError: see `splits.assign_splits`.
+    validation, are rejected. Raises InputError as `splits.assign_splits`.
     """
     from cancernet.data.splits import assign_splits, list_groups  # scikit-learn is slow to load
 
@@ -334,14 +331,6 @@ def _cut_patches(
     return [checks.get(target, Check("", 0, 0, False, 0, reason)) for _, target in tasks]
 
 
-def _is_grey(image: np.ndarray) -> bool:
-    """Whether red, green and blue are the same in every pixel of an image [height, width, 3]."""
-    red, green, blue = image[0, 0].tolist()
-    if not red == green == blue:  # most colour images differ in their first pixel
-        return False
-    return bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
-
-
 def _write_image(image: np.ndarray, data: bytes, origin: str, target: str, mode: str) -> Check:
     """Write the bytes of an image, or a link to them, and describe it."""
     try:
@@ -354,9 +343,11 @@ def _write_image(image: np.ndarray, data: bytes, origin: str, target: str, mode:
                 file.write(data)
     except OSError as error:  # a failed write does not name the file
         raise OSError(error.errno, f"{error.strerror} (for {len(data):,} bytes)", target) from error
-    height, width, _ = image.shape
-    sha256, brightest = hashlib.sha256(data).hexdigest(), int(image.max())
-    return Check(sha256, height, width, _is_grey(image), brightest, "", thumbnail=make_thumbnail(image))
+    red, green, blue = image.transpose(2, 0, 1)
+    # Most colour images differ in their first pixel.
+    is_grey = red[0, 0] == green[0, 0] == blue[0, 0] and (red == green).all() and (green == blue).all()
+    (height, width), sha256 = red.shape, hashlib.sha256(data).hexdigest()
+    return Check(sha256, height, width, bool(is_grey), int(image.max()), "", thumbnail=make_thumbnail(image))
 
 
 def summarise(

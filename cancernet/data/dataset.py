@@ -26,6 +26,7 @@ IDC_MPP = 4.0  # micrometres per pixel of the IDC patches
 IDC_PIXELS = 50  # from one of them to the next
 MOST_VALUES = 10  # of a column that results are given by
 T = TypeVar("T", bound=Hashable)
+_IDC_NAME = re.compile(IDC_PATIENT)
 _COORDINATES = re.compile(r"_x(\d+)_y(\d+)")
 
 
@@ -137,9 +138,8 @@ class Dataset:
 def open_dataset(folder: Path) -> Dataset:
     """Open a built dataset and check that its manifest is as it was built, and that exactly its files are there.
 
-    Raises:
-        InputError: the folder is not a built dataset.
-        StorageError: its manifest or its summary is damaged, or the files do not match the manifest.
+    Raises InputError if the folder is not a built dataset, StorageError if its manifest or its summary is damaged, or
+    the files do not match the manifest.
     """
     patches, summary, sha256 = read_manifest(folder), read_summary(folder), hash_manifest(folder)
     if summary.manifest_sha256 not in ("", sha256):
@@ -156,8 +156,7 @@ def write_manifest(
 ) -> Summary:
     """Write manifest.csv, rejected.csv and dataset.json into a folder.
 
-    Returns:
-        The summary as written, with the hashes by which `is_unchanged` detects later changes.
+    Returns the summary as written, with the hashes by which `is_unchanged` detects later changes.
     """
     names = list(dict.fromkeys(name for patch in patches for name, _ in patch.more))
     rows = ((*patch[: len(_COLUMNS)], *map(dict(patch.more).get, names)) for patch in patches)
@@ -254,11 +253,7 @@ def hash_manifest(folder: Path) -> str:
 
 
 def check_patients(patches: Iterable[Patch]) -> None:
-    """Check that each known patient is in one split only.
-
-    Raises:
-        InputError: a patient is in two splits.
-    """
+    """Raise InputError if a known patient is in two splits."""
     split_of: dict[str, str] = {}
     for patch in patches:
         first = split_of.setdefault(patch.patient, patch.split) if patch.patient else patch.split
@@ -270,11 +265,7 @@ def check_patients(patches: Iterable[Patch]) -> None:
 
 
 def check_trainable(patches: Sequence[Patch]) -> None:
-    """Check that training and validation have at least two classes, and that training has every class.
-
-    Raises:
-        InputError: images or a class are missing.
-    """
+    """Raise InputError unless training and validation have at least two classes, and training has every class."""
     labels = {split: {patch.label for patch in patches if patch.split == split} for split in SPLITS}
     for split in ("training", "validation"):
         if not labels[split]:
@@ -318,11 +309,7 @@ def join_sets(sets: Iterable[Collection[T]]) -> dict[T, set[T]]:
 def read_column(patches: Sequence[Patch], name: str, *, most: int | None = MOST_VALUES) -> list[str]:
     """Read the value of each image in a column of the user's own, such as site; "" where it has none.
 
-    Args:
-        most: number of values that the column may have; None for any.
-
-    Raises:
-        InputError: there is no such column, or it has more values.
+    Raises InputError if there is no such column, or it has more than `most` values; None for any number.
     """
     names = list(dict(patches[0].more))
     if name not in names:
@@ -353,8 +340,7 @@ def list_classes(patches: Iterable[Patch]) -> list[str]:
 
 def is_idc(patches: Iterable[Patch]) -> bool:
     """Whether the file names are those of the IDC set, in which class 0 is benign and class 1 is IDC."""
-    is_named = re.compile(IDC_PATIENT).search
-    return all(patch.label in ("0", "1") and is_named(patch.file.rpartition("/")[2]) for patch in patches)
+    return all(patch.label in ("0", "1") and _IDC_NAME.search(patch.file.rpartition("/")[2]) for patch in patches)
 
 
 def name_classes(patches: Sequence[Patch]) -> dict[str, str] | None:
@@ -368,13 +354,12 @@ def label_class(class_names: Mapping[str, str] | None, name: str) -> str:
     return name if meaning == name else f"{name} ({meaning})"
 
 
-def find_place(name: str) -> tuple[str, int | None, int | None]:
-    """Read patient, x and y from a name like 10253_idx5_x1351_y1101_class0.png; "" and None if it has none."""
-    return read_place(Path(name).stem, re.compile(IDC_PATIENT))
+def find_place(name: str, find_patient: re.Pattern[str] = _IDC_NAME) -> tuple[str, int | None, int | None]:
+    """Read patient, x and y from a name like 10253_idx5_x1351_y1101_class0.png; "" and None if it has none.
 
-
-def read_place(stem: str, find_patient: re.Pattern[str]) -> tuple[str, int | None, int | None]:
-    """Read patient, x and y from a name without its ending; the first group of `find_patient` is the patient."""
+    The first group of `find_patient`, searched in the name without folder and ending, is the patient.
+    """
+    stem = os.path.splitext(os.path.basename(name))[0]
     patient, place = find_patient.search(stem), _COORDINATES.search(stem)
     x, y = (int(place[1]), int(place[2])) if place else (None, None)
     return (patient[1] or "") if patient else "", x, y

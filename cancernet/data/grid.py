@@ -79,7 +79,7 @@ def lay_out_patches(patches: Sequence[Patch], step: float = IDC_PIXELS) -> Layou
     slides, unplaceable = [], {}
     for slide, members in sorted(members_of.items()):
         placed = [patches[index] for index in members]
-        left, top = (np.array([getattr(patch, axis) for patch in placed], float) for axis in "xy")
+        left, top = np.array([(patch.x, patch.y) for patch in placed], float).T
         try:
             rows, columns = _find_cells(slide, left, top, step, [patch.file for patch in placed])
         except InputError as error:
@@ -95,8 +95,8 @@ def stitch_slide(tiles: Sequence[np.ndarray], grid: SlideGrid, *, tile_pixels: i
     The tiles are m uint8 images [h, w, channels], at most `tile_pixels` a side; edge tiles may be smaller. Pixel [row,
     column] is at `grid.origin` + (column, row) * step / tile_pixels.
     """
-    lefts = np.floor((grid.x - grid.origin[0]) * tile_pixels / grid.step + 0.5).astype(int)
-    tops = np.floor((grid.y - grid.origin[1]) * tile_pixels / grid.step + 0.5).astype(int)
+    offsets = np.array([grid.x, grid.y]) - np.array(grid.origin)[:, None]
+    lefts, tops = np.floor(offsets * tile_pixels / grid.step + 0.5).astype(int)
     shape = (tops.max() + tile_pixels, lefts.max() + tile_pixels, tiles[0].shape[2])
     picture = np.full(shape, 255, np.uint8)
     for tile, left, top in zip(tiles, lefts, tops, strict=True):

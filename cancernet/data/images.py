@@ -160,7 +160,10 @@ def _decode_with_opencv(data: bytes, pixels: int) -> tuple[np.ndarray, int, int]
         raise InputError(_NO_IMAGE)
     if image.dtype not in (np.uint8, np.uint16):
         raise InputError(f"holds {image.dtype} values; only 8 or 16 bits a channel are supported")
-    return image, _find_white(data, image), _read_orientation(exif)
+    white, declared = 255 if image.dtype == np.uint8 else 65535, _PNM_HEADER.match(data)
+    if declared and not (image.dtype == np.uint8 and declared["kind"] in b"23"):  # OpenCV scales text of 8 bits
+        white = max(int(declared["white"]), 1)  # 0 is not allowed
+    return image, white, _read_orientation(exif)
 
 
 def _read_orientation(data: bytes) -> int:
@@ -249,15 +252,6 @@ def _check_segments(data: bytes) -> None:
             return
         start = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
     raise InputError(_NO_IMAGE)
-
-
-def _find_white(data: bytes, image: np.ndarray) -> int:
-    """Return the value of white in an image as OpenCV decoded it."""
-    declared = _PNM_HEADER.match(data)
-    is_scaled = image.dtype == np.uint8 and declared and declared["kind"] in b"23"  # text: OpenCV scales it
-    if declared and not is_scaled:
-        return max(int(declared["white"]), 1)  # 0 is not allowed
-    return int(np.iinfo(image.dtype).max)
 
 
 def encode_png(image: np.ndarray) -> bytes:

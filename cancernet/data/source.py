@@ -13,7 +13,7 @@ from typing import NamedTuple
 from cancernet import InputError
 from cancernet.config import SPLIT_NAMES
 from cancernet.data import dicom
-from cancernet.data.dataset import IDC_PATIENT, Patch, read_place
+from cancernet.data.dataset import IDC_PATIENT, Patch, find_place
 from cancernet.data.files import describe_unsupported, walk
 from cancernet.data.images import EXTENSIONS
 
@@ -74,9 +74,8 @@ def find_images(
     folders = _read_folders({each.file.rpartition("/")[0] for each in files}, class_level)
     patches = []
     for file, _, _ in files:
-        folder, _, name = file.rpartition("/")
-        patient, x, y = read_place(name.rpartition(".")[0], find_patient)
-        label, split = folders[folder]
+        patient, x, y = find_place(file, find_patient)
+        label, split = folders[file.rpartition("/")[0]]
         patches.append(Patch(file, label, sys.intern(patient), x, y, split, ""))  # few patients, very many images
     return patches
 
@@ -110,32 +109,27 @@ def describe_nesting(images: Iterable[Patch]) -> str:
     """Describe folders that may be patients or parts of a class rather than classes; "" if they look like classes.
 
     They may not be classes if one is inside another, or if they are inside several folders and have other names in
-    each, so that there are fewer than two folders per name. Folders of a split count as one.
+    each, so that there are fewer than two folders per name. Folders of a split count as one. Folders above that have
+    few names without digits may be the classes: the option that chooses them is named.
     """
     folders = set()
     for path in {image.file.rpartition("/")[0] for image in images}:
         *above, label = path.split("/")
-        folders.add("/".join([*(name for name in above if name.lower() not in SPLIT_NAMES), label]))
-    labels = {folder.rpartition("/")[2] for folder in folders}
-    parents = {folder.rpartition("/")[0] for folder in folders}
-    other = _find_other_levels([folder.split("/") for folder in folders])
+        folders.add((*(name for name in above if name.lower() not in SPLIT_NAMES), label))
+    labels, parents = {folder[-1] for folder in folders}, {folder[:-1] for folder in folders}
+    depths, other = {len(folder) for folder in folders}, []
+    for level in range(min(depths), 1, -1) if len(depths) == 1 else ():
+        names = sorted({folder[-level] for folder in folders})
+        if 2 <= len(names) <= MOST_CLASSES and not re.search(r"\d", "".join(names)):
+            other.append(f"--class-level {level} ({', '.join(names[:4])})")
     advice = f"Folders above look like classes, too. If they are, give {' or '.join(other)}." if other else ""
     if not parents & folders and (len(parents) == 1 or len(folders) >= 2 * len(labels)):
         return advice and f"The class of an image is the folder it is in ({', '.join(sorted(labels)[:4])}). {advice}"
+    found = ", ".join(sorted(map("/".join, folders))[:3])
     return (
-        f"{len(labels)} classes were read from nested folders, such as {', '.join(sorted(folders)[:3])}. The class of "
-        f"an image is the folder it is in: check that these are classes, not patients or parts of a class. {advice}"
+        f"{len(labels)} classes were read from nested folders, such as {found}. The class of an image is the folder it "
+        f"is in: check that these are classes, not patients or parts of a class. {advice}"
     ).rstrip()
-
-
-def _find_other_levels(folders: Sequence[list[str]]) -> list[str]:
-    """List folders above those that images are in which have few names without digits, as options that choose them."""
-    found = []
-    for level in range(min(map(len, folders)), 1, -1):
-        names = {parts[-level] for parts in folders}
-        if 2 <= len(names) <= MOST_CLASSES and not re.search(r"\d", "".join(names)):
-            found.append(f"--class-level {level} ({', '.join(sorted(names)[:4])})")
-    return found if len({len(parts) for parts in folders}) == 1 else []
 
 
 def unify_classes(images: Sequence[Patch], *, merge: bool) -> list[Patch]:

@@ -24,7 +24,6 @@ from cancernet.data.dataset import (
     open_dataset,
     read_column,
     read_manifest,
-    read_place,
     read_summary,
     write_manifest,
 )
@@ -243,7 +242,7 @@ def test_patient_and_place_are_read_from_a_name(name, place):
 
 
 def test_a_group_that_took_no_part_in_the_match_is_no_patient():
-    assert read_place("b7", re.compile(r"a(\d)|b")) == ("", None, None)
+    assert find_place("b7", re.compile(r"a(\d)|b")) == ("", None, None)
 
 
 def test_patches_are_counted_by_known_patient_and_class():
