@@ -1,6 +1,8 @@
 # make demo       build, train and report on synthetic slides
 # make test       fast tests (eight minutes on two cores)
-# make test-slow  slow tests; KILLS=5 kills 20 trainings and 20 builds instead of 8 and 8
+# make test-slow  slow tests (a quarter of an hour on two cores)
+# make test-thorough  slow tests at full depth, before a release and after a change of storage or checkpoints: every error at
+#                 every place of the sweep of faults, 20 trainings killed instead of 8, all random examples instead of a fifth
 # make test-jax   core tests with Keras on JAX
 # make test-versions  core tests with the lowest versions of pyproject.toml, and with the newest on Python 3.12 and 3.13
 # make lint       ruff
@@ -22,7 +24,10 @@ test: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(VENV)/ready-dev
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
+
+test-thorough: export THOROUGH := 1
+test-thorough: test-slow
 
 # Left out: parts that do not depend on Keras' backend (building, evaluation, reports, pages), tests of backbones, whose
 # layers are Keras' own, and parts that need TensorFlow or the backend a run was made with (page, export, benchmarks).
@@ -73,4 +78,4 @@ benchmark: $(VENV)/ready-dev
 clean:
 	rm -rf $(VENV) .versions datasets/sample datasets/demo runs/demo
 
-.PHONY: demo test test-slow test-jax test-versions lint types benchmark clean
+.PHONY: demo test test-slow test-thorough test-jax test-versions lint types benchmark clean

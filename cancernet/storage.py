@@ -8,6 +8,7 @@ import csv
 import ctypes
 import enum
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -374,7 +375,7 @@ def read_json(
         InputError: the file is missing, or one that the user gave is not what is expected.
         StorageError: the file cannot be read, or one that CancerNet wrote is damaged.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
         text = path.read_bytes()
@@ -382,7 +383,7 @@ def read_json(
             with contextlib.suppress(ValueError, RecursionError):  # text that is not JSON is refused below
                 value = json.loads(text)
                 text = json.dumps(update(value)).encode() if isinstance(value, dict) else text
-        return TypeAdapter(content).validate_json(text, strict=True)
+        return _compile_parser(content)(text, strict=True)  # type: ignore[arg-type]  # a type is hashable
     except FileNotFoundError:
         raise InputError(f"There is no {path}. {advice}") from None
     except OSError as error:
@@ -395,6 +396,13 @@ def read_json(
         problem = f"is not {expected}" if expected else "is damaged"
         failure: type[CancerNetError] = InputError if expected else StorageError
         raise failure(f"{path} {problem}: {place and place + ': '}{first['msg']}{found}. {advice}") from None
+
+
+@functools.cache
+def _compile_parser(content: type[Content]) -> Callable[..., Content]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(content).validate_json  # a report's takes 30 ms to compile, and one to use
 
 
 _FORMULA = set("=+-@＝＋－＠\t\r\n")  # a spreadsheet runs text that begins so; see OWASP, "CSV Injection"

@@ -26,10 +26,20 @@ settings.register_profile("repeatable", derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 ROOT = Path(__file__).parents[1]
-KILLS = int(os.environ.get("KILLS", "2"))  # of each of four kinds of trainings, a quarter of those of builds; 5 make 20
+# Slow tests visit every place, and draw all examples, only in `make test-thorough`.
+THOROUGH = os.environ.get("THOROUGH") == "1"
+KILLS = 5 if THOROUGH else 2  # of each of four kinds of trainings, a quarter of those of builds
 SHARED = ROOT.parent / "shared"
 sys.path.insert(0, str(ROOT))
 from cancernet.data.dataset import BuildSettings, Counts, Summary  # noqa: E402
+
+# A worker that begins one of these last would end long after the other.
+SLOWEST = ["test_ray", "test_faults", "test_killed_trainings", "test_distribution", "test_search_verb"]
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the slowest files, in an order that `--no-loadscope-reorder` keeps."""
+    items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
 
 
 @pytest.fixture
@@ -38,6 +48,11 @@ def shared():
     if not (SHARED / "data").is_dir():
         pytest.skip("no real images in ../shared/data")
     return SHARED
+
+
+def thin(count: int) -> int:
+    """A fifth of so many examples, unless the tests are thorough."""
+    return count if THOROUGH else count // 5
 
 
 def write_image(path: Path, seed: int = 0, shape=(50, 50, 3)) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT
+from conftest import KILLS, ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -498,7 +498,7 @@ with lock_folder(Path(sys.argv[1])):
                 (folder / name).write_text(name * 100)
 """
     folder = tmp_path / "folder"
-    for number in range(20):
+    for number in range(4 * KILLS):
         process = run(code, folder)
         while not folder.exists():
             time.sleep(0.01)

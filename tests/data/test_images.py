@@ -9,7 +9,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from conftest import PRINT_PEAK_MB, ROOT, write_image
+from conftest import PRINT_PEAK_MB, ROOT, thin, write_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -300,7 +300,7 @@ def test_a_damaged_file_is_an_image_or_refused(data, changes):
 
 @pytest.mark.slow
 @given(st.sampled_from(SEEDS), CHANGES)
-@settings(max_examples=10_000, deadline=None)
+@settings(max_examples=thin(10_000), deadline=None)
 def test_no_damaged_file_ends_in_a_traceback(data, changes):
     decode_damaged(data, changes)
 

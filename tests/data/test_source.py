@@ -1,7 +1,7 @@
 import contextlib
 
 import pytest
-from conftest import write_image
+from conftest import thin, write_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -176,6 +176,6 @@ def test_every_name_is_placed_or_misplaced(names):
 
 @pytest.mark.slow
 @given(NAMES)
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=thin(2000), deadline=None)
 def test_no_name_ends_in_a_traceback(names):
     find(names)

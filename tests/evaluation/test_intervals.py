@@ -5,7 +5,7 @@ import pytest
 from made_up_predictions import predictions_of
 from scipy.stats import norm, t
 
-from cancernet.evaluation.evaluate import evaluate
+from cancernet.evaluation.evaluate import estimate_metrics
 from cancernet.evaluation.intervals import (
     CORRELATION,
     MOST_PARTS,
@@ -18,6 +18,7 @@ from cancernet.evaluation.intervals import (
     jackknife,
     jackknife_interval,
 )
+from cancernet.evaluation.tables import EvaluatedImages
 
 # --- jackknife ---
 
@@ -229,7 +230,8 @@ def test_intervals_over_patients_cover_and_those_over_images_do_not():
         for seed in range(simulations):
             arguments, patients = simulated_patients(np.random.default_rng(seed))
             named = patients if known else [""] * len(patients)
-            metrics = evaluate(predictions_of(*arguments, named), classes=["0", "1"], positive="1").metrics
+            images = EvaluatedImages.of(predictions_of(*arguments, named), classes=["0", "1"], positive="1")
+            metrics = estimate_metrics(images, truth)
             covered.append([metrics[name].low <= true <= metrics[name].high for name, true in truth.items()])
         return dict(zip(truth, np.mean(covered, axis=0), strict=True))
 

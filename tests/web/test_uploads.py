@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from conftest import zip_files
+from conftest import thin, zip_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -274,6 +274,6 @@ def test_a_damaged_archive_costs_itself_only(changes):
 
 @pytest.mark.slow
 @given(CHANGES)
-@settings(max_examples=5000, deadline=None)
+@settings(max_examples=thin(5000), deadline=None)
 def test_no_damaged_archive_ends_in_a_traceback(changes):
     read_damaged(changes)
