@@ -52,16 +52,13 @@ def parse_options(kind: type[Options], argv: Sequence[str], *, prog: str, about:
     if "--patient-pattern" in words[:-1]:  # a regular expression may begin with a hyphen
         at = words.index("--patient-pattern")
         words[at : at + 2] = [f"{words[at]}={words[at + 1]}"]
-    given = vars(parser.parse_args(words))
-    values: dict[str, Any] = {}
+    parsed = vars(parser.parse_args(words))
+    given: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in parsed.items()}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         if "settings_of" in field.metadata:
-            names = {each.name for each in dataclasses.fields(field.metadata["settings_of"])}
-            values[field.name] = {name: value for name, value in given.items() if name in names}
-        elif field.name in given:
-            value = given[field.name]
-            values[field.name] = tuple(value) if isinstance(value, list) else value
-    return kind(**values)
+            names = [each.name for each in dataclasses.fields(field.metadata["settings_of"])]
+            given[field.name] = {name: given.pop(name) for name in names if name in given}
+    return kind(**given)
 
 
 def _add_options(groups: dict[str, Any], kind: type) -> None:

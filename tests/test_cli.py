@@ -133,6 +133,12 @@ def test_numbers_are_of_plain_digits(text):
     assert given == {"epochs": 12, "learning_rate": 0.001}
 
 
+def test_the_order_of_the_options_does_not_matter():
+    orders = (["--seed", "1", "--epochs", "3"], ["--epochs", "3", "--seed", "1"])
+    given = [parse_options(TrainingOptions, words, prog="", about="").settings for words in orders]
+    assert list(given[0].items()) == list(given[1].items()) == [("epochs", 3), ("seed", 1)]  # a run is resumed
+
+
 def run_shell(code, redirected):
     """Exit code, standard output and standard error of a script with this code, by a shell that redirects them."""
     script = f"from cancernet.cli import run_command\ndef main(_):\n    {code}\nrun_command(main)"

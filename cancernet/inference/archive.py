@@ -87,10 +87,8 @@ def open_folder(folder: Path, options: Mapping[str, str | float | bool | None], 
 
 def hash_run(folder: Path) -> str:
     """Identify a run by the SHA-256 of its network, decision and settings."""
-    digest = hashlib.sha256()
-    for name in (MODEL, DECISION, CONFIG):
-        digest.update((folder / name).read_bytes())
-    return digest.hexdigest()
+    content = b"".join((folder / name).read_bytes() for name in (MODEL, DECISION, CONFIG))
+    return hashlib.sha256(content).hexdigest()
 
 
 def sort_results(results: Iterable[ItemResult], items: Sequence[WorkItem]) -> list[ItemResult]:
