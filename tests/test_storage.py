@@ -128,14 +128,22 @@ def test_only_what_carries_the_marker_is_renamed_or_deleted(tmp_path):
     assert all((tmp_path / name / "text").read_text() == "kept" for name in users)
 
 
-def test_the_marker_says_what_made_the_folder_and_is_gone_in_the_end(tmp_path):
+def test_the_marker_says_what_made_the_folder_and_is_gone_in_the_end(tmp_path, monkeypatch):
     make(tmp_path / "folder", "old")
+    purposes, rename = {}, Path.rename
+
+    def note_purpose(path, target):
+        purposes[path.name] = json.loads((path / MARKER).read_text())["purpose"]
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", note_purpose)
     with fresh_folder(tmp_path / "folder") as partial:
         assert partial == tmp_path / NEW
         marker = json.loads((partial / MARKER).read_text())
         assert marker.pop("made_by").startswith("CancerNet ")
         assert marker == {"purpose": "unfinished", "process": os.getpid(), "host": platform.node()}
     assert os.listdir(tmp_path / "folder") == []
+    assert purposes == {"folder": "replaced", NEW: "unfinished", OLD: "replaced"}
 
 
 @pytest.mark.parametrize("files", [3, 100])
@@ -189,7 +197,7 @@ def test_many_files_that_the_disk_does_not_store_are_an_error_as_well(tmp_path, 
     monkeypatch.setattr(os, "open", lambda path, flags: opened(path, os.O_PATH))  # which syncfs refuses
     with pytest.raises(OSError, match="Bad file descriptor") as caught:
         flush_folder(folder)
-    assert caught.value.filename == str(folder)
+    assert (caught.value.errno, caught.value.filename) == (errno.EBADF, str(folder))
 
 
 def test_a_network_file_system_that_flushes_no_folders_is_used_without(tmp_path, monkeypatch):
@@ -228,12 +236,28 @@ def refuse_renaming(monkeypatch, error, refused):
     monkeypatch.setattr(Path, "rename", check)
 
 
-def test_a_folder_that_cannot_be_named_leaves_both_as_they_were(tmp_path, monkeypatch):
+@pytest.mark.parametrize("refused", ["new", "old"])
+def test_a_folder_that_cannot_be_named_leaves_both_as_they_were(tmp_path, monkeypatch, refused):
     new, old = make(tmp_path / "new", "new"), make(tmp_path / "old", "old")
-    refuse_renaming(monkeypatch, OSError(errno.EBUSY, "busy"), lambda path, target: path == new)
+    refuse_renaming(monkeypatch, OSError(errno.EBUSY, "busy"), lambda path, target: path.name == refused)
     with pytest.raises(OSError, match="busy"):
         replace_folder(new, old)
     assert ((new / "text").read_text(), (old / "text").read_text()) == ("new", "old")
+    assert os.listdir(old) == ["text"]
+    if refused == "new":
+        with pytest.raises(OSError, match="busy"):
+            replace_folder(new, tmp_path / "absent")
+        assert sorted(os.listdir(tmp_path)) == ["new", "old"]
+
+
+def test_an_old_folder_that_cannot_be_deleted_is_deleted_by_the_next_command(tmp_path, monkeypatch):
+    new, old = make(tmp_path / "new", "new"), make(tmp_path / "old", "old")
+    refuse_renaming(monkeypatch, OSError(errno.EBUSY, "busy"), lambda path, target: target.name.endswith("-deleted"))
+    replace_folder(new, old)
+    assert (old / "text").read_text() == "new"
+    monkeypatch.undo()
+    recover_folder(old)
+    assert os.listdir(tmp_path) == ["old"]
 
 
 def test_a_folder_that_cannot_get_its_name_back_is_found_again(tmp_path, monkeypatch):
@@ -273,6 +297,7 @@ def test_a_link_to_itself_is_refused(tmp_path, name):
 def fill_the_disk(folder):
     with fresh_folder(folder) as partial:
         (partial / "text").write_bytes(bytes(2_000_000))
+        (partial / "link").symlink_to("text")
         raise OSError(errno.ENOSPC, "No space left on device", "some/file")
 
 
@@ -395,7 +420,7 @@ def test_a_full_disk_is_told_before_the_work(tmp_path):
 
 
 def test_sizes_are_said_in_their_unit():
-    assert [describe_size(size) for size in (300, 99_999, 150_000, 1_234_567_890)] == [
+    assert [describe_size(size) for size in (300, 99_999, 100_000, 1_234_567_890)] == [
         *("300 bytes", "99,999 bytes", "0.1 MB", "1.2 GB")
     ]
 
@@ -570,7 +595,7 @@ def test_json_of_a_wrong_form_is_named_with_its_place_and_what_to_do(tmp_path, t
         read_json(path, Sizes, advice="Do this.")
     assert str(caught.value) == f"{path} is damaged: {said}"
     with pytest.raises(InputError) as caught:
-        read_json(path, Sizes, advice="Do this.", expected="a table")
+        read_json(path, Sizes, advice="Do this.", expected="a table", update=dict.copy)
     assert str(caught.value) == f"{path} is not a table: {said}"
 
 
