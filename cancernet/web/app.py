@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 import streamlit as st
 
@@ -20,20 +19,10 @@ from cancernet.web import run_summary, uploads
 from cancernet.web.answer_cache import AnswerCache
 from cancernet.web.run_summary import escape
 
-if TYPE_CHECKING:  # it imports Keras
-    from cancernet.web.page import Answer
-
 PURPOSE = "For research and teaching, not for diagnosis."
 PRIVACY = "Images stay in the memory of this computer until you close the page; nothing is written to disk."
 CACHE_BYTES = 2**27  # for the images of all visitors; one visitor needs at most 450 MB
 SCALES = {"0.25 (a scan at 40x)": 0.25, "0.5 (20x)": 0.5, "1 (10x)": 1.0, "2 (5x)": 2.0, "4 (IDC patches)": 4.0}
-
-
-class Images(NamedTuple):
-    """The images to classify."""
-
-    read: Callable[[], list[uploads.Upload]]
-    key: Hashable  # changes with the files
 
 
 def main() -> None:
@@ -53,7 +42,7 @@ def main() -> None:
         model = folder / MODEL
         loading = start_loading(str(folder), model.stat().st_mtime_ns if model.is_file() else 0)
         if images:
-            answer_images(loading, report, images)
+            answer_images(loading, report, *images)
     except CancerNetError as error:
         st.error(escape(str(error)))
 
@@ -82,7 +71,7 @@ def load(folder: Path) -> Run:
 
 
 @st.cache_resource(show_spinner=False)
-def answer_cache() -> "AnswerCache[Answer]":
+def answer_cache() -> AnswerCache:
     """Return the answers of all visitors; an evicted one is computed again at the visitor's next click."""
     return AnswerCache(CACHE_BYTES)
 
@@ -116,8 +105,8 @@ def show_summary(settings: Settings, report: Report | None) -> None:
         st.warning(escape(warning))
 
 
-def choose_images(folder: Path, settings: Settings) -> Images | None:
-    """Let the visitor upload images or take a sample; None until there are any."""
+def choose_images(folder: Path, settings: Settings) -> tuple[Callable[[], list[uploads.Upload]], Hashable] | None:
+    """Let the visitor upload images or take a sample; returns how to read them, and a key that changes with them."""
     state, limits, of_patches = st.session_state, uploads.Limits(), settings.mpp is not None
     samples = sorted(path for path in (folder / SAMPLES).glob("*/*") if path.is_file())
     left, right = st.columns([3, 1], vertical_alignment="bottom")
@@ -132,42 +121,42 @@ def choose_images(folder: Path, settings: Settings) -> Images | None:
         on_change=lambda: state.update(sample=False),
         help=limit + (names + annotations) * of_patches,
     )
-    if of_patches or samples:
+    if of_patches:
+        label, use = "Try a sample slide", "Synthetic breast tissue, not from a patient."
+        about = "synthetic tissue, not from a patient. It shows how the page works, not how well the run does."
+        read = uploads.sample_uploads
+    else:
         label, use = "Try some test images", "Images from the test set, which are stored with the run."
-        if of_patches:
-            label, use = "Try a sample slide", "Synthetic breast tissue, not from a patient."
+        about = "images from the test set. The folder in front of each name is the true class."
+
+        def read() -> list[uploads.Upload]:
+            return [(f"{path.parent.name}/{path.name}", path.read_bytes()) for path in samples]
+
+    if of_patches or samples:
         icon = ":material/image_search:"
         right.button(label, icon=icon, width="stretch", help=use, on_click=lambda: state.update(sample=True))
-    if state.get("sample") and of_patches:
-        st.caption(
-            "**Sample:** synthetic tissue, not from a patient. It shows how the page works, not how well the run does."
-        )
-        return Images(uploads.sample_uploads, (folder, "sample"))
-    if state.get("sample") and samples:
-        st.caption("**Sample:** images from the test set. The folder in front of each name is the true class.")
-        return Images(
-            lambda: [(f"{path.parent.name}/{path.name}", path.read_bytes()) for path in samples], (folder, "sample")
-        )
+        if state.get("sample"):
+            st.caption(f"**Sample:** {about}")
+            return read, (folder, "sample")
     if not files:
         return None
-    return Images(lambda: [(file.name, file.getvalue()) for file in files], (folder, *(file.file_id for file in files)))
+    return lambda: [(file.name, file.getvalue()) for file in files], (folder, *(file.file_id for file in files))
 
 
-def answer_images(loading: Future[Run], report: Report | None, images: Images) -> None:
+def answer_images(
+    loading: Future[Run], report: Report | None, read: Callable[[], list[uploads.Upload]], files: Hashable
+) -> None:
     """Show the answers to the visitor's images, which are scored once."""
-    if loading.done():
+    with st.spinner("Loading the model ..."):
         run = loading.result()
-    else:
-        with st.spinner("Loading the model ..."):
-            run = loading.result()
     from cancernet.web import page, screen
 
     cache, visitor, mpp = answer_cache(), visitor_key(), SCALES.get(st.session_state.get("scale") or "")
-    key = (images.key, mpp)
+    key = (files, mpp)
     answer = cache.get(visitor, key)
     if answer is None:
         bar = st.progress(0.0, "Reading the images")
-        answer = page.answer_uploads(run, images.read(), mpp=mpp, report_progress=bar.progress)
+        answer = page.answer_uploads(run, read(), mpp=mpp, report_progress=bar.progress)
         bar.empty()
         cache.put(visitor, key, answer, page.count_bytes(answer))
     if mpp is not None or any(page.SCALE_LABEL in problem.reason for problem in answer.problems):

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import shapely
 from cachetools import LRUCache
 
 from cancernet import InputError
-from cancernet.data.annotations import Region, read_regions
+from cancernet.config import ANNOTATED_SHARE
+from cancernet.data.annotations import Region, classify_cells, read_regions
 from cancernet.data.grid import stitch_slide
 from cancernet.data.images import fit_image
 from cancernet.evaluation.referral import UNCERTAIN
@@ -27,16 +29,13 @@ from cancernet.reporting.plots import BLUE, COLOURS, GREY, ORANGE
 from cancernet.reporting.wording import plural, share
 from cancernet.run import Run, load_run, name_class
 from cancernet.storage import file_stem, write_rows
-from cancernet.web import agreement, slide_map, uploads
+from cancernet.web import slide_map, uploads
 
 MAX_PICTURES = 24  # pictures kept per visitor: 9 MB
 MAX_DISTANT = 6  # out-of-distribution images that are shown
 MIN_MAP_PATCHES = 4  # a slide with fewer gets no map
 ORDERS = ("Highest probability first", "Closest to the threshold first", "Upload order")
 SCALE_LABEL = "Micrometres per pixel of large images"  # stands for --mpp in messages
-EXPLANATION = (
-    "Left: the image. Right: what supports its predicted class (Grad-CAM), from nothing (no colour) to yellow."
-)
 SHOWN_PIXELS, GAP = 240, 12  # a patch and its Grad-CAM map on the screen, and the gap between them
 
 
@@ -65,7 +64,7 @@ class Answer(NamedTuple):
     scores: list[ItemScores]
     problems: list[uploads.Problem]
     pictures: LRUCache[Hashable, np.ndarray]  # filled by `explain_patches`
-    annotations: dict[str, list[Region]]  # of slides, by their names; see `agreement.place_regions`
+    annotations: dict[str, list[Region]]  # of slides, by their names, in pixels of level 0
 
 
 def open_run(folder: Path) -> Run:
@@ -123,20 +122,17 @@ def match_annotations(
     slides, found = {Path(each.slide).stem: each for each in scores if each.grid}, {}
     for name, content in files.items():
         slide = slides.get(Path(name).stem) or (next(iter(slides.values())) if len(slides) == len(files) == 1 else None)
-        if slide is None:
-            problems.append(uploads.Problem(name, "belongs to none of the slides. Give it the name of its slide."))
-            continue
         try:
+            if slide is None:
+                raise InputError("belongs to none of the slides. Give it the name of its slide.")
             if len(content) > uploads.ANNOTATION_BYTES:
                 raise InputError(f"is larger than {uploads.ANNOTATION_BYTES / 2**20:.0f} MB. Export fewer annotations.")
             regions = read_regions(Path(name), content)
+            if not regions:
+                raise InputError("has no area with a class.")
+            found[slide.slide] = regions
         except InputError as error:
             problems.append(uploads.Problem(name, str(error).removeprefix(f"{name}: ")))
-            continue
-        if regions:
-            found[slide.slide] = agreement.place_regions(regions, slide)
-        else:
-            problems.append(uploads.Problem(name, "has no area with a class."))
     return found
 
 
@@ -146,60 +142,66 @@ def count_bytes(answer: Answer) -> int:
     return images + MAX_PICTURES * SHOWN_PIXELS * (2 * SHOWN_PIXELS + GAP) * 3
 
 
-def find_slides(run: Run, predictions: Sequence[ItemPredictions]) -> list[ItemPredictions]:
+def find_slides(predictions: Sequence[ItemPredictions]) -> list[ItemPredictions]:
     """Select the slides that are large enough for a map."""
     return [each for each in predictions if each.scores.grid and len(each.predicted) >= MIN_MAP_PATCHES]
 
 
 def draw_map(
-    run: Run,
-    slide: ItemPredictions,
-    class_index: int,
-    *,
-    show_probability: bool = True,
-    regions: Sequence[Region] = (),
+    run: Run, slide: ItemPredictions, class_index: int, *, show_probability: bool = True, regions: Sequence[Region] = ()
 ) -> dict[str, object]:
     """Specify the map of a slide in Vega-Lite, with its data sets, for one class; `regions` are its annotations."""
-    (grid,), scores = slide.scores.layout.slides, slide.scores
+    (grid,), scores, labels = slide.scores.layout.slides, slide.scores, list_labels(run)
     picture = stitch_slide(scores.thumbnails, grid, tile_pixels=scores.thumbnail_pixels)
     height, width = (side * grid.step / scores.thumbnail_pixels for side in picture.shape[:2])
     left, top = grid.origin
-    labels = list_labels(run)
-    frame = slide_map.Frame(left, top, left + width, top + height)
     specification = slide_map.map_specification(
         picture,
-        frame,
+        (left, top, left + width, top + height),
         event=labels[class_index],
         show_probability=show_probability,
         mpp=run.settings.mpp,
-        annotations=agreement.choose_colours(regions),
+        annotations=slide_map.choose_colours(regions),
     )
-    rows = slide_map.map_rows(
-        grid,
-        files=[patch.file for patch in scores.patches],
-        probability=slide.probabilities[:, class_index],
-        decision=[name_answer(labels, Shown(slide, row)) for row in range(len(slide.predicted))],
-    )
-    selected = slide.predicted == class_index
-    if slide.uncertain is not None:
-        selected &= ~slide.uncertain
-    confident = slide.probabilities[:, class_index] >= (1 + (slide.threshold or 0)) / 2
-    outline = slide_map.outline_rows(grid, selected, confident, slide.uncertain)
-    edges = agreement.list_edges(regions, grid.step)
-    datasets = {slide_map.PATCHES: rows, slide_map.OUTLINE: outline, slide_map.ANNOTATIONS: edges}
+    probability = slide.probabilities[:, class_index]
+    answers = [name_answer(labels, Shown(slide, row)) for row in range(len(slide.predicted))]
+    uncertain = np.zeros(len(answers), bool) if slide.uncertain is None else slide.uncertain
+    selected = (slide.predicted == class_index) & ~uncertain
+    confident = probability >= (1 + (slide.threshold or 0)) / 2
+    outlined = {"uncertain": uncertain, "dashed": selected, "solid": selected & confident}
+    datasets = {
+        slide_map.PATCHES: slide_map.map_rows(
+            grid, files=[patch.file for patch in scores.patches], probability=probability, decision=answers
+        ),
+        slide_map.OUTLINE: slide_map.outline_rows(grid, outlined),
+        slide_map.ANNOTATIONS: slide_map.list_edges(regions, slide),
+    }
     return specification | {"datasets": datasets}
 
 
 def tabulate_agreement(run: Run, slide: ItemPredictions, regions: Sequence[Region]) -> dict[str, list[str]]:
-    """Return columns of a table: the area of each class of annotations, and the share of each answer of the run."""
-    labels, mpp = list_labels(run), run.settings.mpp
-    rows = agreement.count_agreement(regions, slide, len(labels))
+    """Compare the answers of the run with the annotations of a slide.
+
+    Returns columns of a table, by their headings: the area of each class of annotations, which are the patches that it
+    covers to at least ANNOTATED_SHARE, and the share of each answer among them.
+    """
+    (grid,), scale, mpp = slide.scores.layout.slides, slide.scores.file_scale, run.settings.mpp
+    placed = [shapely.transform(each.shape, lambda corners: corners / scale - grid.origin) for each in regions]
+    moved = [each._replace(shape=shape) for each, shape in zip(regions, placed, strict=True)]
+    covering = classify_cells(moved, grid.shape, grid.step, ANNOTATED_SHARE)[grid.rows, grid.columns]
+    names = [f"classified as {label}" for label in list_labels(run)]
+    answers = slide.predicted
+    if slide.uncertain is not None:
+        answers, names = np.where(slide.uncertain, len(names), answers), [*names, UNCERTAIN]
+    answers_by_region = [answers[grid.members][covering == index] for index in range(len(regions))]
     area = (run.settings.patch_pixels * mpp / 1000) ** 2 if mpp else None  # mm² of a patch
-    table = {"annotated as": [each.label for each in rows]}
-    table["area"] = [f"{each.patches * area:,.2f} mm²" if area else plural(each.patches, "patch") for each in rows]
-    answers = [f"classified as {label}" for label in labels] + ([] if slide.uncertain is None else [UNCERTAIN])
-    for index, answer in enumerate(answers):
-        table[answer] = [share(each.answers[index] / each.patches if each.patches else None) for each in rows]
+    sizes = [len(each) for each in answers_by_region]
+    table = {
+        "annotated as": [each.label for each in regions],
+        "area": [f"{size * area:,.2f} mm²" if area else plural(size, "patch") for size in sizes],
+    }
+    for index, name in enumerate(names):
+        table[name] = [share((each == index).mean() if len(each) else None) for each in answers_by_region]
     return table
 
 
@@ -214,7 +216,7 @@ def describe_patch(run: Run, patch: Shown) -> str:
     if run.positive is not None:
         colours = [ORANGE if name == run.positive else GREY for name in run.classes]
     mark, note, threshold = "", "", patch.predictions.threshold
-    if threshold is not None and run.positive is not None:
+    if run.positive is not None:
         mark = f'<i style="left: {threshold:.1%}"></i>'
         note = f"<small>Mark: {labels[run.classes.index(run.positive)]} from {threshold:.1%}</small>"
     bars = "".join(
@@ -253,11 +255,8 @@ def list_patches(run: Run, predictions: Sequence[ItemPredictions], order: str) -
 def show_distant(scores: Sequence[ItemScores], outside: Outliers) -> list[tuple[np.ndarray, str]]:
     """Return picture, uint8 [SHOWN_PIXELS, SHOWN_PIXELS, 3], and caption of the most distant images, largest first."""
     patches = [(each, row) for each in scores for row in range(len(each.patches))]
-    shown = []
-    for index, distance in outside.furthest[:MAX_DISTANT]:
-        each, row = patches[index]
-        shown.append((fit_image(_as_rgb(each.images[row]), SHOWN_PIXELS), f"{distance:.1f}: {name_patch(each, row)}"))
-    return shown
+    shown = [(*patches[index], distance) for index, distance in outside.furthest[:MAX_DISTANT]]
+    return [(_enlarge(each.images[row]), f"{distance:.1f}: {name_patch(each, row)}") for each, row, distance in shown]
 
 
 def name_patch(scores: ItemScores, row: int) -> str:
@@ -283,8 +282,7 @@ def explain_patches(run: Run, patches: Sequence[Shown], pictures: LRUCache[Hasha
             right = [np.full((*fitted.shape[1:3], 3), 255, np.uint8)] * len(new)
         gap = np.full((SHOWN_PIXELS, GAP, 3), 255, np.uint8)
         for key, image, overlaid in zip(new, images, right, strict=True):
-            left = fit_image(_as_rgb(image), SHOWN_PIXELS)
-            pictures[key] = np.hstack([left, gap, fit_image(overlaid, SHOWN_PIXELS)])
+            pictures[key] = np.hstack([_enlarge(image), gap, _enlarge(overlaid)])
     return [pictures[key] for key in keys]
 
 
@@ -319,5 +317,6 @@ def pack_regions(run: Run, slides: Sequence[ItemPredictions]) -> bytes:
     return packed.getvalue()
 
 
-def _as_rgb(image: np.ndarray) -> np.ndarray:
-    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+def _enlarge(image: np.ndarray) -> np.ndarray:
+    """Make a grey or colour image a picture, uint8 [SHOWN_PIXELS, SHOWN_PIXELS, 3]."""
+    return fit_image(np.repeat(image, 3 // image.shape[2], axis=2), SHOWN_PIXELS)

@@ -1,6 +1,6 @@
 """The answers to the visitor's images, drawn with Streamlit. It imports Keras, so app.py imports it late."""
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +28,9 @@ def show_answers(run: Run, report: Report | None, answer: page.Answer) -> None:
     threshold, smooth = choose_decision(run, report, answer.scores)
     predictions = [prediction.decide_item(run, each, neighbours=smooth, threshold=threshold) for each in answer.scores]
     show_counts(run, predictions)
-    slides = page.find_slides(run, predictions)
-    slide, clicked = show_map(run, slides, answer)
+    slide, clicked = show_map(run, page.find_slides(predictions), answer)
     show_patches(run, predictions, clicked, answer)
-    offer_downloads(run, predictions, slides, slide)
+    offer_downloads(run, predictions, slide)
 
 
 def show_distant(run: Run, answer: page.Answer) -> None:
@@ -128,14 +127,14 @@ def show_counts(run: Run, predictions: list[ItemPredictions]) -> None:
         st.markdown(f"**{number}**, {answer}**{escape(page.name_answer(labels, patch))}**")
         return
 
-    def describe(count: int) -> str:
-        area = count * (run.settings.patch_pixels * (run.settings.mpp or 0) / 1000) ** 2
-        return f"{count / len(predicted):.0%}" + f", {area:,.{3 if 0 < area < 1 else 1}f} mm²" * (
-            run.settings.mpp is not None
-        )
-
     counts = np.bincount(predicted, minlength=len(labels)).tolist()
-    parts = [f"**{count:,}** {escape(label)} ({describe(count)})" for label, count in zip(labels, counts, strict=True)]
+    shares = [f"{count / len(predicted):.0%}" for count in counts]
+    if run.settings.mpp is not None:
+        areas = [count * (run.settings.patch_pixels * run.settings.mpp / 1000) ** 2 for count in counts]
+        shares = [f"{each}, {area:,.{3 if 0 < area < 1 else 1}f} mm²" for each, area in zip(shares, areas, strict=True)]
+    parts = [
+        f"**{count:,}** {escape(label)} ({each})" for count, label, each in zip(counts, labels, shares, strict=True)
+    ]
     st.markdown(f"**{number}**, classified as: {', '.join(reversed(parts))}")
     uncertain = [each.uncertain.sum() for each in predictions if each.uncertain is not None]
     if uncertain:
@@ -195,7 +194,9 @@ def show_patches(run: Run, predictions: list[ItemPredictions], clicked: page.Sho
     shown = patches[(number - 1) * CARDS_A_PAGE : number * CARDS_A_PAGE]
     pictures = page.explain_patches(run, shown, answer.pictures)
     if illustration.has_grad_cam(run):
-        st.caption(page.EXPLANATION)
+        st.caption(
+            "Left: the image. Right: what supports its predicted class (Grad-CAM), from nothing (no colour) to yellow."
+        )
     for start in range(0, len(shown), CARDS_A_ROW):
         for place, patch, picture in zip(st.columns(CARDS_A_ROW), shown[start:], pictures[start:], strict=False):
             with place.container(border=True):
@@ -204,32 +205,26 @@ def show_patches(run: Run, predictions: list[ItemPredictions], clicked: page.Sho
                 st.caption(escape(page.name_patch(patch.predictions.scores, patch.row)))
 
 
-def offer_downloads(
-    run: Run, predictions: list[ItemPredictions], slides: list[ItemPredictions], slide: ItemPredictions | None
-) -> None:
-    """Show the download buttons; a file is made when its button is clicked."""
+def offer_downloads(run: Run, predictions: list[ItemPredictions], slide: ItemPredictions | None) -> None:
+    """Show the download buttons; a file is made when its button is clicked. `slide` is the one on the map."""
     st.subheader("Download the results")
     predictions = [page.without_images(each) for each in predictions]
-    slides = [page.without_images(each) for each in slides]
-    report = run.folder / REPORT_PAGE
+    slides, report = page.find_slides(predictions), run.folder / REPORT_PAGE
+    offer = partial(st.download_button, on_click="ignore", width="stretch")
     with st.container(horizontal=True):
-        label, table = f"All {run_summary.noun(run.settings)} (CSV)", lambda: page.predictions_csv(run, predictions)
-        _offer(label, table, "predictions.csv", "text/csv", "table")
+        table, label = partial(page.predictions_csv, run, predictions), f"All {run_summary.noun(run.settings)} (CSV)"
+        offer(label, table, "predictions.csv", "text/csv", icon=":material/table:")
         if slide and run.positive is not None:
-            light, name = page.without_images(slide), Path(slide.scores.slide)
-            draw, label = lambda: page.draw_picture(run, light), f"Map of {escape(name.name)} (JPEG)"
-            _offer(label, draw, f"{name.stem}.jpg", "image/jpeg", "image")
+            picture, name = partial(page.draw_picture, run, page.without_images(slide)), Path(slide.scores.slide)
+            label = f"Map of {escape(name.name)} (JPEG)"
+            offer(label, picture, f"{name.stem}.jpg", "image/jpeg", icon=":material/image:")
         if slides:
+            regions, use = (
+                partial(page.pack_regions, run, slides),
+                "Outlines for QuPath, in slide pixels; one file per slide.",
+            )
             label = f"Regions of {'all slides' if len(slides) > 1 else 'the slide'} (GeoJSON)"
-            use = "Outlines for QuPath, in slide pixels; one file per slide."
-            _offer(label, lambda: page.pack_regions(run, slides), "regions.zip", "application/zip", "polyline", use)
+            offer(label, regions, "regions.zip", "application/zip", icon=":material/polyline:", help=use)
         if report.is_file():
             file = f"{run.folder.resolve().name} report.html"
-            _offer("Report of the run", report.read_bytes, file, "text/html", "description")
-
-
-def _offer(
-    label: str, make: Callable[[], str | bytes], file: str, kind: str, icon: str, use: str | None = None
-) -> None:
-    symbol = f":material/{icon}:"
-    st.download_button(label, make, file, kind, icon=symbol, help=use, on_click="ignore", width="stretch")
+            offer("Report of the run", report.read_bytes, file, "text/html", icon=":material/description:")

@@ -1,15 +1,18 @@
 """An interactive map of a slide for the browser, like the static figures of cancernet.reporting.slide_plots."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from functools import partial
 
 import altair as alt
 import cv2
 import numpy as np
+import shapely
 from matplotlib.colors import to_rgb
 
+from cancernet.data.annotations import Region
 from cancernet.data.grid import SlideGrid, find_edges, paint_grid
-from cancernet.reporting.plots import BLUE, ORANGE
+from cancernet.inference.prediction import ItemPredictions
+from cancernet.reporting.plots import BLUE, COLOURS, ORANGE
 from cancernet.reporting.report import embed
 from cancernet.reporting.slide_plots import DARK, MAX_OPACITY, format_length, round_length
 
@@ -17,53 +20,61 @@ HEIGHT = 460  # pixels on the screen
 PATCHES, OUTLINE, ANNOTATIONS = "patches", "outline", "annotations"  # names of the data sets in the specification
 SCALE_BAR_SHARE = 0.07  # extra height for the scale bar, relative to the slide
 JPEG_QUALITY = 88
+DETAIL = 0.05  # of a patch: annotations are outlined this exactly
+
+SIDES = ("left", "top", "right", "bottom")  # of a rectangle
+LINES = ("dashed", "solid", "uncertain")
 
 Table = dict[str, list]  # columns of equal length
+legend_below = partial(alt.Legend, orient="bottom", direction="horizontal")
 
 
-class Frame(NamedTuple):
-    """Edges of the slide picture, in the pixel coordinates of the patches."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
+def tabulate_sides(sides: np.ndarray, **columns: list) -> Table:
+    """Make a table of rectangles, or of lines from (left, top) to (right, bottom), from their SIDES, [n, 4]."""
+    return dict(zip(SIDES, sides.T.tolist(), strict=True)) | columns
 
 
-def map_rows(
-    grid: SlideGrid, *, files: Sequence[str], probability: Sequence[float] | np.ndarray, decision: Sequence[str]
-) -> Table:
+def map_rows(grid: SlideGrid, *, files: list[str], probability: np.ndarray, decision: list[str]) -> Table:
     """List the m patches of a slide with the probability of the displayed class, 0 to 1, and the predicted class."""
-    return {
-        "patch": list(range(len(grid.x))),
-        "left": grid.x.tolist(),
-        "top": grid.y.tolist(),
-        "right": (grid.x + grid.step).tolist(),
-        "bottom": (grid.y + grid.step).tolist(),
-        "file": list(files),
-        "probability": np.asarray(probability, float).tolist(),
-        "decision": list(decision),
+    sides = np.stack([grid.x, grid.y, grid.x + grid.step, grid.y + grid.step], axis=1)
+    more = {"file": files, "probability": probability.astype(float).tolist(), "decision": decision}
+    return {"patch": list(range(len(sides))), **tabulate_sides(sides), **more}
+
+
+def outline_rows(grid: SlideGrid, outlined: Mapping[str, np.ndarray]) -> Table:
+    """List the lines around patches, bool [m], by the name of their kind, one of LINES."""
+    edges = {
+        kind: find_edges(paint_grid(inside, grid) == 1) * grid.step + grid.origin for kind, inside in outlined.items()
     }
+    kinds = [kind for kind, found in edges.items() for _ in found]
+    return tabulate_sides(np.concatenate([*edges.values()]).reshape(-1, 4), line=kinds)
 
 
-def outline_rows(
-    grid: SlideGrid, selected: np.ndarray, confident: np.ndarray, uncertain: np.ndarray | None = None
-) -> Table:
-    """List the line segments from (left, top) to (right, bottom) around the selected patches, bool [m], which are
-    dashed, around those of them that are `confident`, bool [m], which are solid, and around `uncertain` ones."""
-    rows: Table = {name: [] for name in ("left", "top", "right", "bottom", "line")}
-    lines = [("dashed", selected), ("solid", selected & confident)]
-    for line, inside in lines if uncertain is None else [("uncertain", uncertain), *lines]:
-        edges = find_edges(paint_grid(inside, grid) == 1) * grid.step + np.array(grid.origin)
-        (left, top), (right, bottom) = edges.transpose(1, 2, 0).tolist()
-        for values, more in zip(rows.values(), (left, top, right, bottom, [line] * len(edges)), strict=True):
-            values += more
-    return rows
+def list_edges(regions: Sequence[Region], slide: ItemPredictions) -> Table:
+    """List the lines around annotations of a slide, with their class."""
+    (grid,), scale = slide.scores.layout.slides, slide.scores.file_scale
+    edges, labels = [np.empty((0, 4))], []
+    for region in regions:
+        parts = shapely.get_parts(shapely.simplify(region.shape, DETAIL * grid.step * scale))
+        rings = shapely.get_parts(shapely.boundary(parts[shapely.area(parts) > 0]))
+        corners, ring = shapely.get_coordinates(rings, return_index=True)
+        edges.append(np.hstack([corners[:-1], corners[1:]])[ring[:-1] == ring[1:]] / scale)
+        labels += [region.label] * len(edges[-1])
+    return tabulate_sides(np.concatenate(edges), annotation=labels)
+
+
+def choose_colours(regions: Sequence[Region]) -> dict[str, str]:
+    """Return the colour of each class of annotations, as #rrggbb: QuPath's, if the file has it."""
+    chosen = {}
+    for number, region in enumerate(regions):
+        own = region.colour and "#{:02x}{:02x}{:02x}".format(*(channel & 255 for channel in region.colour))
+        chosen[region.label] = own or COLOURS[number % len(COLOURS)]
+    return chosen
 
 
 def map_specification(
     picture: np.ndarray,
-    frame: Frame,
+    frame: tuple[float, float, float, float],
     *,
     event: str,
     show_probability: bool = True,
@@ -71,6 +82,8 @@ def map_specification(
     annotations: Mapping[str, str] | None = None,
 ) -> dict[str, object]:
     """Specify the map in Vega-Lite, without its data sets PATCHES (`map_rows`) and OUTLINE (`outline_rows`).
+
+    `frame` are the SIDES of the picture, in the pixel coordinates of the patches.
 
     The wheel zooms, dragging pans, and a double click resets the view. Pixels stay square at every screen width. The
     selection `clicked` holds the number of a patch. Because the data sets are separate, the view keeps its zoom when
@@ -82,14 +95,12 @@ def map_specification(
     zoom = f"max({right - left} / width, {height} / height)"  # slide pixels per screen pixel
     x = alt.X("left:Q", axis=None, scale=_scale((left + right) / 2, f"{zoom} * width / 2", reverse=False))
     y = alt.Y("top:Q", axis=None, scale=_scale(top + height / 2, f"{zoom} * height / 2", reverse=True))
-    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    url = embed(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())
-    data = alt.Data(values=[{**frame._asdict(), "url": url}])
+    url = embed(cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())
+    data = alt.Data(values=[dict(zip(SIDES, frame, strict=True)) | {"url": url}])
     tissue = alt.Chart(data).mark_image(aspect=False, clip=True).encode(x, y, x2="right", y2="bottom", url="url:N")
     # Dark lines over wider white ones stand out on any tissue.
-    kinds = ["dashed", "solid", "uncertain"]
-    dash = alt.StrokeDash("line:N", scale=alt.Scale(domain=kinds, range=[[2.5, 4], [1, 0], [1, 0]]), legend=None)
-    colours = alt.Color("line:N", scale=alt.Scale(domain=kinds, range=[DARK, DARK, BLUE]), legend=None)
+    dash = alt.StrokeDash("line:N", scale=alt.Scale(domain=LINES, range=[[2.5, 4], [1, 0], [1, 0]]), legend=None)
+    colours = alt.Color("line:N", scale=alt.Scale(domain=LINES, range=[DARK, DARK, BLUE]), legend=None)
     outline = [
         alt.Chart(alt.NamedData(OUTLINE))
         .mark_rule(clip=True, strokeWidth=width, strokeCap="square")
@@ -99,7 +110,7 @@ def map_specification(
     layers = [tissue, _patches(event, show_probability).encode(x, y, x2="right", y2="bottom"), *outline]
     if annotations:
         scale = alt.Scale(domain=list(annotations), range=list(annotations.values()))
-        legend = alt.Legend(orient="bottom", direction="horizontal", title="annotations", symbolType="stroke")
+        legend = legend_below(title="annotations", symbolType="stroke")
         edges = alt.Chart(alt.NamedData(ANNOTATIONS)).mark_rule(clip=True, strokeWidth=2.5, strokeCap="round")
         colour = alt.Color("annotation:N", scale=scale, legend=legend)
         layers.append(edges.encode(x, y, colour, x2="right", y2="bottom"))
@@ -124,28 +135,20 @@ def _patches(event: str, show_probability: bool) -> alt.Chart:
     clicked = alt.selection_point("clicked", fields=["patch"], on="click", toggle=False)
     view = alt.selection_interval("view", encodings=["x", "y"], bind="scales")
     red, green, blue = (round(255 * part) for part in to_rgb(ORANGE))
-    fill = alt.Fill(
-        "probability:Q",
-        scale=alt.Scale(domain=[0, 1], range=[f"rgba({red}, {green}, {blue}, {alpha})" for alpha in (0, MAX_OPACITY)]),
-        legend=alt.Legend(
-            orient="bottom",
-            direction="horizontal",
-            title=f"probability of {event}; outline: classified as {event}",
-            titleLimit=400,
-            format=".0%",
-            gradientLength=220,
-            values=[0, 0.25, 0.5, 0.75, 1],
-        ),
-    )
-    tooltip = [
-        alt.Tooltip("file:N", title="file"),
-        alt.Tooltip("probability:Q", title=f"probability of {event}", format=".1%"),
-        alt.Tooltip("decision:N", title="decision"),
-    ]
+    shades = [f"rgba({red}, {green}, {blue}, {alpha})" for alpha in (0, MAX_OPACITY)]
+    title = f"probability of {event}; outline: classified as {event}"
+    values = [0, 0.25, 0.5, 0.75, 1]
+    legend = legend_below(title=title, titleLimit=400, format=".0%", gradientLength=220, values=values)
+    fill = alt.Fill("probability:Q", scale=alt.Scale(domain=[0, 1], range=shades), legend=legend)
+    tooltip = ["file:N", alt.Tooltip("probability:Q", title=f"probability of {event}", format=".1%"), "decision:N"]
     frame = alt.condition(clicked, alt.value(3), alt.value(0), empty=False)
-    chart = alt.Chart(alt.NamedData(PATCHES), name="patches").mark_rect(clip=True, cursor="pointer")
-    chart = chart.encode(fill if show_probability else alt.FillOpacityValue(0), tooltip=tooltip, strokeWidth=frame)
-    return chart.encode(stroke=alt.value("#000000")).add_params(clicked, view)
+    chart = (
+        alt.Chart(alt.NamedData(PATCHES), name="patches")
+        .mark_rect(clip=True, cursor="pointer")
+        .add_params(clicked, view)
+    )
+    shown = fill if show_probability else alt.FillOpacityValue(0)
+    return chart.encode(shown, tooltip=tooltip, strokeWidth=frame, stroke=alt.value("#000000"))
 
 
 def _scale(middle: float, half: str, *, reverse: bool) -> alt.Scale:

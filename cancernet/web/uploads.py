@@ -6,7 +6,7 @@ import itertools
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -80,18 +80,26 @@ def unpack_uploads(files: Iterable[Upload], *, limits: Limits = Limits()) -> tup
     accepted: list[Upload] = []
     problems: list[Problem] = []
     seen, bytes_left = set(), limits.bytes
+
+    def check_limits(number: int, size: int) -> None:
+        if len(accepted) + number > limits.files:
+            raise InputError(f"exceeds the limit of {limits.files:,} files at a time. {FOR_MORE}")
+        if size > bytes_left:
+            most = f"{limits.bytes / 2**20:,.0f} MB"
+            raise InputError(f"exceeds the limit of {most} at a time, after unpacking. {FOR_MORE}")
+
     for name, data in files:
         try:
             members = [(name, data)]
             if data[:4] == ZIP_FILE or name.lower().endswith(".zip"):
-                members, refused = _unpack_zip(data, limits.files - len(accepted), bytes_left, limits)
+                members, refused = _unpack_zip(data, limits.files, check_limits)
                 problems += [Problem(f"{name}: {member}", reason) for member, reason in refused]
             for member, content in members:
                 key = (member, hashlib.sha256(content).digest())
                 if key in seen:
                     problems.append(Problem(member, "was uploaded twice and is used once"))
                     continue
-                _check_limits(1, limits.files - len(accepted), len(content), bytes_left, limits)
+                check_limits(1, len(content))
                 seen.add(key)
                 accepted.append((member, content))
                 bytes_left -= len(content)
@@ -100,13 +108,13 @@ def unpack_uploads(files: Iterable[Upload], *, limits: Limits = Limits()) -> tup
     return accepted, problems
 
 
-def sample_uploads(patient: int = SAMPLE_PATIENT) -> list[Upload]:
+def sample_uploads() -> list[Upload]:
     """Return the patches of one synthetic slide as PNG files whose names give their positions."""
     from cancernet.data.sample import cut_patches, make_slide
 
     return [
-        (f"{patient}_idx5_x{x}_y{y}.png", cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
-        for image, _, x, y in cut_patches(make_slide(SAMPLE_SEED, patient))
+        (f"{SAMPLE_PATIENT}_idx5_x{x}_y{y}.png", cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+        for image, _, x, y in cut_patches(make_slide(SAMPLE_SEED, SAMPLE_PATIENT))
     ]
 
 
@@ -117,15 +125,15 @@ def _number(name: str, taken: dict[str, bytes]) -> str:
     return next(each for each in itertools.chain([name], others) if each not in taken)
 
 
-def _unpack_zip(data: bytes, files_left: int, bytes_left: int, limits: Limits) -> tuple[list[Upload], list[Problem]]:
+def _unpack_zip(data: bytes, most: int, check_limits: Callable[[int, int], None]) -> tuple[list[Upload], list[Problem]]:
     members: list[Upload] = []
     problems: list[Problem] = []
-    if data.count(ZIP_ENTRY) > 2 * limits.files:  # folders are entries, too; reading millions would fill the memory
-        raise InputError(f"contains more than {limits.files:,} files. {FOR_MORE}")
+    if data.count(ZIP_ENTRY) > 2 * most:  # folders are entries, too; reading millions would fill the memory
+        raise InputError(f"contains more than {most:,} files. {FOR_MORE}")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = [entry for entry in archive.infolist() if not _is_hidden(entry)]
-            _check_limits(len(entries), files_left, sum(entry.file_size for entry in entries), bytes_left, limits)
+            check_limits(len(entries), sum(entry.file_size for entry in entries))
             for entry in entries:
                 if reason := _reason_to_reject(entry):
                     problems.append(Problem(entry.filename, reason))
@@ -158,11 +166,3 @@ def _reason_to_reject(entry: zipfile.ZipInfo) -> str:
         return "is an archive in an archive. Upload it separately."
     supported = name.lower().endswith(ENDINGS)
     return "" if supported else f"has an unsupported file type. Supported: {', '.join(ENDINGS)}."
-
-
-def _check_limits(files: int, files_left: int, size: int, bytes_left: int, limits: Limits) -> None:
-    if files > files_left:
-        raise InputError(f"exceeds the limit of {limits.files:,} files at a time. {FOR_MORE}")
-    if size > bytes_left:
-        most = f"{limits.bytes / 2**20:,.0f} MB"
-        raise InputError(f"exceeds the limit of {most} at a time, after unpacking. {FOR_MORE}")

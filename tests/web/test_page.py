@@ -1,6 +1,7 @@
 """The work behind the page gives the same answers as `cancernet predict`, from memory instead of from disk."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import cv2
@@ -15,7 +16,7 @@ from cancernet.explain.distances import find_outliers
 from cancernet.inference import prediction, work_list
 from cancernet.inference.prediction import decide_item
 from cancernet.run import load_run
-from cancernet.web import agreement, page, uploads
+from cancernet.web import page, uploads
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_annotations_of_a_slide_are_outlined_and_compared_with_the_classes_of_it
     given = json.dumps({"type": "FeatureCollection", "features": [tumour, stroma]}).encode()
     answer = page.answer_uploads(run, [*files, ("7.geojson", given)])
     assert answer.problems == []
-    (slide,) = page.find_slides(run, [decide_item(run, each, neighbours=False) for each in answer.scores])
+    (slide,) = page.find_slides([decide_item(run, each, neighbours=False) for each in answer.scores])
     assert (slide.predicted.reshape(4, 4) == [[0], [0], [1], [1]]).all()
     regions = answer.annotations["7"]
     assert page.tabulate_agreement(run, slide, regions) == {
@@ -108,6 +109,11 @@ def test_annotations_of_a_slide_are_outlined_and_compared_with_the_classes_of_it
     assert len(page.draw_map(run, slide, 1)["layer"]) == len(drawn["layer"]) - 1
     unsure = replace(slide, uncertain=np.arange(16) % 4 == 1)  # the second row
     assert page.tabulate_agreement(run, unsure, regions)["uncertain"] == ["33.3%", "50.0%"]
+    probability = np.full(16, 0.69)  # 0.7 is halfway from the threshold to 100%
+    probability[[0, 15]] = 0.99, 0.71  # of a patch that is benign, and of one that is IDC
+    unsure = replace(unsure, probabilities=np.stack([1 - probability, probability], axis=1))
+    lines = page.draw_map(run, unsure, 1)["datasets"]["outline"]["line"]
+    assert Counter(lines) == {"uncertain": 10, "dashed": 6 + 8, "solid": 4}  # sides of patches; a row lies between
 
 
 def test_annotations_are_in_the_pixels_of_the_slides_file(run, tmp_path):
@@ -121,8 +127,8 @@ def test_annotations_are_in_the_pixels_of_the_slides_file(run, tmp_path):
     answer = page.answer_uploads(run, [("pyramid.tif", data), ("other name.geojson", json.dumps(one).encode())])
     (regions,) = answer.annotations.values()
     (slide,) = [decide_item(run, each) for each in answer.scores]
-    (found,) = agreement.count_agreement(regions, slide, 2)
-    assert (found.label, found.patches) == ("Tumor", 1)
+    table = page.tabulate_agreement(run, slide, regions)
+    assert (table["annotated as"], table["area"]) == (["Tumor"], ["0.04 mm²"])  # one patch
 
 
 def test_annotations_that_cannot_be_used_are_told(run, monkeypatch):
@@ -171,7 +177,7 @@ def test_a_download_holds_no_images(trained):
     assert not light.scores.images
     assert len(scored.images) == len(uploads.sample_uploads())
     assert page.predictions_csv(trained, [light]) == page.predictions_csv(trained, [decided])
-    (slide,), (light_slide,) = page.find_slides(trained, [decided]), page.find_slides(trained, [light])
+    (slide,), (light_slide,) = page.find_slides([decided]), page.find_slides([light])
     assert page.pack_regions(trained, [light_slide]) == page.pack_regions(trained, [slide])
     assert page.draw_picture(trained, light_slide) == page.draw_picture(trained, slide)
 

@@ -9,14 +9,14 @@ import pytest
 from cancernet.data.dataset import Patch
 from cancernet.data.grid import lay_out_patches
 from cancernet.reporting.slide_plots import MAX_OPACITY
-from cancernet.web.slide_map import OUTLINE, Frame, map_rows, map_specification, outline_rows
+from cancernet.web.slide_map import OUTLINE, map_rows, map_specification, outline_rows
 
 RED = (200, 30, 40)
 
 
 def specify(**changes):
     picture = np.full((8, 16, 3), RED, np.uint8)
-    return map_specification(picture, Frame(100, 50, 300, 150), **{"event": "IDC", **changes})
+    return map_specification(picture, (100, 50, 300, 150), **{"event": "IDC", **changes})
 
 
 def patches_of(specification):
@@ -81,9 +81,9 @@ def test_a_probability_of_0_shows_the_tissue_and_one_of_1_is_orange():
 
 def test_the_outline_surrounds_the_predicted_class():
     (grid,) = lay_out_patches([Patch("", "0", "7", x, 101, "", "") for x in (1, 51, 101)]).slides
-    rows = outline_rows(grid, np.array([True, True, False]), np.array([False, True, True]))
+    rows = outline_rows(grid, {"dashed": np.array([True, True, False]), "solid": np.array([False, True, False])})
     lines = list(zip(*(rows[side] for side in ("left", "top", "right", "bottom")), rows["line"], strict=True))
-    assert {tuple(sides) for *sides, line in lines if line == "solid"} == {  # of the second, the third is not selected
+    assert {tuple(sides) for *sides, line in lines if line == "solid"} == {  # of the second
         *((51, 101, 101, 101), (51, 151, 101, 151), (51, 101, 51, 151), (101, 101, 101, 151)),
     }
     assert {
@@ -92,8 +92,8 @@ def test_the_outline_surrounds_the_predicted_class():
         *((1, 101, 51, 101), (51, 101, 101, 101), (1, 151, 51, 151), (51, 151, 101, 151)),
         *((1, 101, 1, 151), (101, 101, 101, 151)),
     }
-    assert not any(outline_rows(grid, np.zeros(3, bool), np.ones(3, bool)).values())
-    uncertain = outline_rows(grid, np.zeros(3, bool), np.ones(3, bool), np.array([False, False, True]))
+    assert not any(outline_rows(grid, {"dashed": np.zeros(3, bool)}).values())
+    uncertain = outline_rows(grid, {"uncertain": np.array([False, False, True]), "solid": np.zeros(3, bool)})
     assert (uncertain["line"], sorted(uncertain["left"])) == (["uncertain"] * 4, [101, 101, 101, 151])
     wide, narrow = specify()["layer"][2:4]
     assert wide["data"] == narrow["data"] == {"name": OUTLINE}
