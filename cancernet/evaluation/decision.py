@@ -16,7 +16,6 @@ from cancernet.storage import read_json, write_files
 
 DEFAULT_OPERATING_POINT = "balanced"
 CURVE_STEPS = 200  # of the threshold from 0 to 1, in `Decision.curve`
-OTHER_POINTS = ("most probable class", "sensitivity=0.95", "specificity=0.95", "highest F1")
 ABOVE_ONE = float(np.nextafter(1.0, 2.0))  # a threshold that even a probability of exactly 1 does not reach
 
 _ADVICE = "Train again, or copy the whole run folder again."
@@ -70,8 +69,16 @@ class Decision:
 
 
 class OperatingPoint(NamedTuple):
-    rule: str  # balanced | sensitivity | specificity | threshold
-    value: float | None  # None for balanced
+    rule: str  # balanced | sensitivity | specificity | threshold | F1
+    value: float = math.nan  # that the rule asks for; NaN of balanced and F1
+
+
+OTHER_POINTS = {
+    "most probable class": OperatingPoint("threshold", 0.5),
+    "sensitivity=0.95": OperatingPoint("sensitivity", 0.95),
+    "specificity=0.95": OperatingPoint("specificity", 0.95),
+    "highest F1": OperatingPoint("F1"),
+}
 
 
 def parse_operating_point(text: str) -> OperatingPoint:
@@ -83,7 +90,7 @@ def parse_operating_point(text: str) -> OperatingPoint:
     rule, equals, number = str(text).strip().partition("=")
     rule = rule.strip()
     if rule == "balanced" and not equals:
-        return OperatingPoint("balanced", None)
+        return OperatingPoint("balanced")
     try:
         value = float(number if equals else rule) if text.isascii() else math.nan  # float accepts digits of any script
     except ValueError:
@@ -133,8 +140,7 @@ def fit_decision(
     """
     values, labels = np.asarray(scores.log_probabilities, dtype=np.float64), scores.index_labels(classes)
     patients = [patch.patient for patch in scores.patches]
-    _check_images(values, labels, classes)
-    point = _check_classes(classes, positive, operating_point)
+    point = _check(values, labels, classes, positive, operating_point)
     towards_last = log_class_weight if positive == classes[-1] else -log_class_weight
     temperature, bias = calibration or fit_calibration(values, labels, patients, towards_last)
     threshold = expected = curve = others = None
@@ -142,7 +148,7 @@ def fit_decision(
         index = classes.index(positive)
         probability, is_positive = apply_calibration(values, temperature, bias)[:, index], labels == index
         threshold = _fit_threshold(probability, is_positive, point)
-        others = {name: _fit_other(probability, is_positive, name) for name in OTHER_POINTS}
+        others = {name: _fit_threshold(probability, is_positive, other) for name, other in OTHER_POINTS.items()}
         curve = _trace_rates(probability, is_positive, [threshold, *others.values()])
         at = curve.threshold.index(threshold)
         expected = ValidationRates(curve.sensitivity[at], curve.specificity[at])
@@ -182,7 +188,6 @@ def decide(decision: Decision, probabilities: np.ndarray, threshold: float | Non
 
     Of two classes the positive one where its probability is at least the threshold, by default the decision's own.
     """
-    probabilities = np.asarray(probabilities)
     if decision.positive is None:
         return probabilities.argmax(axis=1)
     index = decision.classes.index(decision.positive)
@@ -202,7 +207,6 @@ def measure_certainty(decision: Decision, probabilities: np.ndarray, threshold: 
     Args:
         threshold: in place of the decision's own, see `decide`.
     """
-    probabilities = np.asarray(probabilities)
     threshold = decision.threshold if threshold is None else threshold
     if decision.positive is None or threshold is None:
         return probabilities.max(axis=1)
@@ -229,17 +233,13 @@ def decide_otherwise(decision: Decision, point: str) -> Decision:
 
 
 def expected_rates(decision: Decision, threshold: float) -> ValidationRates:
-    """Return the rates on the validation split at any threshold from 0 to 1.
+    """Return the rates on the validation split at any threshold from 0 to 1, of a decision on two classes.
 
     They are exact at the decision's own threshold, at its other points and at multiples of 0.005, and interpolated
     linearly in between.
-
-    Raises:
-        InputError: the decision is on more than two classes, which has no threshold.
     """
-    if decision.curve is None:
-        raise InputError("A decision on more than two classes has no threshold to move.")
     curve = decision.curve
+    assert curve, "a decision on more than two classes has no threshold"
     rates = (np.interp(threshold, curve.threshold, rate) for rate in (curve.sensitivity, curve.specificity))
     return ValidationRates(*map(float, rates))
 
@@ -293,7 +293,10 @@ def _is_positive_of(positive: str | None, classes: Sequence[str]) -> bool:
     return positive in classes if len(classes) == 2 else positive is None
 
 
-def _check_images(scores: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> None:
+def _check(
+    scores: np.ndarray, labels: np.ndarray, classes: Sequence[str], positive: str | None, operating_point: str
+) -> OperatingPoint:
+    point = parse_operating_point(operating_point)
     if not len(labels):
         raise InputError(
             "No validation images to fit the decision on. Build the dataset again with a validation split."
@@ -302,16 +305,11 @@ def _check_images(scores: np.ndarray, labels: np.ndarray, classes: Sequence[str]
         raise TrainingDiverged(
             "Validation scores are not all finite numbers: training diverged. Use a smaller --learning-rate."
         )
-    present = np.unique(labels)
-    if len(present) < 2:
+    if (labels == labels[0]).all():
         raise InputError(
-            f"All {len(labels):,} validation images are of class {classes[int(present[0])]}; calibration and threshold "
+            f"All {len(labels):,} validation images are of class {classes[labels[0]]}; calibration and threshold "
             "need at least two classes. Build the dataset again with more patients, or another --seed."
         )
-
-
-def _check_classes(classes: Sequence[str], positive: str | None, operating_point: str) -> OperatingPoint:
-    point = parse_operating_point(operating_point)
     if not _is_positive_of(positive, classes):
         raise InputError(f"The positive class {positive!r} does not match the classes {', '.join(classes)}.")
     if positive is None and point.rule != DEFAULT_OPERATING_POINT:
@@ -323,36 +321,25 @@ def _check_classes(classes: Sequence[str], positive: str | None, operating_point
 
 
 def _fit_threshold(probability: np.ndarray, is_positive: np.ndarray, point: OperatingPoint) -> float:
-    if point.value is None:
+    """Find the threshold of an operating point; of several with the highest F1 the lowest."""
+    if point.rule == "balanced":
         return float(probability.mean())
     if point.rule == "threshold":
         return point.value
-    middle, hits, rejections = _count_between(probability, is_positive)
-    if point.rule == "sensitivity":
-        return float(middle[hits / is_positive.sum() >= point.value][-1])
-    return float(middle[rejections / (~is_positive).sum() >= point.value][0])
-
-
-def _fit_other(probability: np.ndarray, is_positive: np.ndarray, name: str) -> float:
-    """Find the threshold of one of OTHER_POINTS; of several with the highest F1 the lowest."""
-    if name == "most probable class":
-        return 0.5
-    if name != "highest F1":
-        return _fit_threshold(probability, is_positive, parse_operating_point(name))
-    middle, hits, rejections = _count_between(probability, is_positive)
-    wrong = is_positive.sum() - hits + (~is_positive).sum() - rejections
-    return float(middle[np.argmax(2 * hits / (2 * hits + wrong))])
-
-
-def _count_between(probability: np.ndarray, is_positive: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """List thresholds midway between neighbouring probabilities, and the counts of `_count_right` at each."""
     values = np.unique(probability)
     lower, upper = np.append(0.0, values), np.append(values, 1.0)
     middle = (lower + upper) / 2
     middle = np.where(middle <= lower, upper, middle)  # where the neighbours are adjacent floating-point numbers
     if values[-1] >= 1.0:
         middle[-1] = ABOVE_ONE
-    return middle, *_count_right(probability, is_positive, middle)
+    hits, rejections = _count_right(probability, is_positive, middle)
+    positives, negatives = is_positive.sum(), (~is_positive).sum()
+    if point.rule == "sensitivity":
+        return float(middle[hits / positives >= point.value][-1])
+    if point.rule == "specificity":
+        return float(middle[rejections / negatives >= point.value][0])
+    wrong = positives - hits + negatives - rejections
+    return float(middle[np.argmax(2 * hits / (2 * hits + wrong))])
 
 
 def _count_right(

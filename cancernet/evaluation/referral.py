@@ -18,20 +18,15 @@ from cancernet.evaluation.tables import EvaluatedImages, WeightedImages
 UNCERTAIN = "uncertain"  # the answer for an image that is referred to a person
 STEPS = 20  # of the risk-coverage curve
 REFERRED = (1, 2, 4)  # of these steps, in the table: 5, 10 and 20% of the images
+BAND = 0  # in place of the step that keeps no image: what the decision keeps
 
 Sums = Mapping[str, np.ndarray]  # by the names in `_list_cells`
 
-_RATES = {  # a share of the images that are kept: those counted, and those among which they are
-    "error": ("wrong", "all"),
-    "sensitivity": ("true positives", "positive"),
-    "specificity": ("true negatives", "negative"),
-    "ppv": ("true positives", "predicted positive"),
-}
-_UNDEFINED = {
-    "error": "no image is kept",
-    "sensitivity": "no positive image is kept",
-    "specificity": "no negative image is kept",
-    "ppv": "no image that is kept was classified as positive",
+_RATES = {  # shares of the images that are kept: those counted, those among which they are, and why none may be
+    "error": ("wrong", "all", "no image is kept"),
+    "sensitivity": ("true positives", "positive", "no positive image is kept"),
+    "specificity": ("true negatives", "negative", "no negative image is kept"),
+    "ppv": ("true positives", "predicted positive", "no image that is kept was classified as positive"),
 }
 
 
@@ -81,19 +76,19 @@ def evaluate_referral(
     referred, so the cut moves. The decision's own limit of certainty is fixed.
     """
     images = EvaluatedImages.of(predictions, classes=classes, positive=positive)
-    cells = _list_cells(images)
-    sum_by_step = _rank_images(images.groups, certainty.values, cells)
+    cells, uncertain = _list_cells(images), certainty.uncertain
     ranks = np.argsort(np.argsort(-certainty.values, kind="stable"))  # 0 is the most certain image
-    figures: dict[tuple[int, str], Figure] = {}
-    for step in range(1, STEPS + 1):
-        of_step = _list_figures(cells, ranks * STEPS < step * len(ranks), partial(_take_step, sum_by_step, step))
-        figures |= {(step, name): of_step[name] for name in (of_step if STEPS - step in REFERRED else ("error",))}
-    if certainty.uncertain is not None:
-        kept = ~certainty.uncertain
-        of_groups = {name: np.bincount(images.groups, rows & kept, images.n_groups) for name, rows in cells.items()}
-        figures |= {
-            (0, name): figure for name, figure in _list_figures(cells, kept, partial(_weigh, of_groups)).items()
-        }
+    kept = {step: ranks * STEPS < step * len(ranks) for step in range(1, STEPS + 1)}
+    if uncertain is not None:
+        kept[BAND] = ~uncertain
+    sum_kept = _rank_images(images, certainty, cells)
+    tables = {BAND, *(STEPS - steps for steps in REFERRED)}
+    figures = {
+        (step, name): figure
+        for step, rows in kept.items()
+        for name, figure in _list_figures(cells, rows, sum_kept, step).items()
+        if name == "error" or step in tables
+    }
     found = estimate_figures(images, figures)
 
     def collect(step: int, share: float) -> Referred:
@@ -102,7 +97,7 @@ def evaluate_referral(
     return Referral(
         curve=[RiskPoint(step / STEPS, found[step, "error"]) for step in range(STEPS, 0, -1)],
         table=[collect(STEPS - steps, steps / STEPS) for steps in REFERRED],
-        band=None if certainty.uncertain is None else collect(0, float(certainty.uncertain.mean())),
+        band=None if uncertain is None else collect(BAND, float(uncertain.mean())),
     )
 
 
@@ -126,19 +121,24 @@ def _add_cells(cells: Sums) -> dict[str, np.ndarray]:
     return sums | _add_cells({"wrong": fn + fp, "right": tp + tn})
 
 
-def _rank_images(groups: np.ndarray, certainty: np.ndarray, cells: Sums) -> Callable[[WeightedImages], Sums]:
-    """Return a function that sums the weights `[rows, STEPS + 1]` of the most certain images, from none to all.
+def _rank_images(
+    images: EvaluatedImages, certainty: Certainty, cells: Sums
+) -> Callable[[WeightedImages], dict[str, np.ndarray]]:
+    """Return a function that sums the weights of the images kept: `[rows, STEPS + 1]` by the names in `_add_cells`.
 
-    Of equally certain images at a cut the same share counts, whatever their order.
+    A column is a step of the curve, and BAND what the decision keeps. Of equally certain images at a cut the same share
+    counts, whatever their order.
     """
-    order = np.argsort(-certainty, kind="stable")
-    ends = np.flatnonzero(np.diff(certainty[order], prepend=np.nan, append=np.nan))  # of equal certainties, from 0
-    groups = groups[order]
+    order = np.argsort(-certainty.values, kind="stable")
+    ends = np.flatnonzero(np.diff(certainty.values[order], prepend=np.nan, append=np.nan))  # of equal ones, from 0
+    groups = images.groups[order]
     before = {name: np.append(0, np.cumsum(rows[order]))[ends] for name, rows in cells.items()}
     groups_of = {name: groups[rows[order]] for name, rows in cells.items()}
+    band = certainty.uncertain if certainty.uncertain is not None else np.ones(len(order), dtype=bool)
+    in_band = {name: images.sum_by_group(rows & ~band) for name, rows in cells.items()}
 
     @lru_cache(maxsize=1)  # all figures of one weighting are computed in turn
-    def sum_by_step(weighted: WeightedImages) -> Sums:
+    def sum_kept(weighted: WeightedImages) -> dict[str, np.ndarray]:
         total = running_sums(np.take(weighted.weights, groups, axis=1))[:, ends]
         covered = np.arange(STEPS + 1) * total[:, -1:] / STEPS
         after = np.array([np.searchsorted(*each) for each in zip(total, covered, strict=True)])
@@ -150,37 +150,28 @@ def _rank_images(groups: np.ndarray, certainty: np.ndarray, cells: Sums) -> Call
             sums = running_sums(np.take(weighted.weights, of, axis=1))
             low, high = (np.take_along_axis(sums, before[name][each], axis=1) for each in ends_around)
             found[name] = low + part * (high - low)
-        return found
+            found[name][:, BAND] = weighted.weights @ in_band[name]
+        return _add_cells(found)
 
-    return sum_by_step
-
-
-def _take_step(sum_by_step: Callable[[WeightedImages], Sums], step: int, weighted: WeightedImages) -> Sums:
-    return {name: values[:, step] for name, values in sum_by_step(weighted).items()}
+    return sum_kept
 
 
-def _weigh(of_groups: Sums, weighted: WeightedImages) -> Sums:
-    return {name: weighted.weights @ values for name, values in of_groups.items()}
-
-
-def _list_figures(cells: Sums, kept: np.ndarray, sum_kept: Callable[[WeightedImages], Sums]) -> dict[str, Figure]:
-    """List the figures of `Referred` where only the images `kept`, bool [n], are not referred.
-
-    Args:
-        sum_kept: gives the weights `[rows]` of these images by the names in `cells`.
-    """
+def _list_figures(
+    cells: Sums, kept: np.ndarray, sum_kept: Callable[[WeightedImages], Sums], step: int
+) -> dict[str, Figure]:
+    """List the figures of `Referred` where only the images `kept`, bool [n], are not referred."""
 
     def share(weighted: WeightedImages, counts: str, among: str) -> np.ndarray:
-        sums = _add_cells(sum_kept(weighted))
-        return ratio(sums[counts], sums[among])
+        sums = sum_kept(weighted)
+        return ratio(sums[counts][:, step], sums[among][:, step])
 
     def catch(weighted: WeightedImages) -> np.ndarray:
         wrong = weighted.total - np.trace(weighted.counts, axis1=1, axis2=2)
-        return 1 - ratio(_add_cells(sum_kept(weighted))["wrong"], wrong)
+        return 1 - ratio(sum_kept(weighted)["wrong"][:, step], wrong)
 
     rows = _add_cells(cells)  # of bool: or
     figures = {"caught": Figure(catch, "no image was classified wrongly", of=rows["wrong"])}
-    for name, (counts, among) in _RATES.items():
+    for name, (counts, among, why) in _RATES.items():
         if among in rows:
-            figures[name] = Figure(partial(share, counts=counts, among=among), _UNDEFINED[name], of=rows[among] & kept)
+            figures[name] = Figure(partial(share, counts=counts, among=among), why, of=rows[among] & kept)
     return figures

@@ -30,7 +30,6 @@ SIGMAS = (0.0, SIGMA, 1.5, 2.0, 3.0)  # widths to choose from; 0 is no smoothing
 MIN_SLIDES = 6  # complete ones, for a calibration and a threshold of smoothed scores
 # Prior of the factor by which smoothing steepens the calibration: a normal distribution of its logarithm
 PRIOR_STEEPENING, PRIOR_LOG_STEEPENING_DEVIATION = 1.25, 0.35  # from simulated cohorts (docs/recipes.md)
-KERNEL_REACH = 4.0  # sigma at which the Gaussian is cut off
 
 
 def smooth_scores(scores: np.ndarray, slides: Sequence[SlideGrid], sigma: float) -> np.ndarray:
@@ -43,24 +42,17 @@ def smooth_scores(scores: np.ndarray, slides: Sequence[SlideGrid], sigma: float)
     Args:
         scores: [n, k] log-probabilities of k classes, or logits; finite.
         slides: those to smooth; the rows of other patches stay unchanged.
-        sigma: standard deviation in patches; 0 returns the scores unchanged.
+        sigma: standard deviation in patches, 0 or more; 0 returns the scores unchanged.
 
     Returns:
         float64 [n, k] log-probabilities.
-
-    Raises:
-        InputError: sigma is below 0.
     """
-    scores = np.asarray(scores, float)
-    if sigma < 0:
-        raise InputError(f"Sigma is {sigma}. Give 0 (no smoothing) or a positive number of patches.")
-    smoothed = scores.copy()
+    smoothed = np.array(scores, float)
     for slide in slides if sigma else ():
-        grid = np.zeros((*slide.shape, scores.shape[1] + 1))
-        grid[slide.rows, slide.columns, :-1] = scores[slide.members]
+        grid = np.zeros((*slide.shape, smoothed.shape[1] + 1))
+        grid[slide.rows, slide.columns, :-1] = smoothed[slide.members]
         grid[slide.rows, slide.columns, -1] = 1  # occupied
-        blurred = gaussian_filter(grid, (sigma, sigma, 0), mode="constant", truncate=KERNEL_REACH)
-        blurred = blurred[slide.rows, slide.columns]
+        blurred = gaussian_filter(grid, (sigma, sigma, 0), mode="constant")[slide.rows, slide.columns]
         smoothed[slide.members] = log_softmax(blurred[:, :-1] / blurred[:, -1:], axis=1)
     return smoothed
 
@@ -80,16 +72,16 @@ def choose_sigma(scores: np.ndarray, labels: np.ndarray, slides: Sequence[SlideG
     """
     if len(slides) < 2:
         return SIGMA
-    losses = {}
-    for sigma in SIGMAS:
-        smoothed, of_slides = smooth_scores(scores, slides, sigma), []
-        for left_out in slides:
+    losses = np.empty((len(SIGMAS), len(slides)))
+    for row, sigma in enumerate(SIGMAS):
+        smoothed = smooth_scores(scores, slides, sigma)
+        for column, left_out in enumerate(slides):
             rest = np.concatenate([slide.members for slide in slides if slide is not left_out])
             calibration = minimise_log_loss(smoothed[rest], labels[rest])
-            of_slides.append(log_loss(calibration, smoothed[left_out.members], labels[left_out.members])[0])
-        losses[sigma] = np.array(of_slides)
-    gains = {sigma: losses[SIGMA] - loss for sigma, loss in losses.items()}
-    clear = {s: g.mean() for s, g in gains.items() if g.mean() > g.std(ddof=1) / np.sqrt(len(slides))}
+            losses[row, column] = log_loss(calibration, smoothed[left_out.members], labels[left_out.members])[0]
+    gains = losses[SIGMAS.index(SIGMA)] - losses
+    errors = gains.std(axis=1, ddof=1) / np.sqrt(len(slides))
+    clear = {s: gain for s, gain, error in zip(SIGMAS, gains.mean(axis=1), errors, strict=True) if gain > error}
     return max(clear, key=lambda sigma: clear[sigma], default=SIGMA)
 
 
@@ -208,8 +200,9 @@ def apply_decision(
     probabilities = calibrate(alone, scores)
     predicted = decide(alone, probabilities, threshold)
     complete = [slide for slide in slides if slide.is_complete] if decision.neighbour_sigma else []
-    smoothed = smooth_scores(scores, complete, decision.neighbour_sigma)
-    for slide in complete:
-        probabilities[slide.members] = calibrate(decision, smoothed[slide.members])
-        predicted[slide.members] = decide(decision, probabilities[slide.members], threshold)
+    if complete:
+        rows = np.concatenate([slide.members for slide in complete])
+        smoothed = smooth_scores(scores, complete, decision.neighbour_sigma)
+        probabilities[rows] = calibrate(decision, smoothed[rows])
+        predicted[rows] = decide(decision, probabilities[rows], threshold)
     return probabilities, predicted

@@ -108,11 +108,6 @@ def test_smoothing_280_slides_takes_seconds():
     assert process_time() - start < 15  # half a second on a quiet machine
 
 
-def test_negative_sigma_is_refused():
-    with pytest.raises(InputError, match="Sigma is -1"):
-        smooth(np.zeros((1, 2)), ["p"], [1], [1], -1)
-
-
 def blob_slides(noise, patients=3, side=20):
     """A tumour in the middle of each slide, seen by a network whose errors are independent from patch to patch."""
     rng = np.random.default_rng(1)
