@@ -44,11 +44,9 @@ def fit_calibration(
       where the fit classifies every image correctly: the log-loss then decreases without bound as the temperature
       approaches 0.
 
-    Args:
-        scores: [n, k] log-probabilities.
-        labels: [n] class indices, of two classes at least.
-        patients: [n], '' where unknown; an image of an unknown patient counts as a patient.
-        log_class_weight: of two classes, log of the weight of class 1 over that of class 0 in training.
+    `scores` are log-probabilities [n, k], `labels` class indices [n] of two classes at least, and `patients` [n] are ''
+    where unknown: each such image counts as a patient. `log_class_weight` is, of two classes, the log of the weight of
+    class 1 over that of class 0 in training.
     """
     if scores.shape[1] > 2:
         return _fit_if_it_generalises(scores, labels)
@@ -82,7 +80,7 @@ def _negative_log_posterior(
 
 
 def _fit_if_it_generalises(scores: np.ndarray, labels: np.ndarray) -> tuple[float, tuple[float, ...]]:
-    unchanged = np.append(1.0, np.zeros(scores.shape[1] - 1))
+    unchanged = np.eye(scores.shape[1])[0]  # 1 / temperature of 1, and biases of 0
     gain, folds = 0.0, min(FOLDS, np.unique(labels, return_counts=True)[1].min())
     if folds > 1:
         for rest, left_out in StratifiedKFold(folds, shuffle=True, random_state=0).split(scores, labels):
@@ -100,9 +98,8 @@ def minimise_log_loss(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     classes = scores.shape[1]
     bound = MAX_BIAS if len(np.unique(labels)) == classes else 0.0  # none where a class is absent
     bounds = [(1 / TEMPERATURES[1], 1 / TEMPERATURES[0]), *[(-bound, bound)] * (classes - 1)]
-    start = np.append(1.0, np.zeros(classes - 1))
     given = {"args": (scores, labels), "jac": True, "bounds": bounds, "options": {"ftol": 1e-12}}
-    return minimize(log_loss, start, method="L-BFGS-B", **given).x
+    return minimize(log_loss, np.eye(classes)[0], method="L-BFGS-B", **given).x
 
 
 def log_loss(parameters: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:

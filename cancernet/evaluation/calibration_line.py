@@ -32,12 +32,10 @@ class CalibrationLine(NamedTuple):
 def fit_line(
     probability: np.ndarray, is_positive: np.ndarray, groups: np.ndarray
 ) -> Callable[[np.ndarray], CalibrationLine]:
-    """Fit slope and intercept to images `[n]`, whose groups are indices from 0.
+    """Fit to images `[n]`, whose groups are indices from 0, and return a function of weights `[rows, groups]`.
 
-    Returns:
-        A function of weights `[rows, groups]`. It takes one Newton step from the fit to all images: exact where all
-        weights are 1, and close where one group of many is left out (the one-step estimate of Pregibon 1981, Annals of
-        Statistics 9:705).
+    It takes one Newton step from the fit to all images: exact where all weights are 1, and close where one group of
+    many is left out (the one-step estimate of Pregibon 1981, Annals of Statistics 9:705).
     """
     log_odds = logit(np.clip(probability, SMALLEST, 1 - SMALLEST))
     positive, negative = log_odds[is_positive], log_odds[~is_positive]

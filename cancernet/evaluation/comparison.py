@@ -22,8 +22,7 @@ UNDEFINED = "it is undefined for one of the two"
 def align_predictions(runs: Mapping[str, Predictions]) -> dict[str, Predictions]:
     """Bring the rows of all runs, by their names, into the order of the first run's.
 
-    Raises:
-        InputError: the runs did not evaluate the same images, or disagree on the class or the patient of one.
+    Raises InputError if they did not evaluate the same images, or disagree on the class or the patient of one.
     """
     (first, reference), *others = runs.items()
     files = [patch.file for patch in reference.patches]
@@ -58,10 +57,7 @@ def compare_figures(
 
     The interval is that of `intervals.jackknife_interval` on the metrics' own scale, where the difference is one figure
     of each patient's images. How often it holds the true difference of two runs is simulated by benchmarks/coverage.py;
-    the table is in docs/reporting.md.
-
-    Args:
-        runs: two or more, of the same images in the same order, from `align_predictions`.
+    the table is in docs/reporting.md. The runs are two or more, in the same order of images (`align_predictions`).
     """
     metrics = list_metrics(two_classes=positive is not None) if metrics is None else metrics
     computations = {metric.name: metric.compute for metric in metrics}

@@ -84,10 +84,9 @@ OTHER_POINTS = {
 def parse_operating_point(text: str) -> OperatingPoint:
     """Parse `balanced`, `sensitivity=0.95`, `specificity=0.95` (above 0, at most 1), or a threshold: `0.5` (0 to 1).
 
-    Raises:
-        InputError: anything else.
+    Raises InputError for anything else.
     """
-    rule, equals, number = str(text).strip().partition("=")
+    rule, equals, number = text.strip().partition("=")
     rule = rule.strip()
     if rule == "balanced" and not equals:
         return OperatingPoint("balanced")
@@ -100,7 +99,7 @@ def parse_operating_point(text: str) -> OperatingPoint:
     if not equals and 0 < value < 1:
         return OperatingPoint("threshold", value)
     raise InputError(
-        f"Unknown operating point {str(text)!r}. Give balanced, sensitivity=0.95, specificity=0.95, "
+        f"Unknown operating point {text!r}. Give balanced, sensitivity=0.95, specificity=0.95, "
         "or a threshold between 0 and 1 such as 0.5."
     )
 
@@ -126,17 +125,13 @@ def fit_decision(
       whose specificity is at least s. Both lie midway between neighbouring probabilities (0 and 1 count as neighbours),
       not on that of an image.
 
-    Args:
-        positive: one of two classes; None where there are more. The most probable class is then decided on, and only
-            `balanced` is allowed.
-        operating_point: see `parse_operating_point`.
-        log_class_weight: of two classes, log of the weight of the positive over that of the negative one in training.
-        refer: share of these images, above 0 and below 1, that the decision leaves to a person: the least certain ones.
-        calibration: temperature and bias to use; None fits them.
+    `positive` is one of two classes; with more it is None: the most probable class is then decided on, and only
+    `balanced` is allowed. `log_class_weight` is, of two classes, the log of the weight of the positive over that of the
+    negative one in training. `refer` is the share of these images, above 0 and below 1, that the decision leaves to a
+    person: the least certain ones. `calibration` is a temperature and a bias to use instead of fitting them.
 
-    Raises:
-        InputError: no images, one class only, or an operating point that cannot be used.
-        TrainingDiverged: scores that are not finite.
+    Raises InputError for no images, one class only, or an operating point that cannot be used; TrainingDiverged for
+    scores that are not finite.
     """
     values, labels = np.asarray(scores.log_probabilities, dtype=np.float64), scores.index_labels(classes)
     patients = [patch.patient for patch in scores.patches]
@@ -169,10 +164,8 @@ def refer_least_certain(decision: Decision, scores: np.ndarray, refer: float) ->
 def calibrate(decision: Decision, scores: np.ndarray) -> np.ndarray:
     """Turn log-probabilities `[n, k]` into probabilities, softmax(scores / temperature + bias).
 
-    These are float64 `[n, k]`, 0 to 1, and rows sum to 1. Of two classes, images keep their order by log-odds.
-
-    Raises:
-        InputError: the number of columns is not that of the decision's classes.
+    These are float64 `[n, k]`, 0 to 1, and rows sum to 1. Of two classes, images keep their order by log-odds. Raises
+    InputError if the number of columns is not that of the decision's classes.
     """
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim != 2 or scores.shape[1] != len(decision.classes):
@@ -202,10 +195,7 @@ def measure_certainty(decision: Decision, probabilities: np.ndarray, threshold: 
     from it on. A threshold t implies that a missed positive image costs (1 - t) / t times as much as a false alarm
     (Elkan 2001, IJCAI 973), and an image is the less certain the higher the expected cost of its class is: to refer the
     least certain ones is Chow's rule (1970, IEEE Transactions on Information Theory 16:41). Of more classes all errors
-    cost the same: the probability of the most probable class.
-
-    Args:
-        threshold: in place of the decision's own, see `decide`.
+    cost the same: the probability of the most probable class. A threshold given replaces the decision's own.
     """
     threshold = decision.threshold if threshold is None else threshold
     if decision.positive is None or threshold is None:
@@ -246,17 +236,12 @@ def expected_rates(decision: Decision, threshold: float) -> ValidationRates:
 
 def save_decision(decision: Decision, path: Path) -> None:
     """Write the decision as JSON, one line a field; the file is either the old one or the whole new one."""
-    path = Path(path)
     lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in asdict(decision).items())
     write_files(path.parent, {path.name: ("{\n" + ",\n".join(lines) + "\n}\n").encode()})
 
 
 def load_decision(path: Path) -> Decision:
-    """Read a decision that `save_decision` wrote.
-
-    Raises:
-        StorageError: the file is missing or damaged.
-    """
+    """Read a decision that `save_decision` wrote; StorageError if the file is missing or damaged."""
     decision = read_json(path, Decision, advice=_ADVICE)
     problem = _find_contradiction(decision)
     if problem:

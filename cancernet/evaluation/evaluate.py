@@ -53,13 +53,9 @@ def evaluate(
     an unknown patient counts as a patient of its own. A share that is 0 or 1 does not vary between patients; its
     interval is `intervals.exact_interval` over the patients that have such images.
 
-    Args:
-        predictions: of images whose true classes are known.
-        positive: one of two classes; None where there are more.
-        prevalence: of the positive class, above 0 and below 1, to give PPV and NPV at; two classes only.
-
-    Raises:
-        InputError: no images, shapes that do not match, an unknown class, or probabilities outside 0 to 1.
+    The true classes of the images are known; `positive` is one of two classes, None where there are more. PPV and NPV
+    are also given at a prevalence of the positive class above 0 and below 1. Raises InputError for no images, another
+    positive class, probabilities outside 0 to 1, or a prevalence that cannot be used.
     """
     _check(predictions, classes, positive, prevalence)
     images = EvaluatedImages.of(predictions, classes=classes, positive=positive)
@@ -114,13 +110,13 @@ def evaluate_points(
 ) -> dict[str, PointRates]:
     """Estimate the rates of several thresholds on the same images of two classes, with intervals as `evaluate`.
 
-    Args:
-        decided: name of a threshold -> class index [n] that it gives.
+    `decided` maps the name of a threshold to the class indices [n] that it gives.
     """
-    images, rates = EvaluatedImages.of(predictions, classes=classes, positive=positive), fields(PointRates)
-    points = {name: replace(images, predicted=predicted) for name, predicted in decided.items()}
+    images = EvaluatedImages.of(predictions, classes=classes, positive=positive)
+    rates = [rate.name for rate in fields(PointRates)]
     return {
-        name: PointRates(**estimate_metrics(point, [rate.name for rate in rates])) for name, point in points.items()
+        name: PointRates(**estimate_metrics(replace(images, predicted=of_point), rates))
+        for name, of_point in decided.items()
     }
 
 

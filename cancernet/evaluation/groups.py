@@ -22,10 +22,7 @@ def evaluate_groups(
 ) -> ColumnResults:
     """Evaluate the images with each value of a column, and compare them with all other images.
 
-    Args:
-        column: its name.
-        values: of each image, [n]; "" where it has none.
-        positive: one of two classes; None where there are more.
+    `values` are those of the images, [n], "" where one has none.
     """
     metrics = list_main_metrics(two_classes=positive is not None)
     every, of_image, found = EvaluatedImages.of(predictions, classes=classes, positive=positive), np.array(values), []
@@ -50,9 +47,7 @@ def compare_groups(
 ) -> list[dict[str, dict[str, Difference]]]:
     """Compare the main metrics of each run after the first with those of the first, value by value of a column.
 
-    Args:
-        runs: as of `comparison.compare_figures`.
-        values: as of `evaluate_groups`.
+    The runs are as for `comparison.compare_figures`, the values as for `evaluate_groups`.
     """
     metrics = list_main_metrics(two_classes=positive is not None)
     found: list[dict[str, dict[str, Difference]]] = [{} for _ in runs[1:]]

@@ -60,10 +60,7 @@ def jackknife(
 
     More than MOST_PARTS groups are dealt at random, by a fixed seed, into that many parts of nearly equal size, and the
     parts are left out: `[MOST_PARTS]` (the delete-a-group jackknife; Kott 2001, Journal of Official Statistics 17:521).
-
-    Args:
-        compute: takes weights `[rows, n_groups]` and returns values `[rows]` by key.
-        n_images: bounds the memory in use.
+    `compute` takes weights `[rows, n_groups]` and returns values `[rows]` by key; `n_images` bounds the memory in use.
     """
     n_parts = min(n_groups, MOST_PARTS)
     parts = np.random.default_rng(0).permutation(n_groups) % n_parts
@@ -82,10 +79,8 @@ def jackknife_interval(measured: Measured, *, scale: Scale, why_undefined: str) 
     The degrees of freedom are the effective number of groups minus one: Kish's (sum of weights)^2 / sum of squared
     weights (1965), where a group's weight is the absolute deviation that leaving it out makes, times pi / 2, so that n
     normal deviations count as n. A few large groups among many small ones therefore count as few.
-    Chosen by simulated coverage: docs/reporting.md and benchmarks/coverage.py.
-
-    Args:
-        why_undefined: in words, for the reason, where the figure is not finite without one of the groups.
+    Chosen by simulated coverage: docs/reporting.md and benchmarks/coverage.py. `why_undefined` is the reason in words
+    where the figure is not finite without one of the groups.
     """
     value, left_out, n_groups, unit = measured
     if n_groups < LEAST_GROUPS:
@@ -114,10 +109,8 @@ def count_needed(bounds: Bounds, n_groups: int) -> int | None:
     """Estimate how many groups like these would give an interval of +-HALF_WIDTH; None without both ends.
 
     n * (half the width / HALF_WIDTH)^2, because a standard error falls with the square root of the number of groups;
-    at least LEAST_GROUPS. Its error is simulated by benchmarks/coverage.py; the table is in docs/reporting.md.
-
-    Args:
-        bounds: those of `n_groups`. If the metric is a share of the images of some groups only, only these count.
+    at least LEAST_GROUPS. Its error is simulated by benchmarks/coverage.py; the table is in docs/reporting.md. If the
+    metric is a share of the images of some groups only, only these count.
     """
     if bounds.low is None or bounds.high is None:
         return None

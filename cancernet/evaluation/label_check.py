@@ -30,10 +30,7 @@ def find_suspicious_labels(predictions: Predictions, classes: Sequence[str]) -> 
 
     Northcutt, Jiang and Chuang, "Confident learning: estimating uncertainty in dataset labels", JAIR 2021, sections 3.1
     (the confident joint) and 3.2 (its off-diagonal entries); that the label is not the most probable class is required
-    as in cleanlab 2.9.
-
-    Args:
-        predictions: of images that the network was not trained on; otherwise it has learned the wrong labels, too.
+    as in cleanlab 2.9. The network must not have been trained on these images, or it has learned the wrong labels, too.
     """
     probabilities, labels, rows = predictions.probabilities, predictions.labels, np.arange(len(predictions.labels))
     own = probabilities[rows, labels]
@@ -44,15 +41,9 @@ def find_suspicious_labels(predictions: Predictions, classes: Sequence[str]) -> 
     highest = probabilities.max(axis=1)
     suspicious = np.flatnonzero(confident.any(axis=1) & (suggested != labels) & (own < highest))
     order = suspicious[np.argsort((own - highest)[suspicious], kind="stable")]
-    return [
-        SuspiciousLabel(
-            patch.file,
-            patch.patient,
-            patch.label,
-            classes[suggested[row]],
-            float(own[row]),
-            float(probabilities[row, suggested[row]]),
-        )
-        for row in order
-        for patch in [predictions.patches[row]]
-    ]
+    found = []
+    for row in order:
+        patch, other = predictions.patches[row], suggested[row]
+        shares = float(own[row]), float(probabilities[row, other])
+        found.append(SuspiciousLabel(patch.file, patch.patient, patch.label, classes[other], *shares))
+    return found

@@ -25,11 +25,8 @@ def trace_learning_curve(
     """Estimate AUROC and log-loss by number of training patients, with 95% intervals over the predicted patients.
 
     A figure is the mean over the draws of a subset. The change from the last subset but one to all has a paired
-    interval.
-
-    Args:
-        subsets: two or more, the largest last: number of patients that a model was trained on, and of each draw the
-            log-probabilities [m, classes] of the patches.
+    interval. `subsets` are two or more, the largest last: the number of patients that a model was trained on, and the
+    log-probabilities [m, classes] of the patches in each draw.
     """
     computations = {name: METRICS[name].compute for name in SHOWN}
     labels, points, measured = Scores(patches, subsets[0][1][0]).index_labels(classes), [], []
@@ -39,8 +36,7 @@ def trace_learning_curve(
         found = [measure(each, computations) for each in images]
         means = {name: _average([each[name] for each in found]) for name in SHOWN}
         measured.append(means)
-        bounds = (jackknife_interval(means[name], scale=METRICS[name].scale, why_undefined=ONE_EMPTY) for name in SHOWN)
-        points.append(LearningPoint(patients, *(Estimate(means[name].value, *next(bounds)) for name in SHOWN)))
+        points.append(LearningPoint(patients, *(_estimate(name, means[name]) for name in SHOWN)))
     fewer, most = measured[-2:]
     return LearningCurve(points, {name: subtract(METRICS[name], most[name], fewer[name]) for name in SHOWN})
 
@@ -48,3 +44,8 @@ def trace_learning_curve(
 def _average(draws: Sequence[Measured]) -> Measured:
     values, left_out, _, _ = zip(*draws, strict=True)
     return draws[0]._replace(value=float(np.mean(values)), left_out=np.mean(left_out, axis=0))
+
+
+def _estimate(name: str, mean: Measured) -> Estimate:
+    bounds = jackknife_interval(mean, scale=METRICS[name].scale, why_undefined=ONE_EMPTY)
+    return Estimate(mean.value, *bounds)

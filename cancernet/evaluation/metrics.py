@@ -71,13 +71,11 @@ def list_metrics(*, two_classes: bool) -> list[Metric]:
 def explain_undefined(
     images: EvaluatedImages, reason: str, index: int | None = None, *, every_class: bool = False
 ) -> str:
-    """Explain why a metric is undefined.
+    """Explain why a metric is undefined; with `every_class` a class without images is the first reason.
 
-    Args:
-        reason: may hold {this}, the name of a class; {others}, all other classes; {absent}, that of the two without
-            images; {unused}, the first class that no image was classified as; {have}, why all images count as one.
-        index: of that class; the positive one if None.
-        every_class: whether a class without images is the reason, before the one given.
+    `reason` may hold {this}, the name of the class `index` (the positive one if None); {others}, all other classes;
+    {absent}, that of the two without images; {unused}, the first class that no image was classified as; {have}, why all
+    images count as one.
     """
     classes, true, predicted = images.classes, images.matrix.sum(axis=1) > 0, images.matrix.sum(axis=0) > 0
     if every_class and not true.all():

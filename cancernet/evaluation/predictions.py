@@ -46,11 +46,7 @@ class Predictions:
 
     @property
     def labels(self) -> np.ndarray:
-        """Index of the true class `[n]`.
-
-        Raises:
-            ValueError: the true classes are unknown.
-        """
+        """Index of the true class `[n]`; ValueError if these are unknown."""
         if self.true_classes is None:
             raise ValueError("The true classes of these images are unknown.")
         return self.true_classes

@@ -14,17 +14,11 @@ class Areas(NamedTuple):
 
 
 def rank_images(scores: np.ndarray, is_positive: np.ndarray, groups: np.ndarray) -> Callable[[np.ndarray], Areas]:
-    """Sort the scores `[n]` of one class against all others once, for any number of weightings.
+    """Sort the scores `[n]` of one class against all others once, and return a function of weights `[rows, groups]`.
 
     AUROC: the share of pairs of a positive and a negative image in which the positive one scores higher, where ties
     count half (Hanley & McNeil 1982). AUPRC: average precision, the sum of (R_n - R_n-1) P_n over the thresholds, as
-    scikit-learn's `average_precision_score`.
-
-    Args:
-        groups: `[n]` indices from 0.
-
-    Returns:
-        A function of weights `[rows, groups]`, in which an image counts as much as its group.
+    scikit-learn's `average_precision_score`. An image counts as much as its group; `groups` `[n]` are indices from 0.
     """
     order = np.argsort(scores, kind="stable")
     scores, is_positive, groups = scores[order], is_positive[order], groups[order]

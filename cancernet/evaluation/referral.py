@@ -47,11 +47,9 @@ def find_uncertain(
 ) -> Certainty:
     """Measure the certainty of decided images, and find those that the decision refers to a person.
 
-    These are the images below its limit of certainty, and all that are out of distribution.
-
-    Args:
-        probabilities: calibrated [n, k], from `smoothing.apply_decision`; `slides` and `threshold` as given there.
-        distances: [n] of out-of-distribution detection, above 1 outside; None or NaN where they were not measured.
+    These are the images below its limit of certainty, and all that are out of distribution: their distance [n] is above
+    1 (None or NaN where it was not measured). `probabilities` are calibrated [n, k], from `smoothing.apply_decision`,
+    which also describes `slides` and `threshold`.
     """
     alone = decision.without_neighbours or decision
     values = measure_certainty(alone, probabilities, threshold)

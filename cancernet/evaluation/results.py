@@ -39,8 +39,6 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Images of similar probability."""
-
     mean_probability: float
     fraction_positive: float
     images: int
@@ -48,8 +46,6 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Predicted against observed, bin by bin."""
-
     bins: list[CalibrationBin]
     n_bins: int
     binning: str
@@ -57,8 +53,6 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Interval:
-    """What the intervals are over."""
-
     level: float
     over: str  # what is left out in turn: patients or images
     groups: int  # how many of those
@@ -135,18 +129,14 @@ class ValueResults:
 
 @dataclass(frozen=True)
 class ColumnResults:
-    """Results by the values of a column."""
-
     column: str
     values: list[ValueResults]
 
 
 @dataclass(frozen=True)
 class RiskPoint:
-    """The share of errors among the most certain images."""
-
-    coverage: float  # their share of all images
-    error: Estimate
+    coverage: float  # share of the most certain images among all
+    error: Estimate  # share of errors among these
 
 
 @dataclass(frozen=True)

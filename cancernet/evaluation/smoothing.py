@@ -37,15 +37,8 @@ def smooth_scores(scores: np.ndarray, slides: Sequence[SlideGrid], sigma: float)
 
     The average is over logits; with two classes that is the logit difference, whatever constant a row's scores share.
     Grid cells without a patch have no weight: normalized convolution (Knutsson & Westin 1993). Each slide is smoothed
-    separately.
-
-    Args:
-        scores: [n, k] log-probabilities of k classes, or logits; finite.
-        slides: those to smooth; the rows of other patches stay unchanged.
-        sigma: standard deviation in patches, 0 or more; 0 returns the scores unchanged.
-
-    Returns:
-        float64 [n, k] log-probabilities.
+    separately; the rows of other patches stay unchanged. Scores are finite log-probabilities or logits [n, k], and so
+    are those returned, float64. Sigma is the standard deviation in patches; 0 changes nothing.
     """
     smoothed = np.array(scores, float)
     for slide in slides if sigma else ():
@@ -65,10 +58,8 @@ def choose_sigma(scores: np.ndarray, labels: np.ndarray, slides: Sequence[SlideG
     one standard error of the difference over the slides (the one-standard-error rule, Breiman et al. 1984, section
     3.4.3). Fitted to and evaluated on the same slides, a wide smoothing looks better than it is on new ones.
 
-    Args:
-        scores: [n, k] log-probabilities of validation patches.
-        labels: [n] index of the true class.
-        slides: the complete ones among them; fewer than two give SIGMA.
+    `scores` are log-probabilities [n, k] and `labels` true classes [n] of validation patches; `slides` are the complete
+    ones among these, of which fewer than two give SIGMA.
     """
     if len(slides) < 2:
         return SIGMA
@@ -101,10 +92,7 @@ def fit_on_validation(
     needs no fitting, and calibration and threshold are then those of unsmoothed patches. With MIN_SLIDES complete
     slides, smoothed scores get a calibration and a threshold of their own. With fewer, and two classes, the calibration
     of unsmoothed patches becomes steeper (`steepen_calibration`). A decision that smooths also holds the one without
-    smoothing.
-
-    Args:
-        neighbours: whether smoothing over a slide's neighbours may be chosen. For all others see `fit_decision`.
+    smoothing. Without `neighbours` none is smoothed; see `fit_decision` for the other settings and errors.
     """
     fit = partial(
         fit_decision,
@@ -140,19 +128,13 @@ def fit_on_validation(
 def steepen_calibration(
     alone: Decision, scores: Scores, smoothed: np.ndarray, slides: Sequence[SlideGrid]
 ) -> tuple[float, tuple[float, ...]]:
-    """Fit how much steeper than that of single patches the calibration of smoothed scores is; two classes.
+    """Fit the temperature and bias of smoothed scores, which are steeper than those of single patches; two classes.
 
     Averaging removes noise, so that the same log-odds mean more: m + k (L - m), with L those of `alone`. They are fixed
     where they equal m, those of the mean probability of all patches: a few slides say too little about where
     the classes meet (docs/recipes.md). k is the maximum a posteriori estimate under a log-normal prior. As in
-    `calibration.fit_calibration`, a slide counts as at most IMAGES_PER_PATIENT images.
-
-    Args:
-        smoothed: [n, 2] log-probabilities.
-        slides: the complete ones, one at least.
-
-    Returns:
-        Temperature and bias of the smoothed scores.
+    `calibration.fit_calibration`, a slide counts as at most IMAGES_PER_PATIENT images. `smoothed` are log-probabilities
+    [n, 2], and `slides` the complete ones, one at least.
     """
     rows = np.concatenate([slide.members for slide in slides])
     labels = scores.index_labels(alone.classes)[rows]
@@ -170,10 +152,7 @@ def steepen_calibration(
 
 
 def predict_scores(decision: Decision, scores: Scores, *, threshold: float | None = None) -> Predictions:
-    """Calibrate and decide scored patches. Their true classes are unknown where a patch has no label.
-
-    See `apply_decision` for the threshold and errors.
-    """
+    """Calibrate and decide scored patches (`apply_decision`), of unknown true classes where a patch has no label."""
     labels = scores.index_labels(decision.classes) if all(patch.label for patch in scores.patches) else None
     decided = apply_decision(decision, scores.log_probabilities, scores.layout.slides, threshold=threshold)
     return Predictions(scores.patches, labels, *decided, scores.distances)
@@ -182,17 +161,11 @@ def predict_scores(decision: Decision, scores: Scores, *, threshold: float | Non
 def apply_decision(
     decision: Decision, scores: np.ndarray, slides: Sequence[SlideGrid], *, threshold: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Calibrate and decide scores: probabilities float64 [n, classes] and class indices [n].
+    """Calibrate and decide log-probabilities [n, classes]: probabilities float64 [n, classes], class indices [n].
 
     Where the decision smooths over neighbours, the patches of a complete slide (`SlideGrid.is_complete`) are smoothed
-    together. All others are decided by the decision that was fitted without smoothing.
-
-    Args:
-        scores: log-probabilities [n, classes].
-        threshold: on the positive class's probability, in place of the decision's own; 0 to 1.
-
-    Raises:
-        InputError: a threshold for more than two classes.
+    together. All others are decided by the decision that was fitted without smoothing. A threshold, 0 to 1, is on the
+    positive class's probability, in place of the decision's own; InputError for more than two classes.
     """
     if threshold is not None and decision.positive is None:
         raise InputError("A threshold needs a run of two classes; this one decides on the most probable of several.")

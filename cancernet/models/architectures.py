@@ -54,6 +54,11 @@ def _build_encoder(experiment: Experiment, classes: int) -> "keras.Model":
 class Architecture:
     """What an architecture takes, can do, and how it is built. The defaults suit a backbone of keras.applications."""
 
+    # Of a backbone in keras.applications:
+    constructor: str = ""
+    preprocessing: str = ""  # caffe: BGR minus the mean | torch: scaled and standardised | included in the backbone
+    stages: tuple[str, ...] = ()  # last layers at 1/4, 1/8 and 1/16 of the side; pooled together with the very last
+    # Of every architecture:
     build: Callable[[Experiment, int], "keras.Model"] | None = _build_backbone  # experiment, number of classes
     image_size: int = 224  # default, in pixels; images are square
     smallest_image_size: int = 32  # pixels; smaller images leave no feature maps to pool
@@ -64,32 +69,24 @@ class Architecture:
     has_maps: bool = True  # Grad-CAM needs feature maps; a transformer has tokens
     chosen_by: str = "--model"  # the option that selects it
     package: str = ""  # optional Python package that its layers come from
-    # Of a backbone in keras.applications:
-    constructor: str = ""
-    preprocessing: str = ""  # caffe: BGR minus the mean | torch: scaled and standardised | included in the backbone
-    stages: tuple[str, ...] = ()  # last layers at 1/4, 1/8 and 1/16 of the side; pooled together with the very last
-
-
-def _in_keras(constructor: str, preprocessing: str, stages: tuple[str, ...]) -> Architecture:
-    return Architecture(constructor=constructor, preprocessing=preprocessing, stages=stages)
 
 
 _from_scratch = partial(Architecture, strategies=("all",), is_backbone=False)
 _always_frozen = partial(Architecture, smallest_image_size=1, strategies=("frozen",), has_maps=False)
 ARCHITECTURES = {
-    "cancernet": _from_scratch(_build_cancernet, image_size=48, smallest_image_size=8),
-    "simple_cnn": _from_scratch(_build_simple_cnn, image_size=128, smallest_image_size=22, channels=1),
-    "resnet50": _in_keras("ResNet50", "caffe", ("conv2_block3_out", "conv3_block4_out", "conv4_block6_out")),
-    "densenet121": _in_keras("DenseNet121", "torch", ("pool2_relu", "pool3_relu", "pool4_relu")),
-    "densenet201": _in_keras("DenseNet201", "torch", ("pool2_relu", "pool3_relu", "pool4_relu")),
-    "efficientnetv2b0": _in_keras(
+    "cancernet": _from_scratch(build=_build_cancernet, image_size=48, smallest_image_size=8),
+    "simple_cnn": _from_scratch(build=_build_simple_cnn, image_size=128, smallest_image_size=22, channels=1),
+    "resnet50": Architecture("ResNet50", "caffe", ("conv2_block3_out", "conv3_block4_out", "conv4_block6_out")),
+    "densenet121": Architecture("DenseNet121", "torch", ("pool2_relu", "pool3_relu", "pool4_relu")),
+    "densenet201": Architecture("DenseNet201", "torch", ("pool2_relu", "pool3_relu", "pool4_relu")),
+    "efficientnetv2b0": Architecture(
         "EfficientNetV2B0", "included", ("block2b_add", "block4a_expand_activation", "block6a_expand_activation")
     ),
-    "mobilenetv3small": _in_keras(
+    "mobilenetv3small": Architecture(
         "MobileNetV3Small", "included", ("expanded_conv_project_bn", "expanded_conv_2_add", "expanded_conv_7_add")
     ),
-    ENCODER: _always_frozen(_build_encoder, chosen_by="--encoder", package="keras_hub"),
-    GIVEN_FEATURES: _always_frozen(None, takes_images=False, chosen_by="--features"),
+    ENCODER: _always_frozen(build=_build_encoder, chosen_by="--encoder", package="keras_hub"),
+    GIVEN_FEATURES: _always_frozen(build=None, takes_images=False, chosen_by="--features"),
 }
 
 
@@ -115,17 +112,16 @@ def split_by_architecture(experiment: Experiment) -> list[Experiment]:
 
     A network trained from scratch keeps its own image size; it downsamples the images that the backbone takes.
     """
-    names = experiment.model.split("+")
-    if len(names) == 1:
+    if "+" not in experiment.model:
         return [experiment]
-    return [
-        dataclasses.replace(experiment, model=name)
-        if (architecture := find_architecture(name)).is_backbone
-        else dataclasses.replace(
-            experiment, model=name, strategy="all", weights="none", image_size=architecture.image_size
-        )
-        for name in names
-    ]
+    split = []
+    for name in experiment.model.split("+"):
+        architecture, single = find_architecture(name), dataclasses.replace(experiment, model=name)
+        if not architecture.is_backbone:
+            size = architecture.image_size
+            single = dataclasses.replace(single, strategy="all", weights="none", image_size=size)
+        split.append(single)
+    return split
 
 
 def build_model(experiment: Experiment, classes: int) -> "keras.Model":

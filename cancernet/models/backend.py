@@ -3,7 +3,6 @@
 import functools
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,15 +65,12 @@ def without_xla(network: "keras.Model") -> "keras.Model":
 
 def find_nvidia_gpu() -> str:
     """Return the name of an NVIDIA GPU that the system has, whether or not Keras can use it; "" if there is none."""
-    if shutil.which("nvidia-smi"):
-        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        try:
-            listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-        except (OSError, subprocess.SubprocessError):
-            pass  # the tool without a working driver: the driver's own file decides
-        else:
-            return listed.stdout.strip().partition("\n")[0]
-    return "NVIDIA GPU" if _NVIDIA_DRIVER.exists() else ""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):  # no such tool, or no working driver: the driver's own file decides
+        return "NVIDIA GPU" if _NVIDIA_DRIVER.exists() else ""
+    return listed.stdout.strip().partition("\n")[0]
 
 
 def explain_unused_gpu(device: str) -> str:
