@@ -171,13 +171,12 @@ def plan_patches(slides: Sequence[AnnotatedSlide], *, patch_pixels: int, mpp: fl
         plan.slides[name], plan.blocks[name] = slide, (block[0], block[1])
         plan.colours.update({each.label: each.colour for each in reversed(regions) if each.colour})
         classes = classify_cells(regions, shape, side, least_share)
-        cells = np.argwhere(classes >= 0)
-        rows, columns = cells.T
-        order = np.lexsort((columns, rows, columns // block[1], rows // block[0]))
-        for row, column in cells[order].tolist():
+        found = []
+        for row, column in np.argwhere(classes >= 0).tolist():
             x, y, label = column * patch_pixels, row * patch_pixels, regions[classes[row, column]].label
             patient, more = slide.patient or name, (("slide", name), *slide.more)
-            plan.patches.append(Patch(f"{name}_x{x}_y{y}.png", label, patient, x, y, "", "", more))
+            found.append(Patch(f"{name}_x{x}_y{y}.png", label, patient, x, y, "", "", more))
+        plan.patches.extend(sorted(found, key=plan.find_block))
     if not plan.patches:
         reason = ": ".join(plan.rejected[0]) if plan.rejected else "Are the annotations those of the slides?"
         raise InputError(f"No patch is covered by annotations of a class to {least_share:.0%}. {reason}")

@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -90,17 +90,6 @@ def check_apart(source: Path, output: Path) -> None:
         raise InputError(f"--source {source} and --output {output} must be two folders, neither inside the other.")
 
 
-def fingerprint(files: Sequence[SourceFile]) -> str:
-    """Hash the names, sizes and modification times (in nanoseconds) of the source's files.
-
-    The hash changes when a file is added, removed, renamed or written to. No file is opened; make and rsync detect
-    changes in the same way. A file whose contents change while size and time stay the same is not noticed here; in a
-    dataset of links, training notices it by its hash.
-    """
-    listing = "".join([f"{file}\0{size}\0{modified}\n" for file, size, modified in files])
-    return hashlib.sha256(os.fsencode(listing)).hexdigest()
-
-
 def find_current(output: Path, settings: BuildSettings, source_fingerprint: str) -> Summary | None:
     """Return the summary of a dataset if it is what a build with these settings would make, else None.
 
@@ -155,7 +144,7 @@ def place_images(
     for patch, target, check in zip(planned, targets, checks, strict=True):
         reason = check.reason
         if not reason and number[check.sha256] > 1:  # without a patient, also under another name
-            key = (patch.patient, patch.label, _name(patch) if patch.patient else "", check.sha256)
+            key = (patch.patient, patch.label, os.path.basename(patch.file) if patch.patient else "", check.sha256)
             original = first_of.setdefault(key, patch.file)
             if original != patch.file:
                 reason = f"a second copy of {original}"
@@ -212,10 +201,6 @@ def _make_folders(output: Path, targets: Iterable[str]) -> None:
         (output / folder).mkdir(parents=True, exist_ok=True)
 
 
-def _name(patch: Patch) -> str:
-    return patch.file.rpartition("/")[2]
-
-
 def _name_targets(planned: Sequence[Patch]) -> list[str]:
     """Return `<split>/<class>/<name>` for each file of a source.
 
@@ -224,7 +209,7 @@ def _name_targets(planned: Sequence[Patch]) -> list[str]:
     targets = []
     taken: dict[str, int] = {}  # path in lower case -> the last number that was tried for it
     for patch in planned:
-        stem, ending = os.path.splitext(_name(patch))
+        stem, ending = os.path.splitext(os.path.basename(patch.file))
         ending = ".png" if ending.lower() == dicom.ENDING else ending
         folder = f"{patch.split}/{patch.label}/"
         wanted = f"{folder}{stem}{ending}".lower()
@@ -240,11 +225,8 @@ def _name_targets(planned: Sequence[Patch]) -> list[str]:
     return targets
 
 
-T = TypeVar("T")
-
-
 def _run_workers(
-    work: Callable[[list[T]], list[Check]], chunks: Iterable[list[T]], progress: Callable[[int], object]
+    work: Callable[[list], list[Check]], chunks: Iterable[list], progress: Callable[[int], object]
 ) -> list[Check]:
     checks: list[Check] = []
     pool = ProcessPoolExecutor(max_workers=min(os.cpu_count() or 1, _MOST_WORKERS), initializer=_start_worker)
@@ -261,7 +243,7 @@ def _run_workers(
     return checks
 
 
-def _work_and_hash(work: Callable[[list[T]], list[Check]], chunk: list[T]) -> list[Check]:
+def _work_and_hash(work: Callable[[list], list[Check]], chunk: list) -> list[Check]:
     """Check the images of a chunk, then hash their pictures together, which is faster."""
     checks = work(chunk)
     hashes = iter(hash_pictures([check.thumbnail for check in checks if check.thumbnail is not None]))

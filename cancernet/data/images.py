@@ -176,13 +176,9 @@ def _read_orientation(data: bytes) -> int:
 
 def _turn(image: np.ndarray, orientation: int) -> np.ndarray:
     """Rotate and flip an image [height, width, ...] as its EXIF orientation says."""
-    if orientation >= 5:
-        image = image.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    return np.ascontiguousarray(image)
+    image = image.swapaxes(0, 1) if orientation >= 5 else image
+    down, across = (-1 if orientation in flipped else 1 for flipped in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    return np.ascontiguousarray(image[::down, ::across])
 
 
 def read_image(path: Path | str, *, channels: int, sha256: str | None, data: bytes | None = None) -> np.ndarray:

@@ -68,7 +68,8 @@ def find_images(
 
     The class of an image is the folder it is in, or one above: `class_level` counts upwards. Folders above class
     folders that are named train, val or test (or the longer names) are the split. The label is "" for a file that is in
-    no class folder, the split is "" if the source is not split, and sha256 is "".
+    no class folder, the split is "" if the source is not split, and sha256 is "". Raises InputError if a pattern other
+    than that of the IDC set finds no patient.
     """
     find_patient = compile_pattern(patient_pattern)
     folders = _read_folders({each.file.rpartition("/")[0] for each in files}, class_level)
@@ -77,6 +78,9 @@ def find_images(
         patient, x, y = find_place(file, find_patient)
         label, split = folders[file.rpartition("/")[0]]
         patches.append(Patch(file, label, sys.intern(patient), x, y, split, ""))  # few patients, very many images
+    if patient_pattern != IDC_PATIENT and not any(patch.patient for patch in patches):
+        names = ", ".join(os.path.basename(patch.file) for patch in patches[:3])
+        raise InputError(f"--patient-pattern {patient_pattern!r} finds no patient in any name, such as {names}.")
     return patches
 
 
@@ -145,13 +149,6 @@ def unify_classes(images: Sequence[Patch], *, merge: bool) -> list[Patch]:
         chosen = unicodedata.normalize("NFC", labels.most_common(1)[0][0].strip())
         names |= {label: chosen if len(labels) > 1 else label for label in labels}
     return [image._replace(label=names[image.label]) for image in images]
-
-
-def check_pattern(images: Sequence[Patch], patient_pattern: str) -> None:
-    """Raise InputError if the user's pattern finds a patient in no name."""
-    if not any(image.patient for image in images):
-        names = ", ".join(image.file.rpartition("/")[2] for image in images[:3])
-        raise InputError(f"--patient-pattern {patient_pattern!r} finds no patient in any name, such as {names}.")
 
 
 def separate_misplaced(images: Sequence[Patch]) -> tuple[list[Patch], list[tuple[str, str]]]:

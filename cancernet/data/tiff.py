@@ -18,7 +18,6 @@ from cancernet.data.images import DECODING_ERRORS
 _PIXELS = re.compile(r"<(?:\w+:)?Pixels\s[^>]*>")
 _PHYSICAL_SIZE = re.compile(r"""PhysicalSize([XY](?:Unit)?)\s*=\s*["']([^"']*)["']""")
 _MICROMETRES = {"nm": 0.001, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}  # U+00B5 and U+03BC
-_ORIENTATION = 274  # the number of the tag
 _GREY = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
 _JPEG = (COMPRESSION.OJPEG, COMPRESSION.JPEG)  # decoded to RGB or grey
 _SAMPLES = {
@@ -53,7 +52,7 @@ def decode_tiff(data: bytes) -> tuple[np.ndarray, int, int]:
             if page.photometric == PHOTOMETRIC.PALETTE:
                 stored, white = np.asarray(page.colormap).T[stored[..., 0]], 2**16 - 1
             pixels = _arrange(stored.astype(np.uint8 if white < 256 else np.uint16), page, white)
-            return pixels, white, page.tags.valueof(_ORIENTATION, 1)
+            return pixels, white, page.tags.valueof("Orientation", 1)
     except InputError:
         raise
     except DECODING_ERRORS as error:

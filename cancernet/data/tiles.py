@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from itertools import product
 from math import ceil
 from pathlib import Path
@@ -41,8 +40,7 @@ class Level(NamedTuple):
     chunk_width: int  # of the chunks (tiles or strips) that the file stores
 
 
-@dataclass(frozen=True)
-class SlideImage:
+class SlideImage(NamedTuple):
     """An open slide or picture. Level 0 has the finest resolution."""
 
     path: Path
@@ -147,7 +145,7 @@ def find_blocks(slide: SlideImage, *, patch_pixels: int, target_mpp: float = IDC
     scale = target_mpp / slide.mpp
     # The coarsest level that is not coarser than the target, within 1%, for sizes of levels are rounded.
     fine = [i for i, each in enumerate(slide.levels) if slide.width / each.width <= scale * 1.01]
-    level = max(fine, key=lambda i: slide.width / slide.levels[i].width, default=0)
+    level = min(fine, key=lambda i: slide.levels[i].width, default=0)
     side = patch_pixels * scale * slide.levels[level].width / slide.width  # of a patch, in the level's pixels
     width = max(BLOCK_SIDE, slide.levels[level].chunk_width)
     return level, max(1, int(BLOCK_SIDE**2 / width / side)), max(1, int(width / side))
@@ -230,15 +228,10 @@ def _open_tiff(path: Path, data: bytes | None, mpp: float | None, stack: ExitSta
         return _open_openslide(path, data, mpp, stack, "its pixels are spread over several images")
     _check_complete(path, pages)
     _check_supported(path, pages)
-    scales: list[float | str | None] = [*read_scales(slide.ts_tifffile)] or [
-        properties.get(f"tiffslide.mpp-{axis}") for axis in "xy"
-    ]
+    scales = read_scales(slide.ts_tifffile) or [properties.get(f"tiffslide.mpp-{axis}") for axis in "xy"]
     levels = tuple(Level(page.imagewidth, page.imagelength, page.chunks[1]) for page in pages)
-
-    def read_region(level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
-        return _read_chunks(path, pages[level], left, top, width, height)
-
-    return SlideImage(path, _choose_mpp(path, scales, mpp), levels, read_region)
+    scale = _choose_mpp(path, scales, mpp)
+    return SlideImage(path, scale, levels, lambda level, *region: _read_chunks(path, pages[level], *region))
 
 
 def _check_supported(path: Path, pages: list[tifffile.TiffPage]) -> None:
@@ -305,12 +298,13 @@ def _open_picture(path: Path, data: bytes | None, mpp: float | None, *, is_tiff:
         picture = read_image(path, channels=3, sha256=None, data=data)
     except InputError as error:
         raise InputError(f"{error}. Copy it again.") from error
-    scale = _choose_mpp(path, scales, mpp)
-
-    def read_region(level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
-        return picture[top : top + height, left : left + width]
-
-    return SlideImage(path, scale, (Level(picture.shape[1], picture.shape[0], picture.shape[1]),), read_region)
+    height, width, _ = picture.shape
+    return SlideImage(
+        path,
+        _choose_mpp(path, scales, mpp),
+        (Level(width, height, width),),
+        lambda level, left, top, width, height: picture[top : top + height, left : left + width],
+    )
 
 
 def _open_openslide(

@@ -105,7 +105,7 @@ def write_dataset(options: BuildOptions) -> "Summary":
         StorageError: the dataset cannot be written, or another process is writing it.
     """
     from cancernet.data import building
-    from cancernet.data.dataset import write_manifest
+    from cancernet.data.dataset import hash_files, write_manifest
     from cancernet.data.near_duplicates import find_near_duplicates
     from cancernet.data.source import list_files
 
@@ -126,7 +126,7 @@ def write_dataset(options: BuildOptions) -> "Summary":
             slides, (files, unsupported) = [], list_files(source)
             if unsupported:
                 print(describe_unsupported(unsupported))
-        fingerprint = building.fingerprint(files)
+        fingerprint = hash_files(files)
         current = None if options.force else building.find_current(output, settings, fingerprint)
         if current:
             print(f"{output} is up to date: neither {source} nor the settings have changed.\n{describe(current)}")
@@ -218,18 +218,10 @@ def plan_dataset(files: Sequence["SourceFile"], settings: "BuildSettings", sourc
     """Decide class and split of each file."""
     from cancernet.data.dataset import IDC_PATIENT
     from cancernet.data.labels import apply_labels, read_labels
-    from cancernet.data.source import (
-        check_pattern,
-        describe_nesting,
-        find_images,
-        read_patients,
-        separate_misplaced,
-    )
+    from cancernet.data.source import describe_nesting, find_images, read_patients, separate_misplaced
 
     images = find_images(files, settings.patient_pattern, class_level=settings.class_level)
-    if settings.patient_pattern != IDC_PATIENT:
-        check_pattern(images, settings.patient_pattern)
-    else:
+    if settings.patient_pattern == IDC_PATIENT:
         images = read_patients(source, images)
     left_out: list[tuple[str, str]] = []
     if settings.labels:

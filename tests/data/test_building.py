@@ -18,8 +18,8 @@ from conftest import ROOT, make_summary, write_image, write_slides
 from cancernet import CancerNetError, InputError, StorageError
 from cancernet.config import SPLITS
 from cancernet.data import building
-from cancernet.data.building import Built, Check, Plan, check_apart, find_current, fingerprint, place_images, summarise
-from cancernet.data.dataset import BuildSettings, Counts, Patch, open_dataset, read_manifest, write_manifest
+from cancernet.data.building import Built, Check, Plan, check_apart, find_current, place_images, summarise
+from cancernet.data.dataset import BuildSettings, Counts, Patch, hash_files, open_dataset, read_manifest, write_manifest
 from cancernet.data.source import SourceFile
 from cancernet.workflow import build as workflow
 from cancernet.workflow.build import BuildOptions, write_dataset
@@ -69,9 +69,9 @@ def test_folders_beside_each_other_are_apart(tmp_path):
 
 def test_name_size_and_nanosecond_show_a_change():
     files = [SourceFile("a", 1, 1), SourceFile("a", 2, 1), SourceFile("a", 1, 2), SourceFile("b", 1, 1)]
-    assert len({fingerprint([each]) for each in files}) == 4
-    assert fingerprint(files) != fingerprint(files[:3])
-    assert fingerprint(files[:1]) == hashlib.sha256(b"a\x001\x001\n").hexdigest()
+    assert len({hash_files([each]) for each in files}) == 4
+    assert hash_files(files) != hash_files(files[:3])
+    assert hash_files(files[:1]) == hashlib.sha256(b"a\x001\x001\n").hexdigest()
 
 
 @pytest.fixture
