@@ -11,20 +11,13 @@ from matplotlib.figure import Figure
 
 from cancernet import InputError
 from cancernet.data.dataset import list_columns, read_column
+from cancernet.evaluation import results
 from cancernet.evaluation.comparison import align_predictions, compare_figures, compare_patients
 from cancernet.evaluation.evaluate import evaluate
 from cancernet.evaluation.groups import compare_groups, evaluate_groups
 from cancernet.evaluation.metrics import METRICS
 from cancernet.evaluation.predictions import Predictions
-from cancernet.evaluation.results import (
-    Calibration,
-    ColumnResults,
-    Difference,
-    Estimate,
-    Evaluation,
-    Interval,
-    PatientDifference,
-)
+from cancernet.evaluation.results import Difference, Estimate
 from cancernet.reporting import wording
 from cancernet.reporting.printed import sectioned_table, table, wrap
 from cancernet.reporting.report import draw_pictures, format_json, render_page, write_pages
@@ -47,15 +40,15 @@ class ComparedRun:
     threshold: float | None  # on the probability of the positive class; None if each fold has its own
     metrics: dict[str, Estimate]
     sensitivity: dict[str, Estimate]  # of each class
-    calibration: Calibration
-    groups: ColumnResults | None = None
+    calibration: results.Calibration
+    groups: results.ColumnResults | None = None
 
 
 @dataclass(frozen=True)
 class Pair:
     run: str  # that is compared with the first
     metrics: dict[str, Difference]
-    patients: list[PatientDifference]  # the most significant difference first
+    patients: list[results.PatientDifference]  # the most significant difference first
     groups: dict[str, dict[str, Difference]] | None = None  # the main metrics on the images with each value of a column
 
 
@@ -69,7 +62,7 @@ class Comparison:
     classes: list[str]
     class_names: dict[str, str] | None
     positive: str | None
-    interval: Interval
+    interval: results.Interval
     baseline: str  # the first run
     runs: list[ComparedRun]
     differences: list[Pair]
@@ -116,7 +109,7 @@ def compare_runs(folders: Sequence[Path], group: str | None = None) -> tuple[Com
     differences = compare_figures([baseline, *others], classes=classes, positive=positive)
     patients = [compare_patients(baseline, other, classes=classes, positive=positive) for other in others]
     by_value: list[dict[str, dict[str, Difference]] | None] = [None] * len(others)
-    groups: dict[str, ColumnResults] = {}
+    groups: dict[str, results.ColumnResults] = {}
     if group:
         values = _read_column(runs, group)
         groups = {
@@ -212,7 +205,9 @@ def _gather_warnings(reports: Mapping[str, Heading]) -> list[str]:
     return [text if len(of) == len(reports) else f"{', '.join(of)}: {text}" for text, of in names.items()]
 
 
-def _describe_run(name: str, report: Heading, evaluation: Evaluation, groups: ColumnResults | None) -> ComparedRun:
+def _describe_run(
+    name: str, report: Heading, evaluation: results.Evaluation, groups: results.ColumnResults | None
+) -> ComparedRun:
     return ComparedRun(
         name=name,
         created=report.created,
@@ -270,7 +265,16 @@ def comparison_text(comparison: Comparison) -> str:
         parts.append("\n".join(wrap(verdict + line.text) for verdict, line in zip(verdicts, result.lines)))
     first, *others = comparison.runs
     for run, pair in zip(others, comparison.differences, strict=True):
-        parts += [_metrics_table(first, run, pair), _groups_table(first, run, pair), _patients_table(pair)]
+        head = [f"{run.name} vs {first.name}", "first run", "this run", "difference", "95% interval", ""]
+        parts.append(table([head, *_metrics_rows(first.metrics, run.metrics, pair.metrics)]))
+        if first.groups and run.groups and pair.groups:
+            column = first.groups.column
+            sections = {
+                wording.describe_value(column, one): _metrics_rows(one.metrics, two.metrics, pair.groups[one.value])
+                for one, two in zip(first.groups.values, run.groups.values, strict=True)
+            }
+            parts.append(f"BY {column.upper()}\n{sectioned_table(head, sections)}")
+        parts.append(_patients_table(pair))
     parts.append(wrap(explain(comparison)))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -283,25 +287,6 @@ def explain(comparison: Comparison) -> str:
         f"{over.removesuffix('s')} was left out of all runs at once. {wording.FIXED_MODEL} Even between equal runs, 1 "
         "in 20 such intervals excludes zero: decide in advance which metric counts."
     )
-
-
-def _metrics_table(first: ComparedRun, run: ComparedRun, pair: Pair) -> str:
-    return table([_head_metrics(first, run), *_metrics_rows(first.metrics, run.metrics, pair.metrics)])
-
-
-def _groups_table(first: ComparedRun, run: ComparedRun, pair: Pair) -> str:
-    if not (first.groups and run.groups and pair.groups):
-        return ""
-    column = first.groups.column
-    sections = {
-        wording.describe_value(column, one): _metrics_rows(one.metrics, two.metrics, pair.groups[one.value])
-        for one, two in zip(first.groups.values, run.groups.values, strict=True)
-    }
-    return f"BY {column.upper()}\n{sectioned_table(_head_metrics(first, run), sections)}"
-
-
-def _head_metrics(first: ComparedRun, run: ComparedRun) -> list[str]:
-    return [f"{run.name} vs {first.name}", "first run", "this run", "difference", "95% interval", ""]
 
 
 def _metrics_rows(

@@ -16,7 +16,7 @@ from cancernet.evaluation.predictions import Predictions
 from cancernet.evaluation.results import Estimate, PatientDifference
 from cancernet.reporting import plots
 from cancernet.reporting.comparison import ComparedRun, Comparison, Pair, turn
-from cancernet.reporting.plots import COLOURS, GREY, NOTE_SIZE, TITLE_SIZE, format_estimate, shorten
+from cancernet.reporting.plots import COLOURS, GREY, NOTE_SIZE, format_estimate, shorten
 from cancernet.reporting.wording import cut, list_shown
 
 DASHES = ("-", "--", "-.", ":")
@@ -108,11 +108,10 @@ def _draw_differences(axes: Axes, comparison: Comparison, shown: Sequence[str], 
     axes.set_xlim(-reach, reach)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+.3g}" if value else "0"))
-    axes.set_xlabel(f"←  worse than {drawn[0].name}      better  →", fontsize=plots.TEXT_SIZE)
     lower = {name: " (sign reversed)" for name in shown if METRICS[name].better == "lower"}
     labels = [METRICS[name].label + lower.get(name, "") for name in shown]
     title = f"Difference from {drawn[0].name}, 95% interval\n(filled: significant; colours as in the ROC plot)"
-    plots.frame_rows(axes, labels, title, fontsize=NOTE_SIZE)
+    plots.frame_rows(axes, labels, title, f"←  worse than {drawn[0].name}      better  →", fontsize=NOTE_SIZE)
 
 
 def _draw_estimate(axes: Axes, estimate: Estimate, place: float, colour: str, *, filled: bool = True) -> None:
@@ -131,17 +130,15 @@ def _draw_roc(axes: Axes, comparison: Comparison, truth: np.ndarray, drawn: Sequ
         curves = [
             roc_curve(truth == c, run.probabilities[:, c])[:2] for c in shown if 0 < (truth == c).sum() < len(truth)
         ]
-        x, y = curves[0] if len(curves) == 1 else (FALSE_POSITIVE_RATES, _mean_curve(curves))
+        x, y = curves[0] if curves else ([], [])
+        if len(curves) > 1:
+            x, y = FALSE_POSITIVE_RATES, np.mean([np.interp(FALSE_POSITIVE_RATES, *each) for each in curves], axis=0)
         run.draw_curve(axes, x, y, format_estimate(run.run.metrics["auroc"]), linewidth=2)
         if positive is not None:
             run.mark_threshold(axes, "specificity", "sensitivity")
     title = "ROC and AUROC, mean of each class against the rest" if positive is None else "ROC and AUROC"
     dots = "" if positive is None else "; dots: decision thresholds"
     plots.frame_shares(axes, title, f"false positive rate (1 - specificity){dots}", "sensitivity")
-
-
-def _mean_curve(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    return np.mean([np.interp(FALSE_POSITIVE_RATES, *curve) for curve in curves], axis=0)
 
 
 def _draw_precision(axes: Axes, truth: np.ndarray, index: int, drawn: Sequence[Drawn]) -> None:
@@ -163,8 +160,8 @@ def _draw_classes(axes: Axes, comparison: Comparison, drawn: Sequence[Drawn]) ->
             _draw_estimate(axes, run.run.sensitivity[name], place, run.colour)
         axes.plot([], [], "o-", color=run.colour, label=run.name)
     labels = [shorten(label_class(comparison.class_names, name), 20) for name in comparison.classes]
-    plots.frame_rows(axes, labels, "Sensitivity by class")
-    axes.set(xlim=(-0.02, 1.02), xlabel="sensitivity")
+    plots.frame_rows(axes, labels, "Sensitivity by class", "sensitivity")
+    axes.set_xlim(-0.02, 1.02)
 
 
 def _draw_reliability(axes: Axes, comparison: Comparison, drawn: Sequence[Drawn]) -> None:
@@ -188,13 +185,12 @@ def _draw_every_patient(axes: Axes, patients: Sequence[PatientDifference], first
     reach = max(0.05, 1.1 * np.abs(values).max())
     axes.set_ylim(-reach, reach)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):.0%}"))
+    plots.frame(axes, f"{other.name} compared with {first.name}", grid="y")
     axes.set_ylabel("difference in accuracy", fontsize=NOTE_SIZE)
     axes.set_xlabel(f"all {len(values):,} patients, sorted", fontsize=NOTE_SIZE)
     axes.set_xticks([])
     axes.text(0.98, 0.04, f"{first.name} better", ha="right", transform=axes.transAxes, fontsize=NOTE_SIZE)
     axes.text(0.02, 0.92, f"{other.name} better", ha="left", transform=axes.transAxes, fontsize=NOTE_SIZE)
-    axes.set_title(f"{other.name} compared with {first.name}", fontsize=TITLE_SIZE)
-    axes.grid(axis="y", alpha=0.3)
 
 
 def _draw_named_patients(axes: Axes, rows: Sequence[PatientDifference], runs: tuple[Drawn, Drawn]) -> None:

@@ -28,6 +28,7 @@ from cancernet.reporting.wording import describe_counts, plural, warn_of_change
 from cancernet.run import DECISION, Settings, read_predictions, read_report
 
 _ERRORS_SHOWN = 6  # of each kind
+_SHOWN_OF_DECISION = [each.name for each in dataclasses.fields(schema.DecisionSummary)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,17 +80,7 @@ def evaluate_split(scores: Scores, decision: Decision, context: ReportContext) -
         report,
         title=f"Evaluation of {context.name} on {context.dataset}" if context.dataset else None,
         warnings=[*([] if context.chose_model else changed), *context.warnings, *report.warnings],
-        decision=schema.DecisionSummary(
-            temperature=decision.temperature,
-            threshold=decision.threshold,
-            operating_point=decision.operating_point,
-            fitted_on=decision.fitted_on,
-            classes=list(classes),
-            positive=positive,
-            bias=list(decision.bias),
-            neighbour_sigma=decision.neighbour_sigma,
-            refer=decision.refer,
-        ),
+        decision=schema.DecisionSummary(**{name: getattr(decision, name) for name in _SHOWN_OF_DECISION}),
         expected_on_validation=decision.expected_on_validation,
         neighbours=neighbours,
         smoothed_images=smoothed,

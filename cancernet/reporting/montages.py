@@ -21,9 +21,11 @@ IMAGE_INCHES, IMAGES_ACROSS = 1.6, 6  # size of one image, and how many are in a
 MISSED, FALSE_ALARM, WRONG = "missed", "false alarm", "wrong"  # kinds of errors; the last of more than two classes
 HEADING = 100  # characters that fit across a group's heading
 
+_Captioned = Sequence[tuple[str, np.ndarray]]
+
 
 def plot_errors(
-    *, images: Sequence[np.ndarray], errors: Sequence[ConfidentError], classes: tuple[str, str] | None
+    *, images: Sequence[np.ndarray], errors: Sequence[ConfidentError], classes: Sequence[str] | None
 ) -> Figure:
     """Show misclassified images, a group for each kind of error, each with its file and probability.
 
@@ -43,29 +45,17 @@ def plot_errors(
             FALSE_ALARM: f"False alarms: {negative} classified as {positive}; highest probability of {positive} first",
         }
     shown = list(zip(errors, images, strict=True))
-    groups = []
+    groups = {}
     for kind, title in titles.items():
-        captions = [_error_caption(error) for error in errors if error.kind == kind]
-        heading = break_lines(title if captions else f"{title.partition(';')[0]}: none", HEADING)
-        head = 0.2 + 0.2 * (heading.count("\n") + 1)  # inches
-        groups.append((heading, head, captions, [image for error, image in shown if error.kind == kind]))
-    total = top = sum(head + _group_height(captions) for _, head, captions, _ in groups)
-    figure = Figure(figsize=(IMAGES_ACROSS * IMAGE_INCHES, total))
-    for heading, head, captions, pictures in groups:
-        figure.text(0.01, (top - 0.1) / total, heading, fontsize=TITLE_SIZE, va="top")
-        height = _group_height(captions)
-        top -= head + height
-        if pictures:
-            _draw_group(figure.add_axes((0, top / total, 1, height / total)), pictures, captions)
-    return figure
+        of_kind = [(_error_caption(error), image) for error, image in shown if error.kind == kind]
+        groups[break_lines(title if of_kind else f"{title.partition(';')[0]}: none", HEADING)] = of_kind
+    return _plot_groups(groups)
 
 
 def plot_captioned(*, images: Sequence[np.ndarray], captions: Sequence[str]) -> Figure:
     """Show images, as for `plot_errors`, in the order given. Each caption has a few lines, the first for its name."""
     broken = ["\n".join(break_lines(line, 18, limit=54) for line in caption.split("\n")) for caption in captions]
-    figure = Figure(figsize=(IMAGES_ACROSS * IMAGE_INCHES, _group_height(broken)))
-    _draw_group(figure.add_axes((0, 0, 1, 1)), images, broken)
-    return figure
+    return _plot_groups({"": list(zip(broken, images, strict=True))})
 
 
 def plot_augmentation(columns: Sequence[np.ndarray]) -> Figure:
@@ -189,23 +179,34 @@ def _tile(image: np.ndarray, blank: np.ndarray) -> np.ndarray:
     return tile
 
 
-def _group_height(captions: Sequence[str]) -> float:
-    """Inches of a group of images with these captions, without its heading."""
-    rows = math.ceil(len(captions) / IMAGES_ACROSS)
-    return rows * IMAGE_INCHES * (1 + _caption_pixels(captions) / TILE_PIXELS)
+def _plot_groups(groups: Mapping[str, _Captioned]) -> Figure:
+    """Show groups of captioned images, each below its heading; "" for none."""
+    heads = [0.2 * (heading.count("\n") + 2) if heading else 0.0 for heading in groups]  # inches
+    heights = [_count_rows(group) * IMAGE_INCHES * (1 + _strip(group) / TILE_PIXELS) for group in groups.values()]
+    total = top = sum(heads) + sum(heights)
+    figure = Figure(figsize=(IMAGES_ACROSS * IMAGE_INCHES, total))
+    for (heading, group), head, height in zip(groups.items(), heads, heights, strict=True):
+        figure.text(0.01, (top - 0.1) / total, heading, fontsize=TITLE_SIZE, va="top")
+        top -= head + height
+        if group:
+            _draw_group(figure.add_axes((0, top / total, 1, height / total)), group)
+    return figure
 
 
-def _caption_pixels(captions: Sequence[str]) -> int:
-    """White pixels below each image of a montage for its caption."""
-    return 12 + 20 * max((caption.count("\n") + 1 for caption in captions), default=0)
+def _count_rows(group: _Captioned) -> int:
+    return math.ceil(len(group) / IMAGES_ACROSS)
 
 
-def _draw_group(axes: Axes, images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
-    strip = _caption_pixels(captions)
-    rows = math.ceil(len(images) / IMAGES_ACROSS)
-    axes.imshow(_montage(images, columns=IMAGES_ACROSS, rows=rows, strip=strip), aspect="auto")
+def _strip(group: _Captioned) -> int:
+    """White pixels below each image for its caption."""
+    return 12 + 20 * max((caption.count("\n") + 1 for caption, _ in group), default=0)
+
+
+def _draw_group(axes: Axes, group: _Captioned) -> None:
+    strip, images = _strip(group), [image for _, image in group]
+    axes.imshow(_montage(images, columns=IMAGES_ACROSS, rows=_count_rows(group), strip=strip), aspect="auto")
     axes.axis("off")
-    for index, caption in enumerate(captions):
+    for index, (caption, _) in enumerate(group):
         row, column = divmod(index, IMAGES_ACROSS)
         left, top = column * TILE_PIXELS + 6, row * (TILE_PIXELS + strip) + TILE_PIXELS + 3
         axes.text(left, top, caption, va="top", fontsize=NOTE_SIZE, linespacing=1.15)

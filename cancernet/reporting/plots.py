@@ -6,7 +6,7 @@ Classes are given by the names to print. Colours are from Okabe and Ito (2008) a
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -16,18 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from cancernet.evaluation import results
 from cancernet.evaluation.intervals import FEW_GROUPS
 from cancernet.evaluation.metrics import METRICS
-from cancernet.evaluation.results import (
-    CalibrationBin,
-    Estimate,
-    Interval,
-    LearningCurve,
-    NetBenefit,
-    PatientRow,
-    Referral,
-    TwoClassPatientRow,
-)
+from cancernet.evaluation.results import Estimate
 from cancernet.reporting.wording import cut, plural
 
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -176,7 +168,7 @@ def plot_precision_recall(*, curves: Mapping[str, Curve], operating_point: tuple
 
 
 def plot_reliability(
-    *, bins: Sequence[CalibrationBin], probabilities: np.ndarray, ece: Estimate, positive: str | None
+    *, bins: Sequence[results.CalibrationBin], probabilities: np.ndarray, ece: Estimate, positive: str | None
 ) -> Figure:
     """Plot the observed share of images against the predicted probability, above a histogram of the probabilities.
 
@@ -196,23 +188,19 @@ def plot_reliability(
     return _add_legend(figure, axes, columns=2)
 
 
-def plot_net_benefit(*, curve: Sequence[NetBenefit], positive: str) -> Figure:
+def plot_net_benefit(*, curve: Sequence[results.NetBenefit], positive: str) -> Figure:
     """Plot the decision curve of the model with its intervals, and of classifying all or no images as positive."""
     figure, (axes,) = new_figure(5.2, 4.8)
-    thresholds, values = [each.threshold for each in curve], [each.model.value for each in curve]
+    thresholds, values, low, high = _tabulate((each.threshold, each.model) for each in curve).T
     name = shorten(positive, 24)
-    axes.plot(thresholds, np.array(values, float), color=BLUE, linewidth=2, label="this model (band: 95% interval)")
-    ends = [(each.threshold, each.model.low, each.model.high) for each in curve if each.model.low is not None]
-    if ends:
-        axes.fill_between(*np.array(ends, float).T, color=BLUE, alpha=0.18, linewidth=0)
+    axes.plot(thresholds, values, color=BLUE, linewidth=2, label="this model (band: 95% interval)")
+    axes.fill_between(thresholds, low, high, color=BLUE, alpha=0.18, linewidth=0)
     axes.plot(thresholds, [each.all_positive for each in curve], "--", color=ORANGE, label=f"classify all as {name}")
     axes.axhline(0, color=GREY, linestyle=":", label=f"classify none as {name}")
-    highest = max([0.05, *(value for value in (*values, *(high for _, _, high in ends)) if value is not None)])
-    axes.set(xlim=(0, 0.5), ylim=(-0.25 * highest, 1.1 * highest), xlabel=f"threshold probability of {name}")
-    axes.set_ylabel("net benefit per image")
-    axes.set_title("Decision curve", fontsize=TITLE_SIZE)
+    highest = np.nanmax([0.05, *values, *high])
+    axes.set(xlim=(0, 0.5), ylim=(-0.25 * highest, 1.1 * highest))
     axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.grid(alpha=0.3)
+    frame(axes, "Decision curve", f"threshold probability of {name}", "net benefit per image")
     return _add_legend(figure, axes)
 
 
@@ -233,35 +221,31 @@ def plot_distribution(
     return _add_legend(figure, panels[0])
 
 
-def plot_risk_coverage(*, referral: Referral, interval: Interval) -> Figure:
+def plot_risk_coverage(*, referral: results.Referral, interval: results.Interval) -> Figure:
     """Plot the share of errors among the most certain images by their share of all, and the decision's own point.
 
     The band of intervals ends with the errors: where none is left, the intervals are exact, not the jackknife's, and
     only the first of them, the narrowest, is marked. Few patients have neither: their band would jump up and down.
     """
     figure, (axes,) = new_figure(5.2, 4.8)
-    points = [(each.coverage, each.error) for each in referral.curve if each.error.value is not None]
-    line = np.array([(x, error.value) for x, error in points], float).reshape(-1, 2)
+    points = _tabulate((each.coverage, each.error) for each in referral.curve)
+    errors = points[:, 1]
     few = interval.groups < FEW_GROUPS
     note = f"no band: only {plural(interval.groups, interval.over.removesuffix('s'))}" if few else "band: 95% interval"
-    axes.plot(*line.T, "o-", color=BLUE, markersize=3, label=f"error rate ({note})")
-    known = [(x, error.value, error.low, error.high) for x, error in points if error.high is not None and not few]
-    bounds = np.array(known, float).reshape(-1, 4)
-    band, exact = bounds[bounds[:, 1] > 0], bounds[bounds[:, 1] == 0][:1]
+    axes.plot(points[:, 0], errors, "o-", color=BLUE, markersize=3, label=f"error rate ({note})")
+    band, exact = points[(errors > 0) & (not few)], points[(errors == 0) & (not few)][:1]
     axes.fill_between(band[:, 0], band[:, 2], band[:, 3], color=BLUE, alpha=0.18, linewidth=0)
     for x, _, low, high in exact:
         label = f"no error left: exact 95% interval up to {high:.1%}"
         axes.plot([x, x], [low, high], "_-", color=GREY, markersize=10, label=label)
-    highest = max([0.05, *line[:, 1], *band[:, 3], *exact[:, 3]])
+    highest = np.nanmax([0.05, *errors, *band[:, 3], *exact[:, 3]])
     if referral.band and referral.band.error.value is not None:
         label = f"uncertain images of this run referred: {referral.band.share:.1%}"
         axes.plot(1 - referral.band.share, referral.band.error.value, "o", color="black", markersize=9, label=label)
-    axes.set(xlim=(1.02, 0), ylim=(0, 1.05 * highest), xlabel="share of the images that is not referred")
-    axes.set_ylabel("error rate of these images")
-    axes.set_title("Risk-coverage curve", fontsize=TITLE_SIZE)
+    axes.set(xlim=(1.02, 0), ylim=(0, 1.05 * highest))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1))
-    axes.grid(alpha=0.3)
+    frame(axes, "Risk-coverage curve", "share of the images that is not referred", "error rate of these images")
     return _add_legend(figure, axes)
 
 
@@ -291,26 +275,22 @@ def plot_threshold(*, positive: np.ndarray, probabilities: np.ndarray, threshold
     return _add_legend(figure, axes)
 
 
-def plot_learning_curve(*, curve: LearningCurve) -> Figure:
+def plot_learning_curve(*, curve: results.LearningCurve) -> Figure:
     """Plot AUROC and log-loss against the number of training patients, with their intervals."""
     figure, panels = new_figure(8.7, 3.6, columns=2)
-    patients = [each.patients for each in curve.points]
     for axes, name, colour in zip(panels, curve.change, (BLUE, ORANGE)):
-        found: list[Estimate] = [getattr(each, name) for each in curve.points]
-        axes.plot(patients, np.array([each.value for each in found], float), "o-", color=colour, linewidth=2)
-        ends = [(at, each.low, each.high) for at, each in zip(patients, found, strict=True) if each.low is not None]
-        axes.vlines(*np.array(ends, float).reshape(-1, 3).T, color=colour, alpha=0.5)
-        axes.set_title(METRICS[name].label, fontsize=TITLE_SIZE)
+        patients, values, low, high = _tabulate((each.patients, getattr(each, name)) for each in curve.points).T
+        axes.plot(patients, values, "o-", color=colour, linewidth=2)
+        axes.vlines(patients, low, high, color=colour, alpha=0.5)
         axes.set_xlim(0, 1.05 * patients[-1])
-        axes.set_xlabel("training patients")
-        axes.grid(alpha=0.3)
+        frame(axes, METRICS[name].label, "training patients")
     panels[0].set_ylabel("out-of-fold, with 95% interval")
     return figure
 
 
-def plot_patients(*, patients: Sequence[PatientRow | TwoClassPatientRow]) -> Figure:
+def plot_patients(*, patients: Sequence[results.PatientRow | results.TwoClassPatientRow]) -> Figure:
     """Plot one dot a patient, in ascending order, for accuracy and, of two classes, sensitivity and specificity."""
-    two_classes = [each for each in patients if isinstance(each, TwoClassPatientRow)]
+    two_classes = [each for each in patients if isinstance(each, results.TwoClassPatientRow)]
     rates: dict[str, list[tuple[float | None, int, str]]] = {
         "accuracy": [(each.accuracy, each.images, each.patient) for each in patients],
         "sensitivity": [(each.sensitivity, each.tp + each.fn, each.patient) for each in two_classes],
@@ -337,6 +317,11 @@ def plot_patients(*, patients: Sequence[PatientRow | TwoClassPatientRow]) -> Fig
     panels[0].set_ylim(-0.04, 1.04)
     panels[0].yaxis.set_major_formatter(PercentFormatter(1))
     return figure
+
+
+def _tabulate(estimates: Iterable[tuple[float, Estimate]]) -> np.ndarray:
+    """Place, value, low and high end of each estimate, [n, 4]; NaN for None, which plots leave out."""
+    return np.array([(at, each.value, each.low, each.high) for at, each in estimates], float).reshape(-1, 4)
 
 
 def use_fonts(names: Iterable[str]) -> str:
@@ -388,19 +373,26 @@ def _add_legend(figure: Figure, axes: Axes, columns: int = 1) -> Figure:
     return figure
 
 
-def frame_rows(axes: Axes, labels: Sequence[str], title: str, **text) -> None:
+def frame(
+    axes: Axes, title: str, xlabel: str = "", ylabel: str = "", *, grid: Literal["both", "x", "y"] = "both"
+) -> None:
+    """Name a panel and its axes, and draw a light grid."""
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set_title(title, fontsize=TITLE_SIZE)
+    axes.grid(axis=grid, alpha=0.3)
+
+
+def frame_rows(axes: Axes, labels: Sequence[str], title: str, xlabel: str = "", **text) -> None:
     """Name the rows of a plot, the first at the top."""
     axes.set_yticks(range(len(labels)), labels, **text)
     axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.set_title(title, fontsize=TITLE_SIZE)
-    axes.grid(axis="x", alpha=0.3)
+    frame(axes, title, xlabel, grid="x")
 
 
 def frame_shares(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
     """Let both axes go from 0 to 1."""
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=xlabel, ylabel=ylabel)
-    axes.set_title(title, fontsize=TITLE_SIZE)
-    axes.grid(alpha=0.3)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    frame(axes, title, xlabel, ylabel)
 
 
 def format_estimate(estimate: Estimate) -> str:

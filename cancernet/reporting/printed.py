@@ -8,7 +8,7 @@ from cancernet.evaluation.metrics import METRICS, Place
 from cancernet.evaluation.results import Estimate
 from cancernet.reporting import wording
 from cancernet.reporting.schema import Report
-from cancernet.reporting.wording import count, cut, list_shown, number, signed
+from cancernet.reporting.wording import count, cut, list_shown, number, share, signed
 
 COLUMNS = 100  # of the printed text
 
@@ -115,18 +115,10 @@ def _referral(report: Report) -> str:
     if not rows:
         return ""
     of_two = ["sensitivity", "specificity", "ppv"] if report.positive is not None else []
-    head = [
-        "REFERRED TO A PERSON",
-        "errors caught",
-        "errors in the rest",
-        *(METRICS[name].label.split(" (")[0] for name in of_two),
-    ]
+    head = ["REFERRED TO A PERSON", "errors caught", "errors in the rest"]
+    head += [METRICS[name].label.split(" (")[0] for name in of_two]
     cells = [
-        [
-            name,
-            *(wording.share(getattr(row, rate).value) for rate in ("caught", "error")),
-            *(number(getattr(row, rate).value) for rate in of_two),
-        ]
+        [name, share(row.caught.value), share(row.error.value), *(number(getattr(row, rate).value) for rate in of_two)]
         for name, row in rows.items()
     ]
     return table([head, *cells])

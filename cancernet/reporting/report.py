@@ -95,11 +95,8 @@ def draw_figures(
 def _draw_errors(report: Report, images: Sequence[np.ndarray]) -> Figure:
     label = partial(label_class, report.class_names)
     errors = [replace(each, label=label(each.label), predicted=label(each.predicted)) for each in report.worst_errors]
-    words = None
-    if report.positive is not None:
-        (negative,) = (name for name in report.classes if name != report.positive)
-        words = class_word(report.class_names, report.positive), class_word(report.class_names, negative)
-    return montages.plot_errors(images=images, errors=errors, classes=words)
+    classes = None if report.positive is None else wording.class_words(report)
+    return montages.plot_errors(images=images, errors=errors, classes=classes)
 
 
 def _point(metrics: Mapping[str, Estimate], first: str, second: str) -> tuple[float, float] | None:

@@ -8,17 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cancernet.data.dataset import Patch, count_patches
+from cancernet.evaluation import results
 from cancernet.evaluation.decision import FittedOn, ValidationRates
 from cancernet.evaluation.label_check import SuspiciousLabel
-from cancernet.evaluation.results import (
-    ColumnResults,
-    Difference,
-    Estimate,
-    Evaluation,
-    LearningCurve,
-    PointRates,
-    Referral,
-)
 from cancernet.training.results import TrainingSummary
 
 SettingValue = bool | int | float | str | list | None
@@ -65,7 +57,7 @@ class DecisionSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OperatingPoint(PointRates):
+class OperatingPoint(results.PointRates):
     name: str
     threshold: float
     on_validation: ValidationRates
@@ -135,18 +127,20 @@ class Heading:
     class_names: dict[str, str] | None  # meaning of each class
     positive: str | None  # None of more than two classes
     decision: DecisionSummary | None  # None where each fold has its own
-    referral: Referral | None = None
+    referral: results.Referral | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report(Evaluation, Heading):
+class Report(results.Evaluation, Heading):
     """report.json."""
 
     evaluated_on: str  # a split, `all folds`, `folds 1, 2 of 5`, or `every site`
     chose_model: bool = False  # whether the same images chose the model, for want of a testing split
     data: DataSummary
     expected_on_validation: ValidationRates | None = field(default_factory=lambda: None)
-    neighbours: Mapping[str, Mapping[str, Estimate | Difference]] | None = field(default_factory=lambda: None)
+    neighbours: Mapping[str, Mapping[str, results.Estimate | results.Difference]] | None = field(
+        default_factory=lambda: None
+    )
     # metrics `with` and `without` smoothing over neighbouring patches, and their `difference`
     smoothed_images: int | None = field(default_factory=lambda: None)  # evaluated with their neighbours; None: not used
     operating_points: list[OperatingPoint] | None = field(default_factory=lambda: None)
@@ -156,11 +150,11 @@ class Report(Evaluation, Heading):
     training: TrainingSummary | None = None
     settings: dict[str, SettingValue] | None = None
     cross_validation: CrossValidation | None = None
-    groups: ColumnResults | None = None  # results by a column of the manifest
+    groups: results.ColumnResults | None = None  # results by a column of the manifest
     label_check: LabelCheck | None = None  # None without out-of-fold predictions
     slides: list[Picture] | None = None
     gradcam: list[Picture] | None = None
-    learning_curve: LearningCurve | None = None  # of a head on a frozen backbone
+    learning_curve: results.LearningCurve | None = None  # of a head on a frozen backbone
 
 
 def count_split(patches: Sequence[Patch]) -> SplitCounts:

@@ -13,7 +13,7 @@ from cancernet import storage
 from cancernet.config import Setting
 from cancernet.evaluation.results import Difference
 from cancernet.reporting import printed
-from cancernet.reporting.plots import BLUE, GREEN, GREY, NOTE_SIZE, ORANGE, TITLE_SIZE, new_figure
+from cancernet.reporting.plots import BLUE, GREEN, GREY, NOTE_SIZE, ORANGE, TITLE_SIZE, frame, new_figure
 from cancernet.reporting.report import render_page
 from cancernet.reporting.wording import plural
 
@@ -157,9 +157,7 @@ def _draw_history(axes: Axes, result: SearchResult) -> None:
     axes.plot(best, loss_of[best], "*", color=GREEN, markersize=14, label="best")
     _cut_off(axes, losses, [loss for _, loss in pruned])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="trial", ylabel="cross-validated log-loss")
-    axes.set_title("Trials (lower is better)", fontsize=TITLE_SIZE)
-    axes.grid(alpha=0.3)
+    frame(axes, "Trials (lower is better)", "trial", "cross-validated log-loss")
     axes.legend(fontsize=NOTE_SIZE, frameon=False)
 
 

@@ -5,20 +5,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from cancernet.config import INSIDE_SHARE
+from cancernet.evaluation import results
 from cancernet.evaluation.decision import FittedOn, ValidationRates
 from cancernet.evaluation.intervals import FEW_GROUPS, LEAST_GROUPS, exact_interval
 from cancernet.evaluation.metrics import METRICS, Place
-from cancernet.evaluation.results import (
-    ColumnResults,
-    Estimate,
-    Interval,
-    LearningCurve,
-    NetBenefit,
-    Referral,
-    Referred,
-    TwoClassPatientRow,
-    ValueResults,
-)
+from cancernet.evaluation.results import Estimate
 from cancernet.reporting.schema import DataSummary, Report, SplitCounts
 
 FIXED_MODEL = (
@@ -123,7 +114,7 @@ def describe_calibration(report: Report) -> str:
     return f"{advice} ({values})."
 
 
-def describe_net_benefit(curve: Sequence[NetBenefit], positive: str) -> str:
+def describe_net_benefit(curve: Sequence[results.NetBenefit], positive: str) -> str:
     """Say at which thresholds the model is better than classifying all or no images as positive."""
     better = [each.threshold for each in curve if each.gain.low is not None and each.gain.low > 0]
     if all(each.gain.low is None for each in curve):
@@ -138,7 +129,7 @@ def describe_net_benefit(curve: Sequence[NetBenefit], positive: str) -> str:
     return f"The net benefit of the model is significantly higher than that of {alternatives} at {where}."
 
 
-def describe_groups(groups: ColumnResults) -> str:
+def describe_groups(groups: results.ColumnResults) -> str:
     """Say on which values of a column the results differ significantly from those on all other images."""
     differences = [difference for each in groups.values for difference in each.difference.values()]
     if all(each.low is None for each in differences):
@@ -162,20 +153,19 @@ def name_value(column: str, value: str) -> str:
     return value or f"no {column}"
 
 
-def describe_value(column: str, results: ValueResults) -> str:
+def describe_value(column: str, found: results.ValueResults) -> str:
     """`Berlin: 1,200 images from 12 patients, prevalence 27.0%`."""
-    counts = describe_counts(SplitCounts(results.images, results.patients, {}))
-    prevalence = "" if results.prevalence is None else f", prevalence {share(results.prevalence)}"
-    return f"{name_value(column, results.value)}: {counts}{prevalence}"
+    counts = describe_counts(SplitCounts(found.images, found.patients, {}))
+    prevalence = "" if found.prevalence is None else f", prevalence {share(found.prevalence)}"
+    return f"{name_value(column, found.value)}: {counts}{prevalence}"
 
 
-def describe_referral(referral: Referral) -> str:
+def describe_referral(referral: results.Referral) -> str:
     """Say what referring the least certain 10% of the images to a person would achieve."""
     row, of_all = referral.table[1], referral.curve[0].error.value
     if row.caught.value is None or row.error.value is None or of_all is None:
         return "Every image was classified correctly, so there is no error that a person could catch."
-    low, high = row.caught.low, row.caught.high
-    bounds = "" if low is None or high is None else f" (95% interval {percent(low)} to {percent(high)})"
+    bounds = "" if row.caught.low is None else f" (95% interval {interval(row.caught, percent)})"
     return (
         f"If the least certain {row.share:.0%} of the images were referred to a person, {percent(row.caught.value)} of "
         f"the errors would be among them{bounds}, and {percent(row.error.value)} of the other images would be "
@@ -197,14 +187,14 @@ def describe_band(report: Report) -> str:
     )
 
 
-def list_referred(report: Report) -> dict[str, Referred]:
+def list_referred(report: Report) -> dict[str, results.Referred]:
     """List what is left where no image, the least certain 5, 10 or 20%, or those of the run's own are referred."""
     if not report.referral:
         return {}
     none, rates = Estimate(None, None, None), ("sensitivity", "specificity", "ppv")
     error = report.referral.curve[0].error
     of_two = {rate: report.metrics[rate] for rate in rates if report.positive is not None}
-    rows = {"none": Referred(0.0, none, error, **of_two)}
+    rows = {"none": results.Referred(0.0, none, error, **of_two)}
     rows |= {f"least certain {row.share:.0%}": row for row in report.referral.table}
     band = report.referral.band
     return rows | ({f"uncertain: {share(band.share)}": band} if band else {})
@@ -222,8 +212,7 @@ def key_results(report: Report) -> list[KeyResult]:
     if positive is None:
         text = ("The model classifies ", " of images correctly (accuracy", ").")
         return [_key_result("Accuracy", text, metrics["accuracy"], level), *_lowest_and_highest(report, level)]
-    (negative,) = (name for name in report.classes if name != positive)
-    ill, well = class_word(report.class_names, positive), class_word(report.class_names, negative)
+    ill, well = class_words(report)
     images = {name: each.images for name, each in report.per_class.items()}
     here = percent(images[positive] / sum(images.values()))
     detects = ("The model detects ", f" of {ill} images (sensitivity", ").")
@@ -245,7 +234,7 @@ def _count_patients(report: Report, ill: str) -> list[KeyResult]:
 
     The patients with the lowest sensitivity and with the most false alarms are named.
     """
-    rows = [each for each in report.patients if isinstance(each, TwoClassPatientRow)]
+    rows = [each for each in report.patients if isinstance(each, results.TwoClassPatientRow)]
     having = sorted((each for each in rows if each.sensitivity is not None), key=lambda each: each.sensitivity or 0)
     free = sorted((each for each in rows if each.sensitivity is None), key=lambda each: -each.fp)
     detected = [(each.patient, each.tp, each.tp + each.fn) for each in having]
@@ -264,21 +253,19 @@ def _share_patients(
     what: str, number: int, patients: Sequence[object], of: str, worst: str, named: Sequence[tuple[str, int, int]]
 ) -> KeyResult:
     """Write of how many patients something holds, and the first of `named`: patient, images concerned, all images."""
-    low, high, _ = exact_interval(number, len(patients))
+    share_of = Estimate(number / len(patients), *exact_interval(number, len(patients)))
     names = [f"{patient} ({some:,} of {plural(images, 'image')})" for patient, some, images in named[:WORST_NAMED]]
     text = f"In {number:,} of {plural(len(patients), 'patient')} {of}, {what}"
-    text += f" (95% interval {percent(low or 0)} to {percent(high or 0)})."
+    text += f" (95% interval {interval(share_of, percent)})."
     text += f" {worst}: {', '.join(names)}." if names else ""
-    return KeyResult(text, Estimate(number / len(patients), low, high))
+    return KeyResult(text, share_of)
 
 
 def _key_result(name: str, sentence: tuple[str, str, str], estimate: Estimate, level: str) -> KeyResult:
     """Join the three parts of the sentence; between them are the value and its interval."""
     if estimate.value is None:
         return KeyResult(f"{name} is undefined: {estimate.reason}.", None)
-    bounds = ""
-    if estimate.low is not None and estimate.high is not None:
-        bounds = f", {level} {percent(estimate.low)} to {percent(estimate.high)}"
+    bounds = "" if estimate.low is None else f", {level} {interval(estimate, percent)}"
     before, between, after = sentence
     return KeyResult(f"{before}{percent(estimate.value)}{between}{bounds}{after}", estimate)
 
@@ -348,8 +335,7 @@ def spell_needed(report: Report, name: str) -> tuple[str, str]:
     if needed is None:
         return "n/a", ""
     if report.positive is not None:
-        ill = class_word(report.class_names, report.positive)
-        (well,) = (class_word(report.class_names, each) for each in report.classes if each != report.positive)
+        ill, well = class_words(report)
         nouns = {"sensitivity": f"{ill} images", "specificity": f"{well} images"}
         nouns |= {"ppv": f"images classified as {ill}", "npv": f"images classified as {well}"}
     number = f"{round(needed, min(0, 2 - len(str(needed)))):,}"  # two digits
@@ -358,7 +344,7 @@ def spell_needed(report: Report, name: str) -> tuple[str, str]:
     return number, nouns[name] if over == "images" else f"{over} with {nouns[name]}"
 
 
-def describe_learning_curve(curve: LearningCurve) -> str:
+def describe_learning_curve(curve: results.LearningCurve) -> str:
     """Say whether more training patients would help, by the change from the last point but one to the last."""
     changes, verdicts = curve.change.items(), {each.verdict for each in curve.change.values()}
     fewer, most = (f"{point.patients:.0f}" for point in curve.points[-2:])
@@ -466,6 +452,14 @@ def class_word(class_names: Mapping[str, str] | None, name: str) -> str:
     return f"class {meaning}" if meaning.isdigit() else meaning
 
 
+def class_words(report: Report) -> list[str]:
+    """Name the classes in sentences, the positive one first."""
+    return [
+        class_word(report.class_names, name)
+        for name in sorted(report.classes, key=lambda name: name != report.positive)
+    ]
+
+
 def name_artefacts(report: Report) -> str:
     """Name what to look for among the errors; grey images are not of stained tissue."""
     settings = report.settings or {}
@@ -483,7 +477,7 @@ def list_shown(place: Place, metrics: Iterable[str]) -> list[str]:
     return [name for name, metric in METRICS.items() if place in metric.shown_in and name in metrics]
 
 
-def describe_intervals(interval: Interval) -> str:
+def describe_intervals(interval: results.Interval) -> str:
     """`95% interval over patients`."""
     return f"{interval.level:.0%} interval over {interval.over}"
 
@@ -521,7 +515,7 @@ def count(value: int | None) -> str:
     return "n/a" if value is None else f"{value:,}"
 
 
-def interval(estimate: Estimate, spell: Callable[[float | None], str] = number) -> str:
+def interval(estimate: Estimate, spell: Callable[[float], str] = number) -> str:
     """`0.790 to 0.880`, `at most 0.050`, or the reason why there is none."""
     if estimate.high is None:
         return estimate.reason or ""

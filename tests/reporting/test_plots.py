@@ -325,4 +325,5 @@ def test_the_learning_curve_has_a_point_with_its_interval_for_each_number_of_pat
     assert intervals == [pytest.approx([value - 0.03, value + 0.02]) for value in (0.92, 0.926, 0.93)]
     curve = make_learning_curve()
     without = replace(curve, points=[replace(each, auroc=Estimate(0.9, None, None, "few")) for each in curve.points])
-    assert not plots.plot_learning_curve(curve=without).axes[0].collections[0].get_paths()
+    undrawn = plots.plot_learning_curve(curve=without).axes[0].collections[0].get_paths()
+    assert np.isnan([path.vertices[:, 1] for path in undrawn]).all()
