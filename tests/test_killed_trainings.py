@@ -4,35 +4,19 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 
 import pytest
-from conftest import KILLS, ROOT, SMALL_BACKBONE, write_slides
+from conftest import KILLS, write_slides
+from forking import TRAINER, ForkServer
 
 import build_dataset
 
 pytestmark = pytest.mark.slow
 
-# A checkpoint before every step, so that a kill can meet one that is being written; and a backbone of four layers,
-# since what a kill can spoil does not depend on its size.
-EAGER = (
-    """
-import sys
-from cancernet.cli import run_command
-import train_model
-def main(argv):
-"""
-    + textwrap.indent(SMALL_BACKBONE, "    ")
-    + """
-    train_model.main(argv)
-run_command(main)
-"""
-)
 SMALL = ["--views", "one", "--batch-size", "16"]
 CNN = [*SMALL, "--model", "simple_cnn", "--image-size", "24"]
 BACKBONE = ["--model", "mobilenetv3small", "--weights", "none", "--image-size", "32", "--views", "one"]
@@ -52,12 +36,22 @@ def dataset(tmp_path_factory):
     return folder / "dataset"
 
 
-def start(dataset, output, options, *, code=EAGER):
-    command = [sys.executable, "-u", "-c", code, "--dataset", dataset, "--output", output, *options]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(
-        list(map(str, command)), cwd=ROOT, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}, **streams
-    )
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Trains with a checkpoint before every step, so that a kill can meet one that is being written."""
+    server = ForkServer(TRAINER, tmp_path_factory.mktemp("server"))
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def start(server, dataset):
+    """Start a training of given options."""
+
+    def start(output, options, **how):
+        return server.start(["train", "--dataset", dataset, "--output", output, *options], **how)
+
+    return start
 
 
 def read_history(run):
@@ -91,8 +85,7 @@ def kill(process, work, *, seconds, while_writing):
             break
         time.sleep(0.005)
     process.kill()
-    process.communicate()
-    return process.returncode == -signal.SIGKILL, is_writing(work)
+    return process.finish()[0] == -signal.SIGKILL, is_writing(work)
 
 
 def check_checkpoints(work, whole):
@@ -104,24 +97,23 @@ def check_checkpoints(work, whole):
             assert [epoch | {"seconds": 0} for epoch in epochs] == [e | {"seconds": 0} for e in expected[: len(epochs)]]
 
 
-def finish(dataset, output, options):
+def finish(process):
     """Train to the end; the seconds that it took."""
-    started, process = time.monotonic(), start(dataset, output, options)
-    said = process.communicate()[0]
-    assert process.returncode == 0, said
+    started, (status, said) = time.monotonic(), process.finish()
+    assert status == 0, said
     return time.monotonic() - started
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_training_killed_at_any_moment_ends_with_the_same_figures(dataset, tmp_path, kind):
+def test_a_training_killed_at_any_moment_ends_with_the_same_figures(start, dataset, tmp_path, kind):
     """Half of the kills are at any moment, half while a checkpoint is written; each time it goes on from there."""
     options, moment, killed, writing = KINDS[kind], random.Random(kind), 0, 0
     whole, output, work = tmp_path / "whole", tmp_path / "run", tmp_path / "run.unfinished"
-    took = finish(dataset, whole, options)
+    took = finish(start(whole, options))
     shutil.rmtree(f"{dataset}.features", ignore_errors=True)  # so that these are computed again, and killed meanwhile
     for _ in range(3 * KILLS):  # some are through before they are killed
         while_writing = killed % 2 and kind != "frozen"  # heads that are fitted at once have no checkpoint
-        started, process = time.monotonic(), start(dataset, output, options)
+        started, process = time.monotonic(), start(output, options)
         seconds = moment.uniform(0.3, 0.9) * took * (0.7 if while_writing else 1)
         was_killed, was_writing = kill(process, work, seconds=seconds, while_writing=while_writing)
         killed, writing = killed + was_killed, writing + was_writing
@@ -132,7 +124,7 @@ def test_a_training_killed_at_any_moment_ends_with_the_same_figures(dataset, tmp
             shutil.rmtree(output)
         if killed == KILLS:
             break
-    finish(dataset, output, options)
+    finish(start(output, options))
     assert read_figures(output) == read_figures(whole)
     assert sorted(os.listdir(tmp_path)) == ["run", "whole"]
     print(f"{kind}: {killed} killed, {writing} of them while a checkpoint was written")
@@ -140,20 +132,21 @@ def test_a_training_killed_at_any_moment_ends_with_the_same_figures(dataset, tmp
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_training_that_is_ended_writes_its_checkpoint_and_a_second_one_is_refused(dataset, tmp_path, number):
+def test_a_training_that_is_ended_writes_its_checkpoint_and_a_second_one_is_refused(start, tmp_path, number):
     options = [*CNN, "--epochs", "3000"]
-    process = start(dataset, tmp_path / "run", options, code=EAGER.replace("= -1", "= 600"))
-    for line in process.stdout:
-        if line.split("/")[0].strip() == "2":  # of the table of epochs: the third has begun
-            break
-    second = start(dataset, tmp_path / "run", options)
-    said = second.communicate()[0]
-    assert second.returncode == 2
+    seldom = "checkpoints._SECONDS_BETWEEN_CHECKPOINTS = checkpoints._MAX_SECONDS_BETWEEN = 600"
+    process = start(tmp_path / "run", options, code=seldom)
+    while not re.search("^ *2/", process.read(), re.MULTILINE):  # of the table of epochs: the third has begun
+        assert process.poll() is None, process.read()
+        time.sleep(0.05)
+    status, said = start(tmp_path / "run", options).finish()
+    assert status == 2
     assert f"error: Another process is writing {tmp_path / 'run'} (process {process.pid})." in said
     assert os.listdir(tmp_path / "run.unfinished") == ["begun.json"]
-    process.send_signal(number)
-    assert process.communicate(timeout=60)[0].splitlines()[-1] in ("error: ended by SIGTERM.", "error: interrupted.")
-    assert process.returncode == 128 + number
+    process.kill(number)
+    status, said = process.finish()
+    assert said.splitlines()[-1] in ("error: ended by SIGTERM.", "error: interrupted.")
+    assert status == 128 + number
     (checkpoint,) = (tmp_path / "run.unfinished").glob("checkpoint*")
     assert len(json.loads((checkpoint / "state.json").read_text())["epochs"]) >= 2
     assert os.listdir(tmp_path) == ["run.unfinished"]
