@@ -251,8 +251,8 @@ def _find_images(folder: Path) -> dict[str, os.DirEntry[str]]:
 
 def read_summary(folder: Path) -> Summary:
     """Read dataset.json; errors as `storage.read_json`."""
-    again = f"Remove {folder} and build it again, or run build_dataset.py --force."
-    return storage.read_json(folder / SUMMARY, Summary, advice=again)
+    advice = f"Remove {folder} and build it again, or run build_dataset.py --force."
+    return storage.read_json(folder / SUMMARY, Summary, advice=advice)
 
 
 def hash_manifest(folder: Path) -> str:

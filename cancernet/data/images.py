@@ -315,10 +315,9 @@ class ImageStore:
         if image_size == self.image_size:
             return self
         scaled = copy.copy(self)
-        scaled._original, scaled.image_size = self, image_size
-        scaled._images = None if self._images is None else np.empty((len(self._files), *scaled.shape), np.uint8)
-        scaled._ready = np.zeros(len(self._files), bool)
-        scaled._rows = np.arange(len(self._rows))
+        scaled._original, scaled.image_size, scaled._rows = self, image_size, np.arange(len(self))
+        scaled._images = None if self._images is None else np.empty((len(self), *scaled.shape), np.uint8)
+        scaled._ready = np.zeros(len(self), bool)
         return scaled
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:

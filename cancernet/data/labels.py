@@ -1,7 +1,7 @@
 """Labels from a table in place of folders: one row an image, with its class and whatever else is known of it."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,14 +69,13 @@ def _read_row(path: Path, row: dict[str, str], names: dict[str, str], others: Se
     )
 
 
-def apply_labels(images: Iterable[Patch], labels: Sequence[Label]) -> tuple[list[Patch], list[tuple[str, str]]]:
+def apply_labels(images: Sequence[Patch], labels: Sequence[Label]) -> tuple[list[Patch], list[tuple[str, str]]]:
     """Give images the labels of a table; folders say nothing.
 
     An image may have several rows, for example one for each of its boxes. Returns the images in the table, and file and
     reason of those that it does not name, or whose rows disagree in label, patient or split.
     Raises InputError if a row names several images, or no row names any.
     """
-    images = list(images)
     by_name: dict[str, list[tuple[int, str]]] = {}
     for number, image in enumerate(images):
         for path in (image.file, image.file.rpartition(".")[0]):  # with and without its ending

@@ -40,7 +40,9 @@ def hash_pictures(thumbnails: Sequence[np.ndarray]) -> list[int]:
     for shape in {thumbnail.shape for thumbnail in thumbnails}:  # those of one size together, which is faster
         rows = [row for row, thumbnail in enumerate(thumbnails) if thumbnail.shape == shape]
         pictures = np.array([thumbnails[row] for row in rows]).astype(np.float32)
-        frequencies = (_make_waves(shape[0]) @ pictures @ _make_waves(shape[1]).T).reshape(-1, 64)  # the first: the sum
+        waves = [np.cos(np.pi * np.arange(8)[:, None] * (np.arange(side) + 0.5) / side) for side in shape]
+        down, across = (wave.astype(np.float32) for wave in waves)  # the eight slowest cosines: [8, side]
+        frequencies = (down @ pictures @ across.T).reshape(-1, 64)  # the first: the sum
         values = np.packbits(frequencies > 0, axis=1).view(np.uint64).ravel().tolist()
         pixels = shape[0] * shape[1]
         variance = np.einsum("nij,nij->n", pictures, pictures) / pixels - (frequencies[:, 0] / pixels) ** 2
@@ -48,12 +50,6 @@ def hash_pictures(thumbnails: Sequence[np.ndarray]) -> list[int]:
         for row, value, is_blank in zip(rows, values, blank, strict=True):
             hashes[row] = ~zlib.crc32(thumbnails[row].tobytes()) if is_blank else value
     return hashes
-
-
-@functools.lru_cache(maxsize=64)
-def _make_waves(pixels: int) -> np.ndarray:
-    """The eight slowest cosines, float32 [8, pixels]."""
-    return np.cos(np.pi * np.arange(8)[:, None] * (np.arange(pixels) + 0.5) / pixels).astype(np.float32)
 
 
 def find_near_duplicates(folder: Path, patches: Sequence[Patch], hashes: Sequence[int]) -> list[list[Patch]]:

@@ -100,9 +100,9 @@ def _read_folders(folders: Iterable[str], level: int) -> dict[str, tuple[str, st
     found = {}
     for folder in folders:
         names = folder.split("/")
-        above, label = names[:-level], names[-level] if level <= len(names) else ""
-        found[folder] = label, next((SPLIT_NAMES[name.lower()] for name in above if name.lower() in SPLIT_NAMES), "")
-    no_class = set(SPLIT_NAMES) if any(split for _, split in found.values()) else set()
+        split = next((SPLIT_NAMES[name.lower()] for name in names[:-level] if name.lower() in SPLIT_NAMES), "")
+        found[folder] = names[-level] if level <= len(names) else "", split
+    no_class = SPLIT_NAMES if any(split for _, split in found.values()) else ()
     return {
         folder: ("" if not split and label.lower() in no_class else label, split)
         for folder, (label, split) in found.items()
