@@ -13,6 +13,7 @@ import pytest
 
 from cancernet import InputError, StorageError
 from cancernet.data.dataset import Patch
+from cancernet.evaluation.label_check import SuspiciousLabel
 from cancernet.evaluation.predictions import Predictions
 from cancernet.run import (
     Seen,
@@ -33,6 +34,7 @@ from cancernet.run import (
     read_report,
     read_settings,
     save_run,
+    write_labels_to_check,
     write_predictions,
     write_settings,
 )
@@ -74,9 +76,15 @@ def test_the_decision_of_an_older_ensemble_is_one_on_out_of_fold_predictions(tin
     assert decision.without_neighbours.fitted_on.out_of_fold
 
 
-def test_versions_include_packages_that_are_not_imported_yet(monkeypatch):
+def test_a_machine_is_its_versions_and_hardware_also_of_packages_that_are_not_imported_yet(monkeypatch):
+    import keras
+
     monkeypatch.delitem(sys.modules, "imutils", raising=False)
-    assert describe_machine()[0]["imutils"] == importlib.metadata.version("imutils")
+    versions, hardware = describe_machine()
+    assert versions["imutils"] == importlib.metadata.version("imutils")
+    assert {"cancernet", "python", "tensorflow", "keras"} <= versions.keys()
+    assert ("jax" in versions) == (keras.backend.backend() == "jax")
+    assert (hardware.keys(), hardware["cores"]) == ({"device", "cores", "system"}, os.cpu_count())
 
 
 def test_a_run_without_an_output_is_numbered_and_an_unfinished_one_goes_on(tmp_path):
@@ -176,7 +184,7 @@ def test_settings_come_back_as_they_were_written(tiny_run):
 
 
 def test_predictions_come_back_to_the_last_digit(tmp_path):
-    patches = [Patch("a.png", "0", "p", 1, 51, "", ""), Patch("b.png", "1", "", None, None, "", "")]
+    patches = [Patch("a.png", "0", "p\r\nq", 1, 51, "", ""), Patch("b.png", "1", "", None, None, "", "")]
     written = Predictions(patches, np.array([0, 1]), np.array([[0.1 + 0.2, 0.7], [1 / 3, 2 / 3]]), np.array([1, 1]))
     write_predictions(tmp_path, written, ["0", "1"])
     read = read_predictions(tmp_path, ["0", "1"])
@@ -234,7 +242,7 @@ def test_a_run_that_cannot_be_replaced_is_finished_by_the_next_call(tmp_path, mo
     assert begin(run, force=True) == work
     assert is_finished(work)
     finish_folder(work, run)
-    assert sorted(path.name for path in run.iterdir()) == ["fold_1", "report.json"]
+    assert sorted(path.name for path in run.rglob("*")) == ["fold_1", "report.json"]
     assert os.listdir(tmp_path) == ["run"]
 
 
@@ -331,6 +339,7 @@ def test_what_is_saved_is_loaded(tiny_run, tmp_path):
     predictions = read_predictions(tiny_run, run.classes)
     saved = dataclasses.replace(run, folder=tmp_path / "saved")
     saved.folder.mkdir()
+    run.model.compile("adam", "mse")
     save_run(saved, {"loss": [2.0, 1.5], "val_loss": [2.5, 1.0]}, predictions)
     assert (saved.folder / "history.csv").read_bytes() == b"epoch,loss,val_loss\n1,2.0,2.5\n2,1.5,1.0\n"
     assert read_settings(saved.folder) == dataclasses.replace(
@@ -340,6 +349,7 @@ def test_what_is_saved_is_loaded(tiny_run, tmp_path):
         assert (saved.folder / name).read_bytes() == (tiny_run / name).read_bytes()
     assert (tiny_run / "config.json").read_text().startswith('{\n "experiment": {\n  "model": "tiny",')
     again = load_run(saved.folder)
+    assert not again.model.compiled  # the loss of a training may be an object of ours
     images = np.zeros((1, 48, 48, 3), np.uint8)
     np.testing.assert_array_equal(run.model.predict(images, verbose=0), again.model.predict(images, verbose=0))
     np.testing.assert_array_equal(run.detector.references[0].mean, again.detector.references[0].mean)
@@ -419,6 +429,13 @@ def test_a_class_has_its_own_name_where_it_has_no_other(tiny_run):
     settings = read_settings(tiny_run)
     assert (name_class(settings, "0"), name_class(settings, "x")) == ("benign", "x")
     assert name_class(dataclasses.replace(settings, class_names=None), "0") == "0"
+
+
+def test_suspicious_labels_are_a_table(tmp_path):
+    write_labels_to_check(tmp_path, [SuspiciousLabel("ä.png", "p", "0", "1", 0.25, 0.75)])
+    header, row = (tmp_path / "labels_to_check.csv").read_bytes().decode().splitlines(keepends=True)
+    assert header == "file,patient,label,suggested,probability_of_label,probability_of_suggested\n"
+    assert row == "ä.png,p,0,1,0.25,0.75\n"
 
 
 @pytest.mark.parametrize(
