@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from conftest import ROOT, write_slides
+from forking import TRAINER, ForkServer
 
 pytestmark = pytest.mark.slow
 WRITE = """
@@ -20,7 +21,7 @@ with lock_folder(folder), fresh_folder(folder) as partial:
         (partial / str(number)).write_text(f"new {number} " * 500)
 write_files(folder, {"written": b"x" * 5000})
 """
-TRAIN = ["--model", "simple_cnn", "--image-size", "24", "--views", "one", "--epochs", "1", "--batch-size", "16"]
+SMALL = ["--model", "simple_cnn", "--image-size", "24", "--views", "one", "--epochs", "1", "--batch-size", "16"]
 
 
 def hash_files(folder):
@@ -36,7 +37,8 @@ def hash_files(folder):
 def cut_power(tmp_path):
     """Run commands on an ext4 of its own, with {} for where it is mounted, and return its files before and after a cut.
 
-    The disk as it is when the last command has ended is copied, so that what is only in memory is lost.
+    `execute` runs a command, and fails if it does. The disk as it is when the last command has ended is copied, so that
+    what is only in memory is lost.
     """
     disk, copy, mounted = tmp_path / "disk", tmp_path / "copy", tmp_path / "mounted"
     if not shutil.which("mkfs.ext4") or os.getuid():
@@ -51,13 +53,12 @@ def cut_power(tmp_path):
         if done.returncode:
             pytest.skip(f"cannot mount: {done.stderr}")
 
-    def run(*commands):
+    def run(execute, *commands):
         mount(disk)
         try:
             for command in commands:
                 os.sync()
-                command = [str(each).replace("{}", str(mounted)) for each in command]
-                subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True, timeout=300)
+                execute([str(each).replace("{}", str(mounted)) for each in command])
             shutil.copyfile(disk, copy)
             before = hash_files(mounted)
         finally:
@@ -73,7 +74,10 @@ def cut_power(tmp_path):
 
 @pytest.mark.parametrize("files", [20, 400])
 def test_a_folder(cut_power, files):
-    before, after = cut_power(["-c", WRITE, "{}/folder", 5], ["-c", WRITE, "{}/folder", files])
+    def execute(command):
+        subprocess.run([sys.executable, "-c", WRITE, *command], cwd=ROOT, check=True, capture_output=True, timeout=300)
+
+    before, after = cut_power(execute, ["{}/folder", 5], ["{}/folder", files])
     assert before.items() <= after.items()  # a deletion may be missing
     assert len(after) >= files + 1
 
@@ -81,15 +85,24 @@ def test_a_folder(cut_power, files):
 def test_build_train_and_predict(cut_power, tmp_path):
     """Each replaces an old result."""
     source = write_slides(tmp_path / "source", patients=12)
-    built = ["build_dataset.py", "--source", source, "--output", "{}/dataset", "--force"]
-    trained = ["train_model.py", "--dataset", "{}/dataset", "--output", "{}/run", *TRAIN, "--force"]
-    predicted = ["-m", "cancernet", "predict", "{}/run", source / "100", "--output", "{}/predicted", "--force"]
-    before, after = cut_power(built, built)
-    assert before.items() <= after.items()  # a deletion may be missing
-    assert sum(name.endswith(".png") for name in after) >= 72
-    before, after = cut_power(trained, trained)
-    assert before.items() <= after.items()  # a deletion may be missing
-    assert {"run/model.keras", "run/report.json", "run/report.html", "run/predictions.csv"} <= set(after)
-    before, after = cut_power(predicted, predicted)
-    assert before.items() <= after.items()  # a deletion may be missing
-    assert {"predicted/predictions.csv", "predicted/summary.csv"} <= set(after)
+    server = ForkServer(TRAINER, tmp_path)
+
+    def execute(command):
+        status, said = server.start(command).finish()
+        assert status == 0, said
+
+    built = ["build", "--source", source, "--output", "{}/dataset", "--force"]
+    trained = ["train", "--dataset", "{}/dataset", "--output", "{}/run", "--force", *SMALL]
+    predicted = ["predict", "{}/run", source / "100", "--output", "{}/predicted", "--force"]
+    try:
+        before, after = cut_power(execute, built, built)
+        assert before.items() <= after.items()  # a deletion may be missing
+        assert sum(name.endswith(".png") for name in after) >= 72
+        before, after = cut_power(execute, trained, trained)
+        assert before.items() <= after.items()
+        assert {"run/model.keras", "run/report.json", "run/report.html", "run/predictions.csv"} <= set(after)
+        before, after = cut_power(execute, predicted, predicted)
+        assert before.items() <= after.items()
+        assert {"predicted/predictions.csv", "predicted/summary.csv"} <= set(after)
+    finally:
+        server.end()
