@@ -64,6 +64,15 @@ def test_an_opened_dataset_has_rows_summary_and_hash(tmp_path):
         open_dataset(Path("nowhere"))
 
 
+def test_the_scale_of_the_idc_set_is_known_where_an_earlier_version_did_not_write_it(tmp_path):
+    for name, mpp in (("10253_idx5_x51_y101_class0.png", 4.0), ("other.png", None)):
+        folder = tmp_path / name
+        write_image(folder / "training/0" / name)
+        summary = write_manifest(folder, [patch(f"training/0/{name}")], [], make_summary())
+        assert summary.mpp is None
+        assert open_dataset(folder).summary.mpp == mpp
+
+
 def test_a_summary_with_a_field_of_an_earlier_version_is_read(tmp_path):
     summary = write_manifest(tmp_path, [patch()], [], make_summary())
     fields = json.loads((tmp_path / "dataset.json").read_text())
@@ -267,6 +276,7 @@ def test_a_column_of_the_manifest_is_read_by_its_name():
     ):
         read_column(sites, "age")
     assert len(read_column(sites, "age", most=None)) == 12
+    assert len(read_column(sites[:10], "age")) == 10
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,25 @@ def test_the_same_seed_and_patient_give_the_same_slide(slides):
         np.testing.assert_array_equal(before, after)
 
 
+def test_every_version_paints_the_same_slide_of_a_seed():
+    """Figures in the documentation are of these slides. Green of 100 squares; 2 levels are left to rounding."""
+    image = sample.make_slide(7, 3, side=200).image
+    found = cv2.resize(image[..., 1], (10, 10), interpolation=cv2.INTER_AREA).astype(int)
+    expected = [
+        (238, 237, 237, 237, 238, 235, 221, 216, 230, 238),
+        (237, 238, 234, 220, 222, 153, 116, 126, 124, 181),
+        (237, 237, 191, 194, 197, 154, 122, 136, 138, 142),
+        (238, 231, 151, 155, 160, 150, 142, 156, 141, 122),
+        (238, 218, 120, 130, 131, 132, 133, 140, 120, 130),
+        (238, 204, 113, 123, 150, 135, 133, 147, 127, 129),
+        (238, 177, 119, 137, 125, 134, 179, 197, 173, 148),
+        (237, 161, 116, 130, 130, 119, 141, 190, 205, 177),
+        (237, 187, 125, 124, 116, 128, 125, 141, 173, 223),
+        (237, 231, 163, 127, 116, 124, 139, 162, 223, 237),
+    ]
+    np.testing.assert_allclose(found, expected, atol=2)
+
+
 def test_another_seed_or_patient_gives_another_slide():
     first, other_seed, other_patient = (sample.make_slide(*which, side=200) for which in ((1, 1), (2, 1), (1, 2)))
     for other in (other_seed, other_patient):

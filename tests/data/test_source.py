@@ -68,6 +68,14 @@ def test_a_file_directly_in_a_split_folder_has_no_class(tmp_path):
     assert misplaced == [(f"{name}/loose.png", "is in no class folder") for name in ("test", "train")]
 
 
+def test_an_image_whose_name_says_another_class_than_its_folder_is_separated(tmp_path):
+    for file in ("7/0/a_class0.png", "7/0/b_class1.png", "benign/c_class1.png"):
+        write_image(tmp_path / file)
+    placed, misplaced = separate_misplaced(listed(tmp_path))
+    assert [image.file for image in placed] == ["7/0/a_class0.png", "benign/c_class1.png"]
+    assert misplaced == [("7/0/b_class1.png", "its name says class 1, its folder says 0")]
+
+
 @pytest.mark.parametrize(
     ("files", "told"),
     [
