@@ -160,16 +160,12 @@ def write_manifest(
     """
     names = list(dict.fromkeys(name for patch in patches for name, _ in patch.more))
     rows = ((*patch[: len(_COLUMNS)], *map(dict(patch.more).get, names)) for patch in patches)
-    _write_csv(folder / MANIFEST, (*_COLUMNS, *names), rows if names else (patch[: len(_COLUMNS)] for patch in patches))
-    _write_csv(folder / REJECTED, ("file", "reason"), rejected)
+    for name, header, lines in ((MANIFEST, (*_COLUMNS, *names), rows), (REJECTED, ("file", "reason"), rejected)):
+        with (folder / name).open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            storage.write_rows(file, itertools.chain([header], lines))
     summary = replace(summary, manifest_sha256=hash_manifest(folder), files_sha256=_hash_images(folder))
     (folder / SUMMARY).write_text(json.dumps(asdict(summary), indent=1) + "\n", encoding="utf-8")
     return summary
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        storage.write_rows(file, itertools.chain([header], rows))
 
 
 def read_manifest(folder: Path) -> list[Patch]:
