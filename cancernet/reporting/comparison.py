@@ -86,15 +86,9 @@ class KeyDifferences(NamedTuple):
 def compare_runs(folders: Sequence[Path], group: str | None = None) -> tuple[Comparison, dict[str, Predictions]]:
     """Compare two or more evaluations or cross-validations on the same images with the first of them.
 
-    Args:
-        group: column of the manifest to compare them by, too.
-
-    Returns:
-        The comparison, and the predictions of each run by its name, in the same order of images.
-
-    Raises:
-        InputError: a folder is given twice or holds no evaluation, the runs differ in their classes or images, or none
-            has the column.
+    `group` is a column of the manifest to compare them by, too. Returns the predictions of each run by its name, too,
+    in the same order of images. InputError: a folder is given twice or holds no evaluation, the runs differ in their
+    classes or images, or none has the column.
     """
     names = name_runs(folders)
     reports = {name: _read_report(folder) for name, folder in zip(names, folders, strict=True)}
@@ -108,15 +102,13 @@ def compare_runs(folders: Sequence[Path], group: str | None = None) -> tuple[Com
     baseline, *others = runs.values()
     differences = compare_figures([baseline, *others], classes=classes, positive=positive)
     patients = [compare_patients(baseline, other, classes=classes, positive=positive) for other in others]
-    by_value: list[dict[str, dict[str, Difference]] | None] = [None] * len(others)
+    by_value: Sequence[dict[str, dict[str, Difference]] | None] = [None] * len(others)
     groups: dict[str, results.ColumnResults] = {}
     if group:
         values = _read_column(runs, group)
-        groups = {
-            name: evaluate_groups(each, group, values, classes=classes, positive=positive)
-            for name, each in runs.items()
-        }
-        by_value = [*compare_groups([baseline, *others], values, classes=classes, positive=positive)]
+        for name, each in runs.items():
+            groups[name] = evaluate_groups(each, group, values, classes=classes, positive=positive)
+        by_value = compare_groups([baseline, *others], values, classes=classes, positive=positive)
     comparison = Comparison(
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
         statement=_describe_images(baseline, reports),
@@ -133,11 +125,7 @@ def compare_runs(folders: Sequence[Path], group: str | None = None) -> tuple[Com
 
 
 def name_runs(folders: Sequence[Path]) -> list[str]:
-    """Name each run by the last part of its path, or by as many last parts as make the names different.
-
-    Raises:
-        InputError: a folder is given twice.
-    """
+    """Name each run by as many last parts of its path as make the names differ; InputError: a folder is given twice."""
     parts = [Path(os.path.realpath(folder)).parts for folder in folders]
     for path, folder in zip(parts, folders, strict=True):
         if parts.count(path) > 1:

@@ -1,6 +1,7 @@
 """Plots of several runs: a comparison in, Matplotlib figure out; nothing is shown or saved here."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
@@ -55,8 +56,8 @@ def draw_figures(comparison: Comparison, predictions: Mapping[str, Predictions])
     """Draw every plot of a comparison, from the predictions of each run by its name, in the same order of images."""
     plots.use_fonts([*predictions, *{patch.patient for patch in predictions[comparison.baseline].patches}])
     drawn = [
-        Drawn(run, predictions[run.name].probabilities, COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)])
-        for i, run in enumerate(comparison.runs)
+        Drawn(run, predictions[run.name].probabilities, colour, dash)
+        for run, colour, dash in zip(comparison.runs, cycle(COLOURS), cycle(DASHES))
     ]
     figures = {"comparison": _plot_comparison(comparison, predictions[comparison.baseline].labels, drawn)}
     if comparison.differences[0].patients:

@@ -95,9 +95,8 @@ def pool_folds(
 ) -> EvaluatedSplit:
     """Evaluate the test images of all folds together, each predicted by the model of its fold.
 
-    Args:
-        folders: of the folds' runs, by their numbers or by the values that they leave out.
-        patches: all rows of the manifest, `step` pixels apart on a slide.
+    `folders` are the folds' runs, by their numbers or by the values that they leave out, and `patches` all rows of the
+    manifest, `step` pixels apart on a slide.
     """
     found = {name: report for name, folder in folders.items() if (report := read_report(folder, Report))}
     reports = list(found.values())
@@ -342,10 +341,6 @@ def summarise_distances(scores: Scores) -> schema.OutOfDistribution | None:
 
 
 def read_images(files: Iterable[str], predictions: Predictions, dataset: Path) -> list[np.ndarray]:
-    """Read images of a dataset, uint8 [height, width, 3].
-
-    Raises:
-        InputError: a file has changed since it was evaluated.
-    """
+    """Read images of a dataset, uint8 [height, width, 3]; InputError if one has changed since it was evaluated."""
     sha256 = {patch.file: patch.sha256 for patch in predictions.patches}
     return [read_image(dataset / file, channels=3, sha256=sha256[file]) for file in files]

@@ -41,14 +41,9 @@ PICTURE_DPI, JPEG_QUALITY = 120, 88
 def illustrate(run: Run, evaluated: EvaluatedSplit, dataset: Path, folder: Path) -> Report:
     """Draw slides/<slide>.jpg and, if the network has feature maps, gradcam.jpg into the folder of a report.
 
-    A slide is drawn if the run has two classes and `is_worth_drawing`.
-
-    Returns:
-        The report with `slides` (at most MOST_SLIDES, evenly spaced from the lowest accuracy to the highest) and
-        `gradcam`.
-
-    Raises:
-        InputError: a file has changed since it was evaluated.
+    A slide is drawn if the run has two classes and `is_worth_drawing`. Returns the report with `slides` (at most
+    MOST_SLIDES, evenly spaced from the lowest accuracy to the highest) and `gradcam`. InputError: a file has changed
+    since it was evaluated.
     """
     report = replace(evaluated.report, slides=_draw_slides(run, evaluated, dataset, folder))
     if has_grad_cam(run):
@@ -68,11 +63,8 @@ def has_grad_cam(run: Run) -> bool:
 def draw_augmentation(patches: Sequence[Patch], dataset: Path, experiment: Experiment) -> dict[str, Figure]:
     """Draw some training images as they are, and as the network sees them in the first epochs.
 
-    Returns:
-        The report's figure `augmented`; none if the training does not augment.
-
-    Raises:
-        InputError: a file has changed since the training.
+    Returns the report's figure `augmented`; none if the training does not augment. InputError: a file has changed since
+    the training.
     """
     if experiment.augmentation == Augmentation():
         return {}
@@ -91,11 +83,8 @@ def check_labels(
 ) -> tuple[Report, dict[str, Figure]]:
     """Write labels_to_check.csv into the folder of a report, and draw the images with the most suspicious labels.
 
-    Returns:
-        The report with `label_check`, and its figure `labels_to_check`; none if no label is suspicious.
-
-    Raises:
-        InputError: a file has changed since the training.
+    Returns the report with `label_check`, and its figure `labels_to_check`; none if no label is suspicious. InputError:
+    a file has changed since the training.
     """
     found = find_suspicious_labels(out_of_fold, report.classes)
     write_labels_to_check(folder, found)
@@ -138,14 +127,10 @@ def draw_slide(
     title: str,
     threshold: float | None = None,
 ) -> Figure:
-    """Draw one slide of m patches, for a run of two classes.
+    """Draw one slide of m patches, for a run of two classes; ValueError for one of more.
 
-    Args:
-        thumbnails: m of `grid.make_thumbnail`, of one side. The largest has the side of a whole patch.
-        threshold: in place of the run's own.
-
-    Raises:
-        ValueError: the run has more than two classes.
+    The m `thumbnails` are of `grid.make_thumbnail`, of one side: the largest has the side of a whole patch. A
+    `threshold` is used in place of the run's own.
     """
     decision, mpp = run.decision, run.settings.mpp
     threshold = decision.threshold if threshold is None else threshold

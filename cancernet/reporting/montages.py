@@ -79,11 +79,9 @@ def plot_dataset(
 ) -> Figure:
     """Show a built dataset at a glance: images per class and split, image sizes, patients, and samples of each class.
 
-    Args:
-        counts: split -> class -> images.
-        patients: split -> number of images of each known patient; without any, patients are not shown.
-        sizes: width and height of every image in pixels, [n, 2].
-        samples: class -> up to eight images as for `plot_errors`.
+    `counts` are images by split and class. `patients` are the numbers of images of each known patient by split; without
+    any, patients are not shown. `sizes` are width and height of every image in pixels, [n, 2], and `samples` up to
+    eight images of each class, as for `plot_errors`.
     """
     classes, columns = sorted(samples), 8
     known = {split: sorted(images, reverse=True) for split, images in patients.items() if images}

@@ -327,8 +327,7 @@ def _tabulate(estimates: Iterable[tuple[float, Estimate]]) -> np.ndarray:
 def use_fonts(names: Iterable[str]) -> str:
     """Let pictures use installed fonts for the characters of these names that Matplotlib's own font lacks.
 
-    Returns:
-        A sentence about characters that no installed font has; "" without any.
+    Returns a sentence about characters that no installed font has; "" without any.
     """
     families = ["DejaVu Sans"]
     missing = set("".join(names)) - _list_characters(font_manager.findfont(families[0]))

@@ -111,11 +111,8 @@ def write_report(folder: Path, report: Report, figures: Mapping[str, Figure]) ->
     """Write report.json, report.txt, report.html and one `<name>.png` for each figure into an existing folder.
 
     A run also gets MODEL_CARD.md. Each file is either the old one or the whole new one. The pictures that the report
-    names are in the folder already.
-
-    Raises:
-        ValueError: the report contains NaN or infinity; nothing is written.
-        OSError: the disk is full.
+    names are in the folder already. ValueError: the report contains NaN or infinity; nothing is written. OSError: the
+    disk is full.
     """
     report = replace(report, warnings=wording.list_warnings(report))
     drawn = draw_pictures(figures)
@@ -167,11 +164,7 @@ def draw_pictures(figures: Mapping[str, Figure]) -> dict[str, bytes]:
 
 
 def format_json(content: object) -> str:
-    """Format a report or comparison as JSON.
-
-    Raises:
-        ValueError: it contains NaN or infinity, which JSON does not have; undefined values are None.
-    """
+    """Format a report or comparison as JSON; ValueError for NaN or infinity: undefined values are None."""
     return json.dumps(as_json(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
