@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 # A shell that starts a program in the background lets it ignore these, and all that it starts.
@@ -139,10 +140,24 @@ def slides(tmp_path):
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
-    """The folder of a small finished run of two classes, with smoothing over neighbours."""
+    """The folder of a small finished run of two classes, with smoothing over neighbours. Tests must not change it.
+
+    The processes of pytest-xdist share it; the first one that needs it makes it.
+    """
     from tiny_run import make_run
 
-    return make_run(tmp_path_factory.mktemp("runs") / "tiny")
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    with FileLock(shared / "tiny.lock"):
+        if not (shared / "tiny").is_dir():
+            make_run(tmp_path_factory.mktemp("runs") / "tiny").rename(shared / "tiny")
+    before = read_files(shared / "tiny")
+    yield shared / "tiny"
+    assert read_files(shared / "tiny") == before
+
+
+def read_files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """The parts and their order: nothing imports upwards; training and evaluation do not know each other."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,24 @@ def test_no_module_imports_upwards(path):
 )
 def test_an_import_that_runs_back_is_found(path, line):
     assert find_faults(path, f"def later():\n    {line}\n")
+
+
+def test_what_is_slow_to_import_is_not_imported_before_it_is_needed():
+    """Of each of these, imported one after another in a process, the packages that must not be loaded by then."""
+    must_wait = {
+        "cancernet": ["numpy", "keras", "pydantic"],
+        "cancernet.models.architectures": ["keras", "tensorflow"],
+        "cancernet.inference.reading": ["keras", "tensorflow", "matplotlib"],
+        "cancernet.reporting.plots": ["keras", "tensorflow", "matplotlib.pyplot"],
+        "cancernet.web.answer_cache": ["keras"],
+        "cancernet.web.app": ["keras"],  # the first view of the page
+        "cancernet.web.launch": ["keras"],
+    }
+    code = "import importlib, sys\nfor module, packages in eval(sys.argv[1]).items():\n"
+    code += "    importlib.import_module(module)\n    print(module, [each for each in packages if each in sys.modules])"
+    command = [sys.executable, "-c", code, repr(must_wait)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"{module} []" for module in must_wait]
 
 
 def test_every_module_lies_in_a_part_that_has_an_order():

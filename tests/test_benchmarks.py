@@ -1,15 +1,13 @@
 """The benchmarks: their rows and tables, computed by hand; nothing is trained."""
 
 import argparse
-import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
-from benchmarks import coverage
+from benchmarks import coverage, recipes
 from benchmarks.feeding import time_steps
 from benchmarks.recipes import CrossValidation, Recipe, format_tables, parse_recipe
 from benchmarks.table import Row, measure_in_turn
@@ -62,12 +60,11 @@ def test_a_recipe_is_a_name_and_arguments():
             parse_recipe(text)
 
 
-def test_the_output_of_a_failed_script_is_shown(tmp_path):
-    command = [sys.executable, str(ROOT / "benchmarks/recipes.py"), "--dataset", str(tmp_path / "nowhere")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "nowhere" in done.stderr
-    assert "Training 'tutorial' failed with exit status 2" in done.stderr
+def test_the_output_of_a_failed_script_is_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["recipes.py", "--dataset", "nowhere"])
+    with pytest.raises(SystemExit, match="(?s)nowhere.*Training 'tutorial' failed with exit status 2"):
+        recipes.main()
 
 
 ROWS = [

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import expit, logsumexp, softmax
+from scipy.special import expit, softmax
 from sklearn.model_selection import StratifiedKFold
 
 TEMPERATURES = (0.01, 100.0)  # bounds of the fit
@@ -104,7 +104,12 @@ def minimise_log_loss(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def log_loss(parameters: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
     """Compute the mean log-loss of scores under parameters as `minimise_log_loss` returns them, and its gradient."""
-    calibrated = scores * parameters[0] + np.append(0.0, parameters[1:])
-    loss = np.mean(logsumexp(calibrated, axis=1) - calibrated[np.arange(len(labels)), labels])
-    error = (softmax(calibrated, axis=1) - np.eye(scores.shape[1])[labels]) / len(labels)
+    calibrated, rows = scores * parameters[0] + np.append(0.0, parameters[1:]), np.arange(len(labels))
+    calibrated -= calibrated.max(axis=1, keepdims=True)
+    shares = np.exp(calibrated)  # as scipy's logsumexp and softmax, which take three times as long
+    total = shares.sum(axis=1, keepdims=True)
+    loss = np.mean(np.log(total[:, 0]) - calibrated[rows, labels])
+    error = shares / total
+    error[rows, labels] -= 1
+    error /= len(labels)
     return float(loss), np.append(np.sum(error * scores), error.sum(axis=0)[1:])

@@ -5,11 +5,11 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 
 from cancernet.data.dataset import label_class
@@ -172,6 +172,16 @@ def render_page(
     template: str, drawn: Mapping[str, bytes], class_names: Mapping[str, str] | None, **values: object
 ) -> str:
     """Fill in a template, in which numbers are formatted by the functions of the printed text."""
+    return _load_template(template).render(
+        label=partial(label_class, class_names),
+        sections=[],  # the titles, in the order in which the template starts them
+        pictures={name.removesuffix(".png"): embed(content) for name, content in drawn.items()},
+        **values,
+    )
+
+
+@cache  # compiling it takes longer than filling it in
+def _load_template(template: str) -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=template.endswith(".html"),
@@ -181,12 +191,7 @@ def render_page(
     )
     environment.filters |= {function.__name__: function for function in FILTERS}
     environment.globals |= {"METRICS": METRICS, "CLASS_METRICS": CLASS_METRICS, "wording": wording}
-    return environment.get_template(template).render(
-        label=partial(label_class, class_names),
-        sections=[],  # the titles, in the order in which the template starts them
-        pictures={name.removesuffix(".png"): embed(content) for name, content in drawn.items()},
-        **values,
-    )
+    return environment.get_template(template)
 
 
 def embed(content: bytes) -> str:

@@ -357,7 +357,7 @@ def test_a_large_tiff_in_strips_is_read_strip_by_strip(tmp_path, monkeypatch):
 
 @pytest.mark.realdata
 def test_few_real_patches_would_be_left_out_and_no_tumour(shared):
-    files = [file for folder in ("idc", "idc_slides") for file in (shared / "data" / folder).rglob("*.png")]
+    files = sorted(file for folder in ("idc", "idc_slides") for file in (shared / "data" / folder).rglob("*.png"))[::4]
     shares = {file: tissue_share(cv2.imread(str(file))) for file in files}
     left_out = [file for file, share in shares.items() if share < 0.05]
     assert len(left_out) / len(files) < 0.015

@@ -1,6 +1,7 @@
 """Members dealt, trained, scored on what they left out, and joined; kinds of networks in one."""
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -63,20 +64,28 @@ def make_network(experiment, classes):
     return keras.Model(inputs, build_head(4, classes)(extractor(inputs)))
 
 
-@pytest.fixture
-def fit(tmp_path, monkeypatch):
-    monkeypatch.setattr(ensembles, "build_model", make_network)
-    monkeypatch.setitem(ARCHITECTURES, "cancernet", dataclasses.replace(ARCHITECTURES["cancernet"], image_size=SIDE))
+@pytest.fixture(scope="module")
+def fit(tmp_path_factory):
+    """Train with some changes; the same changes give the same training, which tests must not alter."""
 
-    def run(members=MEMBERS, **changes):
-        experiment = Experiment(model="densenet121", strategy="frozen", image_size=SIDE, epochs=2, views="mirror")
-        experiment = dataclasses.replace(experiment, **changes)
-        data, said = make_data(tmp_path), []
-        fitted = fit_ensemble(experiment, data, members, Workspace(tmp_path, "seed 42", said.append))
-        assert said
-        return fitted, data
+    @functools.cache
+    def run(**changes):
+        return fit_again(tmp_path_factory.mktemp("ensemble"), **changes)
 
     return run
+
+
+def fit_again(folder, members=MEMBERS, **changes):
+    experiment = Experiment(model="densenet121", strategy="frozen", image_size=SIDE, epochs=2, views="mirror")
+    data, said = make_data(folder), []
+    small = dataclasses.replace(ARCHITECTURES["cancernet"], image_size=SIDE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ensembles, "build_model", make_network)
+        patch.setitem(ARCHITECTURES, "cancernet", small)
+        workspace = Workspace(folder, "seed 42", said.append)
+        fitted = fit_ensemble(dataclasses.replace(experiment, **changes), data, members, workspace)
+    assert said
+    return fitted, data
 
 
 def test_a_frozen_backbone_stays_and_its_members_are_one_head(fit):
@@ -100,16 +109,16 @@ def test_scores_from_features_are_those_of_the_images(fit):
 
 
 def test_features_that_are_there_are_not_computed_again(fit, monkeypatch):
-    first, _ = fit()
+    first, data = fit()
     monkeypatch.setattr(feature_cache, "_compute", None)
-    again, _ = fit()
+    again, _ = fit_again(data.cache.folder.parent)
     np.testing.assert_array_equal(again.left_out, first.left_out)
     np.testing.assert_array_equal(again.score(TESTING), first.score(TESTING))
 
 
-def test_what_a_member_scores_is_what_it_left_out(fit):
+def test_what_a_member_scores_is_what_it_left_out(fit, tmp_path):
     fitted, _ = fit()
-    heads_alone = [fit([member])[0] for member in MEMBERS]
+    heads_alone = [fit_again(tmp_path, [member])[0] for member in MEMBERS]
     if all(each.training.strength == fitted.training.strength for each in heads_alone):
         expected = [each.score(m.validation) for each, m in zip(heads_alone, MEMBERS, strict=True)]
         np.testing.assert_allclose(fitted.left_out, np.concatenate(expected), atol=1e-4)

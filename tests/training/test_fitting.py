@@ -5,7 +5,10 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 import signal
+from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -144,21 +147,41 @@ CHANGES = [
 ]
 
 
+class Whole(NamedTuple):
+    """An undisturbed training, what it said, and the folder of its checkpoint and events."""
+
+    experiment: Experiment
+    model: keras.Model
+    trained: fitting.TrainingResult
+    said: list[str]
+    folder: Path
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Of a row of CHANGES the experiment, and model and outcome of an undisturbed training with it."""
+    """Trainings with the rows of CHANGES, with a checkpoint before every step."""
 
     @functools.cache
     def train(row):
         model, experiment = make_model(), dataclasses.replace(EXPERIMENT, **CHANGES[row])
-        return experiment, model, fit(model, tmp_path_factory.mktemp("whole") / "checkpoint", experiment)
+        folder, said, data = tmp_path_factory.mktemp("whole"), [], make_data()
+        workspace = make_workspace(folder / "checkpoint", say=said.append)._replace(events=folder / "events")
+        with pytest.MonkeyPatch.context() as patch:
+            save_before_every_step(patch)
+            trained = fit_network(model, experiment, data, data, np.ones(2), workspace)
+        return Whole(experiment, model, trained, said, folder)
 
     return train
 
 
+def save_before_every_step(monkeypatch):
+    monkeypatch.setattr(checkpoints, "_SECONDS_BETWEEN_CHECKPOINTS", -1)
+    monkeypatch.setattr(checkpoints, "_MAX_SECONDS_BETWEEN", -1)
+
+
 def test_another_seed_gives_other_numbers(whole, tmp_path):
-    experiment, _, expected = whole(0)
-    assert fit(make_model(2), tmp_path / "c", experiment).history["loss"] != expected.history["loss"]
+    experiment = dataclasses.replace(whole(0).experiment, epochs=1)
+    assert fit(make_model(2), tmp_path / "c", experiment).history["loss"] != whole(0).trained.history["loss"][:1]
 
 
 def crash_at(monkeypatch, epoch, step, how):
@@ -185,12 +208,11 @@ def press_ctrl_c():
 @pytest.fixture
 def eager(monkeypatch):
     """A checkpoint before every step."""
-    monkeypatch.setattr(checkpoints, "_SECONDS_BETWEEN_CHECKPOINTS", -1)
-    monkeypatch.setattr(checkpoints, "_MAX_SECONDS_BETWEEN", -1)
+    save_before_every_step(monkeypatch)
 
 
 def check_resumed(folder, whole):
-    experiment, undisturbed, expected = whole
+    experiment, undisturbed, expected, *_ = whole
     resumed = make_model(seed=99)  # its weights come from the checkpoint
     trained = fit(resumed, folder, experiment)
     for key in ("loss", "accuracy", "val_loss"):
@@ -217,19 +239,8 @@ def test_a_training_that_crashed_goes_on_to_the_same_numbers(whole, tmp_path, mo
     check_resumed(tmp_path / "checkpoint", whole(row))
 
 
-@pytest.mark.parametrize(("epoch", "step"), [(0, 3), (2, 4)])
-def test_a_signal_waits_until_the_checkpoint_is_written(whole, tmp_path, monkeypatch, epoch, step):
-    experiment, *_ = whole(0)
-    crash_at(monkeypatch, epoch, step, press_ctrl_c)
-    with pytest.raises(KeyboardInterrupt):
-        fit(make_model(), tmp_path / "checkpoint", experiment)
-    state = json.loads((tmp_path / "checkpoint/state.json").read_text())
-    assert (len(state["epochs"]), state["step"]) == (epoch, step)
-    check_resumed(tmp_path / "checkpoint", whole(0))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_a_signal_in_the_validation_waits_for_its_end(whole, tmp_path, monkeypatch):
+def test_a_signal_waits_until_the_checkpoint_is_written(whole, tmp_path, monkeypatch):
+    """Within an epoch, in a validation and in the last step of an epoch of a training that resumes each time."""
     begun = []
 
     def begin(self, logs=None):
@@ -237,13 +248,21 @@ def test_a_signal_in_the_validation_waits_for_its_end(whole, tmp_path, monkeypat
         if begun == [0, 1]:
             press_ctrl_c()
 
-    experiment, *_ = whole(0)
+    def interrupt(seed):
+        with pytest.raises(KeyboardInterrupt):
+            fit(make_model(seed), tmp_path / "checkpoint", whole(0).experiment)
+        state = json.loads((tmp_path / "checkpoint/state.json").read_text())
+        return len(state["epochs"]), state["step"]
+
+    whole(0)  # before anything is interrupted
     monkeypatch.setattr(Recorder, "on_test_begin", begin)
-    with pytest.raises(KeyboardInterrupt):
-        fit(make_model(), tmp_path / "checkpoint", experiment)
-    state = json.loads((tmp_path / "checkpoint/state.json").read_text())
-    assert (len(state["epochs"]), state["step"]) == (2, 0)
+    crash_at(monkeypatch, 0, 3, press_ctrl_c)
+    assert interrupt(seed=1) == (0, 3)
+    assert interrupt(seed=99) == (2, 0)
+    crash_at(monkeypatch, 2, 4, press_ctrl_c)
+    assert interrupt(seed=99) == (2, 4)
     check_resumed(tmp_path / "checkpoint", whole(0))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_second_signal_is_answered_at_once(tmp_path, monkeypatch):
@@ -287,8 +306,8 @@ def test_a_checkpoint_that_was_being_replaced_is_found(whole, tmp_path, monkeypa
     assert json.loads((tmp_path / "checkpoint/state.json").read_text())["epochs"]
 
 
-def test_a_checkpoint_with_other_settings_is_refused(tmp_path, eager):
-    fit(make_model(), tmp_path / "checkpoint")
+def test_a_checkpoint_with_other_settings_is_refused(whole, tmp_path):
+    shutil.copytree(whole(0).folder / "checkpoint", tmp_path / "checkpoint")
     with pytest.raises(InputError, match="was made with other settings, versions or hardware"):
         fit(make_model(), tmp_path / "checkpoint", dataclasses.replace(EXPERIMENT, seed=7))
     for damaged in ("{", "[" * 100_000, '{"fingerprint": "", "step": 1}', '{"fingerprint": 1e400}'):
@@ -297,8 +316,8 @@ def test_a_checkpoint_with_other_settings_is_refused(tmp_path, eager):
             fit(make_model(), tmp_path / "checkpoint")
 
 
-def test_a_damaged_checkpoint_is_refused_and_begun_anew_with_force(tmp_path, eager):
-    whole = fit(make_model(), tmp_path / "checkpoint").history
+def test_a_damaged_checkpoint_is_refused_and_begun_anew_with_force(whole, tmp_path):
+    shutil.copytree(whole(0).folder / "checkpoint", tmp_path / "checkpoint")
     for name in ("kept.npz", "last.keras", "epoch.npz"):
         content = (tmp_path / "checkpoint" / name).read_bytes()
         middle = len(content) // 2
@@ -310,7 +329,8 @@ def test_a_damaged_checkpoint_is_refused_and_begun_anew_with_force(tmp_path, eag
                 fit(make_model(), tmp_path / "checkpoint")
         (tmp_path / "checkpoint" / name).write_bytes(content)
     (tmp_path / "checkpoint/kept.npz").write_bytes(b"")
-    assert fit(make_model(), tmp_path / "checkpoint", force=True).history["loss"] == whole["loss"]
+    again = fit(make_model(), tmp_path / "checkpoint", force=True)
+    assert again.history["loss"] == whole(0).trained.history["loss"]
 
 
 def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
@@ -401,9 +421,8 @@ def test_the_faster_precision_is_said_and_kept_when_training_resumes(tmp_path, m
     assert said.count(measured) == 1
 
 
-def test_each_epoch_is_one_line_of_a_table(tmp_path):
-    said = []
-    history = fit(make_model(), tmp_path / "checkpoint", say=said.append).history
+def test_each_epoch_is_one_line_of_a_table(whole):
+    said, history = whole(0).said, whole(0).trained.history
     header, first = said[0].split("\n")
     assert header.split() == ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "images/s"]
     for number, line in enumerate([first, *said[1:]]):
@@ -412,12 +431,10 @@ def test_each_epoch_is_one_line_of_a_table(tmp_path):
     assert len(said) == 4
 
 
-def test_event_files_have_the_history_without_the_package_tensorboard(tmp_path):
+def test_event_files_have_the_history_without_the_package_tensorboard(whole):
     import tensorflow as tf
 
-    data, events = make_data(), tmp_path / "events"
-    workspace = make_workspace(tmp_path / "checkpoint")._replace(events=events)
-    history = fit_network(make_model(), EXPERIMENT, data, data, np.ones(2), workspace).history
+    events, history = whole(0).folder / "events", whole(0).trained.history
     for part, prefix in (("training", ""), ("validation", "val_")):
         (file,) = (events / part).iterdir()
         records = [tf.compat.v1.Event.FromString(each.numpy()) for each in tf.data.TFRecordDataset(str(file))]
@@ -435,7 +452,7 @@ def test_training_with_deterministic_operations_gives_the_same_weights_twice(tmp
         models = [make_model(), make_model()]
         for number, model in enumerate(models):
             keras.utils.set_random_seed(1)
-            fit(model, tmp_path / str(number))
+            fit(model, tmp_path / str(number), dataclasses.replace(EXPERIMENT, epochs=1))
     finally:
         pipeline.framework.disable_op_determinism()
     for one, other in zip(*(model.get_weights() for model in models), strict=True):

@@ -511,6 +511,8 @@ def test_help_is_quick():
         seconds.append(time.perf_counter() - started)
         assert process.returncode == 0
         assert "--split-file" in out
+        if seconds[-1] < 0.5:
+            break
     assert min(seconds) < 0.5
 
 
