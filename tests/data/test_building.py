@@ -252,6 +252,19 @@ def check(width=50, height=50, *, is_grey=False, brightest=200):
     return Check("", height, width, is_grey, brightest, "")
 
 
+def test_a_summary_has_the_step_of_patches_and_no_duplicates_of_one_patient_and_class():
+    def summarise_copies(names, **changes):
+        patches = [planned(name, "0", "p1")._replace(sha256="1") for name in names]
+        settings = replace(make_summary().settings, **changes)
+        return summarise(Plan(patches, [], "nested", "patient"), Built(patches, [check(70, 60)] * 2, []), settings, "")
+
+    other = summarise_copies(["a.png", "b.png"])
+    assert (other.duplicates, other.patch_pixels, other.mpp) == ((), 60, None)
+    assert summarise_copies(["a.png", "b.png"], patch_pixels=20).patch_pixels == 20
+    idc = summarise_copies([f"10253_idx5_x{x}_y1_class0.png" for x in (1, 51)])
+    assert (idc.patch_pixels, idc.mpp) == (50, 4.0)
+
+
 def test_a_summary_counts_what_was_built_rejected_and_left_out():
     patches = [
         planned("a", "0", "p1")._replace(sha256="1"),
