@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import ctypes
 import errno
 import hashlib
 import io
@@ -195,6 +196,7 @@ def test_a_disk_that_does_not_store_what_was_written_is_an_error(tmp_path, monke
 def test_many_files_that_the_disk_does_not_store_are_an_error_as_well(tmp_path, monkeypatch):
     folder, opened = fill(tmp_path / "folder", map(str, range(100))), os.open
     monkeypatch.setattr(os, "open", lambda path, flags: opened(path, os.O_PATH))  # which syncfs refuses
+    ctypes.set_errno(0)
     with pytest.raises(OSError, match="Bad file descriptor") as caught:
         flush_folder(folder)
     assert (caught.value.errno, caught.value.filename) == (errno.EBADF, str(folder))
