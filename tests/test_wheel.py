@@ -70,7 +70,8 @@ def test_the_installed_command_builds_and_trains_outside_the_checkout(environmen
     imported = run(environment / "python", "-c", "import cancernet; print(cancernet.__file__)", folder=tmp_path)
     assert Path(imported.strip()).is_relative_to(environment.parent)
     run(command, "build", "--sample", "--source", "sample", "--output", "dataset", folder=tmp_path)
-    run(command, "train", "--dataset", "dataset", "--output", "runs/demo", "--epochs", "1", folder=tmp_path)
+    train = ["train", "--dataset", "dataset", "--output", "runs/demo", "--epochs", "1", "--views", "one"]
+    run(command, *train, "--model", "simple_cnn", "--image-size", "24", folder=tmp_path)
     metrics = json.loads((tmp_path / "runs/demo/report.json").read_text(encoding="utf-8"))["metrics"]
     assert 0 <= metrics["sensitivity"]["value"] <= 1
     assert (tmp_path / "runs/demo/report.html").is_file()
