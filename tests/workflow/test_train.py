@@ -27,7 +27,7 @@ from cancernet.evaluation.metrics import METRICS
 from cancernet.reporting import illustration, report
 from cancernet.run import REQUEST
 from cancernet.training.experiments import choose_experiment, fit_to_grey
-from cancernet.workflow import cross_validate, fit
+from cancernet.workflow import build, cross_validate, fit
 
 QUICK = ["--image-size", "16", "--epochs", "2", "--batch-size", "16"]
 # A third of the time of CancerNet and its eight views, where it does not matter which network was trained.
@@ -39,12 +39,9 @@ def folder(tmp_path_factory):
     """A built dataset, a second one of other patients, and a run with what it printed."""
     folder = tmp_path_factory.mktemp("trained")
     write_slides(folder / "source", patients=20)
-    build_dataset.main(["--source", str(folder / "source"), "--output", str(folder / "dataset")])
-    write_slides(folder / "other", patients=4, patches=9, first=9100)
-    split = "patient,split\n" + "".join(f"{patient},testing\n" for patient in range(9100, 9104))
-    (folder / "split.csv").write_text(split)
-    options = ["--split-file", str(folder / "split.csv")]
-    build_dataset.main(["--source", str(folder / "other"), "--output", str(folder / "elsewhere"), *options])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "save_overview", lambda *_: "")
+        build_datasets(folder)
     printed = io.StringIO()
     with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
         train_model.main(["--dataset", "dataset", "--output", "runs/one", *QUICK])
@@ -52,11 +49,27 @@ def folder(tmp_path_factory):
     return folder
 
 
+def build_datasets(folder):
+    build_dataset.main(["--source", str(folder / "source"), "--output", str(folder / "dataset")])
+    write_slides(folder / "other", patients=4, patches=9, first=9100)
+    split = "patient,split\n" + "".join(f"{patient},testing\n" for patient in range(9100, 9104))
+    (folder / "split.csv").write_text(split)
+    options = ["--split-file", str(folder / "split.csv")]
+    build_dataset.main(["--source", str(folder / "other"), "--output", str(folder / "elsewhere"), *options])
+
+
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
     """Runs without pictures, a third of the time of a small one. That of `folder` has been made with them."""
     monkeypatch.setattr(report, "draw_figures", lambda *_, **__: {})
+    illustrate = illustration.illustrate
+
+    def illustrate_without_maps(run, evaluated, *folders):
+        return evaluated.report if illustration.has_grad_cam(run) else illustrate(run, evaluated, *folders)
+
+    monkeypatch.setattr(illustration, "illustrate", illustrate_without_maps)
     monkeypatch.setattr(illustration, "draw_augmentation", lambda *_, **__: {})
+    monkeypatch.setattr(build, "save_overview", lambda *_: "")
 
 
 def train(folder, *options):
@@ -162,10 +175,10 @@ def read_losses(run):
 
 def test_the_model_file_alone_answers_images(folder):
     code = (
-        "import keras, numpy; m = keras.models.load_model('runs/one/model.keras');"
-        "print(m.predict(numpy.full((1, 16, 16, 3), 200), verbose=0).sum())"
+        "import sys, keras, numpy; m = keras.models.load_model('runs/one/model.keras');"
+        "print(m(numpy.full((1, 16, 16, 3), 200)).numpy().sum()); assert 'cancernet' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     assert float(done.stdout) == pytest.approx(1, abs=1e-5)
 
 
