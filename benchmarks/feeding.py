@@ -172,7 +172,7 @@ def checkpoint_row(folder: Path, rounds: int) -> Row:
     experiment = Experiment()
     model = build_model(experiment, 2)
     fitting.compile_model(model, experiment, steps_per_epoch=10)
-    recorder = Recorder(Workspace(folder / "checkpoint", "", print), "float32", experiment, steps_per_epoch=10)
+    recorder = Recorder(Workspace(folder / "checkpoint", "", print), "float32", experiment, images=320)
     recorder.set_model(model)
     flush, flush_folder = storage.flush, storage.flush_folder
 

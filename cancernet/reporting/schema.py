@@ -11,7 +11,6 @@ from cancernet.data.dataset import Patch, count_patches
 from cancernet.evaluation import results
 from cancernet.evaluation.decision import FittedOn, ValidationRates
 from cancernet.evaluation.label_check import SuspiciousLabel
-from cancernet.training.results import TrainingSummary
 
 SettingValue = bool | int | float | str | list | None
 
@@ -54,6 +53,18 @@ class DecisionSummary:
     bias: list[float] = field(default_factory=list)
     neighbour_sigma: float = 0.0  # patches; 0 if neighbours are not used
     refer: float | None = None  # share of the images fitted on that are uncertain; None refers none to a person
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What a report says about a training."""
+
+    seconds: float
+    device: str
+    head_strength: float | None = None  # inverse of the linear head's L2 penalty
+    epochs: int | None = None  # None for a linear head alone
+    kept_epochs: tuple[int, int] | None = None  # first and last (from 1) of the epochs whose weights were averaged
+    images_per_second: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

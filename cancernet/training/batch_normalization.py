@@ -2,7 +2,7 @@
 
 import functools
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import keras
 import numpy as np
@@ -44,7 +44,12 @@ def recompute_statistics(model: keras.Model, batches: Iterable) -> None:
         return
     momenta = [layer.momentum for layer in layers]
     set_momentum(model, 0.0)  # the statistics are then those of the last batch
-    found, run = [], _compile_training_pass(model)
+    run = functools.partial(model, training=True)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf  # only if it is Keras' backend
+
+        run = tf.function(run, reduce_retracing=True, autograph=False)  # a fifth of the time on a CPU
+    found = []
     for images, *_ in batches:
         run(np.asarray(images))
         found.append([(np.array(layer.moving_mean), np.array(layer.moving_variance)) for layer in layers])
@@ -53,16 +58,6 @@ def recompute_statistics(model: keras.Model, batches: Iterable) -> None:
         layer.moving_mean.assign(means.mean(axis=0))
         layer.moving_variance.assign(variances.mean(axis=0) + means.var(axis=0))
         layer.momentum = momentum
-
-
-def _compile_training_pass(model: keras.Model) -> Callable[[np.ndarray], object]:
-    """Return the model's forward pass in training; as a graph it takes TensorFlow on a CPU a fifth of the time."""
-    run = functools.partial(model, training=True)
-    if keras.backend.backend() != "tensorflow":
-        return run
-    import tensorflow as tf  # only if it is Keras' backend
-
-    return tf.function(run, reduce_retracing=True, autograph=False)
 
 
 def _can_be_fused(layer: keras.layers.Layer) -> bool:

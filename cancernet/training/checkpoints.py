@@ -17,11 +17,12 @@ import keras
 import numpy as np
 from typing_extensions import TypedDict
 
-from cancernet import CancerNetError, InputError, StorageError, TrainingDiverged
+from cancernet import CancerNetError, InputError, StorageError, TrainingDiverged, progress
 from cancernet.cli import ENDING
 from cancernet.config import Experiment
 from cancernet.storage import fresh_folder, hash_file, read_json
 from cancernet.training import distribution
+from cancernet.training.pipeline import count_steps
 
 # A training has diverged when so many validation losses in a row exceed so many times that of chance. A single one may:
 # the statistics of batch normalisation lag behind in early epochs. A training that ended well had one of 63 times.
@@ -56,22 +57,30 @@ class _State(TypedDict):
 
 
 class Recorder(keras.callbacks.Callback):
-    """Keeps the history, the best or mean weights and a checkpoint; makes dropout a function of seed and epoch."""
+    """Keeps the history, the best or mean weights and a checkpoint; makes dropout a function of seed and epoch.
 
-    def __init__(self, workspace: Workspace, precision: str, experiment: Experiment, steps_per_epoch: int):
+    It says a line about each epoch, and reports each step to the live display.
+    """
+
+    def __init__(self, workspace: Workspace, precision: str, experiment: Experiment, images: int):
         super().__init__()
-        self.workspace, self.precision, self.experiment = workspace, precision, experiment
+        self.workspace, self.precision, self.experiment, self.images = workspace, precision, experiment, images
         self.first_averaged = experiment.epochs // 2 if experiment.kept_weights == "mean" else None
-        self.steps_per_epoch = steps_per_epoch
+        self.steps_per_epoch = count_steps(images, experiment.batch_size)
         self.epochs: list[dict[str, float]] = []
         self.first_step = 0  # of the epoch after those: where training resumes
-        self.kept_epochs = (0, 0)
+        self.kept_epochs = (0, 0)  # first and last, from 1
         self.kept: list[np.ndarray] = []
-        self.others = _make_callbacks(experiment)  # that see the same training
+        self.others: list[keras.callbacks.Callback] = []  # that see the same training
+        if experiment.schedule == "plateau":
+            self.others.append(keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=5, min_lr=1e-7))
+        if experiment.early_stopping_patience:
+            self.others.append(keras.callbacks.EarlyStopping(patience=experiment.early_stopping_patience))
         self.interrupt: Callable[[], object] | None = None  # handles a signal that came during a step
         self._resumed: list[np.ndarray] = []  # values of `_list_variables` at `first_step`
         self._saved, self._pause = time.monotonic(), float(_SECONDS_BETWEEN_CHECKPOINTS)
         self._epoch_started = self._fitted = self._seconds_before = 0.0
+        self._header = f"{'epoch':>9}{'loss':>9}{'accuracy':>10}{'val_loss':>10}{'val_accuracy':>14}{'images/s':>10}\n"
 
     def on_train_begin(self, logs=None) -> None:
         # The states of early stopping and of the plateau schedule follow from the history: replay it.
@@ -94,6 +103,8 @@ class Recorder(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs=None) -> None:
         # Not at the end of a step: with such a callback Keras waits for each step's result.
+        if batch:
+            self._report(self.first_step + batch)
         if batch and (self.interrupt or time.monotonic() - self._saved > self._pause):
             self.save(step=self.first_step + batch)
         if self.interrupt:
@@ -101,24 +112,34 @@ class Recorder(keras.callbacks.Callback):
 
     def on_test_begin(self, logs=None) -> None:
         self._fitted = time.perf_counter()
+        self._report(self.steps_per_epoch)
+
+    def _report(self, step: int) -> None:
+        seconds = self._seconds_before + time.perf_counter() - self._epoch_started
+        rate = min(step * self.experiment.batch_size, self.images) / max(seconds, 1e-9)
+        epoch, epochs = len(self.epochs), self.experiment.epochs
+        done = (epoch + step / self.steps_per_epoch) / epochs
+        progress.report(done, f"epoch {epoch + 1} of {epochs}, {rate:,.0f} images/s")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         record = {key: float(value) for key, value in (logs or {}).items()}
         seconds = self._seconds_before + self._fitted - self._epoch_started
+        value = dict.fromkeys(("loss", "accuracy", "val_loss", "val_accuracy"), math.nan) | record
+        row = f"{f'{epoch + 1}/{self.experiment.epochs}':>9}{value['loss']:>9.4f}{value['accuracy']:>10.4f}"
+        row += f"{value['val_loss']:>10.4f}{value['val_accuracy']:>14.4f}{self.images / max(seconds, 1e-9):>10,.0f}"
+        self.workspace.say(self._header + row)
+        self._header = ""  # only above the first
         self.epochs.append(record | {"seconds": seconds})
         self.first_step, self._seconds_before = 0, 0.0
         losses = [past["val_loss"] for past in self.epochs]
         self._refuse_divergence(epoch, "validation loss", losses)
-        if self.first_averaged is None:
-            if epoch == 0 or losses[-1] < min(losses[:-1]):
-                self.kept_epochs, self.kept = (epoch, epoch), self.model.get_weights()
-        elif epoch <= self.first_averaged:
-            self.kept_epochs, self.kept = (epoch, epoch), self.model.get_weights()
-        else:
+        if self.first_averaged is not None and epoch > self.first_averaged:
             number = epoch - self.first_averaged + 1
             pairs = zip(self.kept, self.model.get_weights(), strict=True)
             self.kept = [mean + (weight - mean) / number for mean, weight in pairs]
-            self.kept_epochs = (self.first_averaged, epoch)
+            self.kept_epochs = (self.first_averaged + 1, epoch + 1)
+        elif self.first_averaged is not None or losses[-1] < min(losses[:-1], default=math.inf):
+            self.kept_epochs, self.kept = (epoch + 1, epoch + 1), self.model.get_weights()
         if self.interrupt:
             if not self.model.stop_training:  # after resuming there would be one more epoch
                 self.save()
@@ -189,15 +210,6 @@ class Recorder(keras.callbacks.Callback):
             f"about {by_chance:.2f}. Start again with a smaller --learning-rate, such as "
             f"{self.experiment.learning_rate / 10:g}."
         )
-
-
-def _make_callbacks(experiment: Experiment) -> list[keras.callbacks.Callback]:
-    callbacks: list[keras.callbacks.Callback] = []
-    if experiment.schedule == "plateau":
-        callbacks.append(keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=5, min_lr=1e-7))
-    if experiment.early_stopping_patience:
-        callbacks.append(keras.callbacks.EarlyStopping(patience=experiment.early_stopping_patience))
-    return callbacks
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,6 @@ from scipy.special import log_softmax
 
 from cancernet import progress
 from cancernet.config import Experiment
-from cancernet.data.images import ImageStore
 from cancernet.data.splits import Fold
 from cancernet.models import image_features
 from cancernet.models.architectures import build_model, split_by_architecture
@@ -21,20 +21,8 @@ from cancernet.models.structure import attach_head, split_model
 from cancernet.models.test_time_augmentation import average_over_views
 from cancernet.training import heads, scoring
 from cancernet.training.checkpoints import Workspace
-from cancernet.training.feature_cache import FeatureCache, find_features
-from cancernet.training.fitting import LabelledImages, fit_network
-from cancernet.training.results import TrainingResult, average_results
-
-
-class TrainingData(NamedTuple):
-    """What networks are trained and evaluated on: the n images of a dataset."""
-
-    images: ImageStore
-    labels: np.ndarray  # class index [n]
-    class_weights: np.ndarray  # in the loss [classes]
-    cache: FeatureCache
-    features: np.ndarray | None = None  # [n, views, f], computed elsewhere; replaces the images
-    head_folds: Sequence[Fold] | None = None  # of the training images, to choose the strength of a head; None: members
+from cancernet.training.feature_cache import find_features
+from cancernet.training.fitting import TrainingData, TrainingResult, fit_network
 
 
 class FittedEnsemble(NamedTuple):
@@ -95,6 +83,21 @@ def fit_temperature(scores: np.ndarray, labels: np.ndarray, class_weights: np.nd
     return float(np.exp(minimize_scalar(loss, bounds=np.log([0.1, 10]), method="bounded").x))
 
 
+def average_results(results: Sequence[TrainingResult]) -> TrainingResult:
+    """Combine members trained in epochs: mean history, range of kept epochs, total seconds, mean images per second."""
+    history = {}
+    for key in results[0].history:
+        epochs = itertools.zip_longest(*(each.history[key] for each in results), fillvalue=np.nan)
+        history[key] = [float(np.nanmean(values)) for values in epochs]
+    first, last = zip(*(each.kept_epochs for each in results if each.kept_epochs), strict=True)
+    return results[0]._replace(
+        history=history,
+        kept_epochs=(min(first), max(last)),
+        seconds=sum(each.seconds for each in results),
+        images_per_second=float(np.mean([each.images_per_second for each in results])),
+    )
+
+
 def _fit_networks(
     experiment: Experiment, data: TrainingData, members: Sequence[Fold], workspace: Workspace
 ) -> FittedEnsemble:
@@ -103,7 +106,7 @@ def _fit_networks(
     if experiment.strategy == "two-phase":
         _, _, first_phase = _fit_heads(experiment, data, members, workspace)
         rate /= 10  # the fitted head must not be lost again
-    images = data.images.scale(experiment.image_size)
+    scaled = data._replace(images=data.images.scale(experiment.image_size))
     for number, fold in enumerate(members):
         single = dataclasses.replace(experiment, seed=experiment.seed + number, learning_rate=rate)
         keras.utils.set_random_seed(single.seed)
@@ -112,12 +115,11 @@ def _fit_networks(
             split_model(network)[1].set_weights(heads.join_heads([first_phase.heads[number]]).get_weights())
         if len(members) > 1:
             workspace.say(f"{experiment.model}, member {number + 1} of {len(members)}:")
-        training, validation = (LabelledImages(images.select(rows), data.labels[rows]) for rows in fold)
         name = f"{experiment.model}_{number + 1}"
         events = workspace.events / name if workspace.events else None
         own = workspace._replace(folder=workspace.folder / f"checkpoint_{name}", events=events)
         with progress.part(number + 1, len(members), "member"):
-            results.append(fit_network(network, single, training, validation, data.class_weights, own))
+            results.append(fit_network(network, single, scaled, fold, own))
         networks.append(downsample_input(network, data.images.image_size))
     result = average_results(results)
     if first_phase:

@@ -42,15 +42,16 @@ def _choose_network(options: TrainingOptions) -> Experiment:
     if not has_backbone and experiment.strategy != "all":
         raise InputError(f"--strategy {experiment.strategy} needs a backbone; {model} is trained from scratch.")
     check_settings_apply(experiment, base, options.settings)
+    changes: dict[str, Any] = {}
     if experiment.way == "frozen":
-        experiment = dataclasses.replace(experiment, augmentation=Augmentation())  # features are computed once
-    elif experiment.way == "finetuned" and "members" not in given:
-        experiment = dataclasses.replace(experiment, members=1)  # each would be a backbone of its own
-    if experiment.channels == 1:
-        without_stains = dataclasses.replace(experiment.augmentation, stain_jitter=0.0)
-        experiment = dataclasses.replace(experiment, augmentation=without_stains)
+        changes["augmentation"] = Augmentation()  # features are computed once
+    elif experiment.channels == 1:
+        changes["augmentation"] = dataclasses.replace(experiment.augmentation, stain_jitter=0.0)
+    if experiment.way == "finetuned" and "members" not in given:
+        changes["members"] = 1  # each would be a backbone of its own
     if experiment.strategy == "finetune" and "learning_rate" not in given:
-        experiment = dataclasses.replace(experiment, learning_rate=experiment.learning_rate / 10)
+        changes["learning_rate"] = experiment.learning_rate / 10
+    experiment = dataclasses.replace(experiment, **changes)
     for single in split_by_architecture(experiment):
         architectures.check_architecture(single)
     return experiment
@@ -129,13 +130,10 @@ def _choose_head(options: TrainingOptions) -> Experiment:
         if "features" not in described.applies_to:
             raise InputError(f"{_spell(name, given)} is for networks that take images. Leave it or --features out.")
     check_values(options.settings)
-    own: dict[str, Any] = {
-        "model": config.GIVEN_FEATURES,
-        "weights": "none",
-        "views": "one",
-        "augmentation": Augmentation(),
-    }
-    return dataclasses.replace(RECIPES["transfer"], **(own | dict(options.settings)))
+    given_features = dataclasses.replace(
+        RECIPES["transfer"], model=config.GIVEN_FEATURES, weights="none", views="one", augmentation=Augmentation()
+    )
+    return dataclasses.replace(given_features, **dict[str, Any](options.settings))
 
 
 def _spell(name: str, given: Mapping[str, object]) -> str:

@@ -66,11 +66,8 @@ def find_features(
 
     A killed computation resumes where it stopped. If another process computes the same features, this one waits. The
     images are all n of the dataset in the manifest's order, the features float32 [n, views, f], memory-mapped and
-    read-only.
-
-    Raises:
-        InputError: an image cannot be read, or the features in the cache belong to something else.
-        StorageError: the features in the cache are damaged, or the disk is full.
+    read-only. Raises InputError if an image cannot be read, or the features in the cache belong to something else,
+    StorageError if they are damaged, or the disk is full.
     """
     encoder = experiment.model, hash_extractor(extractor), images.image_size, experiment.views
     manifest = FeatureManifest(_FORM, *encoder, cache.manifest_sha256)

@@ -8,35 +8,46 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from cancernet import InputError, progress
+from cancernet import InputError
 from cancernet.config import Experiment
 from cancernet.data.images import ImageStore
+from cancernet.data.splits import Fold
 from cancernet.storage import check_space, recover_folder
 from cancernet.training import batch_normalization, distribution, pipeline, precision
 from cancernet.training.checkpoints import Recorder, Workspace, check_checkpoint, defer_signals, read_precision
-from cancernet.training.results import TrainingResult
+from cancernet.training.feature_cache import FeatureCache
 from cancernet.training.tensorboard import EventWriter
 
 _STATISTICS_BATCHES = 50  # for the final batch normalisation: 1,600 images at a batch size of 32
 _REPORT_BYTES = 20 * 10**6  # with its pictures and predictions.csv, roughly
 
 
-class LabelledImages(NamedTuple):
-    """Images with their classes."""
+class TrainingData(NamedTuple):
+    """What networks are trained and evaluated on: the n images of a dataset."""
 
     images: ImageStore
     labels: np.ndarray  # class index [n]
+    class_weights: np.ndarray  # in the loss [classes]
+    cache: FeatureCache
+    features: np.ndarray | None = None  # [n, views, f], computed elsewhere; replaces the images
+    head_folds: Sequence[Fold] | None = None  # of the training images, to choose the strength of a head; None: members
+
+
+class TrainingResult(NamedTuple):
+    """What a training returns besides the weights, which are in the model."""
+
+    history: dict[str, list[float]]  # one value per epoch; empty for a linear head, which has no epochs
+    kept_epochs: tuple[int, int] | None  # first and last (from 1) of the epochs whose weights were averaged
+    seconds: float  # including validation
+    images_per_second: float | None  # training images over the time of all epochs except the first
+    precision: str = "float32"  # of the computations during training
+    strength: float | None = None  # of the linear head: inverse of its L2 penalty; None without such a head
 
 
 def fit_network(
-    model: keras.Model,
-    experiment: Experiment,
-    training: LabelledImages,
-    validation: LabelledImages,
-    class_weights: np.ndarray,
-    workspace: Workspace,
+    model: keras.Model, experiment: Experiment, data: TrainingData, fold: Fold, workspace: Workspace
 ) -> TrainingResult:
-    """Compile and train a network, and leave in it the weights that `experiment.kept_weights` names.
+    """Train a network on a fold, and leave in it the weights that `experiment.kept_weights` names.
 
     Mean weights get new statistics of batch normalisation (stochastic weight averaging: Izmailov et al. 2018). A crash
     loses at most two minutes and one validation: training resumes from the checkpoint in `workspace` to the same
@@ -51,12 +62,11 @@ def fit_network(
     if experiment.batch_size % devices:
         found = f"{devices} devices cannot share a batch of {experiment.batch_size} images evenly"
         raise InputError(f"{found}. Give a --batch-size that is a multiple of {devices}.")
-    steps = pipeline.count_steps(len(training.labels), experiment.batch_size)
-    targets, validation_targets = (
-        keras.utils.to_categorical(each.labels, len(class_weights)) for each in (training, validation)
-    )
-    weights = class_weights[training.labels]
-    make_batches = functools.partial(pipeline.training_batches, training.images, targets, experiment, weights)
+    training, validation = (data.images.select(rows) for rows in fold)
+    steps = pipeline.count_steps(len(training), experiment.batch_size)
+    targets = keras.utils.to_categorical(data.labels, len(data.class_weights))
+    weights = data.class_weights[data.labels[fold.training]]
+    make_batches = functools.partial(pipeline.training_batches, training, targets[fold.training], experiment, weights)
     if distribution.is_first():
         check_space(workspace.folder, estimate_size(model, experiment))
         recover_folder(workspace.folder)
@@ -64,74 +74,29 @@ def fit_network(
     distribution.wait()
     batch_normalization.set_momentum(model, experiment.statistics_momentum)
     batch_normalization.fuse_batch_normalization(model)
-    with pipeline.reraise_file_errors(training.images, validation.images):
+    with pipeline.reraise_file_errors(data.images):
         with distribution.spread(model) as network:
+            prepare = functools.partial(compile_model, network, experiment, steps_per_epoch=steps)
             policy = precision.SINGLE
             if experiment.mixed_precision:
-                policy = _choose_precision(network, experiment, make_batches(), workspace)
-            compile_model(network, experiment, steps_per_epoch=steps)
-            recorder = Recorder(workspace, policy, experiment, steps)
+                policy = read_precision(workspace.folder) or precision.choose_precision(
+                    network, prepare, next(iter(make_batches())), workspace.say
+                )
+                precision.set_precision(network, policy)
+            prepare()
+            recorder = Recorder(workspace, policy, experiment, len(training))
             size = experiment.batch_size * max(1, 128 // experiment.batch_size)
-            left_out = pipeline.evaluation_batches(validation.images, batch_size=size, targets=validation_targets)
-            reports: list[keras.callbacks.Callback] = [_EpochReport(recorder, len(training.labels))]
-            if workspace.events and distribution.is_first():
-                reports.append(EventWriter(workspace.events))
-            seconds = _run_epochs(network, recorder, make_batches, left_out, reports)
+            left_out = pipeline.evaluation_batches(validation, batch_size=size, targets=targets[fold.validation])
+            writers = [EventWriter(workspace.events)] if workspace.events and distribution.is_first() else []
+            seconds = _run_epochs(network, recorder, make_batches, left_out, writers)
         if experiment.kept_weights == "mean":
             last_epoch = make_batches(first_epoch=experiment.epochs - 1).take(min(steps, _STATISTICS_BATCHES))
             batch_normalization.recompute_statistics(model, last_epoch)
     precision.set_precision(model, precision.SINGLE)  # the saved model computes in float32
     steady = recorder.epochs[1:] or recorder.epochs  # decoding and tracing slow the first epoch down
-    rate = len(training.labels) * len(steady) / max(sum(epoch["seconds"] for epoch in steady), 1e-9)
+    rate = len(training) * len(steady) / max(sum(epoch["seconds"] for epoch in steady), 1e-9)
     history = {key: [epoch[key] for epoch in recorder.epochs] for key in recorder.epochs[0]}
     return TrainingResult(history, recorder.kept_epochs, seconds, rate, policy)
-
-
-class _EpochReport(keras.callbacks.Callback):
-    """Says a line about each epoch, and reports each step to the live display."""
-
-    def __init__(self, recorder: Recorder, images: int):
-        super().__init__()
-        self.recorder, self.images = recorder, images
-        self._header = f"{'epoch':>9}{'loss':>9}{'accuracy':>10}{'val_loss':>10}{'val_accuracy':>14}{'images/s':>10}"
-        self._epoch, self._skipped, self._started, self._rate = 0, 0, 0.0, 0.0
-
-    def on_epoch_begin(self, epoch: int, logs=None) -> None:
-        self._epoch, self._skipped, self._started = epoch, self.recorder.first_step, time.perf_counter()
-
-    def on_train_batch_begin(self, batch: int, logs=None) -> None:
-        if batch:  # not at the end of a step: Keras would wait for its result
-            self._report(self._skipped + batch)
-
-    def on_test_begin(self, logs=None) -> None:
-        self._report(self.recorder.steps_per_epoch)
-
-    def _report(self, step: int) -> None:
-        experiment, size = self.recorder.experiment, self.recorder.experiment.batch_size
-        images = min(step * size, self.images) - self._skipped * size
-        self._rate = images / max(time.perf_counter() - self._started, 1e-9)
-        done = (self._epoch + step / self.recorder.steps_per_epoch) / experiment.epochs
-        progress.report(done, f"epoch {self._epoch + 1} of {experiment.epochs}, {self._rate:,.0f} images/s")
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        value = dict.fromkeys(("loss", "accuracy", "val_loss", "val_accuracy"), float("nan")) | (logs or {})
-        row = f"{f'{epoch + 1}/{self.recorder.experiment.epochs}':>9}{value['loss']:>9.4f}{value['accuracy']:>10.4f}"
-        row += f"{value['val_loss']:>10.4f}{value['val_accuracy']:>14.4f}{self._rate:>10,.0f}"
-        self.recorder.workspace.say(f"{self._header}\n{row}" if self._header else row)
-        self._header = ""
-
-
-def _choose_precision(model: keras.Model, experiment: Experiment, batches: Iterable, workspace: Workspace) -> str:
-    """Set the model to the faster precision, or to that of its checkpoint, and return it."""
-    if begun := read_precision(workspace.folder):
-        precision.set_precision(model, begun)
-        return begun
-    images, targets, _ = (np.asarray(part) for part in next(iter(batches)))
-    prepare = functools.partial(compile_model, model, experiment, steps_per_epoch=1)
-    seconds = precision.choose_precision(model, prepare, images, targets)
-    measured = " and ".join(f"{1000 * value:.3g} ms in {name}" for name, value in seconds.items())
-    workspace.say(f"A training step takes {measured}: training in {precision.select_faster(seconds)}.")
-    return precision.select_faster(seconds)
 
 
 def _run_epochs(
@@ -139,7 +104,7 @@ def _run_epochs(
     recorder: Recorder,
     make_batches: Callable[..., Iterable],
     validation: Iterable,
-    reports: Sequence[keras.callbacks.Callback],
+    writers: Sequence[keras.callbacks.Callback],
 ) -> float:
     """Train from where the recorder's checkpoint ends, put the kept weights into the model, and return the seconds."""
     experiment = recorder.experiment
@@ -155,7 +120,7 @@ def _run_epochs(
             initial_epoch=len(recorder.epochs),
             steps_per_epoch=recorder.steps_per_epoch - recorder.first_step,
             shuffle=False,  # the batches are shuffled already
-            callbacks=[*recorder.others, *reports, recorder],
+            callbacks=[*recorder.others, *writers, recorder],
             verbose=0,
         )
 
@@ -210,7 +175,7 @@ class FilledAccuracy(keras.metrics.CategoricalAccuracy):
 
 def estimate_size(model: keras.Model, experiment: Experiment) -> int:
     """Estimate the bytes of a run during training: model and report, and the checkpoint twice while it is replaced."""
-    slots = {"adagrad": 1}.get(experiment.optimizer, 2)  # values that the optimizer keeps for each weight
+    slots = 1 if experiment.optimizer == "adagrad" else 2  # values that the optimizer keeps for each weight
     copies = 1 + 2 * (2 + slots)
     return copies * 4 * model.count_params() + _REPORT_BYTES
 

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,9 +29,10 @@ class LinearHead(NamedTuple):
     scaler: StandardScaler
     classifier: LogisticRegression
 
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """Predict probabilities [n, classes] from features [n, f], averaged over views."""
-        return self.classifier.predict_proba(self.scaler.transform(features))
+    def predict(self, features: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Predict probabilities [m, classes] of rows [m] of features [n, views, f], averaged over views."""
+        blocks = map(self.scaler.transform, average_views(features, rows))
+        return np.concatenate([self.classifier.predict_proba(block) for block in blocks])
 
 
 class FittedHeads(NamedTuple):
@@ -71,11 +72,9 @@ def fit_heads(data: HeadData, members: Sequence[Fold], *, folds: Sequence[Fold] 
             fitted, predicted = [], []
             for split, scaler in zip(chosen_by, scalers, strict=True):
                 fitted.append(fit_head(data, split.training, scaler, STRENGTHS[index]))
-                predicted += [fitted[-1].predict(block) for block in average_views(data.features, split.validation)]
-            loss = log_loss(
-                labels, np.concatenate(predicted), sample_weight=weights, labels=range(len(data.class_weights))
-            )
-            tried[index] = loss, fitted
+                predicted.append(fitted[-1].predict(data.features, split.validation))
+            classes = range(len(data.class_weights))
+            tried[index] = log_loss(labels, np.concatenate(predicted), sample_weight=weights, labels=classes), fitted
         return tried[index][0]
 
     best = _FIRST
@@ -101,8 +100,11 @@ def fit_scaler(features: np.ndarray, rows: np.ndarray) -> StandardScaler:
 
 def fit_head(data: HeadData, rows: np.ndarray, scaler: StandardScaler, strength: float) -> LinearHead:
     """Fit one head to some rows of the data."""
-    blocks = map(scaler.transform, average_views(data.features, rows))
-    standardised = _write_to_disk(blocks, len(rows), data.scratch)
+    with tempfile.TemporaryFile(dir=data.scratch) as file:  # unnamed: it disappears with the array that is mapped to it
+        for block in average_views(data.features, rows):
+            file.write(np.ascontiguousarray(scaler.transform(block), np.float32).data)
+        file.flush()
+        standardised = np.memmap(file, np.float32, "r").reshape(len(rows), -1)
     labels = data.labels[rows]
     classifier = LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS)
     classifier.fit(standardised, labels, data.class_weights[labels])
@@ -115,15 +117,15 @@ def join_heads(heads: Sequence[LinearHead]) -> keras.Sequential:
     The mean of linear heads is one linear head, on features standardised as for the first.
     """
     reference = heads[0].scaler
-    outputs = []
+    kernels, biases = [], []
     for head in heads:
         kernel, bias = head.classifier.coef_.T, head.classifier.intercept_
         if kernel.shape[1] == 1:  # two classes: scikit-learn keeps the difference of their logits
             kernel, bias = np.hstack([-kernel / 2, kernel / 2]), np.append(-bias / 2, bias / 2)
         ratio = reference.scale_ / head.scaler.scale_
         shift = (reference.mean_ - head.scaler.mean_) / head.scaler.scale_
-        outputs.append((ratio[:, None] * kernel, bias + shift @ kernel))
-    kernels, biases = zip(*outputs, strict=True)
+        kernels.append(ratio[:, None] * kernel)
+        biases.append(bias + shift @ kernel)
     network = build_head(*kernels[0].shape)
     *_, normalisation, dense = network.layers
     scale = np.ones_like(reference.mean_)
@@ -131,15 +133,6 @@ def join_heads(heads: Sequence[LinearHead]) -> keras.Sequential:
     normalisation.set_weights([scale, 0 * scale, reference.mean_, variance])
     dense.set_weights([np.mean(kernels, axis=0), np.mean(biases, axis=0)])
     return network
-
-
-def _write_to_disk(blocks: Iterable[np.ndarray], rows: int, scratch: Path) -> np.ndarray:
-    """Memory-map blocks [m, k] as one float32 array [rows, k], in an unnamed file that disappears with the array."""
-    with tempfile.TemporaryFile(dir=scratch) as file:
-        for block in blocks:
-            file.write(np.ascontiguousarray(block, np.float32).data)
-        file.flush()
-        return np.memmap(file, np.float32, "r").reshape(rows, -1)
 
 
 def average_views(features: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from cancernet.data.splits import Fold
-from cancernet.training.heads import HeadData, average_views, fit_heads
+from cancernet.training.heads import HeadData, fit_heads
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4)  # of the patients
 DRAWS = 2  # of each share
@@ -57,10 +57,6 @@ def _count(folds: Sequence[Fold], groups: np.ndarray) -> float:
 
 
 def _score(data: HeadData, folds: Sequence[Fold], subset: Sequence[Fold]) -> np.ndarray:
-    heads = fit_heads(data, subset).heads
-    blocks = [
-        head.predict(block)
-        for head, fold in zip(heads, folds, strict=True)
-        for block in average_views(data.features, fold.validation)
-    ]
-    return np.log(np.maximum(np.concatenate(blocks), np.finfo(np.float64).tiny))
+    pairs = zip(fit_heads(data, subset).heads, folds, strict=True)
+    predicted = np.concatenate([head.predict(data.features, fold.validation) for head, fold in pairs])
+    return np.log(np.maximum(predicted, np.finfo(np.float64).tiny))

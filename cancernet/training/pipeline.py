@@ -151,15 +151,14 @@ def _fetch(store: ImageStore, indices: tf.Tensor) -> tf.Tensor:
 
 
 @contextlib.contextmanager
-def reraise_file_errors(*stores: ImageStore) -> Iterator[None]:
+def reraise_file_errors(store: ImageStore) -> Iterator[None]:
     """Raise the InputError about a file that a store cannot read, instead of TensorFlow's error about its graph."""
     try:
         yield
     except tf.errors.OpError as error:
-        for store in stores:
-            if store.problem is not None:
-                raise store.problem from error
-        raise
+        if store.problem is None:
+            raise
+        raise store.problem from error
 
 
 def explain_variation(experiment: Experiment) -> str:

@@ -11,6 +11,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cancernet import InputError, TrainingDiverged
 from cancernet.config import Experiment, Range, Setting
-from cancernet.training.search_space import get_setting
 
 FIRST_TRIALS = 5  # are never pruned: the median of fewer is unreliable
 LEAST_FOR_IMPORTANCE = 10  # finished trials
@@ -54,11 +54,9 @@ def join_search(
 ) -> Iterator[Search]:
     """Begin a search, or join one; InputError if it was begun with another request or the storage cannot be used.
 
-    Args:
-        folder: of the search; the study is named after it.
-        storage: an Optuna storage, or a file `.journal`, also on a network file system; None for a file in `folder`.
-        default: the value of each setting in `space` that is tried first.
-        request: all that the figures follow from, as JSON, including `seed`.
+    The study is named after the folder. `storage` is one of Optuna's, or a file `.journal`, also on a network file
+    system; None for a file in the folder. `default` has the value of each setting in `space` that is tried first, and
+    `request` all that the figures follow from, as JSON, including `seed`.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     process = f"{platform.node()}-{os.getpid()}-{time.time_ns()}"
@@ -67,8 +65,7 @@ def join_search(
     try:
         with lock, _translate_errors(storage or str(folder / _STUDY)):
             with filelock.FileLock(folder / _ASK):
-                study = _open_study(folder, storage)
-                _check_request(study, request, default, folder)
+                study = _open_study(folder, storage, default, request)
             yield Search(study, folder, process, space, default, request["seed"])
     finally:
         _remove_process(folder, process)
@@ -123,6 +120,12 @@ def count_finished(study: optuna.Study) -> int:
     return sum(trial.state in _COUNTED[1:] for trial in study.get_trials(deepcopy=False))
 
 
+def list_complete(search: Search) -> tuple[list[FrozenTrial], FrozenTrial | None]:
+    """Return the trials that were evaluated on all folds, and that of the default; None if it is not among them."""
+    complete = search.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return complete, next((trial for trial in complete if trial.params == search.default), None)
+
+
 def find_importance(study: optuna.Study) -> dict[str, float]:
     """Return each setting's importance, the largest first (PED-ANOVA, Watanabe et al. 2023); {} below ten trials."""
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -134,7 +137,7 @@ def find_importance(study: optuna.Study) -> dict[str, float]:
     return {name: float(share) for name, share in found.items() if np.isfinite(share)}
 
 
-def _open_study(folder: Path, storage: str | None) -> optuna.Study:
+def _open_study(folder: Path, storage: str | None, default: Mapping[str, Setting], request: Mapping) -> optuna.Study:
     storage = storage or f"sqlite:///{(folder / _STUDY).resolve()}"
     kept: str | JournalStorage | RDBStorage = storage
     if storage.endswith(".journal"):
@@ -142,26 +145,23 @@ def _open_study(folder: Path, storage: str | None) -> optuna.Study:
     elif storage.startswith("sqlite"):
         kept = RDBStorage(storage, engine_kwargs={"connect_args": {"timeout": SECONDS_FOR_STORAGE}})
     pruner = optuna.pruners.MedianPruner(n_startup_trials=FIRST_TRIALS)
-    return optuna.create_study(storage=kept, study_name=folder.resolve().name, pruner=pruner, load_if_exists=True)
-
-
-def _check_request(study: optuna.Study, request: Mapping, default: Mapping[str, Setting], folder: Path) -> None:
-    """Check that a study was begun with the same request; start a new one with the default."""
+    study = optuna.create_study(storage=kept, study_name=folder.resolve().name, pruner=pruner, load_if_exists=True)
     begun = study.user_attrs.get("asked")
     if begun is None:
-        study.set_user_attr("asked", dict(request))
+        begun = dict(request)
+        study.set_user_attr("asked", begun)
         study.enqueue_trial(dict(default))
-        return
     for name, value in request.items():
         if begun.get(name) != value:
             raise InputError(f"The search {folder} was begun with another {name}. Choose another --output.")
+    return study
 
 
 def _distribution(name: str, tried: Range) -> optuna.distributions.BaseDistribution:
     if tried.choices:
         return optuna.distributions.CategoricalDistribution(tried.choices)
     low, high = tried.low or 0, tried.high or 0
-    if type(get_setting(Experiment(), name)) is int:
+    if type(attrgetter(name)(Experiment())) is int:
         return optuna.distributions.IntDistribution(int(low), int(high), log=tried.log)
     return optuna.distributions.FloatDistribution(low, high, log=tried.log)
 

@@ -6,16 +6,28 @@ A JSON file can give another table: name of a setting -> `{"low": 0.001, "high":
 
 import dataclasses
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from cancernet import InputError
 from cancernet.config import Augmentation, Experiment, Range, Setting, describe_field
+from cancernet.models.architectures import check_architecture, split_by_architecture
 from cancernet.storage import read_json
-from cancernet.training.experiments import check_values
+from cancernet.training.experiments import check_settings_apply, check_values
 
 
-def choose_space(experiment: Experiment) -> dict[str, Range]:
+def choose_space(base: Experiment, table: Path | None, given: Mapping[str, object]) -> dict[str, Range]:
+    """Return what is searched: the ranges of a table, by default those of the way of training, widened to the default.
+
+    `given` are the settings that the user gave. Raises InputError as `read_space` and `check_space`.
+    """
+    space = read_space(table) if table else default_space(base)
+    check_space(space, base, given)
+    return widen_to(space, base)
+
+
+def default_space(experiment: Experiment) -> dict[str, Range]:
     """Return the default ranges for an experiment's way of training; stains are left out of images of one channel."""
     ranges = {name: describe_field(Experiment, name).choose_range(experiment.way) for name in list_searchable()}
     if experiment.channels == 1:
@@ -31,8 +43,8 @@ def read_space(path: Path) -> dict[str, Range]:
     return space
 
 
-def check_space(space: Mapping[str, Range]) -> None:
-    """Raise InputError unless every range is well formed and the setting can have every value at its ends."""
+def check_space(space: Mapping[str, Range], base: Experiment, given: Mapping[str, object]) -> None:
+    """Raise InputError unless every range is well formed, and `base` can be trained with every value at its ends."""
     for name, tried in space.items():
         if name not in list_searchable():
             raise InputError(f"{name} cannot be searched. Choose from {', '.join(list_searchable())}.")
@@ -45,17 +57,21 @@ def check_space(space: Mapping[str, Range]) -> None:
             raise InputError(f"The range of {name} goes from {tried.low} to {tried.high}: low must be below high.")
         if tried.log and not (tried.low or 0) > 0:
             raise InputError(f"The range of {name} begins at {tried.low}; a logarithmic range must begin above 0.")
-        if numbers and type(get_setting(Experiment(), name)) not in (int, float):
+        if numbers and type(attrgetter(name)(Experiment())) not in (int, float):
             raise InputError(f"{name} is not a number: give choices in place of low and high.")
         for value in tried.ends:
             check_values(_nest({name: value}))
+            changed = apply_settings(base, {name: value})
+            for single in split_by_architecture(changed):
+                check_architecture(single)
+            check_settings_apply(changed, base, given)
 
 
 def widen_to(space: Mapping[str, Range], base: Experiment) -> dict[str, Range]:
     """Return the table with the default's values within every range: the search begins with them."""
     widened = {}
     for name, tried in space.items():
-        value: Any = get_setting(base, name)
+        value = attrgetter(name)(base)
         if tried.low is not None and tried.high is not None:
             tried = dataclasses.replace(tried, low=min(tried.low, value), high=max(tried.high, value))
         elif value not in tried.choices:
@@ -69,13 +85,6 @@ def list_searchable() -> list[str]:
     settings = [each.name for each in dataclasses.fields(Experiment) if each.name != "augmentation"]
     settings += [f"augmentation.{each.name}" for each in dataclasses.fields(Augmentation)]
     return [name for name in settings if describe_field(Experiment, name).searchable]
-
-
-def get_setting(experiment: Experiment, name: str) -> Setting:
-    """Return the value of a setting as a table names it."""
-    first, _, second = name.partition(".")
-    value = getattr(experiment, first)
-    return getattr(value, second) if second else value
 
 
 def apply_settings(base: Experiment, settings: Mapping[str, Setting]) -> Experiment:

@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
@@ -26,65 +27,62 @@ MOST_GROUPS = 12  # of near-duplicates in it
 EXAMPLES = 8  # images of each class in overview.png
 
 
+_data_option = partial(option, group="data")
+
+
 @dataclass(frozen=True)
 class BuildOptions:
     """What to build, from which images."""
 
-    source: Path = option(ORIGINAL, help="Folder of images, one folder per class", group="data")
-    split_by: Literal["patient", "image"] = option(
-        "patient", help="What is never divided between splits; by image, results are over-optimistic", group="data"
+    source: Path = _data_option(ORIGINAL, "Folder of images, one folder per class")
+    split_by: Literal["patient", "image"] = _data_option(
+        "patient", "What is never divided between splits; by image, results are over-optimistic"
     )
-    split_file: Path | None = option(
-        None, help="CSV with the columns patient,split: a published split", group="data", default="a random split"
+    split_file: Path | None = _data_option(
+        None, "CSV with the columns patient,split: a published split", default="a random split"
     )
-    patient_pattern: str | None = option(
+    patient_pattern: str | None = _data_option(
         None,
-        help=r"Regular expression for file names; its first group is the patient, as in '^(person\d+)_'",
-        group="data",
+        r"Regular expression for file names; its first group is the patient, as in '^(person\d+)_'",
         default="that of the IDC set",
         metavar="REGEX",
     )
-    class_level: Annotated[int, Ge(1)] = option(
-        1, help="Folder that is the class: 1 is the one the image is in, 2 the one above it", group="data", metavar="N"
+    class_level: Annotated[int, Ge(1)] = _data_option(
+        1, "Folder that is the class: 1 is the one the image is in, 2 the one above it", metavar="N"
     )
-    merge_classes: bool = option(
-        False, help="Make classes one whose names differ only in case, spaces or encoding", group="data"
-    )
-    labels: Path | None = option(
+    merge_classes: bool = _data_option(False, "Make classes one whose names differ only in case, spaces or encoding")
+    labels: Path | None = _data_option(
         None,
-        help="Table with the columns path (or id), label and optionally patient, split and others",
-        group="data",
+        "Table with the columns path (or id), label and optionally patient, split and others",
         default="the folders are the labels",
     )
-    columns: tuple[str, ...] | None = option(
-        None, help="Columns of --labels under other names, as in label=pathology", group="data", metavar="NAME=COLUMN"
+    columns: tuple[str, ...] | None = _data_option(
+        None, "Columns of --labels under other names, as in label=pathology", metavar="NAME=COLUMN"
     )
-    slides: Path | None = option(
+    slides: Path | None = _data_option(
         None,
-        help="Table of slides to cut patches from: path, annotations (GeoJSON of QuPath), patient; with --mpp",
-        group="data",
+        "Table of slides to cut patches from: path, annotations (GeoJSON of QuPath), patient; with --mpp",
         metavar="CSV",
     )
-    annotated_share: Annotated[float, Gt(0)] = option(
-        ANNOTATED_SHARE, help="Share of a patch of --slides that annotations of its class must cover", group="data"
+    annotated_share: Annotated[float, Gt(0)] = _data_option(
+        ANNOTATED_SHARE, "Share of a patch of --slides that annotations of its class must cover"
     )
-    testing_only: bool = option(False, help="Put all images into testing: an external test set", group="data")
-    mpp: Annotated[float, Gt(0)] | None = option(
+    testing_only: bool = _data_option(False, "Put all images into testing: an external test set")
+    mpp: Annotated[float, Gt(0)] | None = _data_option(
         None,
-        help="Micrometres per pixel of the patches; a run then also takes whole slides",
-        group="data",
+        "Micrometres per pixel of the patches; a run then also takes whole slides",
         default="4 for the IDC set, otherwise unknown",
     )
-    patch_pixels: Annotated[int, Ge(1)] | None = option(
-        None, help="Pixels from one patch to the next", group="data", default="the size of the images"
+    patch_pixels: Annotated[int, Ge(1)] | None = _data_option(
+        None, "Pixels from one patch to the next", default="the size of the images"
     )
-    megapixels: Annotated[float, Gt(0)] = option(50.0, help="Reject images of more megapixels", group="data")
-    sample: bool = option(False, help="First write synthetic slides to --source", group="data")
-    download: bool = option(False, help="First download the IDC patches from Kaggle", group="data")
-    seed: Seed = option(42, help="Random seed of the split and of synthetic slides", group="data")
-    output: Path = option(DATASET, help="Folder for the dataset")
-    mode: Literal["copy", "hardlink", "symlink"] = option("copy", help="Copy the images, or link to them")
-    force: bool = option(False, help="Build anew, whatever the dataset in --output was built with")
+    megapixels: Annotated[float, Gt(0)] = _data_option(50.0, "Reject images of more megapixels")
+    sample: bool = _data_option(False, "First write synthetic slides to --source")
+    download: bool = _data_option(False, "First download the IDC patches from Kaggle")
+    seed: Seed = _data_option(42, "Random seed of the split and of synthetic slides")
+    output: Path = option(DATASET, "Folder for the dataset")
+    mode: Literal["copy", "hardlink", "symlink"] = option("copy", "Copy the images, or link to them")
+    force: bool = option(False, "Build anew, whatever the dataset in --output was built with")
 
 
 def build(options: BuildOptions) -> "Dataset":
@@ -98,11 +96,9 @@ def build(options: BuildOptions) -> "Dataset":
 def write_dataset(options: BuildOptions) -> "Summary":
     """Copy or link the images of a source into `{training,validation,testing}/<class>/`, with a manifest of them.
 
-    Prints a table of the dataset. Nothing is written if source, settings and dataset have not changed.
-
-    Raises:
-        InputError: an option, the source or the output cannot be used.
-        StorageError: the dataset cannot be written, or another process is writing it.
+    Prints a table of the dataset. Nothing is written if source, settings and dataset have not changed. Raises
+    InputError if an option, the source or the output cannot be used, StorageError if the dataset cannot be written, or
+    another process is writing it.
     """
     from cancernet.data import building
     from cancernet.data.dataset import hash_files, write_manifest
@@ -130,13 +126,12 @@ def write_dataset(options: BuildOptions) -> "Summary":
         current = None if options.force else building.find_current(output, settings, fingerprint)
         if current:
             print(f"{output} is up to date: neither {source} nor the settings have changed.\n{describe(current)}")
-            warn(current.nesting)
-            warn(describe_uniform(current))
-            warn(describe_leak(current))
+            warn(current.nesting, describe_uniform(current), describe_leak(current))
             return current
 
         if slides:
-            plan, size = plan_slides(slides, settings)
+            plan = plan_slides(slides, settings)
+            size = len(plan.patches) * (settings.patch_pixels or 0) ** 2 * 2  # a PNG of stained tissue
         else:
             plan = plan_dataset(files, settings, source)
             size = building.estimate_size(files, plan.patches, mode=settings.mode)
@@ -153,9 +148,7 @@ def write_dataset(options: BuildOptions) -> "Summary":
             boxes = save_overview(folder, built)
             save_near_duplicates(folder, near)
     print(f"{describe(summary)}\n\nWritten to {output}. Look at {output / 'overview.png'} before you train.")
-    warn(describe_uniform(summary))
-    warn(describe_leak(summary))
-    warn(boxes)
+    warn(describe_uniform(summary), describe_leak(summary), boxes)
     return summary
 
 
@@ -194,24 +187,17 @@ def read_settings(options: BuildOptions, source: Path) -> "BuildSettings":
         from cancernet.data.splits import read_split_file
 
         split_file = read_split_file(options.split_file)
-    return BuildSettings(
-        source=source.as_posix().encode(errors="backslashreplace").decode(),  # the name may be bytes that are not text
-        split_by=options.split_by,
-        split_file=split_file,
-        seed=options.seed,
-        mode=options.mode,
-        patient_pattern=pattern,
-        megapixels=options.megapixels,
-        class_level=options.class_level,
-        merge_classes=options.merge_classes,
-        labels=options.labels.as_posix() if options.labels else "",
-        labels_sha256=hash_file(options.labels) if options.labels and options.labels.is_file() else "",
-        columns=options.columns or (),
-        testing_only=options.testing_only,
-        mpp=options.mpp,
-        patch_pixels=options.patch_pixels,
-        annotated_share=options.annotated_share if options.slides else None,
-    )
+    changed: dict[str, Any] = {
+        "source": source.as_posix().encode(errors="backslashreplace").decode(),  # it may be bytes that are not text
+        "split_file": split_file,
+        "patient_pattern": pattern,
+        "labels": options.labels.as_posix() if options.labels else "",
+        "labels_sha256": hash_file(options.labels) if options.labels and options.labels.is_file() else "",
+        "columns": options.columns or (),
+        "annotated_share": options.annotated_share if options.slides else None,
+    }
+    same = {name: value for name, value in vars(options).items() if name in BuildSettings.__dataclass_fields__}
+    return BuildSettings(**(same | changed))
 
 
 def plan_dataset(files: Sequence["SourceFile"], settings: "BuildSettings", source: Path) -> "Plan":
@@ -243,14 +229,13 @@ def check_slide_options(options: BuildOptions) -> None:
             raise InputError(f"--slides and --{name} are two sources. Give one.")
 
 
-def plan_slides(slides: Sequence["AnnotatedSlide"], settings: "BuildSettings") -> tuple["Plan", int]:
-    """Decide class and split of each annotated patch; return about how many bytes they will have, too."""
+def plan_slides(slides: Sequence["AnnotatedSlide"], settings: "BuildSettings") -> "Plan":
+    """Decide class and split of each annotated patch."""
     from cancernet.data.annotations import plan_patches
 
     pixels, share = settings.patch_pixels or 0, settings.annotated_share or 0
     found = plan_patches(slides, patch_pixels=pixels, mpp=settings.mpp or 0, least_share=share)
-    plan = split_images(found.patches, found.rejected, "", settings)
-    return plan._replace(slides=found), len(plan.patches) * pixels**2 * 2  # a PNG of stained tissue
+    return split_images(found.patches, found.rejected, "", settings)._replace(slides=found)
 
 
 def split_images(
@@ -297,20 +282,16 @@ def save_overview(folder: Path, built: "Built") -> str:
     names = name_classes(built.patches)
     label = {patch.label: label_class(names, patch.label) for patch in built.patches}
     boxes = use_fonts(label.values())
-    counts = {
-        split: dict(Counter(label[patch.label] for patch in built.patches if patch.split == split)) for split in SPLITS
-    }
     examples: dict[str, list[np.ndarray]] = {}
     for patch in sorted(built.patches, key=lambda patch: patch.sha256):  # random enough, and always the same
         shown = examples.setdefault(label[patch.label], [])
         if len(shown) < EXAMPLES:
             shown.append(read_image(folder / patch.file, channels=3, sha256=patch.sha256))
-    patients = {
-        split: list(
-            Counter(patch.patient for patch in built.patches if patch.split == split and patch.patient).values()
-        )
-        for split in SPLITS
-    }
+    counts, patients = {}, {}
+    for split in SPLITS:
+        inside = [patch for patch in built.patches if patch.split == split]
+        counts[split] = Counter(label[patch.label] for patch in inside)
+        patients[split] = list(Counter(patch.patient for patch in inside if patch.patient).values())
     sizes = np.array([(check.width, check.height) for check in built.checks])
     figure = plot_dataset(counts=counts, patients=patients, sizes=sizes, samples=examples)
     figure.savefig(folder / "overview.png", dpi=120)
@@ -332,14 +313,12 @@ def save_near_duplicates(folder: Path, groups: Sequence[Sequence["Patch"]]) -> N
 def describe_leak(summary: "Summary") -> str:
     """Describe near-duplicates in different splits; "" without any."""
     number = summary.near_duplicates_across_splits
-    if not number:
-        return ""
     groups = f"{number:,} group(s) of near-duplicate images of different patients"
-    return f"{groups} are in different splits: probable data leakage."
+    return f"{groups} are in different splits: probable data leakage." if number else ""
 
 
-def warn(text: str) -> None:
-    if text:
+def warn(*texts: str) -> None:
+    for text in filter(None, texts):
         print(f"warning: {text}")
 
 

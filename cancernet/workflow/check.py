@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 EPILOG = "Paste what it prints into a bug report."
 _PACKAGES = ("tensorflow", "keras", "jax", "numpy", "scikit-learn", "opencv-python-headless", "matplotlib", "pydantic")
 _STEPS = 5  # timed, after the one that builds the graph
-_LEAST_MEMORY, _LEAST_DISK = (
-    3.0,
-    5.0,
-)  # GB: training on all IDC patches took 2.6 GB, their copy 1.6 GB and features 2 GB
+_LEAST_MEMORY = 3.0  # GB: training on all IDC patches took 2.6 GB
+_LEAST_DISK = 5.0  # GB: their copy took 1.6 GB, and features 2 GB
 
 
 @dataclass(frozen=True)
@@ -60,11 +58,7 @@ class Check:
 
 
 def check(options: CheckOptions) -> Check:
-    """Check this machine, and print what was found.
-
-    Raises:
-        InputError: Keras cannot be imported with its backend.
-    """
+    """Check this machine, and print what was found; InputError if Keras cannot be imported with its backend."""
     import psutil
 
     from cancernet.models.backend import explain_unused_gpu, import_keras
@@ -82,25 +76,21 @@ def check(options: CheckOptions) -> Check:
         problems.append(f"{memory:.1f} GB of memory are free. Close other programs, or train with --cache-limit 0.1.")
     if disk < _LEAST_DISK:
         problems.append(f"{disk:.1f} GB of disk are free in {Path.cwd()}. Work in another folder.")
+    installed = {each.metadata["Name"].lower(): each.version for each in importlib.metadata.distributions()}
     found = Check(
-        __version__,
-        platform.python_version(),
-        platform.platform(),
-        keras.backend.backend(),
-        _find_versions(),
-        os.cpu_count() or 1,
-        round(memory, 1),
-        round(disk, 1),
-        devices,
-        problems,
+        cancernet=__version__,
+        python=platform.python_version(),
+        system=platform.platform(),
+        backend=keras.backend.backend(),
+        packages={name: installed[name] for name in _PACKAGES if name in installed},
+        cores=os.cpu_count() or 1,
+        memory_gb=round(memory, 1),
+        disk_gb=round(disk, 1),
+        devices=devices,
+        problems=problems,
     )
     print(json.dumps(asdict(found), indent=1) if options.json else _write_text(found))
     return found
-
-
-def _find_versions() -> dict[str, str]:
-    installed = {each.metadata["Name"].lower(): each.version for each in importlib.metadata.distributions()}
-    return {name: installed[name] for name in _PACKAGES if name in installed}
 
 
 def _check_device(name: str) -> DeviceCheck:
@@ -128,7 +118,7 @@ def _time_training() -> float:
     compile_model(model, experiment, steps_per_epoch=1)
     images = _make_images(experiment.batch_size, experiment.image_size)
     targets = np.eye(2, dtype=np.float32)[np.arange(len(images)) % 2]
-    return _measure_rate(lambda: model.train_on_batch(images, targets), len(images))
+    return _measure_rate(lambda images: model.train_on_batch(images, targets), images)
 
 
 def _time_backbone() -> float:
@@ -137,8 +127,7 @@ def _time_backbone() -> float:
 
     experiment = replace(RECIPES["transfer"], model="densenet121", image_size=96, weights="none")
     model = without_xla(build_model(experiment, classes=2))
-    images = _make_images(experiment.batch_size, experiment.image_size)
-    return _measure_rate(lambda: model.predict_on_batch(images), len(images))
+    return _measure_rate(model.predict_on_batch, _make_images(experiment.batch_size, experiment.image_size))
 
 
 def _make_images(count: int, side: int) -> "np.ndarray":
@@ -147,12 +136,12 @@ def _make_images(count: int, side: int) -> "np.ndarray":
     return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
-def _measure_rate(work: Callable[[], object], images: int) -> float:
-    work()
+def _measure_rate(work: Callable[["np.ndarray"], object], images: "np.ndarray") -> float:
+    work(images)
     started = time.perf_counter()
     for _ in range(_STEPS):
-        work()
-    return round(_STEPS * images / (time.perf_counter() - started), 1)
+        work(images)
+    return round(_STEPS * len(images) / (time.perf_counter() - started), 1)
 
 
 def _write_text(found: Check) -> str:

@@ -29,8 +29,7 @@ class ComparisonOptions:
 def compare(options: ComparisonOptions) -> "Comparison":
     """Compare runs with the first of them, and print the comparison.
 
-    Raises:
-        InputError: fewer than two runs, or they were not evaluated on the same images.
+    Raises InputError for fewer than two runs, or if they were not evaluated on the same images.
     """
     from cancernet.reporting import comparison, comparison_plots
     from cancernet.storage import FolderKind, claim_folder, fresh_folder

@@ -18,19 +18,14 @@ LONGEST_NAME = 60  # characters of a value in the name of a folder, up to four b
 def cross_validate(plan: Plan, wanted: Sequence[int], work: Path) -> None:
     """Train the folds that are not finished yet, and write the pooled report.
 
-    Args:
-        wanted: numbers of the folds to train, from 1; not used where the values of a column are left out.
-        work: folder of the unfinished cross-validation; fold 1 is a run in fold_1, and that without Berlin in
-            fold_Berlin.
-
-    Raises:
-        InputError: too few patients, or a fold that cannot be trained.
+    `wanted` are the numbers of the folds to train, from 1; not used where the values of a column are left out. `work`
+    is the folder of the unfinished cross-validation: fold 1 is a run in fold_1, and that without Berlin in fold_Berlin.
+    Raises InputError for too few patients, or a fold that cannot be trained.
     """
     column, folds = plan.options.leave_out, plan.options.folds or len(wanted)
     own: dict[int | str, list[Patch]]
     if column:
-        own = leave_out_values(plan, column)
-        which = f"every {column}"
+        own, which = leave_out_values(plan, column), f"every {column}"
     else:
         every = deal_folds(plan, plan.dataset.patches, folds)
         own = {number: every[number - 1] for number in wanted}
@@ -47,7 +42,7 @@ def cross_validate(plan: Plan, wanted: Sequence[int], work: Path) -> None:
         folder.mkdir(exist_ok=True)
         with progress.part(part, len(own), "fold"):
             finished = fit_run(plan, data, patches, folder)
-        report_run(plan, finished, data, patches)
+        report_run(plan, finished, patches)
     if not distribution.is_first():
         return
     data_of = content.describe_data(plan.dataset.patches, plan.dataset.summary)
@@ -65,11 +60,7 @@ def cross_validate(plan: Plan, wanted: Sequence[int], work: Path) -> None:
 
 
 def deal_folds(plan: Plan, patches: Sequence[Patch], folds: int) -> list[list[Patch]]:
-    """Return the patches of each fold with the splits that they have in it.
-
-    Raises:
-        InputError: too few patients, or a fold that cannot be trained.
-    """
+    """Return the patches with their splits in each fold; InputError for too few patients, or a fold without a class."""
     labels, groups = [patch.label for patch in patches], splits.list_groups(patches, by_patient=plan.by_patient)
     assigned = splits.assign_folds(labels, groups, folds=folds, seed=plan.experiment.seed)
     return [_put_in_splits(patches, fold) for fold in assigned]
@@ -78,8 +69,7 @@ def deal_folds(plan: Plan, patches: Sequence[Patch], folds: int) -> list[list[Pa
 def leave_out_values(plan: Plan, column: str) -> dict[int | str, list[Patch]]:
     """Return the patches with their splits in the fold of each value of a column, which is tested on that value.
 
-    Raises:
-        InputError: there is no such column, or it cannot be left out (see `splits.leave_out_values`).
+    Raises InputError if there is no such column, or it cannot be left out (see `splits.leave_out_values`).
     """
     patches = plan.dataset.patches
     values = dataset.read_column(patches, column, most=None)
@@ -100,15 +90,12 @@ def _put_in_splits(patches: Sequence[Patch], assigned: Sequence[str]) -> list[Pa
 def name_folders(names: Iterable[int | str], work: Path) -> dict[int | str, Path]:
     """Return the folder of each fold; other characters than letters, digits, hyphens and dots become underscores.
 
-    Raises:
-        InputError: two folds would have the same folder, also where case is ignored.
+    Raises InputError if two folds would have the same folder, also where case is ignored.
     """
     folders = {name: work / f"fold_{UNSAFE.sub('_', str(name))[:LONGEST_NAME]}" for name in names}
     first_of: dict[str, int | str] = {}
     for name, folder in folders.items():
-        if first_of.setdefault(folder.name.lower(), name) != name:
-            raise InputError(
-                f"{first_of[folder.name.lower()]} and {name} would have the same folder, {folder.name}. Rename one of "
-                "them in the table of labels, and build again."
-            )
+        if (first := first_of.setdefault(folder.name.lower(), name)) != name:
+            found = f"{first} and {name} would have the same folder, {folder.name}"
+            raise InputError(f"{found}. Rename one of them in the table of labels, and build again.")
     return folders

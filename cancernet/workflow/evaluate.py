@@ -18,24 +18,23 @@ if TYPE_CHECKING:
 class EvaluationOptions:
     """Which run is evaluated on which images, and how."""
 
-    run: Path = option(Path(), help="Folder of a run, such as runs/cancernet", group="data", positional=True)
-    dataset: Path = option(DATASET, help="Folder made by build_dataset.py", group="data")
-    split: Literal["training", "validation", "testing"] = option("testing", help="Split to evaluate", group="data")
+    run: Path = option(Path(), "Folder of a run, such as runs/cancernet", group="data", positional=True)
+    dataset: Path = option(DATASET, "Folder made by build_dataset.py", group="data")
+    split: Literal["training", "validation", "testing"] = option("testing", "Split to evaluate", group="data")
     allow_seen_patients: bool = option(
-        False, help="Evaluate patients that the run was trained or validated on", group="data"
+        False, "Evaluate patients that the run was trained or validated on", group="data"
     )
-    neighbours: bool = option(True, help="Do not smooth over neighbouring patches of a slide", group="decision")
-    prevalence: Prevalence | None = option(None, help="Also give PPV and NPV at this prevalence", group="decision")
+    neighbours: bool = option(True, "Do not smooth over neighbouring patches of a slide", group="decision")
+    prevalence: Prevalence | None = option(None, "Also give PPV and NPV at this prevalence", group="decision")
     group: str | None = group_option()
-    output: Path | None = option(None, help="Folder for the report with its pictures", default="print only")
-    force: bool = option(False, help="Replace a report that exists")
+    output: Path | None = option(None, "Folder for the report with its pictures", default="print only")
+    force: bool = option(False, "Replace a report that exists")
 
 
 def evaluate(options: EvaluationOptions) -> "Report":
     """Predict the images of a split, report on them, and print the report.
 
-    Raises:
-        InputError: the run, the dataset or the output folder cannot be used, or the run has seen these patients.
+    Raises InputError if the run, the dataset or the output folder cannot be used, or the run has seen these patients.
     """
     from cancernet import progress
     from cancernet.storage import FolderKind, claim_folder

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cancernet import InputError
-from cancernet.cli import quiet_import
+from cancernet import InputError, run
 from cancernet.config import Experiment, TrainingOptions
 from cancernet.data import dataset, splits
 from cancernet.data.dataset import Dataset, Patch, open_dataset
@@ -19,13 +18,15 @@ from cancernet.evaluation import decision, smoothing
 from cancernet.evaluation.predictions import Scores
 from cancernet.models.architectures import split_by_architecture
 from cancernet.models.backend import explain_unused_gpu, import_keras
+from cancernet.reporting import content, report
+from cancernet.reporting.schema import Report, TrainingSummary
+from cancernet.training import distribution
 from cancernet.training.experiments import fit_to_grey
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # they need Keras, which is imported when all is checked
     from cancernet.evaluation.results import LearningCurve
-    from cancernet.reporting.schema import Report
-    from cancernet.run import Run, Settings
-    from cancernet.training.ensembles import FittedEnsemble, TrainingData
+    from cancernet.training.ensembles import FittedEnsemble
+    from cancernet.training.fitting import TrainingData
 
 LEAST_LEARNING_PATIENTS = 8  # that each member leaves out, for a learning curve
 LEAST_VALIDATION_PATIENTS = 10  # with fewer, the decision depends mostly on who they are: see docs/recipes.md
@@ -50,18 +51,14 @@ class Plan:
 class FittedRun(NamedTuple):
     """A run that is trained and has its decision, but is not saved yet."""
 
-    run: "Run"
+    run: run.Run
     fitted: "FittedEnsemble"
     left_out: list[Patch]  # patches that the ensemble members left out, in the order of their scores
     class_weights: dict[str, float]
 
 
 def make_plan(options: TrainingOptions, experiment: Experiment, name: str) -> Plan:
-    """Check what a training needs.
-
-    Raises:
-        InputError: the dataset cannot be used, or the options do not fit it.
-    """
+    """Check what a training needs; InputError if the dataset cannot be used, or the options do not fit it."""
     decision.parse_operating_point(options.operating_point)
     opened = open_dataset(options.dataset)
     patches, summary = opened.patches, opened.summary
@@ -80,8 +77,7 @@ def make_plan(options: TrainingOptions, experiment: Experiment, name: str) -> Pl
 def choose_positive(options: TrainingOptions, classes: Sequence[str]) -> str | None:
     """Return the positive class: the last of two unless another is given; None for more classes.
 
-    Raises:
-        InputError: an unknown class, or an option for two classes where there are more.
+    Raises InputError for an unknown class, or an option for two classes where there are more.
     """
     if len(classes) == 2:
         if options.positive not in (None, *classes):
@@ -89,18 +85,13 @@ def choose_positive(options: TrainingOptions, classes: Sequence[str]) -> str | N
         return options.positive or classes[1]
     for name in ("positive", "prevalence", "operating_point"):
         if getattr(options, name) != getattr(TrainingOptions(), name):
-            raise InputError(
-                f"--{name.replace('_', '-')} is for two classes; {options.dataset} has {len(classes)}. Leave it out."
-            )
+            found = f"{options.dataset} has {len(classes)}"
+            raise InputError(f"--{name.replace('_', '-')} is for two classes; {found}. Leave it out.")
     return None
 
 
 def check_members(plan: Plan, folds: Sequence[Sequence[Patch]], members: int) -> None:
-    """Check that each fold has enough patients for so many ensemble members.
-
-    Raises:
-        InputError: it has not.
-    """
+    """Raise InputError unless each fold has enough patients for so many ensemble members."""
     for patches in folds if members > 1 else ():
         splits.split_members(patches, members, by_patient=plan.by_patient, seed=plan.experiment.seed)
 
@@ -108,15 +99,13 @@ def check_members(plan: Plan, folds: Sequence[Sequence[Patch]], members: int) ->
 def open_data(plan: Plan, work: Path) -> "TrainingData":
     """Load TensorFlow, and open the images of all splits and the place of their features.
 
-    Args:
-        work: folder of the unfinished run, for features that cannot be kept next to the dataset.
+    `work` is the folder of the unfinished run, for features that cannot be kept next to the dataset.
     """
     print("Loading TensorFlow ...", flush=True)
     import_keras()
 
-    from cancernet import run
     from cancernet.training import feature_cache, given_features, pipeline
-    from cancernet.training.ensembles import TrainingData
+    from cancernet.training.fitting import TrainingData
 
     if unused := explain_unused_gpu(pipeline.describe_device()):
         print(unused)
@@ -136,13 +125,9 @@ def open_data(plan: Plan, work: Path) -> "TrainingData":
 def fit_run(plan: Plan, data: "TrainingData", patches: Sequence[Patch], folder: Path) -> FittedRun:
     """Train on the training split, and fit calibration, threshold and smoothing on images that were left out.
 
-    Args:
-        data: of all patches.
-        patches: the same patches, each with its split in this run.
-        folder: for checkpoints.
+    `data` are those of `patches`, each of which has its split in this run; `folder` is for checkpoints.
     """
     from cancernet.explain import out_of_distribution
-    from cancernet.run import Run
     from cancernet.training.checkpoints import Workspace
     from cancernet.training.ensembles import fit_ensemble
     from cancernet.training.fitting import compute_class_weights
@@ -158,7 +143,8 @@ def fit_run(plan: Plan, data: "TrainingData", patches: Sequence[Patch], folder: 
     trained_on = np.unique(np.concatenate([member.training for member in members]))
     weights = compute_class_weights(data.labels[trained_on], len(classes), experiment.class_weight)
     announce(plan, settings, len(trained_on))
-    fingerprint = json.dumps(describe_training(settings), sort_keys=True)
+    asked = [dataclasses.asdict(experiment), settings.manifest_sha256, settings.versions, settings.hardware]
+    fingerprint = json.dumps(asked)  # of a checkpoint; `train.describe_request` has the rest
     events = folder / FOLDER if plan.options.tensorboard else None
     workspace = Workspace(folder, fingerprint, functools.partial(print, flush=True), plan.options.force, events)
     fitted = fit_ensemble(experiment, data._replace(class_weights=weights, head_folds=parts), members, workspace)
@@ -177,57 +163,57 @@ def fit_run(plan: Plan, data: "TrainingData", patches: Sequence[Patch], folder: 
     detector = out_of_distribution.fit_detector(values, channels=experiment.channels)
     settings = dataclasses.replace(settings, training_precision=fitted.training.precision)
     class_weights = {name: float(weights[index]) for index, name in enumerate(classes)}
-    return FittedRun(Run(fitted.model, fixed, settings, folder, detector), fitted, left_out, class_weights)
+    return FittedRun(run.Run(fitted.model, fixed, settings, folder, detector), fitted, left_out, class_weights)
 
 
-def report_run(plan: Plan, finished: FittedRun, data: "TrainingData", patches: Sequence[Patch]) -> "Report | None":
+def report_run(plan: Plan, finished: FittedRun, patches: Sequence[Patch]) -> Report | None:
     """Evaluate a fitted run on the testing split, save it and write its report; of several processes only the first.
 
-    Without a testing split the report is of the validation split, and says so.
-
-    Args:
-        data, patches: as of `fit_run`.
+    `patches` are those of `fit_run`. Without a testing split the report is of the validation split, and says so.
     """
-    from cancernet.reporting import content, illustration, report
-    from cancernet.run import save_run
-    from cancernet.training import distribution
+    from cancernet.reporting import illustration
     from cancernet.training.pipeline import explain_variation
-    from cancernet.training.results import summarize
 
-    run, fitted, left_out, class_weights = finished
-    testing = np.flatnonzero([patch.split == "testing" for patch in patches])
-    scores = fitted.score(testing) if len(testing) else None
+    trained, fitted, left_out, class_weights = finished
+    settings, step = trained.settings, trained.settings.patch_pixels
+    split, tested = "testing", np.flatnonzero([patch.split == "testing" for patch in patches])
+    if len(tested):
+        scored = Scores([patches[int(row)] for row in tested], fitted.score(tested), step=step)
+    else:  # the dataset's own validation split, each image by the member that left it out
+        split, tested = "validation", np.flatnonzero([patch.split == "validation" for patch in left_out])
+        scored = Scores([left_out[int(row)] for row in tested], fitted.left_out[tested], step=step)
     if not distribution.is_first():
         return None
     context = content.ReportContext(
         plan.name,
-        "validation" if scores is None else "testing",
+        split,
         content.describe_data(patches, plan.dataset.summary),
         class_weights=class_weights,
-        training=summarize(fitted.training, str(run.settings.hardware["device"])),
-        settings=content.flatten(content.list_settings(run.settings)),
-        chose_model=scores is None,
+        training=TrainingSummary(
+            fitted.training.seconds,
+            str(settings.hardware["device"]),
+            fitted.training.strength,
+            len(fitted.training.history.get("loss", ())) or None,
+            fitted.training.kept_epochs,
+            fitted.training.images_per_second,
+        ),
+        settings=content.flatten(content.list_settings(settings)),
+        chose_model=split == "validation",
         warnings=[*list_warnings(plan.options.features, left_out), *filter(None, [explain_variation(plan.experiment)])],
         prevalence=plan.options.prevalence,
         group=plan.options.group,
     )
-    step = run.settings.patch_pixels
-    if scores is not None:
-        scored = Scores([patches[int(row)] for row in testing], scores, step=step)
-    else:  # the dataset's own validation split, each image by the member that left it out
-        rows = np.flatnonzero([patch.split == "validation" for patch in left_out])
-        scored = Scores([left_out[int(row)] for row in rows], fitted.left_out[rows], step=step)
-    evaluated = content.evaluate_split(scored, run.decision, context)
-    history, folder, source = fitted.training.history, run.folder, plan.dataset.folder
-    save_run(run, history, evaluated.predictions)
+    evaluated = content.evaluate_split(scored, trained.decision, context)
+    history, folder, source = fitted.training.history, trained.folder, plan.dataset.folder
+    run.save_run(trained, history, evaluated.predictions)
     illustration.copy_samples(evaluated.predictions, source, folder)
-    described = illustration.illustrate(run, evaluated, source, folder)
+    described = illustration.illustrate(trained, evaluated, source, folder)
     described = dataclasses.replace(described, learning_curve=learn(plan, finished, patches))
     errors = content.read_images([each.file for each in described.worst_errors], evaluated.predictions, source)
     figures = report.draw_figures(described, evaluated.predictions, history=history, error_images=errors)
     figures |= illustration.draw_augmentation(patches, source, plan.experiment)
     if plan.experiment.members > 1:
-        out_of_fold = smoothing.predict_scores(run.decision, Scores(left_out, fitted.left_out, step=step))
+        out_of_fold = smoothing.predict_scores(trained.decision, Scores(left_out, fitted.left_out, step=step))
         described, drawn = illustration.check_labels(described, out_of_fold, source, folder)
         figures |= drawn
     report.write_report(folder, described, figures)
@@ -256,17 +242,15 @@ def learn(plan: Plan, finished: FittedRun, patches: Sequence[Patch]) -> "Learnin
     return trace_learning_curve(subsets, finished.left_out, finished.run.settings.classes, plan.positive)
 
 
-def announce(plan: Plan, settings: "Settings", images: int) -> None:
+def announce(plan: Plan, settings: run.Settings, images: int) -> None:
     """Print what is about to be trained."""
-    from cancernet.run import name_class
-
     experiment, options = plan.experiment, plan.options
     what = f"a head on {options.features}" if options.features else experiment.model
     if experiment.members > 1:
         what += f", {experiment.members} ensemble members that each leave out a part,"
     print(f"Training {what} on {images:,} images of {options.dataset}, on the {settings.hardware['device']}.")
     if plan.positive:
-        meaning = name_class(settings, plan.positive)
+        meaning = run.name_class(settings, plan.positive)
         label = plan.positive if meaning == plan.positive else f"{plan.positive} ({meaning})"
         print(f"The positive class is {label}.")
     if experiment.kept_weights == "mean" and experiment.strategy != "frozen":
@@ -284,12 +268,9 @@ def log_weight_of_positive(positive: str | None, classes: Sequence[str], weights
     return math.log(weights[index] / weights[1 - index])
 
 
-def describe_settings(plan: Plan, patches: Sequence[Patch]) -> "Settings":
+def describe_settings(plan: Plan, patches: Sequence[Patch]) -> run.Settings:
     """Return what config.json holds: all that is needed to train again."""
-    from cancernet import run
-
-    with quiet_import():  # TensorFlow looks for GPUs, and reports what it does not find
-        versions, hardware = run.describe_machine()
+    versions, hardware = run.describe_machine()
     return run.Settings(
         experiment=plan.experiment,
         classes=tuple(dataset.list_classes(patches)),
@@ -308,12 +289,6 @@ def describe_settings(plan: Plan, patches: Sequence[Patch]) -> "Settings":
         class_names=dataset.name_classes(patches),
         seen=run.describe_seen(patches),
     )
-
-
-def describe_training(settings: "Settings") -> dict[str, object]:
-    """The settings that a checkpoint must agree with: all but the model and the images seen."""
-    left_out = ("class_names", "seen", "model_sha256", "patch_pixels", "class_colours")
-    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in left_out}
 
 
 def list_warnings(features: Path | None, validation: Sequence[Patch]) -> list[str]:

@@ -13,6 +13,8 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +22,6 @@ from annotated_types import Ge
 
 from cancernet import InputError, StorageError, progress
 from cancernet.config import RUNS, Experiment, Range, TrainingOptions, option
-from cancernet.models.architectures import check_architecture, split_by_architecture
 from cancernet.storage import FolderKind, check_replaceable, lock_folder, write_json
 from cancernet.training import experiments, search_space
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from cancernet.data.dataset import Patch
     from cancernet.evaluation.predictions import Predictions
     from cancernet.reporting.search import SearchResult, TrialRow
-    from cancernet.training.ensembles import TrainingData
+    from cancernet.training.fitting import TrainingData
     from cancernet.training.search import Search
     from cancernet.workflow.fit import Plan
 
@@ -48,41 +49,41 @@ def duration(text: str) -> float:
     return seconds
 
 
+_training_option = partial(option, group="training")
+_not_an_option = partial(option, help="", on_command_line=False)  # of a training, but not of a search
+
+
 @dataclasses.dataclass(frozen=True)
 class SearchOptions(TrainingOptions):
     """What is searched, how long, and the training from which the search starts."""
 
-    trials: Annotated[int, Ge(1)] = option(50, help="Trials in all, of all processes", group="training")
-    timeout: float = option(
-        math.inf, help="Time after which no trial is started, such as 90s, 30m or 2h", default="none",
-        group="training", parse=duration, metavar="TIME",
+    trials: Annotated[int, Ge(1)] = _training_option(50, "Trials in all, of all processes")
+    timeout: float = _training_option(
+        math.inf, "Time after which no trial is started, such as 90s, 30m or 2h",
+        default="none", parse=duration, metavar="TIME",
     )  # fmt: skip
-    folds: Annotated[int, Ge(2)] | None = option(5, help="Folds of the cross-validation", group="training")
-    space: Path | None = option(
+    folds: Annotated[int, Ge(2)] | None = _training_option(5, "Folds of the cross-validation")
+    space: Path | None = _training_option(
         None,
-        help="JSON file of the settings to search and their ranges (see docs/search.md)",
-        group="training",
+        "JSON file of the settings to search and their ranges (see docs/search.md)",
         default="those of the way of training",
     )
-    storage: str | None = option(
-        None, help="Optuna storage, such as postgresql://...", group="output", default="a file in --output"
-    )
-    output: Path | None = option(RUNS / "search", help="Folder of the search")
-    features: Path | None = option(None, help="", on_command_line=False)
-    prevalence: float | None = option(None, help="", on_command_line=False)
-    group: str | None = option(None, help="", on_command_line=False)
-    only_folds: tuple[int, ...] | None = option(None, help="", on_command_line=False)
-    leave_out: str | None = option(None, help="", on_command_line=False)
-    distributed: bool = option(False, help="", on_command_line=False)
-    tensorboard: bool = option(False, help="", on_command_line=False)
-    force: bool = option(False, help="", on_command_line=False)
+    storage: str | None = option(None, "Optuna storage, such as postgresql://...", default="a file in --output")
+    output: Path | None = option(RUNS / "search", "Folder of the search")
+    features: Path | None = _not_an_option(None)
+    prevalence: float | None = _not_an_option(None)
+    group: str | None = _not_an_option(None)
+    only_folds: tuple[int, ...] | None = _not_an_option(None)
+    leave_out: str | None = _not_an_option(None)
+    distributed: bool = _not_an_option(False)
+    tensorboard: bool = _not_an_option(False)
+    force: bool = _not_an_option(False)
 
 
 def search(options: SearchOptions) -> "SearchResult":
     """Search until the trials or the time are used up; write the best recipe, and print what was found.
 
-    Raises:
-        InputError: Optuna is missing, or the options, the dataset or the output folder cannot be used.
+    Raises InputError if Optuna is missing, or the options, the dataset or the output folder cannot be used.
     """
     if importlib.util.find_spec("optuna") is None:
         raise InputError('A search needs Optuna, which is not installed: pip install ".[search]"')
@@ -92,18 +93,17 @@ def search(options: SearchOptions) -> "SearchResult":
     from cancernet.workflow.fit import check_members, make_plan
 
     plan = make_plan(options, experiment, output.name)
-    space = choose_space(options, plan.experiment)
+    space = search_space.choose_space(plan.experiment, options.space, options.settings)
     known = [patch for patch in plan.dataset.patches if patch.split != "testing"]
     folds = deal_folds(plan, known, options.folds or 5)
     check_members(plan, folds, int(max(space["members"].ends)) if "members" in space else 1)
-    trainer = Trainer(
-        dataclasses.replace(plan, dataset=dataclasses.replace(plan.dataset, patches=known)), folds, output
-    )
+    dataset = dataclasses.replace(plan.dataset, patches=known)
+    trainer = Trainer(dataclasses.replace(plan, dataset=dataset), folds, output)
     request = describe_request(plan, space)
     prepare_folder(output, request)
     from cancernet.training.search import count_finished, evaluate_trial, join_search, take_trial
 
-    default = {name: search_space.get_setting(plan.experiment, name) for name in space}
+    default = {name: attrgetter(name)(plan.experiment) for name in space}
     print(f"Searching {', '.join(space)}: {options.trials} trials, {trainer.describe()}.")
     print(f"A line follows each fold; what its training prints is in {output / LOGS}.", flush=True)
     with join_search(output, options.storage, space, default, request) as found:
@@ -113,7 +113,7 @@ def search(options: SearchOptions) -> "SearchResult":
                 with progress.part(count_finished(found.study) + 1, options.trials, "trial"):
                     evaluate_trial(found, trial, losses, until=until)
                 ended = count_finished(found.study)
-                print(f"{ended} of {options.trials} trials: {describe_best(found, default)}", flush=True)
+                print(f"{ended} of {options.trials} trials: {describe_best(found)}", flush=True)
         result = conclude(found, trainer)
     print(f"\n{write_outcome(output, result, plan.experiment)}")
     print(f"Train with it: python train_model.py --dataset {options.dataset} --recipe {output / RECIPE}")
@@ -125,23 +125,6 @@ def _tell_folds(losses: Iterator[tuple[float, int]], trial: int) -> Iterator[tup
     for fold, (loss, images) in enumerate(losses, 1):
         print(f"Trial {trial}, fold {fold}: log-loss {loss / images:.4f}", flush=True)
         yield loss, images
-
-
-def choose_space(options: SearchOptions, base: Experiment) -> dict[str, Range]:
-    """Return what is searched: every value at an end of a range can be trained with, and the default is in it.
-
-    Raises:
-        InputError: a malformed range, or a setting that this training does not use.
-    """
-    space = search_space.read_space(options.space) if options.space else search_space.choose_space(base)
-    search_space.check_space(space)
-    for name, tried in space.items():
-        for value in tried.ends:
-            changed = search_space.apply_settings(base, {name: value})
-            for kind in split_by_architecture(changed):
-                check_architecture(kind)
-            experiments.check_settings_apply(changed, base, options.settings)
-    return search_space.widen_to(space, base)
 
 
 def describe_request(plan: "Plan", space: Mapping[str, Range]) -> dict[str, Any]:
@@ -160,11 +143,7 @@ def describe_request(plan: "Plan", space: Mapping[str, Range]) -> dict[str, Any]
 
 
 def prepare_folder(output: Path, request: Mapping[str, object]) -> None:
-    """Make the folder of a search; an existing search is resumed.
-
-    Raises:
-        InputError: something else is there.
-    """
+    """Make the folder of a search; an existing search is resumed. Raises InputError if something else is there."""
     check_replaceable(output, FolderKind.SEARCH, force=True)  # `join_search` refuses a search for something else
     with lock_folder(output, announce=print):  # the processes of a search may start at the same moment
         output.mkdir(parents=True, exist_ok=True)
@@ -175,14 +154,12 @@ def prepare_folder(output: Path, request: Mapping[str, object]) -> None:
 
 
 class Trainer:
-    """Trains the folds of trials as train_model.py does, on training and validation patients only."""
+    """Trains the folds of trials as train_model.py does, on training and validation patients only.
+
+    The patches of `plan` are those of training and validation; `folds` has the same with their splits in each fold.
+    """
 
     def __init__(self, plan: "Plan", folds: "Sequence[Sequence[Patch]]", output: Path):
-        """Args:
-        plan: its patches are those of training and validation.
-        folds: the same patches, with their splits in each fold.
-        output: folder of the search.
-        """
         self.plan, self.patches, self.folds, self.output = plan, plan.dataset.patches, folds, output
         self._data: dict[int, TrainingData] = {}  # by image size: its images are decoded once
 
@@ -195,10 +172,9 @@ class Trainer:
         return f"cross-validated in {plural(len(self.folds), 'fold')} over the {images} of training and validation"
 
     def evaluate_folds(self, trial: "optuna.trial.BaseTrial", scratch: Path) -> Iterator[tuple[float, int]]:
-        """Train a trial's folds one by one; keep its predictions after the last.
+        """Train a trial's folds one by one: yield the sum of the log-losses of each and its number of images.
 
-        Yields:
-            Of each fold, the sum of the log-losses of its images, and their number.
+        The predictions are kept after the last.
         """
         import numpy as np
 
@@ -274,43 +250,33 @@ class Trainer:
         return self._data[size]
 
 
-def describe_best(found: "Search", default: Mapping[str, object]) -> str:
+def describe_best(found: "Search") -> str:
     """The lowest log-loss so far and the default's."""
-    trials = found.study.get_trials(deepcopy=False)
-    losses = [trial.value for trial in trials if trial.state.name == "COMPLETE" and trial.value is not None]
-    if not losses:
-        return "nothing finished yet"
-    own = [trial.value for trial in trials if trial.state.name == "COMPLETE" and trial.params == default]
-    return f"best {min(losses):.4f}" + (f", default {own[0]:.4f}" if own else "")
+    from cancernet.training.search import list_complete
+
+    complete, default = list_complete(found)
+    best = f"best {found.study.best_value:.4f}" if complete else "nothing finished yet"
+    return best + (f", default {default.value:.4f}" if default else "")
 
 
 def conclude(found: "Search", trainer: Trainer) -> "SearchResult":
-    """Compare the best trial so far with the default.
-
-    Raises:
-        InputError: the default has not been finished.
-    """
+    """Compare the best trial so far with the default; InputError if the default has not been finished."""
     from cancernet.data import dataset
     from cancernet.evaluation.comparison import compare_figures
     from cancernet.reporting.search import SearchResult
-    from cancernet.training.search import find_importance
+    from cancernet.training.search import find_importance, list_complete
 
-    trials = found.study.get_trials()
-    finished = [trial for trial in trials if trial.state.name == "COMPLETE"]
-    default = next((trial for trial in finished if trial.params == found.default), None)
+    complete, default = list_complete(found)
     if default is None:
-        raise InputError(
-            "The default settings have not been evaluated on all folds yet. Resume with a longer --timeout, or wait "
-            "for the process that evaluates them."
-        )
-    best = min(finished, key=lambda trial: (trial.value, trial.params != found.default))
+        found_no = "The default settings have not been evaluated on all folds yet"
+        raise InputError(f"{found_no}. Resume with a longer --timeout, or wait for the process that evaluates them.")
+    best = min(complete, key=lambda trial: (trial.value, trial is not default))
     difference = None
-    if best.value == default.value:
-        best = default
-    else:
+    if best is not default:
         pair = [trainer.predict(trial, found.scratch) for trial in (default, best)]
         classes = dataset.list_classes(trainer.patches)
         difference = compare_figures(pair, classes=classes, positive=trainer.plan.positive)[0]["log_loss"]
+    trials = found.study.get_trials()
     ended = {trial.number: describe_trial(trial) for trial in trials if trial.state.is_finished()}
     return SearchResult(
         rows=list(ended.values()),
@@ -330,8 +296,7 @@ def describe_trial(trial: "optuna.trial.FrozenTrial") -> "TrialRow":
     diverged = "diverged" in trial.user_attrs
     state = {"COMPLETE": "finished", "PRUNED": "diverged" if diverged else "pruned", "FAIL": "interrupted"}
     losses = trial.intermediate_values
-    last = losses[max(losses)] if losses else None
-    seconds = trial.duration.total_seconds() if trial.duration else 0.0
+    last, seconds = losses.get(max(losses, default=0)), trial.duration.total_seconds() if trial.duration else 0.0
     return TrialRow(trial.number, state[trial.state.name], last, len(losses), seconds, trial.params)
 
 

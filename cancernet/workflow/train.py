@@ -27,11 +27,9 @@ class Trained(NamedTuple):
 def train(options: TrainingOptions) -> Trained | None:
     """Train a run, or cross-validate, and write its folder; print the report.
 
-    The same command resumes an unfinished run. Of several processes only the first prints, writes and returns.
-
-    Raises:
-        InputError: the options, the dataset or the output folder cannot be used.
-        TrainingDiverged: the loss is not finite.
+    The same command resumes an unfinished run. Of several processes only the first prints, writes and returns. Raises
+    InputError if the options, the dataset or the output folder cannot be used, TrainingDiverged if the loss is not
+    finite.
     """
     experiment = choose_experiment(options)
     folds = choose_folds(options)
@@ -62,7 +60,7 @@ def train(options: TrainingOptions) -> Trained | None:
                 with progress.show_progress():
                     if is_one_run:
                         data = open_data(plan, work)
-                        report_run(plan, fit_run(plan, data, plan.dataset.patches, work), data, plan.dataset.patches)
+                        report_run(plan, fit_run(plan, data, plan.dataset.patches, work), plan.dataset.patches)
                     else:
                         cross_validate(plan, folds, work)
             distribution.wait()  # nobody still checks whether it is finished
@@ -79,8 +77,7 @@ def train(options: TrainingOptions) -> Trained | None:
 def choose_folds(options: TrainingOptions) -> list[int]:
     """Return the numbers of the folds to train, from 1; none without cross-validation.
 
-    Raises:
-        InputError: a fold beyond their number, or folds together with a column to leave out.
+    Raises InputError for a fold beyond their number, or folds together with a column to leave out.
     """
     from cancernet import InputError
 

@@ -91,7 +91,7 @@ def test_rows_that_fill_up_do_not_count_as_right():
 def test_a_batch_must_go_evenly_into_the_devices(monkeypatch):
     monkeypatch.setattr(distribution, "count_devices", lambda: 3)
     with pytest.raises(InputError, match="3 devices cannot share a batch of 4 images evenly"):
-        fitting.fit_network(None, CHANGED, None, None, np.ones(2), None)
+        fitting.fit_network(None, CHANGED, None, None, None)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="on JAX it joins")

@@ -19,8 +19,9 @@ from cancernet.models.structure import build_head, has_backbone, split_model
 from cancernet.models.test_time_augmentation import average_over_views
 from cancernet.training import ensembles, feature_cache, scoring
 from cancernet.training.checkpoints import Workspace
-from cancernet.training.ensembles import TrainingData, fit_ensemble, fit_temperature
+from cancernet.training.ensembles import average_results, fit_ensemble, fit_temperature
 from cancernet.training.feature_cache import FeatureCache
+from cancernet.training.fitting import TrainingData, TrainingResult
 
 SIDE = 8
 LABELS = np.arange(24) % 2
@@ -150,6 +151,14 @@ def test_images_that_a_network_was_not_trained_on_are_described_as_the_joined_on
     assert apart == [*of_members, [*of_members[0], *of_members[1]]]  # the backbone was trained on none of them
     for (rows, own), each in zip(fitted.held_out, values, strict=True):
         np.testing.assert_allclose(own, each[rows], atol=1e-5)
+
+
+def test_the_results_of_members_are_averaged_by_hand():
+    first = TrainingResult({"loss": [4.0, 2.0], "val_loss": [3.0, 1.0]}, (2, 2), 10.0, 100.0)
+    second = TrainingResult({"loss": [2.0, 1.0, 0.5], "val_loss": [1.0, 2.0, 3.0]}, (1, 3), 5.0, 300.0)
+    both = average_results([first, second])
+    assert both.history == {"loss": [3.0, 1.5, 0.5], "val_loss": [2.0, 1.5, 3.0]}
+    assert (both.kept_epochs, both.seconds, both.images_per_second) == ((1, 3), 15.0, 200.0)
 
 
 @pytest.mark.parametrize("factor", [0.5, 1, 3])

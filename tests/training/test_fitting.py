@@ -16,13 +16,17 @@ import pytest
 
 from cancernet import InputError, StorageError, TrainingDiverged
 from cancernet.config import Augmentation, Experiment
+from cancernet.data.splits import Fold
 from cancernet.training import checkpoints, fitting, pipeline
 from cancernet.training.checkpoints import Recorder, Workspace
-from cancernet.training.fitting import LabelledImages, fit_network
+from cancernet.training.fitting import TrainingData, fit_network
 
 EXPERIMENT = Experiment(
     epochs=4, batch_size=8, image_size=8, augmentation=Augmentation(horizontal_flip=True, vertical_flip=True)
 )
+
+
+ALL = Fold(np.arange(40), np.arange(40))
 
 
 def make_model(seed=1):
@@ -44,7 +48,7 @@ def make_data(n=40):
     rng = np.random.default_rng(3)
     labels = np.arange(n) % 2
     images = rng.integers(0, 120, (n, 8, 8, 3)) + 100 * labels[:, None, None, None]
-    return LabelledImages(ArrayStore(images.astype(np.uint8)), labels)
+    return TrainingData(ArrayStore(images.astype(np.uint8)), labels, np.ones(2), None)
 
 
 class ArrayStore(pipeline.ImageStore):
@@ -60,12 +64,11 @@ def make_workspace(folder, experiment=EXPERIMENT, say=print, force=False):
 
 
 def fit(model, checkpoint, experiment=EXPERIMENT, **options):
-    data = make_data()
-    return fit_network(model, experiment, data, data, np.ones(2), make_workspace(checkpoint, experiment, **options))
+    return fit_network(model, experiment, make_data(), ALL, make_workspace(checkpoint, experiment, **options))
 
 
 def make_recorder(folder):
-    recorder = Recorder(make_workspace(folder), "float32", EXPERIMENT, 5)
+    recorder = Recorder(make_workspace(folder), "float32", EXPERIMENT, 40)
     recorder.set_model(make_model())
     return recorder
 
@@ -116,8 +119,8 @@ def test_the_weights_of_the_lowest_validation_loss_are_in_the_model(tmp_path):
     best = int(np.argmin(losses))
     assert len(losses) == 4
     assert best < 3  # or the last would do
-    assert trained.kept_epochs == (best, best)
-    images, labels = make_data()
+    assert trained.kept_epochs == (best + 1, best + 1)
+    images, labels, *_ = make_data()
     again = model.evaluate(pipeline.evaluation_batches(images, batch_size=16, targets=np.eye(2)[labels]), verbose=0)
     assert again[0] == pytest.approx(losses[best], rel=1e-5)
 
@@ -133,7 +136,7 @@ def test_the_mean_weights_of_the_second_half_are_in_the_model(tmp_path, monkeypa
     model = make_model()
     experiment = dataclasses.replace(EXPERIMENT, epochs=5, kept_weights="mean", optimizer="adam", learning_rate=0.1)
     trained = fit(model, tmp_path / "checkpoint", experiment)
-    assert trained.kept_epochs == (2, 4)
+    assert trained.kept_epochs == (3, 5)
     trained_ones = [0, 1, 2, 3, 6, 7]  # 4 and 5 are batch normalisation's statistics
     for index in trained_ones:
         expected = np.mean([weights[index] for weights in seen[2:]], axis=0)
@@ -168,7 +171,7 @@ def whole(tmp_path_factory):
         workspace = make_workspace(folder / "checkpoint", say=said.append)._replace(events=folder / "events")
         with pytest.MonkeyPatch.context() as patch:
             save_before_every_step(patch)
-            trained = fit_network(model, experiment, data, data, np.ones(2), workspace)
+            trained = fit_network(model, experiment, data, ALL, workspace)
         return Whole(experiment, model, trained, said, folder)
 
     return train
@@ -404,14 +407,14 @@ def test_a_checkpoint_tells_the_precision_it_was_begun_in(tmp_path):
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     store = pipeline.ImageStore([tmp_path / "missing.png"] * 8, image_size=8, channels=3)
-    data = LabelledImages(store, np.arange(8) % 2)
+    data, rows = TrainingData(store, np.arange(8) % 2, np.ones(2), None), np.arange(8)
     with pytest.raises(InputError, match=r"missing\.png"):
-        fit_network(make_model(), EXPERIMENT, make_data(), data, np.ones(2), make_workspace(tmp_path / "checkpoint"))
+        fit_network(make_model(), EXPERIMENT, data, Fold(rows, rows), make_workspace(tmp_path / "checkpoint"))
 
 
 def test_the_faster_precision_is_said_and_kept_when_training_resumes(tmp_path, monkeypatch, eager):
     seconds, said = {"float32": 0.02, "mixed_bfloat16": 0.01}, []
-    monkeypatch.setattr(fitting.precision, "choose_precision", lambda *given: seconds)
+    monkeypatch.setattr(fitting.precision, "_time_step", lambda model, *_: seconds[model.layers[0].dtype_policy.name])
     mixed = dataclasses.replace(EXPERIMENT, mixed_precision=True)
     assert fit(make_model(), tmp_path / "checkpoint", mixed, say=said.append).precision == "mixed_bfloat16"
     measured = "A training step takes 20 ms in float32 and 10 ms in mixed_bfloat16: training in mixed_bfloat16."

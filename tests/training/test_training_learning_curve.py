@@ -34,7 +34,7 @@ def made_up(tmp_path):
 
 def score_all(data, folds):
     heads = fit_heads(data, folds).heads
-    blocks = [head.predict(data.features[fold.validation, 0]) for head, fold in zip(heads, folds, strict=True)]
+    blocks = [head.predict(data.features, fold.validation) for head, fold in zip(heads, folds, strict=True)]
     return np.log(np.concatenate(blocks))
 
 
