@@ -26,9 +26,10 @@ from cancernet.cli import parse_options
 from cancernet.config import TrainingOptions
 from cancernet.data.dataset import Patch, read_manifest
 from cancernet.training.experiments import choose_experiment
-from cancernet.workflow import search
 
 pytest.importorskip("optuna")
+from cancernet.workflow import trials
+
 SMALL = ["--model", "simple_cnn", "--image-size", "24", "--views", "one", "--epochs", "1", "--folds", "2"]
 SPACE = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}, "dropout": {"low": 0.1, "high": 0.7}}
 
@@ -134,7 +135,7 @@ def test_a_frozen_backbone_is_searched_on_kept_features_and_no_test_image_is_rea
 def test_the_data_of_a_search_are_described(patient, from_whom):
     patches = [Patch(f"{n}.png", "0", patient, None, None, "training", "") for n in range(2)]
     plan = SimpleNamespace(dataset=SimpleNamespace(patches=patches))
-    said = search.Trainer(plan, [patches], Path("out")).describe()
+    said = trials.Trainer(plan, [patches], Path("out")).describe()
     assert said == f"cross-validated in 1 fold over the 2 images{from_whom} of training and validation"
 
 
@@ -144,7 +145,7 @@ def start(made, output, *options):
 
 
 def test_processes_that_start_at_the_same_moment_make_one_folder(tmp_path, monkeypatch):
-    write, begun, written = search.write_json, threading.Event(), []
+    write, begun, written = trials.write_json, threading.Event(), []
 
     def write_slowly(path, value):
         written.append(path)
@@ -153,11 +154,11 @@ def test_processes_that_start_at_the_same_moment_make_one_folder(tmp_path, monke
         time.sleep(0.2)
         write(path, value)
 
-    monkeypatch.setattr(search, "write_json", write_slowly)
+    monkeypatch.setattr(trials, "write_json", write_slowly)
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        first = pool.submit(search.prepare_folder, tmp_path / "search", {"seed": 1})
+        first = pool.submit(trials.prepare_folder, tmp_path / "search", {"seed": 1})
         assert begun.wait(10)
-        search.prepare_folder(tmp_path / "search", {"seed": 1})
+        trials.prepare_folder(tmp_path / "search", {"seed": 1})
         first.result()
     assert written == [tmp_path / "search/search.json"]
     assert {path.name for path in (tmp_path / "search").iterdir()} == {"search.json", "trials", "logs"}
@@ -237,7 +238,7 @@ def test_a_missing_optuna_is_named_with_what_to_do(made, tmp_path, monkeypatch):
 def test_a_damaged_trial_is_named_with_what_to_do(tmp_path, content):
     patches = [Patch(f"{label}.png", label, label, None, None, "training", "") for label in "01"]
     plan = SimpleNamespace(dataset=SimpleNamespace(patches=patches))
-    (tmp_path / search.TRIALS).mkdir()
-    (tmp_path / search.TRIALS / "0003.npz").write_bytes(content)
+    (tmp_path / trials.TRIALS).mkdir()
+    (tmp_path / trials.TRIALS / "0003.npz").write_bytes(content)
     with pytest.raises(StorageError, match=r"0003.npz is damaged. Delete it; the next search trains this trial again."):
-        search.Trainer(plan, [], tmp_path).predict(SimpleNamespace(number=3), tmp_path)
+        trials.Trainer(plan, [], tmp_path).predict(SimpleNamespace(number=3), tmp_path)
