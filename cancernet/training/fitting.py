@@ -51,12 +51,9 @@ def fit_network(
 
     Mean weights get new statistics of batch normalisation (stochastic weight averaging: Izmailov et al. 2018). A crash
     loses at most two minutes and one validation: training resumes from the checkpoint in `workspace` to the same
-    numbers.
-
-    Raises:
-        InputError: an image cannot be read, the devices cannot share a batch, or the checkpoint has other settings.
-        StorageError: the disk is full, or the checkpoint is damaged.
-        TrainingDiverged: the loss is not finite, or far above that of chance.
+    numbers. Raises InputError if an image cannot be read, the devices cannot share a batch, or the checkpoint has other
+    settings; StorageError if the disk is full, or the checkpoint is damaged; TrainingDiverged if the loss is not
+    finite, or far above that of chance.
     """
     devices = distribution.count_devices()
     if experiment.batch_size % devices:

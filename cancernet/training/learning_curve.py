@@ -29,14 +29,10 @@ def score_subsets(
     strength is chosen as for the members of a run: on the left-out rows of the drawn patients. A share is skipped if a
     head would lack a class.
 
-    Args:
-        folds: those of the members of a run.
-        groups: patient [n] of each row of the data.
-        left_out: log-probabilities [m, classes] of the validation rows, fold after fold, by the heads of the run, which
-            are fitted to all patients.
-
-    Returns:
-        From the smallest share to all patients. The bias of class weights is removed from the log-probabilities.
+    `folds` are those of the members of a run, `groups` [n] the patient of each row of the data, and `left_out`
+    [m, classes] the log-probabilities of the validation rows, fold after fold, by the heads of the run, which are
+    fitted to all patients. Returns the scores from the smallest share to all patients, without the bias of class
+    weights.
     """
     found, n_classes, log_weights = [], len(data.class_weights), np.log(data.class_weights)
     for share in SHARES:

@@ -68,13 +68,9 @@ def training_batches(
     Inside `distribution.spread` these are this process's shares. The last batch of an epoch is then filled up with the
     epoch's first images, with weight 0; the other weights keep the mean loss that of the other images.
 
-    Args:
-        targets: float32 [n, classes].
-        weights: of each image in the loss [n]; None for 1.
-
-    Returns:
-        Dataset of (images float32 [batch, size, size, channels] of 0 to 255, targets [batch, classes], weights float32
-        [batch]); an epoch has `count_steps` batches.
+    `targets` are float32 [n, classes], `weights` those of the images in the loss [n], None for 1. Returns a dataset of
+    (images float32 [batch, size, size, channels] of 0 to 255, targets [batch, classes], weights float32 [batch]); an
+    epoch has `count_steps` batches.
     """
     n, share = len(store), distribution.share()
     weights = np.ones(n, np.float32) if weights is None else weights.astype(np.float32)

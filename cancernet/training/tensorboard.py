@@ -5,7 +5,6 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-FOLDER = "tensorboard"  # in the run folder
 _SCALARS = tf.compat.v1.SummaryMetadata(
     plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"), data_class=1
 )

@@ -131,7 +131,6 @@ def fit_run(plan: Plan, data: "TrainingData", patches: Sequence[Patch], folder: 
     from cancernet.training.checkpoints import Workspace
     from cancernet.training.ensembles import fit_ensemble
     from cancernet.training.fitting import compute_class_weights
-    from cancernet.training.tensorboard import FOLDER
 
     experiment, by_patient = plan.experiment, plan.by_patient
     settings = describe_settings(plan, patches)
@@ -145,7 +144,7 @@ def fit_run(plan: Plan, data: "TrainingData", patches: Sequence[Patch], folder: 
     announce(plan, settings, len(trained_on))
     asked = [dataclasses.asdict(experiment), settings.manifest_sha256, settings.versions, settings.hardware]
     fingerprint = json.dumps(asked)  # of a checkpoint; `train.describe_request` has the rest
-    events = folder / FOLDER if plan.options.tensorboard else None
+    events = folder / "tensorboard" if plan.options.tensorboard else None
     workspace = Workspace(folder, fingerprint, functools.partial(print, flush=True), plan.options.force, events)
     fitted = fit_ensemble(experiment, data._replace(class_weights=weights, head_folds=parts), members, workspace)
     left_out = [patches[row] for member in members for row in member.validation]
