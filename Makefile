@@ -1,6 +1,6 @@
 # make demo       build, train and report on synthetic slides
 # make test       fast tests (eight minutes on two cores)
-# make test-slow  slow tests (a quarter of an hour on two cores)
+# make test-slow  slow tests (under 20 minutes on two cores)
 # make test-thorough  slow tests at full depth, before a release and after a change of storage or checkpoints: every error at
 #                 every place of the sweep of faults, 20 trainings killed instead of 8, all random examples instead of a fifth
 # make test-jax   core tests with Keras on JAX
