@@ -216,6 +216,12 @@ def test_a_network_file_system_that_flushes_no_folders_is_used_without(tmp_path,
     assert (tmp_path / "folder/text").read_text() == "new"
 
 
+def test_a_folder_whose_names_the_disk_does_not_store_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(OSError, match="Input/output error"):
+        storage.flush(tmp_path)
+
+
 def test_written_files_are_flushed_before_they_replace_others(tmp_path, monkeypatch):
     events, fsync, replace = [], os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))[1])
