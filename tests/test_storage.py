@@ -559,7 +559,9 @@ def written(*row):
     return file.getvalue()
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://x","y")', "＝1"])
+@pytest.mark.parametrize(
+    "text", ["=1+1", "'=1", "+x", "-x", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://x","y")', "＝1"]
+)
 def test_a_text_that_a_spreadsheet_would_run_gets_an_apostrophe(text):
     assert next(csv.reader(io.StringIO(written(text), newline=""))) == [f"'{text}"]
 
