@@ -1,5 +1,5 @@
 # make demo       build, train and report on synthetic slides
-# make test       fast tests (eight minutes on two cores)
+# make test       fast tests (seven minutes on two cores)
 # make test-slow  slow tests (under 20 minutes on two cores)
 # make test-thorough  slow tests at full depth, before a release and after a change of storage or checkpoints: every error at
 #                 every place of the sweep of faults, 20 trainings killed instead of 8, all random examples instead of a fifth
@@ -21,7 +21,7 @@ demo: $(VENV)/ready
 	$(BIN)/python train_model.py --dataset datasets/demo --output runs/demo --epochs 4 --batch-size 32 --members 2 --force
 
 test: $(VENV)/ready-dev
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder

@@ -36,6 +36,7 @@ from cancernet.data.dataset import BuildSettings, Counts, Summary  # noqa: E402
 
 # A worker that begins one of these last would end long after the other.
 SLOWEST = ["test_ray", "test_faults", "test_killed_trainings", "test_distribution", "test_search_verb"]
+SLOWEST += ["test_train", "test_architectures", "test_fitting", "test_app"]  # of the fast tests
 
 
 def pytest_collection_modifyitems(items):
