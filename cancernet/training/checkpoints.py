@@ -92,8 +92,6 @@ class Recorder(keras.callbacks.Callback):
             self.model.optimizer.learning_rate = rate
 
     def on_epoch_begin(self, epoch: int, logs=None) -> None:
-        if self.epochs and not self.first_step and time.monotonic() - self._saved > self._pause:
-            self.save()
         for index, state in enumerate(self._list_seeds()):
             state.assign([self.experiment.seed + index, epoch * self.steps_per_epoch])
         for variable, value in zip(self._list_variables(), self._resumed, strict=bool(self._resumed)):
@@ -105,8 +103,9 @@ class Recorder(keras.callbacks.Callback):
         # Not at the end of a step: with such a callback Keras waits for each step's result.
         if batch:
             self._report(self.first_step + batch)
-        if batch and (self.interrupt or time.monotonic() - self._saved > self._pause):
-            self.save(step=self.first_step + batch)
+        step = self.first_step + batch
+        if (step or self.epochs) and (self.interrupt or time.monotonic() - self._saved > self._pause):
+            self.save(step=step)
         if self.interrupt:
             self.interrupt()
 

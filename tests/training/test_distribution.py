@@ -106,6 +106,7 @@ PROGRAM = textwrap.dedent("""
     import numpy as np
     import train_model
     from cancernet.cli import run_command
+    from cancernet.reporting import illustration, report
     from cancernet.training import checkpoints, ensembles
 
     name, killed = sys.argv.pop(1), sys.argv.pop(1) == "killed"
@@ -126,6 +127,8 @@ PROGRAM = textwrap.dedent("""
                 time.sleep(0.1)
             os.kill(os.getpid(), signal.SIGKILL)
 
+    illustration.illustrate = lambda run, evaluated, *_: evaluated.report  # one process draws, after the training
+    illustration.draw_augmentation = report.draw_figures = lambda *_, **__: {}
     checkpoints._SECONDS_BETWEEN_CHECKPOINTS = checkpoints._MAX_SECONDS_BETWEEN = 1e9  # no other checkpoint
     checkpoints.Recorder.on_train_batch_begin = begin_or_die
     ensembles.fit_network = fit_and_keep
@@ -147,7 +150,7 @@ def launch(folder, run, processes, *, killed=None):
         command += [str(each) for option in OPTIONS.items() for each in option]
         environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
         environment["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
-        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
         if processes > 1:
             environment["KERAS_DISTRIBUTION_JOB_ADDRESSES"] = address
             environment["KERAS_DISTRIBUTION_NUM_PROCESSES"] = str(processes)

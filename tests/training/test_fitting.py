@@ -228,7 +228,7 @@ def check_resumed(folder, whole):
 @pytest.mark.parametrize(
     ("row", "epoch", "step"),
     [
-        *((row, *place) for row, place in enumerate([(1, 4), (0, 2), (2, 0)])),
+        *((row, *place) for row, place in enumerate([(1, 4), (0, 2), (2, 1)])),
         *(pytest.param(row, *place, marks=pytest.mark.slow) for row in range(3) for place in [(0, 4), (2, 2), (3, 1)]),
     ],
 )
@@ -237,13 +237,12 @@ def test_a_training_that_crashed_goes_on_to_the_same_numbers(whole, tmp_path, mo
     crash_at(monkeypatch, epoch, step, crash)
     with pytest.raises(ZeroDivisionError):
         fit(make_model(), tmp_path / "checkpoint", experiment)
-    saved = max(step - 1, 0)  # before the step that the crash came before
-    assert json.loads((tmp_path / "checkpoint/state.json").read_text())["step"] == saved
+    assert json.loads((tmp_path / "checkpoint/state.json").read_text())["step"] == step - 1
     check_resumed(tmp_path / "checkpoint", whole(row))
 
 
 def test_a_signal_waits_until_the_checkpoint_is_written(whole, tmp_path, monkeypatch):
-    """Within an epoch, in a validation and in the last step of an epoch of a training that resumes each time."""
+    """Within an epoch, between two, in a validation and in the last step of one; the training resumes each time."""
     begun = []
 
     def begin(self, logs=None):
@@ -261,6 +260,8 @@ def test_a_signal_waits_until_the_checkpoint_is_written(whole, tmp_path, monkeyp
     monkeypatch.setattr(Recorder, "on_test_begin", begin)
     crash_at(monkeypatch, 0, 3, press_ctrl_c)
     assert interrupt(seed=1) == (0, 3)
+    crash_at(monkeypatch, 1, 0, press_ctrl_c)
+    assert interrupt(seed=99) == (1, 0)
     assert interrupt(seed=99) == (2, 0)
     crash_at(monkeypatch, 2, 4, press_ctrl_c)
     assert interrupt(seed=99) == (2, 4)

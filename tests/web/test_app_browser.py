@@ -51,9 +51,9 @@ def serve(run, log):
 
 
 @contextlib.contextmanager
-def browse(run, tmp_path):
-    """The page of a run in a browser."""
-    with serve(run, tmp_path / "server.log") as address, playwright.sync_playwright() as started:
+def browse(address):
+    """A page in a browser."""
+    with playwright.sync_playwright() as started:
         options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         browser = started.chromium.launch(executable_path=CHROMIUM, args=options)
         page = browser.new_page(viewport={"width": 1366, "height": 768}, accept_downloads=True)
@@ -64,9 +64,15 @@ def browse(run, tmp_path):
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def address(tiny_run, tmp_path_factory):
+    with serve(tiny_run, tmp_path_factory.mktemp("page") / "server.log") as address:
+        yield address
+
+
 @pytest.fixture
-def page(tiny_run, tmp_path):
-    with browse(tiny_run, tmp_path) as page:
+def page(address):
+    with browse(address) as page:
         yield page
 
 
@@ -117,7 +123,7 @@ def test_the_outline_and_the_counts_follow_the_slider(page):
         move_slider(page, key, page.get_by_text(re.compile(rf"\b{count}")))
         dark[key] = count_dark(page, slide_map)
     page.get_by_role("button", name="Default").click()
-    page.get_by_text("Expected from").wait_for()
+    page.get_by_text("Expected from").first.wait_for()  # the old text may still be there while Streamlit redraws
     own = count_dark(page, slide_map)
     assert dark["End"] < min(dark["Home"], own)  # no outline; one around all, and around some, partly dashed
 
@@ -146,7 +152,7 @@ def test_no_text_about_breast_tissue_with_a_run_of_other_images(tmp_path):
         path = run / SAMPLES / "covid" / f"person{number}.png"  # a name without a position
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    with browse(run, tmp_path) as page:
+    with serve(run, tmp_path / "server.log") as address, browse(address) as page:
         page.get_by_role("button", name="Try some test images").click()
         page.get_by_text("Download the results").wait_for()
         words = page.locator("body").inner_text().lower()
