@@ -157,7 +157,7 @@ def _rank_images(
 def _list_figures(
     cells: Sums, kept: np.ndarray, sum_kept: Callable[[WeightedImages], Sums], step: int
 ) -> dict[str, Figure]:
-    """List the figures of `Referred` where only the images `kept`, bool [n], are not referred."""
+    """List the figures of `Referred` if all images are referred but those `kept`, bool [n]."""
 
     def share(weighted: WeightedImages, counts: str, among: str) -> np.ndarray:
         sums = sum_kept(weighted)
